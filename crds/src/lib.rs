@@ -1,1 +1,13 @@
-//! The resource.
+//! What a user asks for and gets back: the `InferenceBenchmark` resource (`spec`, `status`), the rules a
+//! spec obeys (`validate`), and the expansion of its design into trials (`design`).
+//!
+//! Plain data and pure functions: no Kubernetes client, no model, no store.
+
+pub mod design;
+pub mod duration;
+pub mod spec;
+pub mod status;
+
+pub use duration::Duration;
+pub use spec::{InferenceBenchmark, InferenceBenchmarkSpec};
+pub use status::InferenceBenchmarkStatus;

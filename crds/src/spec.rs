@@ -1,0 +1,473 @@
+//! The spec of an `InferenceBenchmark`: what a user asks for. The doc comments are the CRD's descriptions.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Duration, status::InferenceBenchmarkStatus};
+
+/// A designed sweep of LLM inference measurements.
+#[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[kube(
+    group = "inferbench.dev",
+    version = "v1alpha1",
+    kind = "InferenceBenchmark",
+    namespaced,
+    shortname = "ib",
+    status = "InferenceBenchmarkStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct InferenceBenchmarkSpec {
+    /// The factors, their levels and how often and in which order every combination is measured. Immutable.
+    pub design: Design,
+    /// How one trial is measured. Immutable.
+    #[serde(default)]
+    pub measurement: Measurement,
+    /// The pods that measure. Immutable.
+    #[serde(default)]
+    pub runner: Runner,
+    /// Where the results go. Immutable; required in a cluster.
+    #[serde(default)]
+    pub results: Results,
+    /// How the sweep is carried out.
+    #[serde(default)]
+    pub execution: Execution,
+    /// What the best configuration has to keep to.
+    #[serde(default)]
+    pub objectives: Objectives,
+    /// Stop creating Jobs while true; those that run end on their own.
+    #[serde(default)]
+    pub suspend: bool,
+    /// What is kept after a trial has ended.
+    #[serde(default)]
+    pub retention: Retention,
+}
+
+/// The design: every combination of the factors' levels, less the excluded, `replicates` times.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Design {
+    /// The factors and their levels.
+    pub factors: Factors,
+    /// Combinations to leave out: one is left out when every factor that an entry names has a listed level.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<Exclude>,
+    /// How often every combination is measured, each time in a fresh process and a block of its own.
+    #[serde(default = "default_replicates")]
+    pub replicates: i32,
+    /// The order of the trials.
+    #[serde(default)]
+    pub order: Order,
+    /// The seed of the run order, the prompts and the random weights.
+    #[serde(default = "default_seed")]
+    pub seed: i64,
+}
+
+/// The factors of the design; each is a list of distinct levels.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Factors {
+    /// The models.
+    pub model: Vec<Model>,
+    /// Sequences in a batch.
+    #[serde(default = "default_batch_size")]
+    pub batch_size: Vec<i32>,
+    /// Input tokens of each sequence.
+    #[serde(default = "default_length")]
+    pub input_length: Vec<i32>,
+    /// Output tokens of each sequence.
+    #[serde(default = "default_length")]
+    pub output_length: Vec<i32>,
+    /// GPUs that share one model (tensor-parallel degree); `[0]` means CPU and stands alone.
+    #[serde(default = "default_gpus")]
+    pub gpus: Vec<i32>,
+    /// Data types of weights and cache; by default bf16 on GPU and f32 on CPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dtype: Vec<Dtype>,
+}
+
+/// A model and where its weights come from.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Model {
+    /// The name of this level in tables and figures.
+    pub name: String,
+    /// Where the weights come from.
+    pub source: ModelSource,
+}
+
+/// Where a model's weights come from: exactly one of the members.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSource {
+    /// A repository of the Hugging Face Hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugging_face: Option<HuggingFaceSource>,
+    /// The right shape with seeded random weights: nothing is downloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random: Option<RandomSource>,
+    /// A folder (in a cluster: on a mounted volume) with config.json, tokenizer.json and safetensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// A prefix of an object store with the same files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStoreSource>,
+}
+
+/// A repository of the Hugging Face Hub.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HuggingFaceSource {
+    /// The repository, as `owner/name`.
+    pub repo: String,
+    /// A branch, tag or commit; it is resolved to a commit once, before the first trial.
+    #[serde(default = "default_revision")]
+    pub revision: String,
+}
+
+/// Seeded random weights in the shape of a known model.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RandomSource {
+    /// The known model.
+    pub preset: String,
+}
+
+/// A prefix of an object store.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectStoreSource {
+    /// `s3://`, `gs://`, `az://` or `file://` URL of the folder.
+    pub url: String,
+}
+
+/// Levels of a combination to leave out; a factor that is absent matches every level.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Exclude {
+    /// Names of models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Vec<String>>,
+    /// Batch sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<Vec<i32>>,
+    /// Input lengths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_length: Option<Vec<i32>>,
+    /// Output lengths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_length: Option<Vec<i32>>,
+    /// Numbers of GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<Vec<i32>>,
+    /// Data types.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<Vec<Dtype>>,
+}
+
+/// A data type of weights and cache.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit IEEE float.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 16-bit IEEE float.
+    F16,
+}
+
+/// The order of the trials.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Order {
+    /// Every replicate is one block, shuffled by the seed.
+    #[default]
+    Randomized,
+    /// Every replicate is one block, in the order of the factors' levels.
+    Sequential,
+}
+
+/// How one trial is measured.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Measurement {
+    /// Iterations of the same shape before the first timed one, at least.
+    pub warmup_iterations: i32,
+    /// Time spent warming up, at least.
+    pub warmup_duration: Duration,
+    /// Timed iterations, at least.
+    pub iterations: i32,
+    /// Time over all timed iterations, at least; by default 2s on CPU and 10s where there is a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_duration: Option<Duration>,
+    /// What the trials of one Job share.
+    pub isolation: Isolation,
+    /// How often an invalid trial is measured again.
+    pub remeasure_invalid: i32,
+}
+
+impl Default for Measurement {
+    fn default() -> Self {
+        Self {
+            warmup_iterations: 2,
+            warmup_duration: Duration::from_secs(1),
+            iterations: 5,
+            min_duration: None,
+            isolation: Isolation::Process,
+            remeasure_invalid: 1,
+        }
+    }
+}
+
+impl Measurement {
+    /// The least time over all timed iterations on so many GPUs: `min_duration`, else 2 s on CPU and 10 s on GPU.
+    #[must_use]
+    pub fn min_duration_for(&self, gpus: i32) -> Duration {
+        let default = Duration::from_secs(if gpus == 0 { 2 } else { 10 });
+        self.min_duration.unwrap_or(default)
+    }
+}
+
+/// What the trials of one Job share.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Isolation {
+    /// Nothing: each trial is a fresh process.
+    #[default]
+    Process,
+    /// A process with a loaded model.
+    Pod,
+}
+
+/// The pods that measure.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Runner {
+    /// The runner's image; by default the one that the operator was installed with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The extended resource that a GPU is asked for by (default nvidia.com/gpu).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_resource: Option<String>,
+    /// Where downloaded models are kept between trials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_cache: Option<ModelCache>,
+    /// A Secret key with a token for the Hugging Face Hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugging_face_token_secret_ref: Option<SecretKeyRef>,
+    /// The Kueue queue that admits the Jobs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_name: Option<String>,
+    /// The service account of the pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+    /// Labels that a node must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the pods tolerate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Scheduling constraints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// The runtime class of the pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime_class_name: Option<String>,
+    /// The priority class of the pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+    /// Environment variables; names that begin with INFERBENCH_ are reserved.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvVar>,
+    /// CPU and memory of a pod; GPUs come from the design.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// A strategic-merge patch of the pod template, applied last; the operator says which fields are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_overrides: Option<serde_json::Value>,
+}
+
+/// Where downloaded models are kept.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelCache {
+    /// A claim in the resource's namespace.
+    pub persistent_volume_claim: ClaimRef,
+}
+
+/// A PersistentVolumeClaim by name.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimRef {
+    /// The name of the claim.
+    pub claim_name: String,
+    /// A folder on the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// A Secret by name.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// The name of the Secret.
+    pub name: String,
+}
+
+/// A key of a Secret.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// The name of the Secret.
+    pub name: String,
+    /// The key.
+    pub key: String,
+}
+
+/// Where the results go.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Results {
+    /// The store; a local run writes to a folder instead where it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
+}
+
+/// A store: either `url` or `persistentVolumeClaim`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Store {
+    /// `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` (locally also `file:///folder`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The endpoint of an S3-compatible server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The region of the bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// A Secret whose keys become the environment variables that the store's client reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+    /// A claim in the resource's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<ClaimRef>,
+}
+
+/// How the sweep is carried out; mutable but for `trialsPerJob`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Execution {
+    /// Jobs at a time.
+    pub parallelism: i32,
+    /// Whether two runner pods may share a node.
+    pub colocation: Colocation,
+    /// Trials of one model, gpus and dtype inside one block that one Job measures.
+    pub trials_per_job: i32,
+    /// The longest a trial may take; the runner itself ends it as `TimedOut`.
+    pub trial_timeout: Duration,
+    /// The longest a pod may take before its first trial.
+    pub startup_timeout: Duration,
+    /// The longest a pod may wait for a node.
+    pub pending_timeout: Duration,
+    /// How often a failed pod is replaced.
+    pub retries: i32,
+    /// The share of failed trials that ends the sweep.
+    pub max_failed_percent: i32,
+    /// What a failed trial does to the sweep.
+    pub on_failure: OnFailure,
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        Self {
+            parallelism: 1,
+            colocation: Colocation::Forbid,
+            trials_per_job: 1,
+            trial_timeout: Duration::from_secs(1_800),
+            startup_timeout: Duration::from_secs(3_600),
+            pending_timeout: Duration::from_secs(3_600),
+            retries: 2,
+            max_failed_percent: 10,
+            on_failure: OnFailure::Continue,
+        }
+    }
+}
+
+/// Whether two runner pods may share a node.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Colocation {
+    /// Never, of any sweep.
+    #[default]
+    Forbid,
+    /// They may; the records say which trials had neighbours.
+    Allow,
+}
+
+/// What a failed trial does to the sweep.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It goes on until `maxFailedPercent` is exceeded.
+    #[default]
+    Continue,
+    /// It ends.
+    Stop,
+}
+
+/// What the best configuration has to keep to.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Objectives {
+    /// The longest time to first token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ttft: Option<Duration>,
+    /// The longest time per output token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tpot: Option<Duration>,
+    /// What a GPU costs an hour, as a decimal number in a currency of the user's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_per_gpu_hour: Option<String>,
+}
+
+/// What is kept after a trial has ended.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Retention {
+    /// Failed Jobs to keep.
+    pub failed_jobs: i32,
+    /// Seconds after which a finished Job is deleted in any case; at least 3600.
+    pub ttl_seconds_after_finished: i32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { failed_jobs: 10, ttl_seconds_after_finished: 86_400 }
+    }
+}
+
+fn default_replicates() -> i32 {
+    1
+}
+
+fn default_seed() -> i64 {
+    42
+}
+
+fn default_batch_size() -> Vec<i32> {
+    vec![1]
+}
+
+fn default_length() -> Vec<i32> {
+    vec![128]
+}
+
+fn default_gpus() -> Vec<i32> {
+    vec![1]
+}
+
+fn default_revision() -> String {
+    "main".into()
+}
