@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::spec::{Dtype, Model};
 
 /// One level of each factor.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Combination {
     /// The model.
@@ -23,7 +23,7 @@ pub struct Combination {
 }
 
 /// A combination in one replicate: one row of the results.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Trial {
     /// The trial's number: the replicate times the combinations, plus the combination's mixed-radix index,

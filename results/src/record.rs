@@ -1,0 +1,335 @@
+//! The record of one trial: what was asked, what ran, every iteration, telemetry and a verdict. One JSON document,
+//! created once in the store and never overwritten; all tables derive from it.
+
+use inferbench_crds::{
+    design::Combination,
+    spec::{Isolation, Model},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Changes whenever the meaning or the shape of a record does.
+pub const SCHEMA_VERSION: &str = "inferbench.dev/trial/v1";
+
+/// How a trial ended; all but `Failed` are measurements.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// It was measured.
+    Succeeded,
+    /// The model, its cache or its activations did not fit.
+    OutOfMemory,
+    /// The combination cannot run: heads not divisible by gpus, lengths over the context length, and so on.
+    Unsupported,
+    /// It took longer than `trialTimeout`.
+    TimedOut,
+    /// It broke.
+    Failed,
+}
+
+/// All that fixes a trial's request; its hash, with the attempt, is the trial's key.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// The levels: model with its source, batch size, lengths, gpus, dtype.
+    pub combination: Combination,
+    /// The commit (Hugging Face), content hash (path, object store) or `preset@seed` (random) of the weights.
+    pub model_revision: String,
+    /// The block.
+    pub replicate: u32,
+    /// The seed that prompts and random weights derive from.
+    pub seed: i64,
+    /// How it is measured, defaults filled in.
+    pub measurement: EffectiveMeasurement,
+    /// The runner's image digest or, outside a cluster, its version.
+    pub runner: String,
+}
+
+/// The measurement of one trial with every default filled in.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveMeasurement {
+    /// Warm-up iterations, at least.
+    pub warmup_iterations: u32,
+    /// Warm-up time in ms, at least.
+    pub warmup_ms: u64,
+    /// Timed iterations, at least.
+    pub iterations: u32,
+    /// Time over all timed iterations in ms, at least.
+    pub min_duration_ms: u64,
+    /// What the trials of one Job share.
+    pub isolation: Isolation,
+}
+
+/// The record of one trial.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TrialRecord {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: String,
+    /// The sweep's name.
+    pub sweep: String,
+    /// The trial's number in the design.
+    pub trial_index: u32,
+    /// The trial's key: hash of `request` and `attempt`.
+    pub trial_key: String,
+    /// 0, or how often an invalid trial had been measured before.
+    pub attempt: u32,
+    /// The position in the order of execution.
+    pub run_order: u32,
+    /// The process that measured: `node/boot id/pid/start time`, hashed; trials that shared a process share it.
+    pub process_id: String,
+    /// When the trial began, RFC 3339 with milliseconds, UTC.
+    pub started_at: String,
+    /// When it ended.
+    pub ended_at: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, where it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Whether the measurement can be vouched for.
+    pub valid: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub invalid_reasons: Vec<String>,
+    /// What was asked.
+    pub request: Request,
+    /// What ran; absent where nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<Effective>,
+    /// The timed iterations, in order.
+    #[serde(default)]
+    pub iterations: Vec<Iteration>,
+    /// The warm-up iterations: how many, how long, the very first TTFT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Warmup>,
+    /// What was sampled beside the timed thread.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+    /// The measured ceilings of the device and this trial's fractions of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roofline: Option<Roofline>,
+    /// Where and by what it was measured.
+    pub provenance: Provenance,
+}
+
+/// What ran, as the engine reports it.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Effective {
+    /// The class of config.json's `architectures`.
+    pub architecture: String,
+    /// Parameters, a tied head counted once.
+    pub model_params: u64,
+    /// The data type of weights and cache.
+    pub dtype: String,
+    /// Sequences in a batch.
+    pub batch_size: u32,
+    /// Input tokens of each sequence.
+    pub input_len: u32,
+    /// Output tokens of each sequence.
+    pub output_len: u32,
+    /// Devices that shared the model; 0 for CPU.
+    pub gpus: u32,
+    /// `candle`.
+    pub engine: String,
+    /// `eager`, `graph` or `reference`.
+    pub engine_mode: String,
+    /// Bytes of weights in memory.
+    pub weight_bytes: u64,
+    /// Seconds from the start of loading to a usable model.
+    pub model_load_s: f64,
+    /// Compute threads.
+    pub threads: u32,
+    /// Whether denormals are flushed to zero on every compute thread.
+    pub denormals_flushed: bool,
+    /// Whether prompts were `text` (a corpus cut to length) or `ids` (seeded).
+    pub prompts: String,
+    /// The seed of the first iteration's prompts.
+    pub prompt_seed: u64,
+}
+
+/// One timed batch. Offsets count from the iteration's start: input ids ready on the host.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Iteration {
+    /// The start, ns since the Unix epoch.
+    pub start_unix_ns: i64,
+    /// For each output token: ms from the start until the whole batch's ids were on the host.
+    pub token_ms: Vec<f64>,
+}
+
+/// The warm-up.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Warmup {
+    /// Iterations.
+    pub iterations: u32,
+    /// Seconds.
+    pub duration_s: f64,
+    /// The TTFT of the process's very first iteration, in ms.
+    pub first_iteration_ttft_ms: f64,
+}
+
+/// What was sampled beside the timed thread.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Telemetry {
+    /// CPU and memory of the process over the timed window.
+    pub cpu: CpuTelemetry,
+    /// The GPUs in use; empty on CPU.
+    pub gpus: Vec<GpuTelemetry>,
+    /// All samples, before, during and after the timed window.
+    pub samples: Vec<Sample>,
+    /// Why there is no GPU telemetry where there are GPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_telemetry_missing: Option<String>,
+}
+
+/// CPU and memory of the process over the timed window.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CpuTelemetry {
+    /// User and system seconds of all threads.
+    pub cpu_time_s: Option<f64>,
+    /// Peak resident memory of the process.
+    pub rss_peak_mib: Option<f64>,
+    /// Time the cgroup's quota stopped the process, in ms.
+    pub cpu_throttled_ms: Option<f64>,
+    /// Share of CPU time that the hypervisor gave to others, over the CPUs that the process may use.
+    pub cpu_steal_pct: Option<f64>,
+    /// Mean clock of the CPUs that the process may use.
+    pub cpu_freq_mean_mhz: Option<f64>,
+    /// NUMA nodes that those CPUs belong to.
+    pub numa_nodes: Option<u32>,
+    /// Whether two of those CPUs share a core.
+    pub smt: Option<bool>,
+    /// Other trials on this node at the same time.
+    pub concurrent_trials: Option<u32>,
+}
+
+/// One GPU over the timed window.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GpuTelemetry {
+    /// The UUID.
+    pub uuid: String,
+    /// Share of time in which any kernel ran, mean over time.
+    pub util_mean_pct: Option<f64>,
+    /// The same, maximum over time.
+    pub util_max_pct: Option<f64>,
+    /// Memory of the device.
+    pub mem_total_mib: Option<f64>,
+    /// Memory in use before the model was loaded.
+    pub mem_before_mib: Option<f64>,
+    /// The most memory in use.
+    pub mem_peak_mib: Option<f64>,
+    /// Memory in use after the trial.
+    pub mem_after_mib: Option<f64>,
+    /// Power, mean over time.
+    pub power_mean_w: Option<f64>,
+    /// Energy over the window.
+    pub energy_j: Option<f64>,
+    /// Clock of the multiprocessors, mean over time.
+    pub sm_clock_mean_mhz: Option<f64>,
+    /// Why the clock was held back, names joined by `|`.
+    pub throttle_reasons: Option<String>,
+    /// Processes of others seen on the device.
+    pub foreign_processes: Option<u32>,
+}
+
+/// When a sample was taken.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Before the timed window.
+    Before,
+    /// In it.
+    During,
+    /// After it.
+    After,
+}
+
+/// One sample of the process or of one GPU.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Sample {
+    /// When, ns since the Unix epoch.
+    pub unix_ns: i64,
+    /// When, in relation to the timed window.
+    pub phase: Phase,
+    /// The GPU's UUID; absent for the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_uuid: Option<String>,
+    /// Resident memory of the process, or memory in use on the GPU.
+    pub mem_mib: Option<f64>,
+    /// CPU seconds of the process so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_time_s: Option<f64>,
+    /// GPU utilization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub util_pct: Option<f64>,
+    /// GPU power.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_w: Option<f64>,
+    /// GPU clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sm_clock_mhz: Option<f64>,
+    /// GPU temperature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temp_c: Option<f64>,
+}
+
+/// The ceilings of the device and this trial's fractions of them.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Roofline {
+    /// Read bandwidth, bytes/s.
+    pub bandwidth_bytes_per_s: f64,
+    /// Matrix products, FLOP/s, in the trial's dtype.
+    pub matrix_flops_per_s: f64,
+    /// Roofline time over measured time, decode; absent for one output token.
+    pub decode_fraction: Option<f64>,
+    /// Roofline time over measured time, prefill.
+    pub prefill_fraction: Option<f64>,
+    /// What binds decode: `bandwidth` or `matrix`.
+    pub decode_bound: Option<String>,
+    /// What binds prefill.
+    pub prefill_bound: Option<String>,
+    /// The working set fits the last-level cache, so that fractions may exceed 1.
+    pub fits_cache: bool,
+}
+
+/// Where and by what a trial was measured.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Provenance {
+    /// The version of the engine, with candle's.
+    pub engine_version: String,
+    /// The version of the runner.
+    pub runner_version: String,
+    /// `cpu`, or the GPU's name.
+    pub device: String,
+    /// UUIDs of the GPUs, joined by `|`.
+    pub device_uuid: Option<String>,
+    /// The driver's version.
+    pub driver: Option<String>,
+    /// CUDA's version.
+    pub cuda: Option<String>,
+    /// The CPU's name.
+    pub cpu: String,
+    /// The node's or machine's name.
+    pub node: String,
+    /// The image's digest.
+    pub image_digest: Option<String>,
+    /// Kernel and distribution.
+    pub os: Option<String>,
+}
+
+impl Request {
+    /// The model level that was asked for.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.combination.model
+    }
+}
