@@ -1,0 +1,66 @@
+//! The exit codes of every command. Scripts and pod failure policies rely on them.
+
+use std::process::ExitCode;
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All went well. Of a trial: its record is stored, whatever its outcome.
+    Ok,
+    /// The sweep, or the command, failed: the budget of failed trials is exceeded, a file cannot be written. Of a
+    /// trial: trying again may help.
+    Failed,
+    /// The input is wrong: an unknown flag, a file that is no valid spec. Nothing was measured.
+    BadInput,
+    /// The trial's request cannot be read; trying again cannot help.
+    BadRequest,
+    /// The trial's model cannot be loaded as it lies there; trying again cannot help.
+    BadModel,
+    /// The store refuses the record (credentials, a store that overwrites); trying again cannot help.
+    BadStore,
+    /// Interrupted by Ctrl-C or SIGTERM; the same command goes on.
+    Interrupted,
+}
+
+impl Exit {
+    /// The exit code. 64 to 79 are permanent: a Job that ends so is not tried again.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::Failed => 1,
+            Exit::BadInput => 2,
+            Exit::BadRequest => 64,
+            Exit::BadModel => 65,
+            Exit::BadStore => 73,
+            Exit::Interrupted => 130,
+        }
+    }
+
+    /// Whether an exit code says that trying again cannot help.
+    #[must_use]
+    pub const fn is_permanent(code: i32) -> bool {
+        matches!(code, 64..=79)
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permanent_codes_are_the_ones_that_the_pod_failure_policy_names() {
+        for exit in [Exit::BadRequest, Exit::BadModel, Exit::BadStore] {
+            assert!(Exit::is_permanent(i32::from(exit.code())), "{exit:?}");
+        }
+        for exit in [Exit::Ok, Exit::Failed, Exit::BadInput, Exit::Interrupted] {
+            assert!(!Exit::is_permanent(i32::from(exit.code())), "{exit:?}");
+        }
+    }
+}
