@@ -6,6 +6,7 @@
 pub mod design;
 pub mod duration;
 pub mod spec;
+pub mod splitmix;
 pub mod status;
 
 pub use duration::Duration;

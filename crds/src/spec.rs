@@ -170,7 +170,9 @@ pub struct Exclude {
 }
 
 /// A data type of weights and cache.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32-bit IEEE float.
@@ -444,7 +446,10 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { failed_jobs: 10, ttl_seconds_after_finished: 86_400 }
+        Self {
+            failed_jobs: 10,
+            ttl_seconds_after_finished: 86_400,
+        }
     }
 }
 

@@ -1,0 +1,276 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::spec::{Factors, ModelSource, RandomSource};
+
+fn model(name: &str) -> Model {
+    let random = Some(RandomSource {
+        preset: "tiny-gpt2".into(),
+    });
+    Model {
+        name: name.into(),
+        source: ModelSource {
+            random,
+            ..ModelSource::default()
+        },
+    }
+}
+
+fn design(
+    models: usize,
+    batch_size: &[i32],
+    input_length: &[i32],
+    replicates: i32,
+    seed: i64,
+) -> Design {
+    Design {
+        factors: Factors {
+            model: (0..models)
+                .map(|index| model(&format!("m{index}")))
+                .collect(),
+            batch_size: batch_size.to_vec(),
+            input_length: input_length.to_vec(),
+            output_length: vec![16, 32],
+            gpus: vec![1, 2],
+            dtype: vec![],
+        },
+        exclude: vec![],
+        replicates,
+        order: Order::Randomized,
+        seed,
+    }
+}
+
+/// The study's design: 2,016 combinations, ten times.
+fn thesis() -> Design {
+    Design {
+        factors: Factors {
+            model: (0..7).map(|index| model(&format!("m{index}"))).collect(),
+            batch_size: vec![1, 2, 4, 8, 16, 32],
+            input_length: vec![16, 32, 64, 128, 256, 512],
+            output_length: vec![16, 64, 256, 512],
+            gpus: vec![1, 8],
+            dtype: vec![],
+        },
+        exclude: vec![],
+        replicates: 10,
+        order: Order::Randomized,
+        seed: 42,
+    }
+}
+
+prop_compose! {
+    fn any_design()(
+        models in 1_usize..4,
+        batch_size in 1..5,
+        input_length in 1..5,
+        replicates in 1..5,
+        seed in 0_i64..1_000_000,
+        sequential in any::<bool>(),
+        exclude in prop::collection::vec((prop::option::of(1..6), prop::option::of(0..3)), 0..3),
+    ) -> Design {
+        let levels = |count: i32| (1..=count).collect::<Vec<i32>>();
+        let mut design = design(models, &levels(batch_size), &levels(input_length), replicates, seed);
+        if sequential {
+            design.order = Order::Sequential;
+        }
+        design.exclude = exclude
+            .into_iter()
+            .map(|(batch_size, model)| Exclude {
+                batch_size: batch_size.map(|level| vec![level]),
+                model: model.map(|index| vec![format!("m{index}")]),
+                ..Exclude::default()
+            })
+            .collect();
+        design
+    }
+}
+
+fn entry_matches(entry: &Exclude, combination: &Combination) -> bool {
+    entry
+        .batch_size
+        .as_ref()
+        .is_none_or(|listed| listed.contains(&(combination.batch_size as i32)))
+        && entry
+            .model
+            .as_ref()
+            .is_none_or(|listed| listed.contains(&combination.model.name))
+}
+
+proptest! {
+    #[test]
+    fn every_combination_stands_exactly_once_in_each_block(design in any_design()) {
+        let expansion = Expansion::new(&design);
+        let expected: BTreeSet<u32> = expansion.combinations().map(|(index, _)| index).collect();
+        let mut blocks: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for trial in expansion.trials() {
+            let combination = trial.index % expansion.combinations_before_exclusion();
+            blocks.entry(trial.replicate).or_default().push(combination);
+        }
+        for (_, block) in &blocks {
+            prop_assert_eq!(block.len(), expected.len());
+            prop_assert_eq!(&block.iter().copied().collect::<BTreeSet<u32>>(), &expected);
+        }
+        prop_assert_eq!(expansion.trials().count(), expansion.len() as usize);
+        prop_assert_eq!(expansion.combinations_len() * expansion.replicates(), expansion.len());
+    }
+
+    #[test]
+    fn trials_come_in_run_order_and_block_by_block(design in any_design()) {
+        let expansion = Expansion::new(&design);
+        let mut last_replicate = 0;
+        for (position, trial) in expansion.trials().enumerate() {
+            prop_assert_eq!(trial.run_order as usize, position);
+            prop_assert!(trial.replicate >= last_replicate);
+            last_replicate = trial.replicate;
+        }
+    }
+
+    #[test]
+    fn an_index_leads_back_to_its_trial(design in any_design()) {
+        let expansion = Expansion::new(&design);
+        for trial in expansion.trials() {
+            prop_assert_eq!(expansion.trial(trial.index), Some(trial));
+        }
+        prop_assert_eq!(expansion.trial(expansion.len_before_exclusion()), None);
+        prop_assert_eq!(expansion.trial(u32::MAX), None);
+    }
+
+    #[test]
+    fn exclude_leaves_out_what_it_names_and_nothing_else(design in any_design()) {
+        let expansion = Expansion::new(&design);
+        for (_, combination) in expansion.combinations() {
+            prop_assert!(!design.exclude.iter().any(|entry| entry_matches(entry, &combination)));
+        }
+        let mut excluded = 0;
+        for one in expansion.excluded() {
+            prop_assert!(entry_matches(&design.exclude[one.entry], &one.combination));
+            prop_assert!(!design.exclude[..one.entry].iter().any(|entry| entry_matches(entry, &one.combination)));
+            prop_assert!(expansion.is_excluded(one.index));
+            excluded += 1;
+        }
+        prop_assert_eq!(excluded + expansion.combinations_len(), expansion.combinations_before_exclusion());
+    }
+
+    #[test]
+    fn an_exclude_does_not_reorder_what_remains(design in any_design()) {
+        let everything = Expansion::new(&Design { exclude: vec![], ..design.clone() });
+        let thinned = Expansion::new(&design);
+        let expected: Vec<u32> = everything.order().filter(|&index| !thinned.is_excluded(index)).collect();
+        prop_assert_eq!(thinned.order().collect::<Vec<u32>>(), expected);
+    }
+
+    #[test]
+    fn the_order_depends_on_the_seed_alone(design in any_design(), other in 1_000_000_i64..2_000_000) {
+        let order = |design: &Design| Expansion::new(design).order().collect::<Vec<u32>>();
+        prop_assert_eq!(order(&design), order(&design.clone()));
+        if design.order == Order::Sequential {
+            prop_assert!(order(&design).is_sorted());
+        } else if Expansion::new(&design).combinations_len() >= 16 {
+            // 16! orders: that two seeds agree by chance would be news.
+            prop_assert_ne!(order(&design), order(&Design { seed: other, ..design.clone() }));
+        }
+    }
+}
+
+#[test]
+fn blocks_differ_from_each_other() {
+    let expansion = Expansion::new(&thesis());
+    let relative = |replicate| {
+        let first = replicate * expansion.combinations_before_exclusion();
+        expansion
+            .block(replicate)
+            .into_iter()
+            .map(|index| index - first)
+            .collect::<Vec<u32>>()
+    };
+    let distinct: BTreeSet<Vec<u32>> = (0..10).map(relative).collect();
+    assert_eq!(distinct.len(), 10);
+}
+
+/// A seed is a promise: the same order in every version. If this fails, do not change the numbers.
+#[test]
+fn the_order_of_a_seed_never_changes() {
+    let expansion = Expansion::new(&design(1, &[1, 2], &[8], 2, 42));
+    let order: Vec<u32> = expansion.order().collect();
+    assert_eq!(
+        order,
+        [5, 0, 1, 4, 3, 2, 7, 6, 13, 14, 11, 9, 15, 10, 12, 8]
+    );
+    let first: Vec<u32> = Expansion::new(&thesis()).order().take(12).collect();
+    assert_eq!(
+        first,
+        [
+            1969, 1611, 469, 908, 474, 52, 183, 464, 1676, 921, 2013, 603
+        ]
+    );
+}
+
+#[test]
+fn the_last_factor_changes_fastest() {
+    let mut design = design(2, &[1, 2], &[8], 1, 1);
+    design.factors.dtype = vec![Dtype::F32, Dtype::Bf16];
+    let expansion = Expansion::new(&design);
+    let row = |index| {
+        let Combination {
+            model,
+            batch_size,
+            output_length,
+            gpus,
+            dtype,
+            ..
+        } = expansion.trial(index).expect("a trial").combination;
+        (model.name, batch_size, output_length, gpus, dtype)
+    };
+    assert_eq!(row(0), ("m0".into(), 1, 16, 1, Dtype::F32));
+    assert_eq!(row(1), ("m0".into(), 1, 16, 1, Dtype::Bf16));
+    assert_eq!(row(2), ("m0".into(), 1, 16, 2, Dtype::F32));
+    assert_eq!(row(4), ("m0".into(), 1, 32, 1, Dtype::F32));
+    assert_eq!(row(8), ("m0".into(), 2, 16, 1, Dtype::F32));
+    assert_eq!(row(16), ("m1".into(), 1, 16, 1, Dtype::F32));
+}
+
+#[test]
+fn dtype_defaults_by_device() {
+    let mut design = design(1, &[1], &[8], 1, 1);
+    assert_eq!(Levels::of(&design).dtype, [Dtype::Bf16]);
+    design.factors.gpus = vec![0];
+    assert_eq!(Levels::of(&design).dtype, [Dtype::F32]);
+    design.factors.dtype = vec![Dtype::F16, Dtype::F32];
+    assert_eq!(Levels::of(&design).dtype, [Dtype::F16, Dtype::F32]);
+}
+
+#[test]
+fn the_study_expands_to_20160_trials_of_four_bytes() {
+    let expansion = Expansion::new(&thesis());
+    assert_eq!(expansion.len_before_exclusion(), 20_160);
+    assert_eq!(expansion.len(), 20_160);
+    assert_eq!(
+        expansion.run_order.capacity() * size_of::<u32>(),
+        4 * 20_160
+    );
+}
+
+#[test]
+fn an_empty_design_has_no_trials() {
+    let mut empty = design(1, &[], &[8], 3, 1);
+    assert!(Expansion::new(&empty).is_empty());
+    assert_eq!(Expansion::new(&empty).trials().count(), 0);
+    empty = design(1, &[1], &[8], 0, 1);
+    assert!(Expansion::new(&empty).is_empty());
+    assert_eq!(Expansion::new(&empty).combinations().count(), 0);
+}
+
+#[test]
+#[should_panic(expected = "was not validated")]
+fn a_design_beyond_the_limit_is_refused() {
+    let _ = Expansion::new(&design(
+        1,
+        &(1..=600).collect::<Vec<i32>>(),
+        &[1, 2, 3],
+        10,
+        1,
+    ));
+}
