@@ -5,10 +5,14 @@
 
 pub mod design;
 pub mod duration;
+pub mod outcome;
+pub mod presets;
 pub mod spec;
 pub mod splitmix;
 pub mod status;
+pub mod suggest;
 
 pub use duration::Duration;
+pub use outcome::Outcome;
 pub use spec::{InferenceBenchmark, InferenceBenchmarkSpec};
 pub use status::InferenceBenchmarkStatus;

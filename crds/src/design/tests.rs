@@ -109,7 +109,7 @@ proptest! {
             let combination = trial.index % expansion.combinations_before_exclusion();
             blocks.entry(trial.replicate).or_default().push(combination);
         }
-        for (_, block) in &blocks {
+        for block in blocks.values() {
             prop_assert_eq!(block.len(), expected.len());
             prop_assert_eq!(&block.iter().copied().collect::<BTreeSet<u32>>(), &expected);
         }

@@ -1,0 +1,94 @@
+//! How a trial ends. The one type that the record, the tables and the status share.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How a trial ended; all but `Failed` are measurements.
+#[derive(
+    Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+pub enum Outcome {
+    /// It was measured.
+    Succeeded,
+    /// The model, its cache or its activations did not fit.
+    OutOfMemory,
+    /// The combination cannot run: heads not divisible by gpus, lengths over the context length, and so on.
+    Unsupported,
+    /// It took longer than `trialTimeout`.
+    TimedOut,
+    /// It broke.
+    Failed,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the codes.
+    pub const ALL: [Self; 5] = [
+        Self::Succeeded,
+        Self::OutOfMemory,
+        Self::Unsupported,
+        Self::TimedOut,
+        Self::Failed,
+    ];
+
+    /// The outcome's number in the ledger, from 1; 0 stands for a trial that has not ended.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Succeeded => 1,
+            Self::OutOfMemory => 2,
+            Self::Unsupported => 3,
+            Self::TimedOut => 4,
+            Self::Failed => 5,
+        }
+    }
+
+    /// The outcome with this number; none for 0 and for numbers that no outcome has.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.code() == code)
+    }
+
+    /// The name that records, tables and status write.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "Succeeded",
+            Self::OutOfMemory => "OutOfMemory",
+            Self::Unsupported => "Unsupported",
+            Self::TimedOut => "TimedOut",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_lead_back() {
+        for outcome in Outcome::ALL {
+            assert_eq!(Outcome::from_code(outcome.code()), Some(outcome));
+        }
+        assert_eq!(Outcome::from_code(0), None);
+        assert_eq!(Outcome::from_code(6), None);
+    }
+
+    #[test]
+    fn names_are_those_of_the_serialization() {
+        for outcome in Outcome::ALL {
+            assert_eq!(
+                serde_json::to_value(outcome).expect("a string"),
+                outcome.as_str()
+            );
+        }
+    }
+}
