@@ -1,0 +1,101 @@
+//! The compute facade: every operation a model needs beyond plain tensor plumbing.
+//!
+//! Each function is correct on any device and for f32, bf16 and f16 through [`reference`], which is
+//! plain candle. Where the operands are contiguous f32 on the CPU, kernels of our own take over.
+//!
+//! Shapes are written `[rows, columns]`; `B` is the batch, `S` the new positions, `H` the query
+//! heads, `KVH` the key/value heads, `D` the head size.
+
+use candle_core::{Result, Tensor};
+
+pub mod reference;
+
+/// `x · wᵀ (+ bias)`: `x [.., k]`, `w [n, k]`, `bias [n]` → `[.., n]`.
+///
+/// # Errors
+/// When the shapes or dtypes do not fit each other.
+pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    reference::linear(x, w, bias)
+}
+
+/// `gelu(x · wᵀ + bias)` with the tanh form of GELU: `x [.., k]`, `w [n, k]`, `bias [n]` → `[.., n]`.
+///
+/// # Errors
+/// When the shapes or dtypes do not fit each other.
+pub fn linear_bias_gelu(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    reference::linear_bias_gelu(x, w, bias)
+}
+
+/// `silu(gate) · up` of the halves of the last dimension: `[.., 2f]` → `[.., f]`.
+///
+/// # Errors
+/// When the last dimension is odd.
+pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
+    reference::silu_mul(gate_up)
+}
+
+/// Causal attention of `S` new positions over a cache that already holds them.
+///
+/// `q [B, H, S, D]`, `k_cache` and `v_cache [B, KVH, Smax, D]`, of which the first `len` positions
+/// are valid; the new ones are the last `S` of those, so that position `i` of `q` sees
+/// `len − S + i + 1` keys. `H` is a multiple of `KVH` (grouped queries). → `[B, S, H·D]`.
+///
+/// # Errors
+/// When the shapes do not fit each other, or `len` is less than `S` or more than `Smax`.
+pub fn attention(
+    q: &Tensor,
+    k_cache: &Tensor,
+    v_cache: &Tensor,
+    len: usize,
+    scale: f32,
+) -> Result<Tensor> {
+    reference::attention(q, k_cache, v_cache, len, scale)
+}
+
+/// Writes `k`, `v [B, KVH, S, D]` into the caches `[B, KVH, Smax, D]` at position `offset`, in place.
+///
+/// # Errors
+/// When the shapes do not fit each other or `offset + S` exceeds `Smax`.
+pub fn kv_append(
+    k_cache: &Tensor,
+    v_cache: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    offset: usize,
+) -> Result<()> {
+    reference::kv_append(k_cache, v_cache, k, v, offset)
+}
+
+/// `x / sqrt(mean(x²) + eps) · w` over the last dimension: `x [.., n]`, `w [n]`.
+///
+/// # Errors
+/// When the shapes or dtypes do not fit each other.
+pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
+    reference::rms_norm(x, w, eps)
+}
+
+/// `(x − mean) / sqrt(var + eps) · w + b` over the last dimension: `x [.., n]`, `w`, `b [n]`.
+///
+/// # Errors
+/// When the shapes or dtypes do not fit each other.
+pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f32) -> Result<Tensor> {
+    reference::layer_norm(x, w, b, eps)
+}
+
+/// Rotary embedding in the rotate-half form: `x [B, H, S, D]` at positions `offset..offset + S`,
+/// `cos`, `sin [max positions, D/2]`, of `x`'s dtype.
+///
+/// # Errors
+/// When the shapes do not fit each other or the positions exceed the tables.
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, offset: usize) -> Result<Tensor> {
+    reference::rope(x, cos, sin, offset)
+}
+
+/// The index of the largest logit of each row, the first where several are equal: `[B, V]` → `B`
+/// ids on the host. Waits for the device.
+///
+/// # Errors
+/// When a row holds a NaN: its largest logit is not defined.
+pub fn argmax_last(logits: &Tensor) -> Result<Vec<u32>> {
+    reference::argmax_last(logits)
+}
