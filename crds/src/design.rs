@@ -8,12 +8,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    limits,
     spec::{Design, Dtype, Exclude, Model, Order},
     splitmix::SplitMix64,
 };
-
-/// The most trials a design may have, before exclusion.
-pub const MAX_TRIALS: u64 = 50_000;
 
 /// The number of factors.
 pub const FACTORS: usize = 6;
@@ -190,7 +188,7 @@ impl Expansion {
     /// Expands a design that `validate` has accepted.
     ///
     /// # Panics
-    /// Where the design has more than [`MAX_TRIALS`] trials before exclusion, which `validate` reports.
+    /// Where the design has more than [`limits::TRIALS`] trials before exclusion, which `validate` reports.
     #[must_use]
     pub fn new(design: &Design) -> Self {
         let levels = Levels::of(design);
@@ -198,10 +196,11 @@ impl Expansion {
         let replicates = design.replicates.max(0).unsigned_abs();
         let trials = size(counts, replicates);
         assert!(
-            trials <= MAX_TRIALS,
-            "a design of {trials} trials was not validated: at most {MAX_TRIALS} are allowed"
+            trials <= limits::TRIALS,
+            "a design of {trials} trials was not validated: at most {} are allowed",
+            limits::TRIALS
         );
-        // Within MAX_TRIALS unless there is no replicate and so nothing to expand.
+        // Within limits::TRIALS unless there is no replicate and so nothing to expand.
         let combinations = if replicates == 0 {
             0
         } else {

@@ -3,16 +3,24 @@
 //!
 //! Plain data and pure functions: no Kubernetes client, no model, no store.
 
+pub mod crd;
 pub mod design;
 pub mod duration;
+pub mod limits;
+mod node;
 pub mod outcome;
+pub mod patterns;
 pub mod presets;
+mod schema;
 pub mod spec;
 pub mod splitmix;
 pub mod status;
 pub mod suggest;
+pub mod validate;
 
 pub use duration::Duration;
+pub use node::Position;
 pub use outcome::Outcome;
 pub use spec::{InferenceBenchmark, InferenceBenchmarkSpec};
 pub use status::InferenceBenchmarkStatus;
+pub use validate::{Scope, Violation, validate};

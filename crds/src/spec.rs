@@ -1,13 +1,13 @@
 //! The spec of an `InferenceBenchmark`: what a user asks for. The doc comments are the CRD's descriptions.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration};
 use kube::CustomResource;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Duration, status::InferenceBenchmarkStatus};
+use crate::{Duration, limits, patterns, presets, status::InferenceBenchmarkStatus};
 
 /// A designed sweep of LLM inference measurements.
 #[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -18,7 +18,36 @@ use crate::{Duration, status::InferenceBenchmarkStatus};
     namespaced,
     shortname = "ib",
     status = "InferenceBenchmarkStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    category = "inferbench",
+    printcolumn(
+        name = "State",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].reason",
+        type_ = "string"
+    ),
+    printcolumn(name = "Done", json_path = ".status.counts.done", type_ = "integer"),
+    printcolumn(name = "Total", json_path = ".status.plan.trials", type_ = "integer"),
+    printcolumn(
+        name = "Failed",
+        json_path = ".status.counts.failed",
+        type_ = "integer"
+    ),
+    printcolumn(
+        name = "Active",
+        json_path = ".status.counts.active",
+        type_ = "integer"
+    ),
+    printcolumn(
+        name = "Best",
+        json_path = ".status.progress.best",
+        type_ = "number",
+        description = "tokens/s"
+    ),
+    printcolumn(
+        name = "Age",
+        json_path = ".metadata.creationTimestamp",
+        type_ = "date"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct InferenceBenchmarkSpec {
@@ -55,15 +84,18 @@ pub struct Design {
     pub factors: Factors,
     /// Combinations to leave out: one is left out when every factor that an entry names has a listed level.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::EXCLUDES))]
     pub exclude: Vec<Exclude>,
     /// How often every combination is measured, each time in a fresh process and a block of its own.
     #[serde(default = "default_replicates")]
+    #[schemars(range(min = 1, max = limits::REPLICATES))]
     pub replicates: i32,
     /// The order of the trials.
     #[serde(default)]
     pub order: Order,
     /// The seed of the run order, the prompts and the random weights.
     #[serde(default = "default_seed")]
+    #[schemars(range(min = 0, max = limits::SEED))]
     pub seed: i64,
 }
 
@@ -72,21 +104,27 @@ pub struct Design {
 #[serde(rename_all = "camelCase")]
 pub struct Factors {
     /// The models.
+    #[schemars(length(min = 1, max = limits::MODELS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub model: Vec<Model>,
     /// Sequences in a batch.
     #[serde(default = "default_batch_size")]
+    #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::BATCH_SIZE)), extend("x-kubernetes-list-type" = "set"))]
     pub batch_size: Vec<i32>,
     /// Input tokens of each sequence.
     #[serde(default = "default_length")]
+    #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::LENGTH)), extend("x-kubernetes-list-type" = "set"))]
     pub input_length: Vec<i32>,
     /// Output tokens of each sequence.
     #[serde(default = "default_length")]
+    #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::LENGTH)), extend("x-kubernetes-list-type" = "set"))]
     pub output_length: Vec<i32>,
     /// GPUs that share one model (tensor-parallel degree); `[0]` means CPU and stands alone.
     #[serde(default = "default_gpus")]
+    #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 0, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
     pub gpus: Vec<i32>,
     /// Data types of weights and cache; by default bf16 on GPU and f32 on CPU.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::DTYPES), extend("x-kubernetes-list-type" = "set"))]
     pub dtype: Vec<Dtype>,
 }
 
@@ -95,6 +133,7 @@ pub struct Factors {
 #[serde(rename_all = "camelCase")]
 pub struct Model {
     /// The name of this level in tables and figures.
+    #[schemars(length(min = 1, max = limits::MODEL_NAME), regex(pattern = patterns::MODEL_NAME))]
     pub name: String,
     /// Where the weights come from.
     pub source: ModelSource,
@@ -112,6 +151,7 @@ pub struct ModelSource {
     pub random: Option<RandomSource>,
     /// A folder (in a cluster: on a mounted volume) with config.json, tokenizer.json and safetensors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::PATH))]
     pub path: Option<String>,
     /// A prefix of an object store with the same files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,9 +163,11 @@ pub struct ModelSource {
 #[serde(rename_all = "camelCase")]
 pub struct HuggingFaceSource {
     /// The repository, as `owner/name`.
+    #[schemars(length(max = limits::REPOSITORY), regex(pattern = patterns::REPOSITORY))]
     pub repo: String,
     /// A branch, tag or commit; it is resolved to a commit once, before the first trial.
     #[serde(default = "default_revision")]
+    #[schemars(length(max = limits::REVISION), regex(pattern = patterns::REVISION))]
     pub revision: String,
 }
 
@@ -134,6 +176,7 @@ pub struct HuggingFaceSource {
 #[serde(rename_all = "camelCase")]
 pub struct RandomSource {
     /// The known model.
+    #[schemars(extend("enum" = presets::PRESETS))]
     pub preset: String,
 }
 
@@ -142,30 +185,38 @@ pub struct RandomSource {
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStoreSource {
     /// `s3://`, `gs://`, `az://` or `file://` URL of the folder.
+    #[schemars(length(max = limits::URL), regex(pattern = patterns::STORE_URL))]
     pub url: String,
 }
 
 /// Levels of a combination to leave out; a factor that is absent matches every level.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("minProperties" = 1))]
 pub struct Exclude {
     /// Names of models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::MODELS), inner(length(max = limits::MODEL_NAME)), extend("x-kubernetes-list-type" = "set"))]
     pub model: Option<Vec<String>>,
     /// Batch sizes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::LEVELS), extend("x-kubernetes-list-type" = "set"))]
     pub batch_size: Option<Vec<i32>>,
     /// Input lengths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::LEVELS), extend("x-kubernetes-list-type" = "set"))]
     pub input_length: Option<Vec<i32>>,
     /// Output lengths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::LEVELS), extend("x-kubernetes-list-type" = "set"))]
     pub output_length: Option<Vec<i32>>,
     /// Numbers of GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::LEVELS), extend("x-kubernetes-list-type" = "set"))]
     pub gpus: Option<Vec<i32>>,
     /// Data types.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::DTYPES), extend("x-kubernetes-list-type" = "set"))]
     pub dtype: Option<Vec<Dtype>>,
 }
 
@@ -183,6 +234,16 @@ pub enum Dtype {
     F16,
 }
 
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
 /// The order of the trials.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum Order {
@@ -198,10 +259,12 @@ pub enum Order {
 #[serde(rename_all = "camelCase", default)]
 pub struct Measurement {
     /// Iterations of the same shape before the first timed one, at least.
+    #[schemars(range(min = 0, max = 1_000))]
     pub warmup_iterations: i32,
     /// Time spent warming up, at least.
     pub warmup_duration: Duration,
     /// Timed iterations, at least.
+    #[schemars(range(min = 1, max = 10_000))]
     pub iterations: i32,
     /// Time over all timed iterations, at least; by default 2s on CPU and 10s where there is a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,6 +272,7 @@ pub struct Measurement {
     /// What the trials of one Job share.
     pub isolation: Isolation,
     /// How often an invalid trial is measured again.
+    #[schemars(range(min = 0, max = 10))]
     pub remeasure_invalid: i32,
 }
 
@@ -250,9 +314,11 @@ pub enum Isolation {
 pub struct Runner {
     /// The runner's image; by default the one that the operator was installed with.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::IMAGE), regex(pattern = patterns::IMAGE))]
     pub image: Option<String>,
     /// The extended resource that a GPU is asked for by (default nvidia.com/gpu).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), regex(pattern = patterns::QUALIFIED_NAME))]
     pub gpu_resource: Option<String>,
     /// Where downloaded models are kept between trials.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -262,33 +328,41 @@ pub struct Runner {
     pub hugging_face_token_secret_ref: Option<SecretKeyRef>,
     /// The Kueue queue that admits the Jobs.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), regex(pattern = patterns::DNS_SUBDOMAIN))]
     pub queue_name: Option<String>,
     /// The service account of the pods.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), regex(pattern = patterns::DNS_SUBDOMAIN))]
     pub service_account_name: Option<String>,
     /// Labels that a node must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that the pods tolerate.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub tolerations: Vec<Toleration>,
     /// Scheduling constraints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
     /// The runtime class of the pods.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), regex(pattern = patterns::DNS_SUBDOMAIN))]
     pub runtime_class_name: Option<String>,
     /// The priority class of the pods.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), regex(pattern = patterns::DNS_SUBDOMAIN))]
     pub priority_class_name: Option<String>,
     /// Environment variables; names that begin with INFERBENCH_ are reserved.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
     pub env: Vec<EnvVar>,
     /// CPU and memory of a pod; GPUs come from the design.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// A strategic-merge patch of the pod template, applied last; the operator says which fields are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
     pub pod_overrides: Option<serde_json::Value>,
 }
 
@@ -305,9 +379,11 @@ pub struct ModelCache {
 #[serde(rename_all = "camelCase")]
 pub struct ClaimRef {
     /// The name of the claim.
+    #[schemars(length(max = 253), regex(pattern = patterns::DNS_SUBDOMAIN))]
     pub claim_name: String,
     /// A folder on the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::PATH), regex(pattern = patterns::RELATIVE_PATH))]
     pub path: Option<String>,
 }
 
@@ -316,6 +392,7 @@ pub struct ClaimRef {
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
     /// The name of the Secret.
+    #[schemars(length(max = 253), regex(pattern = patterns::DNS_SUBDOMAIN))]
     pub name: String,
 }
 
@@ -324,8 +401,10 @@ pub struct SecretRef {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// The name of the Secret.
+    #[schemars(length(max = 253), regex(pattern = patterns::DNS_SUBDOMAIN))]
     pub name: String,
     /// The key.
+    #[schemars(length(max = 253), regex(pattern = patterns::SECRET_KEY))]
     pub key: String,
 }
 
@@ -344,12 +423,15 @@ pub struct Results {
 pub struct Store {
     /// `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` (locally also `file:///folder`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limits::URL), regex(pattern = patterns::STORE_URL))]
     pub url: Option<String>,
     /// The endpoint of an S3-compatible server.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limits::URL), regex(pattern = patterns::HTTP_URL))]
     pub endpoint: Option<String>,
     /// The region of the bucket.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), regex(pattern = patterns::REGION))]
     pub region: Option<String>,
     /// A Secret whose keys become the environment variables that the store's client reads.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -364,10 +446,12 @@ pub struct Store {
 #[serde(rename_all = "camelCase", default)]
 pub struct Execution {
     /// Jobs at a time.
+    #[schemars(range(min = 1, max = 500))]
     pub parallelism: i32,
     /// Whether two runner pods may share a node.
     pub colocation: Colocation,
     /// Trials of one model, gpus and dtype inside one block that one Job measures.
+    #[schemars(range(min = 1, max = 1_000))]
     pub trials_per_job: i32,
     /// The longest a trial may take; the runner itself ends it as `TimedOut`.
     pub trial_timeout: Duration,
@@ -376,8 +460,10 @@ pub struct Execution {
     /// The longest a pod may wait for a node.
     pub pending_timeout: Duration,
     /// How often a failed pod is replaced.
+    #[schemars(range(min = 0, max = 20))]
     pub retries: i32,
     /// The share of failed trials that ends the sweep.
+    #[schemars(range(min = 0, max = 100))]
     pub max_failed_percent: i32,
     /// What a failed trial does to the sweep.
     pub on_failure: OnFailure,
@@ -431,6 +517,7 @@ pub struct Objectives {
     pub max_tpot: Option<Duration>,
     /// What a GPU costs an hour, as a decimal number in a currency of the user's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20), regex(pattern = patterns::DECIMAL))]
     pub cost_per_gpu_hour: Option<String>,
 }
 
@@ -439,8 +526,10 @@ pub struct Objectives {
 #[serde(rename_all = "camelCase", default)]
 pub struct Retention {
     /// Failed Jobs to keep.
+    #[schemars(range(min = 0, max = 100))]
     pub failed_jobs: i32,
     /// Seconds after which a finished Job is deleted in any case; at least 3600.
+    #[schemars(range(min = limits::MIN_TTL_SECONDS, max = i32::MAX))]
     pub ttl_seconds_after_finished: i32,
 }
 
@@ -475,4 +564,9 @@ fn default_gpus() -> Vec<i32> {
 
 fn default_revision() -> String {
     "main".into()
+}
+
+/// The schema of an object that is checked elsewhere: anything goes.
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }

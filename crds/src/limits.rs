@@ -1,0 +1,38 @@
+//! How large things may be. The schema, its rules and the local validation share these numbers.
+
+/// Levels of a factor.
+pub const LEVELS: u32 = 64;
+/// Models of a design.
+pub const MODELS: u32 = 16;
+/// Data types of a design.
+pub const DTYPES: u32 = 3;
+/// Entries of `exclude`.
+pub const EXCLUDES: u32 = 256;
+/// Replicates.
+pub const REPLICATES: u32 = 1_000;
+/// Trials of a design before exclusion: the product of the factors' levels and the replicates.
+pub const TRIALS: u64 = 50_000;
+/// A batch.
+pub const BATCH_SIZE: u32 = 65_536;
+/// Input or output tokens of a sequence.
+pub const LENGTH: u32 = 1_048_576;
+/// GPUs of a trial.
+pub const GPUS: u32 = 64;
+/// A seed: whatever JSON readers keep exactly.
+pub const SEED: i64 = (1 << 53) - 1;
+/// Characters of a model's name.
+pub const MODEL_NAME: u32 = 63;
+/// Characters of the resource's name: it becomes the value of a label.
+pub const NAME: u32 = 63;
+/// Characters of a Hugging Face repository.
+pub const REPOSITORY: u32 = 193;
+/// Characters of a Hugging Face revision.
+pub const REVISION: u32 = 255;
+/// Characters of a path.
+pub const PATH: u32 = 1_024;
+/// Characters of a URL.
+pub const URL: u32 = 1_024;
+/// Characters of an image reference.
+pub const IMAGE: u32 = 512;
+/// The least seconds that a finished Job is kept: a Job that is deleted sooner may not have been recorded.
+pub const MIN_TTL_SECONDS: u32 = 3_600;

@@ -1,0 +1,77 @@
+//! The patterns that strings are held to, each with words for a person. Written in the syntax that Go's `regexp`
+//! (the API server) and Rust's `regex` share.
+
+use crate::duration;
+
+/// A model's name: it stands in tables, file names and labels.
+pub const MODEL_NAME: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
+/// A DNS-1123 subdomain: the name of a Kubernetes object.
+pub const DNS_SUBDOMAIN: &str =
+    "^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$";
+/// A label key or an extended resource.
+pub const QUALIFIED_NAME: &str =
+    "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$";
+/// A Hugging Face repository.
+pub const REPOSITORY: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$";
+/// A branch, tag or commit.
+pub const REVISION: &str = "^[A-Za-z0-9][A-Za-z0-9._/-]*$";
+/// The URL of a store or of a folder in one.
+pub const STORE_URL: &str =
+    "^((s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#\\s]*)?|file:///[^?#]*)$";
+/// The URL of a server.
+pub const HTTP_URL: &str = "^https?://[^/?#\\s]+(/[^?#\\s]*)?$";
+/// A region of a cloud.
+pub const REGION: &str = "^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$";
+/// A reference to a container image.
+pub const IMAGE: &str = "^[A-Za-z0-9][A-Za-z0-9._:/@-]*$";
+/// A folder inside a volume: neither absolute nor climbing out.
+pub const RELATIVE_PATH: &str =
+    "^([^/.]|\\.[^/.]|\\.\\.[^/])[^/]*(/([^/.]|\\.[^/.]|\\.\\.[^/])[^/]*)*/?$";
+/// A key of a Secret.
+pub const SECRET_KEY: &str = "^[-._A-Za-z0-9]+$";
+/// The name of an environment variable.
+pub const ENV_NAME: &str = "^[-._A-Za-z][-._A-Za-z0-9]*$";
+/// A decimal number.
+pub const DECIMAL: &str = "^[0-9]{1,9}(\\.[0-9]{1,9})?$";
+
+/// Every pattern with what it allows, to follow "is not".
+pub const EXPLAINED: [(&str, &str); 14] = [
+    (
+        MODEL_NAME,
+        "made of letters, digits, `.`, `_` and `-`, with a letter or digit at both ends",
+    ),
+    (
+        DNS_SUBDOMAIN,
+        "a DNS-1123 name: lower-case letters, digits, `-` and `.`, with a letter or digit at both ends",
+    ),
+    (QUALIFIED_NAME, "a qualified name such as nvidia.com/gpu"),
+    (
+        REPOSITORY,
+        "a Hugging Face repository such as openai-community/gpt2",
+    ),
+    (REVISION, "a branch, tag or commit"),
+    (
+        STORE_URL,
+        "a URL such as s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder",
+    ),
+    (HTTP_URL, "a URL such as https://minio.example.org:9000"),
+    (REGION, "a region such as eu-north-1"),
+    (IMAGE, "an image reference such as ghcr.io/owner/name:tag"),
+    (
+        RELATIVE_PATH,
+        "a folder inside the volume, such as runs/first",
+    ),
+    (
+        SECRET_KEY,
+        "a key of a Secret: letters, digits, `-`, `.` and `_`",
+    ),
+    (
+        ENV_NAME,
+        "the name of an environment variable: letters, digits, `-`, `.` and `_`, no digit first",
+    ),
+    (DECIMAL, "a decimal number such as \"2.50\""),
+    (
+        duration::PATTERN,
+        "a duration such as 500ms, 2s, 30m or 1h30m",
+    ),
+];

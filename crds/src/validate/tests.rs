@@ -1,0 +1,293 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A resource with these fields, beside a minimal design.
+fn resource(change: impl FnOnce(&mut Value)) -> InferenceBenchmark {
+    let mut value = json!({
+        "apiVersion": "inferbench.dev/v1alpha1",
+        "kind": "InferenceBenchmark",
+        "metadata": { "name": "test" },
+        "spec": { "design": { "factors": {
+            "model": [
+                { "name": "gpt2", "source": { "random": { "preset": "gpt2" } } },
+                { "name": "llama", "source": { "path": "/models/llama" } },
+            ],
+            "batchSize": [1, 2, 4],
+            "gpus": [1, 2],
+        } } },
+    });
+    change(&mut value);
+    serde_json::from_value(value).expect("a resource")
+}
+
+fn violations(change: impl FnOnce(&mut Value)) -> Vec<String> {
+    validate(&resource(change), Scope::Local)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[track_caller]
+fn expect(change: impl FnOnce(&mut Value), expected: &[&str]) {
+    assert_eq!(violations(change), expected);
+}
+
+#[test]
+fn a_design_with_a_model_is_enough_locally_but_not_in_a_cluster() {
+    let bare = resource(|value| {
+        value["spec"]["design"]["factors"] =
+            json!({ "model": [{ "name": "m", "source": { "random": { "preset": "gpt2" } } }] });
+    });
+    assert_eq!(validate(&bare, Scope::Local), []);
+    let found = validate(&bare, Scope::Cluster);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        found[0].to_string(),
+        "spec.results.store: is required in a cluster: give a url or a persistentVolumeClaim"
+    );
+}
+
+#[test]
+fn every_violation_is_reported_at_once_with_its_path() {
+    let found = violations(|value| {
+        let spec = &mut value["spec"];
+        spec["design"]["factors"]["batchSize"] = json!([1, 2, 0, 2, 70_000]);
+        spec["design"]["factors"]["gpus"] = json!([1, 0]);
+        spec["design"]["factors"]["inputLength"] = json!([]);
+        spec["design"]["replicates"] = json!(0);
+        spec["measurement"]["iterations"] = json!(0);
+        spec["execution"]["trialTimeout"] = json!("0s");
+        spec["objectives"]["costPerGpuHour"] = json!("cheap");
+        spec["retention"]["ttlSecondsAfterFinished"] = json!(60);
+        spec["runner"]["env"] =
+            json!([{ "name": "INFERBENCH_SEED", "value": "1" }, { "name": "1st" }]);
+    });
+    insta::assert_snapshot!(found.join("\n"));
+}
+
+#[test]
+fn a_factor_has_at_most_64_levels() {
+    let levels: Vec<i32> = (1..=65).collect();
+    expect(
+        |value| value["spec"]["design"]["factors"]["inputLength"] = json!(levels),
+        &["spec.design.factors.inputLength: has 65 items, and at most 64 are allowed"],
+    );
+}
+
+#[test]
+fn models_have_distinct_names_and_exactly_one_source() {
+    expect(
+        |value| {
+            value["spec"]["design"]["factors"]["model"] = json!([
+                { "name": "a", "source": {} },
+                { "name": "a", "source": { "path": "x", "random": { "preset": "gpt2" } } },
+            ]);
+        },
+        &[
+            "spec.design.factors.model[1].name: \"a\" is listed already, as spec.design.factors.model[0].name",
+            "spec.design.factors.model[0].source: has none, and needs exactly one of huggingFace, random, path and \
+             objectStore",
+            "spec.design.factors.model[1].source: has random and path, and needs exactly one of huggingFace, random, \
+             path and objectStore",
+        ],
+    );
+    let models: Vec<Value> = (0..17)
+        .map(|index| json!({ "name": format!("m{index}"), "source": { "path": "x" } }))
+        .collect();
+    expect(
+        |value| value["spec"]["design"]["factors"]["model"] = json!(models),
+        &["spec.design.factors.model: has 17 items, and at most 16 are allowed"],
+    );
+}
+
+#[test]
+fn an_unknown_preset_is_met_with_the_nearest() {
+    expect(
+        |value| {
+            value["spec"]["design"]["factors"]["model"][0]["source"] =
+                json!({ "random": { "preset": "lama3-8b" } })
+        },
+        &[
+            "spec.design.factors.model[0].source.random.preset: \"lama3-8b\" is not one of gpt2, gpt2-medium, \
+           gpt2-large, gpt2-xl, llama3-8b, llama3-70b, smollm2-135m, tinyllama-1.1b, qwen2.5-0.5b, tiny-gpt2, \
+           tiny-llama, tiny-qwen2, tiny-qwen3, tiny-mistral (did you mean `llama3-8b`?)",
+        ],
+    );
+}
+
+#[test]
+fn exclude_names_levels_of_the_design() {
+    expect(
+        |value| {
+            value["spec"]["design"]["exclude"] = json!([
+                { "model": ["gpt"], "batchSize": [2, 3] },
+                {},
+                { "dtype": ["f16"], "gpus": [4] },
+                { "outputLength": [] },
+            ]);
+        },
+        &[
+            "spec.design.exclude[1]: has none, and needs at least 1 member",
+            "spec.design.exclude[3].outputLength: has none, and needs at least 1 item",
+            "spec.design.exclude[0].model[0]: \"gpt\" is not a level of model: gpt2, llama (did you mean `gpt2`?)",
+            "spec.design.exclude[0].batchSize[1]: 3 is not a level of batchSize: 1, 2, 4",
+            "spec.design.exclude[2].gpus[0]: 4 is not a level of gpus: 1, 2",
+            "spec.design.exclude[2].dtype[0]: f16 cannot be left out, as spec.design.factors.dtype is absent",
+        ],
+    );
+    expect(
+        |value| {
+            value["spec"]["design"]["exclude"] =
+                json!([{ "model": ["gpt2"] }, { "model": ["llama"] }])
+        },
+        &["spec.design.exclude: leaves out all 12 trials, and at least one is needed"],
+    );
+}
+
+#[test]
+fn a_design_has_at_most_50000_trials() {
+    let design = |replicates: i32| {
+        move |value: &mut Value| {
+            let levels = |count: i32| json!((1..=count).collect::<Vec<i32>>());
+            let factors = &mut value["spec"]["design"]["factors"];
+            factors["batchSize"] = levels(50);
+            factors["inputLength"] = levels(50);
+            value["spec"]["design"]["replicates"] = json!(replicates);
+        }
+    };
+    expect(design(5), &[]);
+    expect(
+        design(6),
+        &[
+            "spec.design: 2 × 50 × 50 × 1 × 2 × 1 levels × 6 replicates are 60000 trials, and at most 50000 are allowed",
+        ],
+    );
+}
+
+#[test]
+fn a_store_is_a_url_or_a_claim() {
+    let store = |store: Value, scope: Scope| -> Vec<String> {
+        let resource = resource(|value| value["spec"]["results"]["store"] = store);
+        validate(&resource, scope)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    for url in [
+        "s3://bucket/prefix",
+        "s3://bucket",
+        "gs://b/p/q/",
+        "az://container/x y".replace(' ', "-").as_str(),
+    ] {
+        assert_eq!(
+            store(json!({ "url": url }), Scope::Cluster),
+            [] as [&str; 0],
+            "{url}"
+        );
+    }
+    assert_eq!(
+        store(json!({ "url": "file:///tmp/results" }), Scope::Local),
+        [] as [&str; 0]
+    );
+    assert_eq!(
+        store(json!({ "url": "file:///tmp/results" }), Scope::Cluster),
+        [
+            "spec.results.store.url: \"file:///tmp/results\" names a folder of one machine: in a cluster use s3, gs or az"
+        ]
+    );
+    for url in [
+        "http://host/bucket",
+        "bucket/prefix",
+        "s3:/bucket",
+        "s3://bucket?x=1",
+        "s3://",
+        "s3://b/a b",
+    ] {
+        let found = store(json!({ "url": url }), Scope::Local);
+        assert_eq!(found.len(), 1, "{url}: {found:?}");
+        assert!(
+            found[0].starts_with("spec.results.store.url: ")
+                && found[0].contains("is not a URL such as"),
+            "{url}"
+        );
+    }
+    assert_eq!(
+        store(
+            json!({ "persistentVolumeClaim": { "claimName": "c" } }),
+            Scope::Cluster
+        ),
+        [] as [&str; 0]
+    );
+    assert_eq!(
+        store(
+            json!({ "persistentVolumeClaim": { "claimName": "c", "path": "../up" }, "region": "x" }),
+            Scope::Cluster
+        ),
+        [
+            "spec.results.store.persistentVolumeClaim.path: \"../up\" is not a folder inside the volume, such as runs/first",
+            "spec.results.store.region: belongs to url, which is absent",
+        ]
+    );
+    assert_eq!(
+        store(json!({}), Scope::Local),
+        ["spec.results.store: has none, and needs exactly one of url and persistentVolumeClaim"]
+    );
+}
+
+#[test]
+fn a_trial_has_time_to_measure() {
+    expect(
+        |value| {
+            value["spec"]["measurement"]["minDuration"] = json!("1m");
+            value["spec"]["execution"]["trialTimeout"] = json!("1m");
+        },
+        &[
+            "spec.execution.trialTimeout: 1m is not longer than measurement.warmupDuration and minDuration together, \
+           1m1s: every trial would time out",
+        ],
+    );
+}
+
+#[test]
+fn names_are_those_of_kubernetes() {
+    for (name, fine) in [
+        ("thesis", true),
+        ("a.b-c", true),
+        ("Thesis", false),
+        ("-a", false),
+        (&"x".repeat(64), false),
+    ] {
+        let found = violations(|value| value["metadata"]["name"] = json!(name));
+        assert_eq!(found.is_empty(), fine, "{name}: {found:?}");
+    }
+    expect(
+        |value| value["metadata"] = json!({}),
+        &["metadata.name: is required"],
+    );
+}
+
+proptest! {
+    /// A design that validation accepts expands, and has trials.
+    #[test]
+    fn what_validation_accepts_expands(
+        batch_size in prop::collection::vec(-1_i32..9, 0..5),
+        gpus in prop::collection::vec(-1_i32..4, 0..4),
+        replicates in -1_i32..30_000,
+        exclude in prop::option::of(prop::collection::vec(0_i32..9, 0..3)),
+    ) {
+        let resource = resource(|value| {
+            let design = &mut value["spec"]["design"];
+            design["factors"]["batchSize"] = json!(batch_size);
+            design["factors"]["gpus"] = json!(gpus);
+            design["replicates"] = json!(replicates);
+            design["exclude"] = exclude.map_or(json!([]), |levels| json!([{ "batchSize": levels }]));
+        });
+        if validate(&resource, Scope::Local).is_empty() {
+            let expansion = Expansion::new(&resource.spec.design);
+            prop_assert!(!expansion.is_empty());
+            prop_assert!(expansion.trials().all(|trial| trial.combination.batch_size > 0));
+        }
+    }
+}
