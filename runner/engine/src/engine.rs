@@ -1,0 +1,326 @@
+//! The engine: loads a model, once, and generates with it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device};
+
+use crate::config::ModelConfig;
+use crate::error::EngineError;
+use crate::group::Group;
+use crate::host;
+use crate::rank::{Call, Rank, RankOptions, Reply};
+use crate::size;
+use crate::weights::{Source, files::Files, random::Random, save};
+
+/// Where the model comes from.
+#[derive(Debug, Clone)]
+pub enum Weights {
+    /// A shape with seeded random weights: every value is a function of the seed, the tensor's name and
+    /// its index alone.
+    Random {
+        /// The shape; see [`crate::presets`].
+        config: ModelConfig,
+        /// The seed.
+        seed: u64,
+    },
+    /// A Hugging Face folder: `config.json` and `*.safetensors`, sharded or not.
+    Directory(PathBuf),
+}
+
+impl Weights {
+    /// The model's description, without its weights.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn config(&self) -> Result<ModelConfig, EngineError> {
+        match self {
+            Weights::Random { config, .. } => Ok(config.clone()),
+            Weights::Directory(dir) => ModelConfig::read(dir),
+        }
+    }
+
+    fn source(&self, config: &ModelConfig) -> Result<Source, EngineError> {
+        Ok(match self {
+            Weights::Random { seed, .. } => Source::Random(Random::new(*seed, config.layers)),
+            Weights::Directory(dir) => Source::Files(Files::open(dir)?),
+        })
+    }
+}
+
+/// Writes the weights as a Hugging Face folder (`config.json`, `model.safetensors`) in the given
+/// dtype, so that other programs load the very same values. Needs memory for one tensor at a time.
+///
+/// # Errors
+/// When the weights cannot be read, or the folder cannot be written.
+pub fn save(weights: &Weights, dtype: DType, dir: &std::path::Path) -> Result<(), EngineError> {
+    let config = weights.config()?;
+    save::save(&weights.source(&config)?, &config, dtype, dir)
+}
+
+/// How to load a model.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// F32, BF16 or F16.
+    pub dtype: DType,
+    /// Where to compute.
+    pub device: Device,
+    /// The degree of tensor parallelism; on the CPU every rank is a thread.
+    pub world_size: usize,
+    /// The most sequences in one call.
+    pub max_batch: usize,
+    /// The most positions of one sequence, input and output together.
+    pub max_seq: usize,
+}
+
+/// What was loaded.
+#[derive(Debug, Clone)]
+pub struct EngineInfo {
+    /// The class name, as `architectures` spells it.
+    pub architecture: String,
+    /// The exact number of parameters, a tied head once.
+    pub params: u64,
+    /// Number of different tokens.
+    pub vocab_size: usize,
+    /// The longest sequence that the model has positions for.
+    pub max_position: usize,
+    /// `eager` for the engine's own models, `reference` for those through candle-transformers.
+    pub mode: &'static str,
+    /// The dtype of weights, activations and cache.
+    pub dtype: DType,
+    /// The degree of tensor parallelism.
+    pub world_size: usize,
+    /// How long loading took.
+    pub load: Duration,
+    /// Bytes of weights held by all ranks, with padding and what is replicated, as predicted by
+    /// [`size::memory`].
+    pub weight_bytes: u64,
+    /// Bytes of the matrices that every decode step reads: the layers' and the head (tied or not,
+    /// once).
+    pub matmul_weight_bytes: u64,
+    /// Number of decoder layers.
+    pub layers: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+}
+
+/// What [`Engine::generate`] made, and when.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// The new ids, row by row.
+    pub ids: Vec<Vec<u32>>,
+    /// For each step, the time from the start of the call until the whole batch's ids of that step
+    /// were on the host. The first is the time to first token, the last that to the last one.
+    pub step_ends: Vec<Duration>,
+    /// When the call started, with the input ids ready on the host.
+    pub started: Instant,
+}
+
+/// A loaded model.
+pub struct Engine {
+    config: ModelConfig,
+    info: EngineInfo,
+    limits: (usize, usize),
+    ranks: Ranks,
+}
+
+/// A single rank computes on the caller's thread.
+enum Ranks {
+    One(Box<Rank>),
+    Many(Group),
+}
+
+impl Engine {
+    /// Loads a model.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] where it could never run so (see [`size::unsupported`]),
+    /// [`EngineError::OutOfMemory`] where it is predicted not to fit, [`EngineError::Invalid`] where a
+    /// file is not as it should be, naming it with the tensor and its shape.
+    pub fn load(weights: &Weights, options: &LoadOptions) -> Result<Engine, EngineError> {
+        let start = Instant::now();
+        let config = weights.config()?;
+        let LoadOptions {
+            dtype,
+            ref device,
+            world_size,
+            max_batch,
+            max_seq,
+        } = *options;
+        if max_batch == 0 || max_seq == 0 {
+            return Err(EngineError::Invalid(format!(
+                "max_batch {max_batch} and max_seq {max_seq} have to be at least 1"
+            )));
+        }
+        if let Some(reason) = size::unsupported(&config, world_size, max_seq, 0, dtype) {
+            return Err(EngineError::Unsupported(reason));
+        }
+        let memory = size::memory(&config, dtype, max_batch, max_seq, 0, world_size);
+        if device.is_cpu() {
+            check_memory(&memory, world_size)?;
+        }
+        let source = Arc::new(weights.source(&config)?);
+        let rank_options = RankOptions {
+            dtype,
+            device: device.clone(),
+            max_seq,
+        };
+        let ranks = if world_size == 1 {
+            let comm = Box::new(crate::comm::SingleComm);
+            Ranks::One(Box::new(Rank::load(&config, &source, comm, &rank_options)?))
+        } else {
+            Ranks::Many(Group::load(&config, &source, world_size, &rank_options)?)
+        };
+        let info = EngineInfo {
+            architecture: config.architecture().to_owned(),
+            params: memory.params,
+            vocab_size: config.vocab_size,
+            max_position: config.max_position,
+            mode: if config.family.is_reference() {
+                "reference"
+            } else {
+                "eager"
+            },
+            dtype,
+            world_size,
+            load: start.elapsed(),
+            weight_bytes: memory.weights * world_size as u64,
+            matmul_weight_bytes: size::matmul_params(&config) * dtype.size_in_bytes() as u64,
+            layers: config.layers,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            hidden: config.hidden,
+        };
+        Ok(Engine {
+            config,
+            info,
+            limits: (max_batch, max_seq),
+            ranks,
+        })
+    }
+
+    /// What was loaded.
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// The model's description.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Continues every prompt greedily by exactly `n` ids; the end of text is an id like any other.
+    /// The prompts all have the same length.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] where a prompt is empty, of another length, holds an id outside the
+    /// vocabulary, or the call exceeds the limits that the engine was loaded with.
+    pub fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        n: usize,
+    ) -> Result<Generation, EngineError> {
+        if n == 0 {
+            return Err(EngineError::Invalid(
+                "0 new ids asked for, at least 1 is needed".into(),
+            ));
+        }
+        self.check(prompts, n)?;
+        let started = Instant::now();
+        match self.run(Call::Generate { n, started }, prompts)? {
+            Reply::Generated { ids, step_ends } => Ok(Generation {
+                ids,
+                step_ends,
+                started,
+            }),
+            Reply::Logits(_) => unreachable!("a rank answers what it was asked"),
+        }
+    }
+
+    /// The logits after the last position of every prompt, `[b][V]`. The prompts all have the same
+    /// length.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub fn last_logits(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(prompts, 0)?;
+        match self.run(Call::Logits, prompts)? {
+            Reply::Logits(logits) => Ok(logits),
+            Reply::Generated { .. } => unreachable!("a rank answers what it was asked"),
+        }
+    }
+
+    /// Computes prompts in chunks of at most so many positions (batch × length), rather than
+    /// [`size::PREFILL_ROWS`]: a matter of speed and memory, not of results.
+    pub fn set_prefill_rows(&mut self, rows: usize) {
+        let rows = rows.max(1);
+        match &mut self.ranks {
+            Ranks::One(rank) => rank.prefill_rows = rows,
+            Ranks::Many(group) => group.prefill_rows = rows,
+        }
+    }
+
+    fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
+        match &mut self.ranks {
+            Ranks::One(rank) => rank.run(call, prompts),
+            Ranks::Many(group) => group.run(call, prompts),
+        }
+    }
+
+    fn check(&self, prompts: &[Vec<u32>], n: usize) -> Result<(), EngineError> {
+        let (max_batch, max_seq) = self.limits;
+        let invalid = |message| Err(EngineError::Invalid(message));
+        let Some(first) = prompts.first() else {
+            return invalid("no prompts, at least 1 is needed".into());
+        };
+        if prompts.len() > max_batch {
+            return invalid(format!(
+                "{} prompts, the engine was loaded for at most {max_batch}",
+                prompts.len()
+            ));
+        }
+        if first.is_empty() || first.len() + n > max_seq {
+            return invalid(format!(
+                "prompts of {} ids and {n} new ones, the engine was loaded for 1 to {max_seq} together",
+                first.len()
+            ));
+        }
+        for (row, prompt) in prompts.iter().enumerate() {
+            if prompt.len() != first.len() {
+                return invalid(format!(
+                    "prompt {row} has {} ids and prompt 0 has {}, all have to have the same number",
+                    prompt.len(),
+                    first.len()
+                ));
+            }
+            let vocab = self.config.vocab_size;
+            if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab) {
+                return invalid(format!(
+                    "prompt {row} holds id {id}, the vocabulary ends at {}",
+                    vocab - 1
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_memory(memory: &size::Memory, world: usize) -> Result<(), EngineError> {
+    let needed = memory.peak() * world as u64;
+    match host::available_memory() {
+        Some(available) if needed > available => Err(EngineError::OutOfMemory(format!(
+            "about {} MiB needed, {} MiB available",
+            needed >> 20,
+            available >> 20
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,44 @@
+//! What can go wrong in the engine, told apart by what a caller does about it.
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The combination cannot run by design (a degree that does not divide the heads, a sequence over
+    /// the context length, an architecture with no code): a measurement, not a failure.
+    #[error("unsupported: {0}")]
+    Unsupported(String),
+    /// Memory does not, or did not, suffice.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// The input is wrong: a file, a tensor's shape, a prompt. Names what, its value, and what is
+    /// allowed.
+    #[error("{0}")]
+    Invalid(String),
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+impl EngineError {
+    /// The same error with the place where it arose (a file) in front.
+    pub(crate) fn within(self, place: &str) -> Self {
+        match self {
+            EngineError::Unsupported(m) => EngineError::Unsupported(format!("{place}: {m}")),
+            EngineError::Invalid(m) => EngineError::Invalid(format!("{place}: {m}")),
+            EngineError::OutOfMemory(m) => EngineError::OutOfMemory(format!("{place}: {m}")),
+            EngineError::Other(e) => EngineError::Other(e.context(place.to_owned())),
+        }
+    }
+}
+
+/// candle reports a device that ran out of memory in the driver's words only.
+impl From<candle_core::Error> for EngineError {
+    fn from(error: candle_core::Error) -> Self {
+        let text = error.to_string();
+        if text.contains("OUT_OF_MEMORY") || text.contains("out of memory") {
+            EngineError::OutOfMemory(text)
+        } else {
+            EngineError::Other(error.into())
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The Llama-like decoder (Touvron et al., 2023): RMSNorm, rotary positions, grouped queries, SwiGLU.
+//! What its descendants changed are switches: biases, norms of queries and keys, a tied head, and the
+//! scaling of positions.
+
+use candle_core::{Result, Tensor};
+
+use super::cache::KvCache;
+use super::parallel::{ColumnLinear, RowLinear, Vocabulary};
+use crate::comm::Communicator;
+use crate::config::{ModelConfig, Rope, RopeScaling};
+use crate::error::EngineError;
+use crate::ops;
+use crate::size;
+use crate::weights::{Loader, Part};
+
+pub(crate) struct Llama {
+    tokens: Vocabulary,
+    blocks: Vec<Block>,
+    norm: Tensor,
+    head: Vocabulary,
+    /// `[positions, D/2]`.
+    cos: Tensor,
+    sin: Tensor,
+    eps: f32,
+    /// Of this rank.
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+struct Block {
+    norm_1: Tensor,
+    qkv: ColumnLinear,
+    qk_norm: Option<(Tensor, Tensor)>,
+    out: RowLinear,
+    norm_2: Tensor,
+    gate_up: ColumnLinear,
+    down: RowLinear,
+}
+
+impl Llama {
+    pub fn load(
+        c: &ModelConfig,
+        loader: &Loader,
+        max_seq: usize,
+    ) -> std::result::Result<Self, EngineError> {
+        let embedding = "model.embed_tokens.weight";
+        let tokens = Vocabulary::load(loader, embedding, c.vocab_size, c.hidden)?;
+        let head = if c.tied {
+            tokens.clone()
+        } else {
+            Vocabulary::load(loader, "lm_head.weight", c.vocab_size, c.hidden)?
+        };
+        let rope = c.rope.as_ref().ok_or_else(|| {
+            EngineError::Invalid("a Llama-like model without rotary positions".into())
+        })?;
+        let (cos, sin) = tables(rope, c.head_dim, max_seq, loader)?;
+        Ok(Self {
+            tokens,
+            blocks: (0..c.layers)
+                .map(|i| Block::load(c, loader, &format!("model.layers.{i}")))
+                .collect::<std::result::Result<_, _>>()?,
+            norm: loader.vector(&[Part::new("model.norm.weight", &[c.hidden])])?,
+            head,
+            cos,
+            sin,
+            eps: c.norm_eps as f32,
+            heads: c.heads / loader.world,
+            kv_heads: size::kv_heads_per_rank(c, loader.world),
+            head_dim: c.head_dim,
+        })
+    }
+
+    pub fn vocab_start(&self) -> usize {
+        self.head.start
+    }
+
+    /// See [`super::Model::forward`].
+    pub fn forward(
+        &self,
+        ids: &Tensor,
+        offset: usize,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+        last: bool,
+    ) -> Result<Option<Tensor>> {
+        let (_, s) = ids.dims2()?;
+        let mut x = self.tokens.embed(ids, comm)?;
+        for (block, (k, v)) in self.blocks.iter().zip(&cache.layers) {
+            let h = ops::rms_norm(&x, &block.norm_1, self.eps)?;
+            let h = self.attention(block, &h, k, v, offset)?;
+            x = (x + block.out.forward(&h, comm)?)?;
+            let h = ops::rms_norm(&x, &block.norm_2, self.eps)?;
+            let h = ops::silu_mul(&block.gate_up.forward(&h)?)?;
+            x = (x + block.down.forward(&h, comm)?)?;
+        }
+        if !last {
+            return Ok(None);
+        }
+        let x = x.narrow(1, s - 1, 1)?.squeeze(1)?.contiguous()?;
+        let x = ops::rms_norm(&x, &self.norm, self.eps)?;
+        self.head.logits(&x).map(Some)
+    }
+
+    /// `x [B, S, E]` → `[B, S, H·D]` of this rank's heads.
+    fn attention(
+        &self,
+        block: &Block,
+        x: &Tensor,
+        k_cache: &Tensor,
+        v_cache: &Tensor,
+        offset: usize,
+    ) -> Result<Tensor> {
+        let (b, s, _) = x.dims3()?;
+        let d = self.head_dim;
+        let qkv = block.qkv.forward(x)?;
+        let take = |first: usize, heads: usize| {
+            qkv.narrow(2, first * d, heads * d)?
+                .reshape((b, s, heads, d))
+        };
+        let mut q = take(0, self.heads)?;
+        let mut k = take(self.heads, self.kv_heads)?;
+        let v = take(self.heads + self.kv_heads, self.kv_heads)?.transpose(1, 2)?;
+        if let Some((q_norm, k_norm)) = &block.qk_norm {
+            q = ops::rms_norm(&q, q_norm, self.eps)?;
+            k = ops::rms_norm(&k, k_norm, self.eps)?;
+        }
+        let q = ops::rope(&q.transpose(1, 2)?, &self.cos, &self.sin, offset)?;
+        let k = ops::rope(&k.transpose(1, 2)?, &self.cos, &self.sin, offset)?;
+        ops::kv_append(k_cache, v_cache, &k, &v, offset)?;
+        let scale = 1.0 / (d as f32).sqrt();
+        ops::attention(&q, k_cache, v_cache, offset + s, scale)
+    }
+}
+
+impl Block {
+    fn load(
+        c: &ModelConfig,
+        loader: &Loader,
+        name: &str,
+    ) -> std::result::Result<Self, EngineError> {
+        let (e, f, d) = (c.hidden, c.intermediate, c.head_dim);
+        let heads = loader.share(c.heads);
+        let kv = size::kv_share(c, loader.rank, loader.world);
+        let inner = loader.share(f);
+        let inner_slot = f.div_ceil(loader.world);
+        let attn = |which: &str, kind: &str| format!("{name}.self_attn.{which}.{kind}");
+        let mlp = |which: &str, kind: &str| format!("{name}.mlp.{which}.{kind}");
+        let norm = |which: &str, n: usize| {
+            loader.vector(&[Part::new(format!("{name}.{which}.weight"), &[n])])
+        };
+        let projections = [
+            ("q_proj", c.heads, &heads),
+            ("k_proj", c.kv_heads, &kv),
+            ("v_proj", c.kv_heads, &kv),
+        ];
+        let qkv_weight = projections.map(|(which, all, mine)| {
+            Part::new(attn(which, "weight"), &[all * d, e]).rows(mine.start * d..mine.end * d)
+        });
+        let qkv_bias = projections.map(|(which, all, mine)| {
+            Part::new(attn(which, "bias"), &[all * d]).rows(mine.start * d..mine.end * d)
+        });
+        let both = ["gate_proj", "up_proj"];
+        let share = |part: Part| part.rows(inner.clone()).padded_to(inner_slot);
+        Ok(Self {
+            norm_1: norm("input_layernorm", e)?,
+            qkv: ColumnLinear {
+                weight: loader.matrix(&qkv_weight)?,
+                bias: c.qkv_bias.then(|| loader.vector(&qkv_bias)).transpose()?,
+            },
+            qk_norm: c
+                .qk_norm
+                .then(|| Ok::<_, EngineError>((norm("self_attn.q_norm", d)?, norm("self_attn.k_norm", d)?)))
+                .transpose()?,
+            out: RowLinear {
+                weight: loader.matrix(&[Part::new(attn("o_proj", "weight"), &[e, c.heads * d])
+                    .cols(heads.start * d..heads.end * d)])?,
+                bias: c
+                    .out_bias
+                    .then(|| loader.vector(&[Part::new(attn("o_proj", "bias"), &[e])]))
+                    .transpose()?,
+            },
+            norm_2: norm("post_attention_layernorm", e)?,
+            gate_up: ColumnLinear {
+                weight: loader.matrix(
+                    &both.map(|which| share(Part::new(mlp(which, "weight"), &[f, e]))),
+                )?,
+                bias: c
+                    .mlp_bias
+                    .then(|| {
+                        loader.vector(&both.map(|which| share(Part::new(mlp(which, "bias"), &[f]))))
+                    })
+                    .transpose()?,
+            },
+            down: RowLinear {
+                weight: loader.matrix_padded(
+                    Part::new(mlp("down_proj", "weight"), &[e, f]).cols(inner.clone()),
+                    inner_slot,
+                )?,
+                bias: c
+                    .mlp_bias
+                    .then(|| loader.vector(&[Part::new(mlp("down_proj", "bias"), &[e])]))
+                    .transpose()?,
+            },
+        })
+    }
+}
+
+/// Cosines and sines of every position's angles, `[positions, D/2]`, computed in f64 and rounded once.
+fn tables(rope: &Rope, head_dim: usize, positions: usize, loader: &Loader) -> Result<(Tensor, Tensor)> {
+    let frequencies = frequencies(rope, head_dim);
+    let table = |f: fn(f64) -> f64| {
+        let values: Vec<f32> = (0..positions)
+            .flat_map(|p| frequencies.iter().map(move |w| f(p as f64 * w) as f32))
+            .collect();
+        Tensor::from_vec(values, (positions, head_dim / 2), loader.device)?.to_dtype(loader.dtype)
+    };
+    Ok((table(f64::cos)?, table(f64::sin)?))
+}
+
+/// The angle per position of each pair of elements: `theta^(-2i/D)`, scaled. The blend of `Llama3` is
+/// that of Llama 3.1's reference code (Grattafiori et al., 2024).
+fn frequencies(rope: &Rope, head_dim: usize) -> Vec<f64> {
+    (0..head_dim / 2)
+        .map(|i| rope.theta.powf(-2.0 * i as f64 / head_dim as f64))
+        .map(|frequency| match rope.scaling {
+            RopeScaling::Default => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position,
+            } => {
+                // How many turns the pair makes over the original context.
+                let turns = original_max_position as f64 * frequency / std::f64::consts::TAU;
+                let keep = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                let keep = keep.clamp(0.0, 1.0);
+                keep * frequency + (1.0 - keep) * frequency / factor
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama3_scaling_keeps_fast_pairs_and_slows_slow_ones() {
+        let plain = Rope {
+            theta: 5e5,
+            scaling: RopeScaling::Default,
+        };
+        let scaled = Rope {
+            theta: 5e5,
+            scaling: RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position: 8192,
+            },
+        };
+        let (plain, scaled) = (frequencies(&plain, 128), frequencies(&scaled, 128));
+        assert_eq!(plain[0], scaled[0]);
+        assert!((plain[63] / scaled[63] - 8.0).abs() < 1e-12);
+        assert!(plain.iter().zip(&scaled).all(|(p, s)| s <= p && *s >= p / 8.0 - 1e-18));
+    }
+}

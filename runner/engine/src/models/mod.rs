@@ -1,0 +1,72 @@
+//! The models: each in one file that reads like its paper, over [`crate::ops`] and
+//! [`crate::comm::Communicator`].
+
+pub(crate) mod cache;
+pub(crate) mod gpt2;
+pub(crate) mod llama;
+pub(crate) mod parallel;
+pub(crate) mod reference;
+
+use candle_core::{Result, Tensor};
+
+use crate::comm::Communicator;
+use crate::config::{Family, ModelConfig};
+use crate::error::EngineError;
+use crate::weights::Loader;
+use cache::KvCache;
+
+/// One rank's share of a model.
+pub(crate) enum Model {
+    Gpt2(gpt2::Gpt2),
+    Llama(llama::Llama),
+    Reference(reference::Reference),
+}
+
+impl Model {
+    /// Loads the rank's share; `max_seq` bounds the positions that tables are made for.
+    pub fn load(
+        config: &ModelConfig,
+        loader: &Loader,
+        max_seq: usize,
+    ) -> std::result::Result<Self, EngineError> {
+        Ok(match config.family {
+            Family::Gpt2 => Model::Gpt2(gpt2::Gpt2::load(config, loader)?),
+            family if family.is_reference() => {
+                Model::Reference(reference::Reference::load(config, loader, max_seq)?)
+            }
+            _ => Model::Llama(llama::Llama::load(config, loader, max_seq)?),
+        })
+    }
+
+    /// Computes the new positions `ids [B, S]` after `offset` cached ones, and adds them to the
+    /// cache: the logits of the last position over this rank's part of the vocabulary, `[B, V_rank]`,
+    /// where `last` is set; else nothing.
+    pub fn forward(
+        &mut self,
+        ids: &Tensor,
+        offset: usize,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+        last: bool,
+    ) -> Result<Option<Tensor>> {
+        match self {
+            Model::Gpt2(model) => model.forward(ids, offset, cache, comm, last),
+            Model::Llama(model) => model.forward(ids, offset, cache, comm, last),
+            Model::Reference(model) => model.forward(ids, offset).map(Some),
+        }
+    }
+
+    /// Whether the model keeps its own cache and takes a prompt only whole.
+    pub fn is_reference(&self) -> bool {
+        matches!(self, Model::Reference(_))
+    }
+
+    /// The first of this rank's vocabulary entries.
+    pub fn vocab_start(&self) -> usize {
+        match self {
+            Model::Gpt2(model) => model.vocab_start(),
+            Model::Llama(model) => model.vocab_start(),
+            Model::Reference(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! One rank at work: prefill in chunks, then one step after the other.
+
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::comm::Communicator;
+use crate::config::ModelConfig;
+use crate::error::EngineError;
+use crate::models::cache::KvCache;
+use crate::models::{Model, parallel};
+use crate::size;
+use crate::weights::{Loader, Source};
+
+/// What every rank is loaded with.
+#[derive(Clone)]
+pub(crate) struct RankOptions {
+    pub dtype: DType,
+    pub device: Device,
+    pub max_seq: usize,
+}
+
+/// What a rank can be asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call {
+    /// `n` new ids a row, with times counted from `started`.
+    Generate { n: usize, started: Instant },
+    /// The logits of the last position.
+    Logits,
+}
+
+/// What a rank answers.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Generated {
+        ids: Vec<Vec<u32>>,
+        step_ends: Vec<Duration>,
+    },
+    Logits(Vec<Vec<f32>>),
+}
+
+/// A share of the model, its cache, and the line to the other ranks.
+pub(crate) struct Rank {
+    model: Model,
+    comm: Box<dyn Communicator>,
+    /// Kept from call to call, as long as the shape stays: `(B, KVH, Smax, D)`.
+    cache: Option<((usize, usize, usize, usize), KvCache)>,
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    options: RankOptions,
+    pub prefill_rows: usize,
+}
+
+impl Rank {
+    pub fn load(
+        config: &ModelConfig,
+        source: &Source,
+        comm: Box<dyn Communicator>,
+        options: &RankOptions,
+    ) -> Result<Self, EngineError> {
+        let loader = Loader {
+            source,
+            dtype: options.dtype,
+            device: &options.device,
+            rank: comm.rank(),
+            world: comm.world(),
+        };
+        let model = Model::load(config, &loader, options.max_seq)?;
+        Ok(Self {
+            // Its own cache is the adapter's.
+            layers: if model.is_reference() { 0 } else { config.layers },
+            kv_heads: size::kv_heads_per_rank(config, comm.world()),
+            head_dim: config.head_dim,
+            model,
+            comm,
+            cache: None,
+            options: options.clone(),
+            prefill_rows: size::PREFILL_ROWS,
+        })
+    }
+
+    /// Answers a call; the prompts have been checked.
+    pub fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
+        let extra = match call {
+            Call::Generate { n, .. } => n,
+            Call::Logits => 0,
+        };
+        let (batch, input) = (prompts.len(), prompts[0].len());
+        let shape = (batch, self.kv_heads, input + extra, self.head_dim);
+        let cache = match self.cache.take() {
+            Some((kept, cache)) if kept == shape => cache,
+            other => {
+                // Two caches at once might be one too many.
+                drop(other);
+                KvCache::new(self.layers, shape, self.options.dtype, &self.options.device)?
+            }
+        };
+        let reply = self.answer(call, prompts, &cache);
+        self.cache = Some((shape, cache));
+        reply
+    }
+
+    fn answer(
+        &mut self,
+        call: Call,
+        prompts: &[Vec<u32>],
+        cache: &KvCache,
+    ) -> Result<Reply, EngineError> {
+        let logits = self.prefill(prompts, cache)?;
+        let (n, started) = match call {
+            Call::Generate { n, started } => (n, started),
+            Call::Logits => {
+                let logits = parallel::gather_logits(&logits, &*self.comm)?;
+                return Ok(Reply::Logits(logits));
+            }
+        };
+        let batch = prompts.len();
+        let mut ids = vec![Vec::with_capacity(n); batch];
+        let mut step_ends = Vec::with_capacity(n);
+        let mut step = parallel::argmax(&logits, self.model.vocab_start(), &*self.comm)?;
+        step_ends.push(started.elapsed());
+        for position in prompts[0].len()..prompts[0].len() + n - 1 {
+            ids.iter_mut().zip(&step).for_each(|(row, &id)| row.push(id));
+            let input = Tensor::from_vec(step, (batch, 1), &self.options.device)?;
+            let logits = self.forward(&input, position, cache, true)?;
+            step = parallel::argmax(&logits, self.model.vocab_start(), &*self.comm)?;
+            step_ends.push(started.elapsed());
+        }
+        ids.iter_mut().zip(&step).for_each(|(row, &id)| row.push(id));
+        Ok(Reply::Generated { ids, step_ends })
+    }
+
+    /// Fills the cache with the prompts → this rank's logits of the last position, `[B, V_rank]`.
+    fn prefill(&mut self, prompts: &[Vec<u32>], cache: &KvCache) -> Result<Tensor, EngineError> {
+        let (batch, len) = (prompts.len(), prompts[0].len());
+        let (sequences, positions) = if self.model.is_reference() {
+            (batch, len)
+        } else {
+            chunk(batch, len, self.prefill_rows)
+        };
+        let mut logits = Vec::with_capacity(batch.div_ceil(sequences));
+        for first in (0..batch).step_by(sequences) {
+            let chosen = &prompts[first..(first + sequences).min(batch)];
+            let part;
+            let cache = if chosen.len() == batch {
+                cache
+            } else {
+                part = cache.rows(first, chosen.len())?;
+                &part
+            };
+            for start in (0..len).step_by(positions) {
+                let end = (start + positions).min(len);
+                let ids: Vec<u32> = chosen
+                    .iter()
+                    .flat_map(|p| p[start..end].iter().copied())
+                    .collect();
+                let shape = (chosen.len(), end - start);
+                let ids = Tensor::from_vec(ids, shape, &self.options.device)?;
+                if end == len {
+                    logits.push(self.forward(&ids, start, cache, true)?);
+                } else {
+                    self.model.forward(&ids, start, cache, &*self.comm, false)?;
+                }
+            }
+        }
+        match <[Tensor; 1]>::try_from(logits) {
+            Ok([logits]) => Ok(logits),
+            Err(parts) => Ok(Tensor::cat(&parts, 0)?),
+        }
+    }
+
+    fn forward(
+        &mut self,
+        ids: &Tensor,
+        offset: usize,
+        cache: &KvCache,
+        last: bool,
+    ) -> Result<Tensor, EngineError> {
+        self.model
+            .forward(ids, offset, cache, &*self.comm, last)?
+            .ok_or_else(|| EngineError::Other(anyhow::anyhow!("no logits of the last position")))
+    }
+}
+
+/// How many sequences, and how many positions of each, to compute at a time: whole sequences where
+/// one fits in `rows`, else parts of one.
+fn chunk(batch: usize, len: usize, rows: usize) -> (usize, usize) {
+    if len <= rows {
+        ((rows / len).min(batch), len)
+    } else {
+        (1, rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn chunks_stay_within_rows(batch in 1usize..100, len in 1usize..5000, rows in 1usize..5000) {
+            let (sequences, positions) = chunk(batch, len, rows);
+            prop_assert!(sequences >= 1 && sequences <= batch);
+            prop_assert!(positions >= 1 && positions <= len);
+            prop_assert!(sequences * positions <= rows);
+            // Sequences are only cut where one alone is too long.
+            prop_assert!(positions == len || sequences == 1);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What a model needs, by arithmetic on its configuration alone: parameters, memory, and whether a
+//! combination can run at all.
+
+use std::ops::Range;
+
+use candle_core::DType;
+
+use crate::config::{Family, ModelConfig};
+use crate::weights::layout;
+
+/// Prompt positions (batch × length) computed at a time: enough rows to keep a matrix product busy,
+/// few enough that activations stay small beside the weights.
+pub const PREFILL_ROWS: usize = 2048;
+
+/// The exact number of parameters, a tied head once.
+pub fn params(config: &ModelConfig) -> u64 {
+    layout::tensors(config)
+        .iter()
+        .map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>())
+        .sum()
+}
+
+/// The parameters that every decode step multiplies by: the layers' matrices and the head, tied or
+/// not, once.
+pub fn matmul_params(config: &ModelConfig) -> u64 {
+    layer_params(config) + (config.vocab_size * config.hidden) as u64
+}
+
+/// The parameters of the layers' matrices.
+pub fn layer_params(config: &ModelConfig) -> u64 {
+    layout::tensors(config)
+        .iter()
+        .filter(|(name, shape)| {
+            shape.len() == 2 && (name.contains(".layers.") || name.contains(".h."))
+        })
+        .map(|(_, shape)| (shape[0] * shape[1]) as u64)
+        .sum()
+}
+
+/// Why the combination cannot run, by design and whatever the memory; none where it can.
+///
+/// - `world` has to be at least 1, and to divide the query heads. Key and value heads are split where
+///   `world` divides them, and replicated where they divide `world`.
+/// - Reference models (through candle-transformers) run with `world` 1 only.
+/// - `input + output` has to be within [`ModelConfig::max_sequence`].
+/// - `dtype` is one of F32, BF16 and F16.
+pub fn unsupported(
+    config: &ModelConfig,
+    world: usize,
+    input: usize,
+    output: usize,
+    dtype: DType,
+) -> Option<String> {
+    if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+        return Some(format!("dtype {dtype:?} is not one of F32, BF16, F16"));
+    }
+    if let Some(reason) = unsupported_world(config, world) {
+        return Some(reason);
+    }
+    let limit = config.max_sequence();
+    if input + output > limit {
+        let what = if limit < config.max_position {
+            "attention window"
+        } else {
+            "context length"
+        };
+        return Some(format!(
+            "{input} input and {output} output tokens exceed the {what} of {limit}"
+        ));
+    }
+    None
+}
+
+fn unsupported_world(c: &ModelConfig, world: usize) -> Option<String> {
+    if world == 0 {
+        return Some("0 ranks: at least 1 is needed".into());
+    }
+    if world > 1 && c.family.is_reference() {
+        return Some(format!(
+            "{} runs on one device only, not on {world}",
+            c.architecture()
+        ));
+    }
+    if !c.heads.is_multiple_of(world) {
+        return Some(format!("{} heads are not divisible by {world}", c.heads));
+    }
+    if !c.kv_heads.is_multiple_of(world) && !world.is_multiple_of(c.kv_heads) {
+        return Some(format!(
+            "{} key and value heads can neither be split nor replicated over {world}",
+            c.kv_heads
+        ));
+    }
+    None
+}
+
+/// How many key and value heads each rank holds.
+pub(crate) fn kv_heads_per_rank(c: &ModelConfig, world: usize) -> usize {
+    (c.kv_heads / world).max(1)
+}
+
+/// Which key and value heads a rank holds: its own, or the one that its query heads share with other
+/// ranks.
+pub(crate) fn kv_share(c: &ModelConfig, rank: usize, world: usize) -> Range<usize> {
+    let first = rank * c.kv_heads / world;
+    first..first + kv_heads_per_rank(c, world)
+}
+
+/// Predicted memory of one rank, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Parameters of the whole model (not bytes).
+    pub params: u64,
+    /// The rank's weights, with their padding.
+    pub weights: u64,
+    /// The rank's keys and values for the whole batch and sequence.
+    pub kv_cache: u64,
+    /// An estimate of what lives at once beside them: activations of a chunk of the prompt, or of a
+    /// decode step, with logits and attention scratch.
+    pub activations: u64,
+}
+
+impl Memory {
+    /// The rank's predicted peak.
+    pub fn peak(&self) -> u64 {
+        self.weights + self.kv_cache + self.activations
+    }
+}
+
+/// Predicts the memory of one of `world` ranks for `batch` sequences of `input + output` tokens.
+pub fn memory(
+    c: &ModelConfig,
+    dtype: DType,
+    batch: usize,
+    input: usize,
+    output: usize,
+    world: usize,
+) -> Memory {
+    let world = world.max(1);
+    let element = dtype.size_in_bytes() as u64;
+    let [b, s, n, w] = [batch, input, output, world].map(|v| v as u64);
+    let [v, e, f, h, d, layers] =
+        [c.vocab_size, c.hidden, c.intermediate, c.heads, c.head_dim, c.layers].map(|v| v as u64);
+    let kvh = kv_heads_per_rank(c, world) as u64;
+    let params = params(c);
+    let vocab_matrices = if c.tied { 1 } else { 2 };
+    // The share of the matrices; norms and learned positions, held by every rank, are small.
+    let replicated = match c.family {
+        Family::Gpt2 => c.max_position as u64 * e,
+        _ => 0,
+    };
+    let replicated_kv = layers * e * d * 2 * (kvh * w - c.kv_heads as u64);
+    let padding = vocab_matrices * e * (v.div_ceil(64 * w) * 64 * w - v);
+    let weights = (params - replicated + replicated_kv + padding).div_ceil(w) + replicated;
+    let rope = if c.rope.is_some() { (s + n) * d } else { 0 };
+
+    let kv_cache = layers * 2 * b * kvh * (s + n) * d * element;
+    let rows = if c.family.is_reference() {
+        b * s
+    } else {
+        // At least one row of a sequence each; see the engine's chunking.
+        (b * s).min(PREFILL_ROWS as u64).max(1)
+    };
+    // Residual, its norm, q|k|v with the copies that attention takes, the feed-forward's two halves
+    // and their product.
+    let per_row = 3 * e + 3 * (h / w + 2 * kvh) * d + 3 * f.div_ceil(w);
+    let scores = match c.family {
+        _ if c.family.is_reference() => 3 * b * h * s * s,
+        _ => (rows * h / w * s).min(1 << 28),
+    };
+    // The adapters grow their caches by copying them.
+    let copies = if c.family.is_reference() { kv_cache } else { 0 };
+    let logits = b * v.div_ceil(w) * 2;
+    let activations = (rows * per_row + scores + logits + rope) * element + copies;
+    Memory {
+        params,
+        weights: weights * element,
+        kv_cache,
+        activations,
+    }
+}

@@ -1,0 +1,247 @@
+//! Text to ids and back, and prompts of an exact length: out of a fixed text where there is a
+//! tokenizer, seeded ids where there is none.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use tokenizers::Tokenizer as Inner;
+
+use crate::config::ModelConfig;
+use crate::error::EngineError;
+use crate::random::{mix, stream};
+
+/// Texts in the public domain: the Declaration of Independence, the Gettysburg Address, Genesis (King
+/// James), and openings of Hamlet's soliloquy, A Tale of Two Cities and Moby-Dick.
+const TEXT: &str = include_str!("../assets/prompts.txt");
+
+/// A model's `tokenizer.json`.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: Inner,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` in `dir`; none where the folder has no such file.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] names the file that is broken.
+    pub fn load(dir: &Path) -> Result<Option<Self>, EngineError> {
+        let file = dir.join("tokenizer.json");
+        if !file.is_file() {
+            return Ok(None);
+        }
+        let mut inner = Inner::from_file(&file)
+            .map_err(|e| EngineError::Invalid(format!("{}: {e}", file.display())))?;
+        // What a file asks for by default must not bend the lengths that a caller asks for.
+        inner
+            .with_padding(None)
+            .with_truncation(None)
+            .map_err(|e| EngineError::Invalid(format!("{}: {e}", file.display())))?;
+        Ok(Some(Self { inner }))
+    }
+
+    /// The ids of a text, with those that the model expects around one (a begin id, for some).
+    ///
+    /// # Errors
+    /// When the tokenizer has no id for a piece of the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let encoding = self
+            .inner
+            .encode_fast(text, true)
+            .map_err(|e| EngineError::Invalid(format!("encoding text: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of ids, special ones left out. Ids that make no text become `�`.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, EngineError> {
+        self.inner
+            .decode(ids, true)
+            .map_err(|e| EngineError::Invalid(format!("decoding ids: {e}")))
+    }
+}
+
+/// `batch` prompts of exactly `len` ids each, all within the model's vocabulary. The rows differ, and
+/// so do the prompts of another seed; the same arguments give the same prompts.
+///
+/// With a tokenizer a prompt is the beginning of a fixed text, read from a word that seed and row
+/// choose and repeated as often as needed; a begin id that the tokenizer adds counts. Without one, ids
+/// are drawn evenly from the vocabulary less its special ids.
+///
+/// # Errors
+/// [`EngineError::Invalid`] where the tokenizer gives ids outside the model's vocabulary, or too few
+/// however long the text.
+pub fn prompts(
+    tokenizer: Option<&Tokenizer>,
+    config: &ModelConfig,
+    batch: usize,
+    len: usize,
+    seed: u64,
+) -> Result<Vec<Vec<u32>>, EngineError> {
+    (0..batch)
+        .map(|row| match tokenizer {
+            Some(tokenizer) => from_text(tokenizer, config, row, len, seed),
+            None => Ok(from_seed(config, row, len, seed)),
+        })
+        .collect()
+}
+
+fn from_text(
+    tokenizer: &Tokenizer,
+    config: &ModelConfig,
+    row: usize,
+    len: usize,
+    seed: u64,
+) -> Result<Vec<u32>, EngineError> {
+    let words: Vec<&str> = TEXT.split(' ').collect();
+    let first = mix(stream(seed, "prompt text"));
+    // Rows begin a few words apart, so that no two of up to a hundred or so begin alike.
+    let start = ((first % words.len() as u64) as usize + row * 11) % words.len();
+    let mut wanted = len + len / 4 + 16;
+    loop {
+        let text = words[start..]
+            .iter()
+            .chain(words.iter().cycle())
+            .take(wanted)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" ");
+        let mut ids = tokenizer.encode(&text)?;
+        if ids.len() >= len {
+            ids.truncate(len);
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= config.vocab_size) {
+                return Err(EngineError::Invalid(format!(
+                    "tokenizer.json: id {id} is outside the model's vocabulary of {}",
+                    config.vocab_size
+                )));
+            }
+            return Ok(ids);
+        }
+        if wanted > 64 * (len + 16) {
+            return Err(EngineError::Invalid(format!(
+                "tokenizer.json: {wanted} words give only {} ids of {len}",
+                ids.len()
+            )));
+        }
+        wanted *= 2;
+    }
+}
+
+fn from_seed(config: &ModelConfig, row: usize, len: usize, seed: u64) -> Vec<u32> {
+    let vocab = config.vocab_size as u64;
+    let special: BTreeSet<u64> = config
+        .special_ids
+        .iter()
+        .map(|&id| u64::from(id))
+        .filter(|&id| id < vocab)
+        .collect();
+    // A vocabulary of nothing but special ids has no others to draw.
+    let free = (vocab - special.len() as u64).max(1);
+    let key = stream(seed, "prompt ids").wrapping_add((row as u64) << 32);
+    (0..len as u64)
+        .map(|i| {
+            // The draw counts ordinary ids; each special one at or below it moves it up by one.
+            let draw = mix(key.wrapping_add(i)) % free;
+            let id = special.iter().fold(draw, |id, &s| id + u64::from(s <= id));
+            id.min(vocab - 1) as u32
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::presets::preset;
+
+    /// A word-level tokenizer over the text's own words, with a begin id as Llama's has.
+    fn tokenizer() -> Tokenizer {
+        let words: BTreeSet<&str> = TEXT.split_whitespace().collect();
+        let mut vocab = serde_json::Map::new();
+        vocab.insert("<s>".into(), 0.into());
+        vocab.insert("<unk>".into(), 1.into());
+        for word in words {
+            vocab.insert(word.into(), vocab.len().into());
+        }
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": {"max_length": 8, "strategy": "LongestFirst",
+                "stride": 0, "direction": "Right"},
+            "padding": null, "normalizer": null, "decoder": null,
+            "added_tokens": [{"id": 0, "content": "<s>", "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true}],
+            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                           {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+        });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+        Tokenizer::load(dir.path()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn text_goes_to_ids_and_back() {
+        let tokenizer = tokenizer();
+        let ids = tokenizer.encode("We hold these truths").unwrap();
+        assert_eq!((ids.len(), ids[0]), (5, 0));
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "We hold these truths");
+    }
+
+    #[test]
+    fn a_folder_without_a_tokenizer_has_none_and_a_broken_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Tokenizer::load(dir.path()).unwrap().is_none());
+        std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+        let error = Tokenizer::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json"), "{error}");
+    }
+
+    #[test]
+    fn prompts_of_text_are_exact_begin_right_and_differ() {
+        let tokenizer = tokenizer();
+        let config = preset("gpt2").unwrap();
+        for len in [1, 2, 16, 1000, 3000] {
+            let rows = prompts(Some(&tokenizer), &config, 64, len, 7).unwrap();
+            assert!(rows.iter().all(|row| row.len() == len && row[0] == 0));
+            if len >= 16 {
+                let different: BTreeSet<_> = rows.iter().collect();
+                assert_eq!(different.len(), 64, "{len}");
+            }
+        }
+        let tiny = preset("tiny-gpt2").unwrap();
+        let error = prompts(Some(&tokenizer), &tiny, 1, 3000, 7).unwrap_err();
+        assert!(error.to_string().contains("vocabulary of 509"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn seeded_ids_are_ordinary_reproducible_and_differ(seed: u64, batch in 1usize..20) {
+            let config = preset("tiny-llama").unwrap();
+            let rows = prompts(None, &config, batch, 40, seed).unwrap();
+            for id in rows.iter().flatten() {
+                prop_assert!((*id as usize) < config.vocab_size);
+                prop_assert!(!config.special_ids.contains(id));
+            }
+            let different: BTreeSet<_> = rows.iter().collect();
+            prop_assert_eq!(different.len(), batch);
+            prop_assert_eq!(&prompts(None, &config, batch, 40, seed).unwrap(), &rows);
+            prop_assert_ne!(prompts(None, &config, batch, 40, seed ^ 1).unwrap(), rows);
+        }
+    }
+
+    #[test]
+    fn every_ordinary_id_is_drawn_and_no_special_one() {
+        let json = serde_json::json!({
+            "architectures": ["GPT2LMHeadModel"], "vocab_size": 8, "n_embd": 4, "n_layer": 1,
+            "n_head": 1, "n_positions": 512, "bos_token_id": 0, "eos_token_id": [3, 7],
+        });
+        let config = ModelConfig::parse(&json.to_string()).unwrap();
+        let drawn: BTreeSet<_> = from_seed(&config, 0, 400, 1).into_iter().collect();
+        assert_eq!(drawn, BTreeSet::from([1, 2, 4, 5, 6]));
+    }
+}

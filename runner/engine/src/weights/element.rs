@@ -1,0 +1,97 @@
+//! Storage types of weights, and how their memory comes to be: zero pages from the system, first
+//! touched by the threads that fill them.
+
+use candle_core::WithDType;
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+/// An element type of weights.
+pub(crate) trait Element: WithDType + Send + Sync {
+    /// The type's name in safetensors.
+    const STORED: Dtype;
+    /// The smallest normal value; what is nearer to zero is slow on some processors.
+    const MIN_NORMAL: f32;
+    /// The nearest value.
+    fn from_f32(value: f32) -> Self;
+    /// `n` zeros that no thread has touched yet (where `n` is large).
+    fn untouched_zeros(n: usize) -> Vec<Self>;
+}
+
+impl Element for f32 {
+    const STORED: Dtype = Dtype::F32;
+    const MIN_NORMAL: f32 = f32::MIN_POSITIVE;
+    #[inline]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    fn untouched_zeros(n: usize) -> Vec<Self> {
+        vec![0.0; n]
+    }
+}
+
+/// `vec![0u16; n]` comes zeroed from the system; `vec![bf16::ZERO; n]` would be written here, by one
+/// thread.
+macro_rules! half_element {
+    ($type:ty, $stored:expr, $min_normal:expr) => {
+        impl Element for $type {
+            const STORED: Dtype = $stored;
+            const MIN_NORMAL: f32 = $min_normal;
+            #[inline]
+            fn from_f32(value: f32) -> Self {
+                <$type>::from_f32(value)
+            }
+            fn untouched_zeros(n: usize) -> Vec<Self> {
+                use half::vec::HalfBitsVecExt;
+                vec![0u16; n].reinterpret_into()
+            }
+        }
+    };
+}
+
+half_element!(bf16, Dtype::BF16, f32::MIN_POSITIVE);
+half_element!(f16, Dtype::F16, 6.103_515_6e-5);
+
+/// Buffers from this size on are worth large pages and several threads.
+const LARGE_BYTES: usize = 1 << 20;
+
+/// `n` zeros, backed by large pages where the system has them: weights are read end to end, and a
+/// page walk per 4 KiB costs bandwidth.
+pub(crate) fn zeroed<T: Element>(n: usize) -> Vec<T> {
+    let data = T::untouched_zeros(n);
+    #[cfg(target_os = "linux")]
+    if size_of_val(data.as_slice()) >= LARGE_BYTES {
+        const PAGE: usize = 4096;
+        let start = (data.as_ptr() as usize).next_multiple_of(PAGE);
+        let end = (data.as_ptr() as usize + size_of_val(data.as_slice())) / PAGE * PAGE;
+        if start < end {
+            // SAFETY: the whole pages between start and end belong to this allocation; the advice
+            // changes how they are backed, never what they hold.
+            unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE) };
+        }
+    }
+    data
+}
+
+/// Calls `fill(first row, rows)` on contiguous shares of `data`, one per thread.
+pub(crate) fn in_parallel<T: Element>(
+    data: &mut [T],
+    cols: usize,
+    fill: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let rows = data.len() / cols.max(1);
+    let threads = if size_of_val(data) >= LARGE_BYTES {
+        rayon::current_num_threads()
+    } else {
+        1
+    };
+    if threads == 1 {
+        return fill(0, data);
+    }
+    let share = rows.div_ceil(threads).max(1);
+    rayon::scope(|scope| {
+        for (i, out) in data.chunks_mut(share * cols).enumerate() {
+            let fill = &fill;
+            scope.spawn(move |_| fill(i * share, out));
+        }
+    });
+}

@@ -1,0 +1,103 @@
+//! Writes a model as a Hugging Face folder, so that other programs load the very same weights.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::Context;
+use candle_core::DType;
+use half::{bf16, f16};
+use safetensors::{Dtype, View};
+use serde_json::json;
+
+use super::element::{Element, in_parallel};
+use super::{Part, Source, layout};
+use crate::config::ModelConfig;
+use crate::error::EngineError;
+
+/// One tensor, computed when it is written: a model need not fit in memory twice.
+struct Lazy<'a> {
+    source: &'a Source,
+    part: Part,
+    dtype: Dtype,
+}
+
+impl Lazy<'_> {
+    fn bytes<T: Element>(&self, to_bytes: impl Fn(&T, &mut Vec<u8>)) -> Vec<u8> {
+        let cols = self.part.cols.len();
+        let mut values = super::element::zeroed::<T>(self.part.rows.len() * cols);
+        in_parallel(&mut values, cols, |first, out| {
+            let rows = first..first + out.len() / cols;
+            self.source.fill(&self.part, rows, out, cols);
+        });
+        let mut bytes = Vec::with_capacity(size_of_val(values.as_slice()));
+        values.iter().for_each(|v| to_bytes(v, &mut bytes));
+        bytes
+    }
+}
+
+impl View for Lazy<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.part.stored
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(match self.dtype {
+            Dtype::BF16 => self.bytes::<bf16>(|v, b| b.extend(v.to_le_bytes())),
+            Dtype::F16 => self.bytes::<f16>(|v, b| b.extend(v.to_le_bytes())),
+            _ => self.bytes::<f32>(|v, b| b.extend(v.to_le_bytes())),
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.part.stored.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+/// Writes `config.json` and `model.safetensors` into `dir`, which is created where it is missing.
+pub(crate) fn save(
+    source: &Source,
+    config: &ModelConfig,
+    dtype: DType,
+    dir: &Path,
+) -> Result<(), EngineError> {
+    let (stored, name) = match dtype {
+        DType::F32 => (Dtype::F32, "float32"),
+        DType::BF16 => (Dtype::BF16, "bfloat16"),
+        DType::F16 => (Dtype::F16, "float16"),
+        other => {
+            return Err(EngineError::Unsupported(format!(
+                "dtype: {other:?} is not one of F32, BF16, F16"
+            )));
+        }
+    };
+    let mut tensors = Vec::new();
+    for (name, shape) in layout::tensors(config) {
+        let part = Part::new(name.clone(), &shape);
+        source.check(&part)?;
+        tensors.push((
+            name,
+            Lazy {
+                source,
+                part,
+                dtype: stored,
+            },
+        ));
+    }
+    std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let mut json = config.to_json();
+    json["torch_dtype"] = json!(name);
+    let file = dir.join("config.json");
+    let text = serde_json::to_string_pretty(&json).expect("JSON values serialise") + "\n";
+    std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+    let file = dir.join("model.safetensors");
+    // transformers refuses files whose metadata does not say which framework's layout they have.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(tensors, Some(metadata), &file)
+        .with_context(|| format!("writing {}", file.display()))?;
+    Ok(())
+}
