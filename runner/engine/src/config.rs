@@ -182,6 +182,15 @@ impl ModelConfig {
         }
     }
 
+    /// The longest prompt that is computed exactly: candle's Gemma 3 lets a prompt's positions see one
+    /// position more than their window.
+    pub fn max_prompt(&self) -> usize {
+        match (self.family, self.sliding_window) {
+            (Family::Gemma3, Some(window)) => window.min(self.max_position),
+            _ => self.max_sequence(),
+        }
+    }
+
     fn checked(self) -> Result<Self, EngineError> {
         let sizes = [
             ("vocab_size", self.vocab_size),
@@ -292,7 +301,9 @@ fn llama_like(family: Family, f: &Fields) -> Result<ModelConfig, EngineError> {
         Some(false) => None,
         // Qwen's default is off, Mistral's is what the field says.
         None if matches!(family, Family::Qwen2 | Family::Qwen3) => None,
-        _ => f.optional_size("sliding_window")?,
+        _ => f
+            .optional_size("sliding_window")?
+            .or((family == Family::Gemma3).then_some(4096)),
     };
     Ok(ModelConfig {
         family,
@@ -317,7 +328,11 @@ fn llama_like(family: Family, f: &Fields) -> Result<ModelConfig, EngineError> {
         },
         max_position: f.size_or(
             "max_position_embeddings",
-            if family == Family::Gemma3 { 131_072 } else { 2048 },
+            if family == Family::Gemma3 {
+                131_072
+            } else {
+                2048
+            },
         )?,
         sliding_window: window,
         norm_eps: f.number_or("rms_norm_eps", 1e-6)?,

@@ -159,7 +159,8 @@ impl Engine {
                 "max_batch {max_batch} and max_seq {max_seq} have to be at least 1"
             )));
         }
-        if let Some(reason) = size::unsupported(&config, world_size, max_seq, 0, dtype) {
+        // What of the positions is prompt shows with the call.
+        if let Some(reason) = size::unsupported(&config, world_size, 0, max_seq, dtype) {
             return Err(EngineError::Unsupported(reason));
         }
         let memory = size::memory(&config, dtype, max_batch, max_seq, 0, world_size);
@@ -223,11 +224,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Invalid`] where a prompt is empty, of another length, holds an id outside the
     /// vocabulary, or the call exceeds the limits that the engine was loaded with.
-    pub fn generate(
-        &mut self,
-        prompts: &[Vec<u32>],
-        n: usize,
-    ) -> Result<Generation, EngineError> {
+    pub fn generate(&mut self, prompts: &[Vec<u32>], n: usize) -> Result<Generation, EngineError> {
         if n == 0 {
             return Err(EngineError::Invalid(
                 "0 new ids asked for, at least 1 is needed".into(),
@@ -292,6 +289,15 @@ impl Engine {
                 "prompts of {} ids and {n} new ones, the engine was loaded for 1 to {max_seq} together",
                 first.len()
             ));
+        }
+        if let Some(reason) = size::unsupported(
+            &self.config,
+            self.info.world_size,
+            first.len(),
+            n,
+            self.info.dtype,
+        ) {
+            return Err(EngineError::Unsupported(reason));
         }
         for (row, prompt) in prompts.iter().enumerate() {
             if prompt.len() != first.len() {

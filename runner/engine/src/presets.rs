@@ -131,7 +131,11 @@ mod tests {
             ("tinyllama-1.1b", 1_100_048_384),
             ("qwen2.5-0.5b", 494_032_768),
         ] {
-            assert_eq!(crate::size::params(&preset(name).unwrap()), params, "{name}");
+            assert_eq!(
+                crate::size::params(&preset(name).unwrap()),
+                params,
+                "{name}"
+            );
         }
     }
 }

@@ -69,7 +69,11 @@ impl Rank {
         let model = Model::load(config, &loader, options.max_seq)?;
         Ok(Self {
             // Its own cache is the adapter's.
-            layers: if model.is_reference() { 0 } else { config.layers },
+            layers: if model.is_reference() {
+                0
+            } else {
+                config.layers
+            },
             kv_heads: size::kv_heads_per_rank(config, comm.world()),
             head_dim: config.head_dim,
             model,
@@ -121,13 +125,17 @@ impl Rank {
         let mut step = parallel::argmax(&logits, self.model.vocab_start(), &*self.comm)?;
         step_ends.push(started.elapsed());
         for position in prompts[0].len()..prompts[0].len() + n - 1 {
-            ids.iter_mut().zip(&step).for_each(|(row, &id)| row.push(id));
+            ids.iter_mut()
+                .zip(&step)
+                .for_each(|(row, &id)| row.push(id));
             let input = Tensor::from_vec(step, (batch, 1), &self.options.device)?;
             let logits = self.forward(&input, position, cache, true)?;
             step = parallel::argmax(&logits, self.model.vocab_start(), &*self.comm)?;
             step_ends.push(started.elapsed());
         }
-        ids.iter_mut().zip(&step).for_each(|(row, &id)| row.push(id));
+        ids.iter_mut()
+            .zip(&step)
+            .for_each(|(row, &id)| row.push(id));
         Ok(Reply::Generated { ids, step_ends })
     }
 

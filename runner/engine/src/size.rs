@@ -42,7 +42,8 @@ pub fn layer_params(config: &ModelConfig) -> u64 {
 /// - `world` has to be at least 1, and to divide the query heads. Key and value heads are split where
 ///   `world` divides them, and replicated where they divide `world`.
 /// - Reference models (through candle-transformers) run with `world` 1 only.
-/// - `input + output` has to be within [`ModelConfig::max_sequence`].
+/// - `input` has to be within [`ModelConfig::max_prompt`], and `input + output` within
+///   [`ModelConfig::max_sequence`].
 /// - `dtype` is one of F32, BF16 and F16.
 pub fn unsupported(
     config: &ModelConfig,
@@ -66,6 +67,12 @@ pub fn unsupported(
         };
         return Some(format!(
             "{input} input and {output} output tokens exceed the {what} of {limit}"
+        ));
+    }
+    if input > config.max_prompt() {
+        return Some(format!(
+            "{input} input tokens exceed the attention window of {}",
+            config.max_prompt()
         ));
     }
     None
@@ -138,8 +145,15 @@ pub fn memory(
     let world = world.max(1);
     let element = dtype.size_in_bytes() as u64;
     let [b, s, n, w] = [batch, input, output, world].map(|v| v as u64);
-    let [v, e, f, h, d, layers] =
-        [c.vocab_size, c.hidden, c.intermediate, c.heads, c.head_dim, c.layers].map(|v| v as u64);
+    let [v, e, f, h, d, layers] = [
+        c.vocab_size,
+        c.hidden,
+        c.intermediate,
+        c.heads,
+        c.head_dim,
+        c.layers,
+    ]
+    .map(|v| v as u64);
     let kvh = kv_heads_per_rank(c, world) as u64;
     let params = params(c);
     let vocab_matrices = if c.tied { 1 } else { 2 };

@@ -213,9 +213,12 @@ mod tests {
                 assert_eq!(different.len(), 64, "{len}");
             }
         }
-        let tiny = preset("tiny-gpt2").unwrap();
-        let error = prompts(Some(&tokenizer), &tiny, 1, 3000, 7).unwrap_err();
-        assert!(error.to_string().contains("vocabulary of 509"), "{error}");
+        let small = ModelConfig {
+            vocab_size: 100,
+            ..config
+        };
+        let error = prompts(Some(&tokenizer), &small, 1, 3000, 7).unwrap_err();
+        assert!(error.to_string().contains("vocabulary of 100"), "{error}");
     }
 
     proptest! {

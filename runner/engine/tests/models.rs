@@ -53,7 +53,11 @@ fn random(name: &str, world_size: usize) -> Engine {
 
 fn prompts(batch: usize, len: usize) -> Vec<Vec<u32>> {
     (0..batch)
-        .map(|b| (0..len).map(|i| ((b * 131 + i * 37 + 11) % 509) as u32).collect())
+        .map(|b| {
+            (0..len)
+                .map(|i| ((b * 131 + i * 37 + 11) % 509) as u32)
+                .collect()
+        })
         .collect()
 }
 
@@ -82,7 +86,11 @@ fn logits_and_greedy_ids_are_those_of_transformers() {
         let mut engine = Engine::load(&Weights::Directory(dir), &options(1, 64)).unwrap();
         let info = engine.info();
         assert_eq!(info.params, expected.params, "{name}");
-        let mode = if REFERENCE.contains(name) { "reference" } else { "eager" };
+        let mode = if REFERENCE.contains(name) {
+            "reference"
+        } else {
+            "eager"
+        };
         assert_eq!(info.mode, mode, "{name}");
         let logits = engine.last_logits(&expected.prompts).unwrap();
         assert_close(&logits, &expected.logits, 1e-4, name);
@@ -114,7 +122,7 @@ fn tensor_parallel_two_three_and_four_are_one() {
         let mut one = random(name, 1);
         let logits = one.last_logits(&prompts).unwrap();
         let made = one.generate(&prompts, 9).unwrap();
-        for world in [2, 3, 4] {
+        for world in [2, 3, 4, 12] {
             let mut engine = random(name, world);
             let what = format!("{name} on {world}");
             assert_close(&engine.last_logits(&prompts).unwrap(), &logits, 1e-5, &what);
@@ -155,7 +163,10 @@ fn cached_decode_is_full_recomputation() {
         for step in 0..10 {
             let whole = engine.generate(&prompts, 1).unwrap();
             for (row, prompt) in prompts.iter_mut().enumerate() {
-                assert_eq!(whole.ids[row][0], made.ids[row][step], "{name}, step {step}");
+                assert_eq!(
+                    whole.ids[row][0], made.ids[row][step],
+                    "{name}, step {step}"
+                );
                 prompt.push(made.ids[row][step]);
             }
         }
@@ -190,7 +201,11 @@ fn a_prompt_in_chunks_is_the_prompt_whole() {
             engine.set_prefill_rows(rows);
             let what = format!("{name} in {rows}");
             assert_close(&engine.last_logits(&prompts).unwrap(), &whole, 1e-5, &what);
-            assert_eq!(engine.generate(&prompts, 4).unwrap().ids, made.ids, "{what}");
+            assert_eq!(
+                engine.generate(&prompts, 4).unwrap().ids,
+                made.ids,
+                "{what}"
+            );
         }
     }
 }
@@ -244,7 +259,10 @@ fn logits_of_random_models_are_finite_and_spread() {
             assert!(row.iter().all(|v| v.is_finite()), "{name}");
             let max = row.iter().copied().fold(f32::MIN, f32::max);
             let min = row.iter().copied().fold(f32::MAX, f32::min);
-            assert!(max - min > 0.1 && max - min < 100.0, "{name}: {min} to {max}");
+            assert!(
+                max - min > 0.1 && max - min < 100.0,
+                "{name}: {min} to {max}"
+            );
         }
     }
 }
@@ -258,11 +276,9 @@ fn errors_name_file_tensor_and_shapes() {
     };
     inferbench_engine::save(&weights, DType::F16, dir.path()).unwrap();
     let file = dir.path().join("config.json");
-    let load = || {
-        match Engine::load(&Weights::Directory(dir.path().to_owned()), &options(1, 64)) {
-            Ok(_) => panic!("loaded all the same"),
-            Err(error) => error.to_string(),
-        }
+    let load = || match Engine::load(&Weights::Directory(dir.path().to_owned()), &options(1, 64)) {
+        Ok(_) => panic!("loaded all the same"),
+        Err(error) => error.to_string(),
     };
     let mut json = preset("tiny-llama").unwrap().to_json();
     json["intermediate_size"] = 300.into();
@@ -323,4 +339,10 @@ fn impossible_combinations_are_unsupported() {
     let gemma = Weights::Directory(fixture("gemma3")).config().unwrap();
     let two = inferbench_engine::size::unsupported(&gemma, 2, 1, 1, DType::F32);
     assert!(two.unwrap().contains("one device only"));
+    let long = inferbench_engine::size::unsupported(&gemma, 1, 25, 1, DType::F32);
+    assert!(long.unwrap().contains("attention window of 24"));
+    assert_eq!(
+        inferbench_engine::size::unsupported(&gemma, 1, 24, 40, DType::F32),
+        None
+    );
 }

@@ -95,9 +95,12 @@ impl Gpt2 {
         let (_, s) = ids.dims2()?;
         let positions = self.positions.narrow(0, offset, s)?;
         let mut x = self.tokens.embed(ids, comm)?.broadcast_add(&positions)?;
-        for (block, (k, v)) in self.blocks.iter().zip(&cache.layers) {
-            let h = self.attention(block, &block.norm_1.forward(&x)?, k, v, offset)?;
-            x = (x + block.out.forward(&h, comm)?)?;
+        for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
+            let h = block.norm_1.forward(&x)?;
+            // What the last block makes of earlier positions nobody reads.
+            let queries = if i + 1 < self.blocks.len() { s } else { 1 };
+            let h = self.attention(block, &h, queries, (k, v), offset)?;
+            x = (x.narrow(1, s - queries, queries)? + block.out.forward(&h, comm)?)?;
             let h = block.norm_2.forward(&x)?;
             let h = ops::linear_bias_gelu(&h, &block.up_weight, &block.up_bias)?;
             x = (x + block.down.forward(&h, comm)?)?;
@@ -105,17 +108,17 @@ impl Gpt2 {
         if !last {
             return Ok(None);
         }
-        let x = x.narrow(1, s - 1, 1)?.squeeze(1)?.contiguous()?;
-        self.head.logits(&self.norm.forward(&x)?).map(Some)
+        let x = self.norm.forward(&x.squeeze(1)?)?;
+        self.head.logits(&x).map(Some)
     }
 
-    /// `x [B, S, E]` → `[B, S, H·D]` of this rank's heads.
+    /// `x [B, S, E]` → `[B, queries, H·D]` of this rank's heads, for the last positions.
     fn attention(
         &self,
         block: &Block,
         x: &Tensor,
-        k_cache: &Tensor,
-        v_cache: &Tensor,
+        queries: usize,
+        (k_cache, v_cache): (&Tensor, &Tensor),
         offset: usize,
     ) -> Result<Tensor> {
         let (b, s, _) = x.dims3()?;
@@ -128,7 +131,8 @@ impl Gpt2 {
         };
         ops::kv_append(k_cache, v_cache, &heads(1)?, &heads(2)?, offset)?;
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        ops::attention(&heads(0)?, k_cache, v_cache, offset + s, scale)
+        let q = heads(0)?.narrow(2, s - queries, queries)?;
+        ops::attention(&q, k_cache, v_cache, offset + s, scale)
     }
 }
 
@@ -158,8 +162,9 @@ impl Block {
         Ok(Self {
             norm_1: LayerNorm::load(loader, &format!("{name}.ln_1"), c)?,
             qkv: ColumnLinear {
-                weight: loader
-                    .matrix(&thirds(Part::new(weight(&c_attn), &[e, 3 * e]).transposed()))?,
+                weight: loader.matrix(&thirds(
+                    Part::new(weight(&c_attn), &[e, 3 * e]).transposed(),
+                ))?,
                 bias: Some(loader.vector(&thirds(Part::new(bias(&c_attn), &[3 * e])))?),
             },
             out: RowLinear {

@@ -86,10 +86,12 @@ impl Llama {
     ) -> Result<Option<Tensor>> {
         let (_, s) = ids.dims2()?;
         let mut x = self.tokens.embed(ids, comm)?;
-        for (block, (k, v)) in self.blocks.iter().zip(&cache.layers) {
+        for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
             let h = ops::rms_norm(&x, &block.norm_1, self.eps)?;
-            let h = self.attention(block, &h, k, v, offset)?;
-            x = (x + block.out.forward(&h, comm)?)?;
+            // What the last block makes of earlier positions nobody reads.
+            let queries = if i + 1 < self.blocks.len() { s } else { 1 };
+            let h = self.attention(block, &h, queries, (k, v), offset)?;
+            x = (x.narrow(1, s - queries, queries)? + block.out.forward(&h, comm)?)?;
             let h = ops::rms_norm(&x, &block.norm_2, self.eps)?;
             let h = ops::silu_mul(&block.gate_up.forward(&h)?)?;
             x = (x + block.down.forward(&h, comm)?)?;
@@ -97,18 +99,17 @@ impl Llama {
         if !last {
             return Ok(None);
         }
-        let x = x.narrow(1, s - 1, 1)?.squeeze(1)?.contiguous()?;
-        let x = ops::rms_norm(&x, &self.norm, self.eps)?;
+        let x = ops::rms_norm(&x.squeeze(1)?, &self.norm, self.eps)?;
         self.head.logits(&x).map(Some)
     }
 
-    /// `x [B, S, E]` → `[B, S, H·D]` of this rank's heads.
+    /// `x [B, S, E]` → `[B, queries, H·D]` of this rank's heads, for the last positions.
     fn attention(
         &self,
         block: &Block,
         x: &Tensor,
-        k_cache: &Tensor,
-        v_cache: &Tensor,
+        queries: usize,
+        (k_cache, v_cache): (&Tensor, &Tensor),
         offset: usize,
     ) -> Result<Tensor> {
         let (b, s, _) = x.dims3()?;
@@ -118,14 +119,15 @@ impl Llama {
             qkv.narrow(2, first * d, heads * d)?
                 .reshape((b, s, heads, d))
         };
-        let mut q = take(0, self.heads)?;
+        let first = s - queries;
+        let mut q = take(0, self.heads)?.narrow(1, first, queries)?;
         let mut k = take(self.heads, self.kv_heads)?;
         let v = take(self.heads + self.kv_heads, self.kv_heads)?.transpose(1, 2)?;
         if let Some((q_norm, k_norm)) = &block.qk_norm {
             q = ops::rms_norm(&q, q_norm, self.eps)?;
             k = ops::rms_norm(&k, k_norm, self.eps)?;
         }
-        let q = ops::rope(&q.transpose(1, 2)?, &self.cos, &self.sin, offset)?;
+        let q = ops::rope(&q.transpose(1, 2)?, &self.cos, &self.sin, offset + first)?;
         let k = ops::rope(&k.transpose(1, 2)?, &self.cos, &self.sin, offset)?;
         ops::kv_append(k_cache, v_cache, &k, &v, offset)?;
         let scale = 1.0 / (d as f32).sqrt();
@@ -170,7 +172,12 @@ impl Block {
             },
             qk_norm: c
                 .qk_norm
-                .then(|| Ok::<_, EngineError>((norm("self_attn.q_norm", d)?, norm("self_attn.k_norm", d)?)))
+                .then(|| {
+                    Ok::<_, EngineError>((
+                        norm("self_attn.q_norm", d)?,
+                        norm("self_attn.k_norm", d)?,
+                    ))
+                })
                 .transpose()?,
             out: RowLinear {
                 weight: loader.matrix(&[Part::new(attn("o_proj", "weight"), &[e, c.heads * d])
@@ -182,9 +189,8 @@ impl Block {
             },
             norm_2: norm("post_attention_layernorm", e)?,
             gate_up: ColumnLinear {
-                weight: loader.matrix(
-                    &both.map(|which| share(Part::new(mlp(which, "weight"), &[f, e]))),
-                )?,
+                weight: loader
+                    .matrix(&both.map(|which| share(Part::new(mlp(which, "weight"), &[f, e]))))?,
                 bias: c
                     .mlp_bias
                     .then(|| {
@@ -207,7 +213,12 @@ impl Block {
 }
 
 /// Cosines and sines of every position's angles, `[positions, D/2]`, computed in f64 and rounded once.
-fn tables(rope: &Rope, head_dim: usize, positions: usize, loader: &Loader) -> Result<(Tensor, Tensor)> {
+fn tables(
+    rope: &Rope,
+    head_dim: usize,
+    positions: usize,
+    loader: &Loader,
+) -> Result<(Tensor, Tensor)> {
     let frequencies = frequencies(rope, head_dim);
     let table = |f: fn(f64) -> f64| {
         let values: Vec<f32> = (0..positions)
@@ -264,6 +275,11 @@ mod tests {
         let (plain, scaled) = (frequencies(&plain, 128), frequencies(&scaled, 128));
         assert_eq!(plain[0], scaled[0]);
         assert!((plain[63] / scaled[63] - 8.0).abs() < 1e-12);
-        assert!(plain.iter().zip(&scaled).all(|(p, s)| s <= p && *s >= p / 8.0 - 1e-18));
+        assert!(
+            plain
+                .iter()
+                .zip(&scaled)
+                .all(|(p, s)| s <= p && *s >= p / 8.0 - 1e-18)
+        );
     }
 }

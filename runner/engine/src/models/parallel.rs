@@ -91,7 +91,9 @@ impl Vocabulary {
         }
         // Every id is one rank's; the others add zeros.
         let host = flat.to_vec1::<u32>()?;
-        let local = host.iter().map(|&id| (id as usize).wrapping_sub(self.start));
+        let local = host
+            .iter()
+            .map(|&id| (id as usize).wrapping_sub(self.start));
         let rows: Vec<u32> = local
             .clone()
             .map(|i| if i < self.entries { i as u32 } else { 0 })

@@ -70,17 +70,29 @@ impl Reference {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(json: Map<String, Value>) -> std::result::Result<T, EngineError> {
+fn parse<T: serde::de::DeserializeOwned>(
+    json: Map<String, Value>,
+) -> std::result::Result<T, EngineError> {
     serde_json::from_value(Value::Object(json))
         .map_err(|e| EngineError::Invalid(format!("config.json: {e}")))
 }
 
 /// candle's Gemma 3 wants every field, in the older spelling.
-fn gemma3_config(c: &ModelConfig, max_seq: usize) -> std::result::Result<Map<String, Value>, EngineError> {
+fn gemma3_config(
+    c: &ModelConfig,
+    max_seq: usize,
+) -> std::result::Result<Map<String, Value>, EngineError> {
     if !c.tied {
         return Err(EngineError::Unsupported(
             "tie_word_embeddings: false is not supported for Gemma 3".into(),
         ));
+    }
+    // candle writes the values of several heads into its cache as if they lay one after the other.
+    if c.kv_heads > 1 {
+        return Err(EngineError::Unsupported(format!(
+            "num_key_value_heads: {} is not supported for Gemma 3, only 1",
+            c.kv_heads
+        )));
     }
     let raw = &c.raw;
     let theta = |layers: &str, old: &str, default: f64| {
@@ -111,7 +123,7 @@ fn gemma3_config(c: &ModelConfig, max_seq: usize) -> std::result::Result<Map<Str
     default("hidden_activation", json!("gelu_pytorch_tanh"));
     default("rms_norm_eps", json!(c.norm_eps));
     default("query_pre_attn_scalar", json!(256));
-    default("sliding_window", json!(4096));
+    default("sliding_window", json!(c.sliding_window));
     let full = theta("full_attention", "rope_theta", 1e6);
     let local = theta("sliding_attention", "rope_local_base_freq", 1e4);
     json.insert("rope_theta".into(), json!(full));
@@ -143,11 +155,21 @@ fn window_pattern(c: &ModelConfig) -> std::result::Result<usize, EngineError> {
 }
 
 /// candle's Phi-3, less its LongRoPE, which leaves the attention factor out.
-fn phi3_config(c: &ModelConfig, max_seq: usize) -> std::result::Result<Map<String, Value>, EngineError> {
-    let parameters = c.raw.get("rope_parameters").or_else(|| c.raw.get("rope_scaling"));
+fn phi3_config(
+    c: &ModelConfig,
+    max_seq: usize,
+) -> std::result::Result<Map<String, Value>, EngineError> {
+    let parameters = c
+        .raw
+        .get("rope_parameters")
+        .or_else(|| c.raw.get("rope_scaling"));
     let get = |key: &str| parameters.and_then(|p| p.get(key)).cloned();
     let kind = get("rope_type").or_else(|| get("type"));
-    if let Some(kind) = kind.as_ref().and_then(Value::as_str).filter(|k| *k != "default") {
+    if let Some(kind) = kind
+        .as_ref()
+        .and_then(Value::as_str)
+        .filter(|k| *k != "default")
+    {
         return Err(EngineError::Unsupported(format!(
             "rope_scaling: {kind} is not supported for Phi-3, only default"
         )));

@@ -75,7 +75,11 @@ impl Files {
     /// Checks a tensor's presence, shape and dtype.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), EngineError> {
         let Some(entry) = self.find(name) else {
-            let files: Vec<_> = self.maps.iter().map(|(p, _)| p.display().to_string()).collect();
+            let files: Vec<_> = self
+                .maps
+                .iter()
+                .map(|(p, _)| p.display().to_string())
+                .collect();
             return Err(EngineError::Invalid(format!(
                 "{}: tensor {name} is missing",
                 files.join(", ")
@@ -128,9 +132,8 @@ impl Files {
 fn paths(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
     let index = dir.join("model.safetensors.index.json");
     if index.is_file() {
-        let broken = |e: &dyn std::fmt::Display| {
-            EngineError::Invalid(format!("{}: {e}", index.display()))
-        };
+        let broken =
+            |e: &dyn std::fmt::Display| EngineError::Invalid(format!("{}: {e}", index.display()));
         let text = std::fs::read_to_string(&index).map_err(|e| broken(&e))?;
         let json: Value = serde_json::from_str(&text).map_err(|e| broken(&e))?;
         let map = json

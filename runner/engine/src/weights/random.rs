@@ -28,8 +28,7 @@ impl Random {
     /// Norms and biases vary a little around their initial 1 and 0, so that leaving one out shows.
     fn spread(&self, name: &str) -> Spread {
         let residual = ["c_proj.weight", "o_proj.weight", "down_proj.weight"];
-        let norm = name.ends_with(".weight")
-            && (name.contains("norm") || name.contains(".ln_"));
+        let norm = name.ends_with(".weight") && (name.contains("norm") || name.contains(".ln_"));
         let (mean, std) = if norm {
             (1.0, 0.02)
         } else if residual.iter().any(|end| name.ends_with(end)) {
@@ -48,7 +47,11 @@ impl Random {
         let value = |index: usize| {
             let value = spread.mean + scale * bell(mix(key.wrapping_add(index as u64)));
             // A subnormal costs some processors dozens of times a normal product.
-            T::from_f32(if value.abs() < T::MIN_NORMAL { 0.0 } else { value })
+            T::from_f32(if value.abs() < T::MIN_NORMAL {
+                0.0
+            } else {
+                value
+            })
         };
         for (row, out) in rows.zip(out.chunks_mut(stride)) {
             let out = &mut out[..part.cols.len()];
@@ -91,7 +94,11 @@ mod tests {
     fn moments(values: &[f32]) -> (f64, f64) {
         let n = values.len() as f64;
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-        let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+        let variance = values
+            .iter()
+            .map(|&v| (f64::from(v) - mean).powi(2))
+            .sum::<f64>()
+            / n;
         (mean, variance.sqrt())
     }
 
@@ -99,7 +106,11 @@ mod tests {
     fn spread_is_that_of_a_fresh_gpt2() {
         for (name, mean, std) in [
             ("transformer.h.0.attn.c_attn.weight", 0.0, 0.02),
-            ("transformer.h.0.attn.c_proj.weight", 0.0, 0.02 / 24f64.sqrt()),
+            (
+                "transformer.h.0.attn.c_proj.weight",
+                0.0,
+                0.02 / 24f64.sqrt(),
+            ),
             ("transformer.h.0.ln_1.weight", 1.0, 0.02),
             ("model.norm.weight", 1.0, 0.02),
         ] {
@@ -128,7 +139,12 @@ mod tests {
             let n = 1 << 18;
             let mut out = vec![T::from_f32(0.0); n];
             let random = Random::new(3, 80);
-            random.fill(&Part::new("h.0.mlp.c_proj.weight", &[1, n]), 0..1, &mut out, n);
+            random.fill(
+                &Part::new("h.0.mlp.c_proj.weight", &[1, n]),
+                0..1,
+                &mut out,
+                n,
+            );
             for v in out {
                 let v = v.to_f64().abs();
                 assert!(v == 0.0 || v >= f64::from(T::MIN_NORMAL), "{v:e}");
