@@ -211,6 +211,9 @@ fn root() -> Value {
     for field in ["affinity", "tolerations", "env", "resources"] {
         bound(place(&mut schema, &format!("spec.runner.{field}")), true);
     }
+    bound(place(&mut schema, "status.conditions"), true);
+    place(&mut schema, "status.conditions[].message")["maxLength"] =
+        json!(limits::CONDITION_MESSAGE);
     let env_name = place(&mut schema, "spec.runner.env[].name");
     env_name["pattern"] = json!(patterns::ENV_NAME);
     env_name["maxLength"] = json!(253);
@@ -249,35 +252,32 @@ fn place<'a>(schema: &'a mut Value, path: &str) -> &'a mut Value {
     here
 }
 
-/// What holds for every schema: no `nullable` (the API server then prunes nulls, so that `has()` means present),
+/// What holds for every field: no `nullable` (the API server then prunes nulls, so that `has()` means present),
 /// whole-numbered bounds, and `default: {}` for objects, whose members bring their own defaults: a transition rule on
 /// an object that was never absent also runs when it is added.
 fn normalize(schema: &mut Value) {
-    match schema {
-        Value::Object(members)
-            if members.contains_key("properties") || members.contains_key("type") =>
-        {
-            members.remove("nullable");
-            members.remove("title");
-            if members.get("type") == Some(&json!("object")) && members.contains_key("default") {
-                members.insert("default".into(), json!({}));
-            }
-            for bound in ["minimum", "maximum"] {
-                let whole = members
-                    .get(bound)
-                    .and_then(Value::as_f64)
-                    .filter(|number| number.fract() == 0.0);
-                if let Some(number) = whole {
-                    members.insert(bound.into(), json!(number as i64));
-                }
-            }
-            each_subschema(members, &mut normalize);
-        }
-        Value::Object(members) => {
-            members.remove("nullable");
-        }
-        _ => {}
+    let Value::Object(members) = schema else {
+        return;
+    };
+    members.remove("title");
+    if members.get("type") == Some(&json!("object")) && members.contains_key("default") {
+        members.insert("default".into(), json!({}));
     }
+    for bound in ["minimum", "maximum"] {
+        let whole = members
+            .get(bound)
+            .and_then(Value::as_f64)
+            .filter(|number| number.fract() == 0.0);
+        if let Some(number) = whole {
+            members.insert(bound.into(), json!(number as i64));
+        }
+    }
+    if let Some(Value::Object(properties)) = members.get_mut("properties") {
+        for property in properties.values_mut().filter_map(Value::as_object_mut) {
+            property.remove("nullable");
+        }
+    }
+    each_subschema(members, &mut normalize);
 }
 
 /// Bounds every string, list and map that has no bound, and drops the nested descriptions of Kubernetes' own types,

@@ -6,6 +6,8 @@
 pub mod crd;
 pub mod design;
 pub mod duration;
+pub mod file;
+pub mod ledger;
 pub mod limits;
 mod node;
 pub mod outcome;

@@ -31,8 +31,22 @@ pub const REVISION: u32 = 255;
 /// Characters of a path.
 pub const PATH: u32 = 1_024;
 /// Characters of a URL.
-pub const URL: u32 = 1_024;
+pub const URL: u32 = 512;
 /// Characters of an image reference.
 pub const IMAGE: u32 = 512;
 /// The least seconds that a finished Job is kept: a Job that is deleted sooner may not have been recorded.
 pub const MIN_TTL_SECONDS: u32 = 3_600;
+/// Factors of a design.
+pub const FACTORS: u32 = 6;
+/// Metrics of the status' summary.
+pub const SUMMARY_METRICS: u32 = 6;
+/// Goals of the status' summary.
+pub const SUMMARY_BEST: u32 = 6;
+/// Points on the Pareto front of the status' summary.
+pub const SUMMARY_PARETO: u32 = 16;
+/// Bytes of the status' summary, as JSON.
+pub const SUMMARY_BYTES: usize = 32 * 1_024;
+/// Characters of a metric's name.
+pub const METRIC_NAME: u32 = 32;
+/// Characters of a condition's message.
+pub const CONDITION_MESSAGE: u32 = 256;

@@ -89,7 +89,7 @@ impl Walk {
                 path,
                 node.at,
                 true,
-                format!("{node} is not {}", describe(expected, node)),
+                format!("{node} is not {}", describe(expected, node, schema)),
             ),
         }
     }
@@ -308,19 +308,21 @@ impl Walk {
 }
 
 /// What a schema's type is called, with a hint where YAML often misleads.
-fn describe(expected: &str, node: &Node) -> &'static str {
-    match (expected, &node.kind) {
+fn describe(expected: &str, node: &Node, schema: &Value) -> String {
+    let words = match (expected, &node.kind) {
         ("object", _) => "a map of fields",
         ("array", _) => "a list",
         ("integer", _) => "an integer",
         ("number", _) => "a number",
         ("boolean", _) => "true or false",
-        ("string", Kind::Bool(_) | Kind::Number(_) | Kind::Unrepresentable(_)) => {
-            "a text: put it in quotes"
-        }
+        ("string", Kind::Bool(_) | Kind::Number(_)) => match schema["pattern"].as_str() {
+            Some(pattern) if !matches(pattern, &node.to_string()) => return explain(pattern),
+            _ => "a text: put it in quotes",
+        },
         ("string", _) => "a text",
         _ => "allowed here",
-    }
+    };
+    words.to_owned()
 }
 
 /// `a, b, c`.

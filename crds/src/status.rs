@@ -1,7 +1,25 @@
-//! The status of an `InferenceBenchmark`: what a user gets back.
+//! The status of an `InferenceBenchmark`: what a user gets back. The doc comments are the CRD's descriptions.
+//!
+//! Everything is bounded, so that the status of any allowed spec stays under [`MAX_BYTES`]: the tables are in the
+//! store, and here stands what a person or a controller asks first.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::limits;
+
+/// The most bytes of a status, as JSON.
+pub const MAX_BYTES: usize = 64 * 1_024;
+
+/// The types of the conditions, in the order in which they are shown.
+pub const CONDITIONS: [&str; 5] = [
+    "Accepted",
+    "Progressing",
+    "Suspended",
+    "ResultsAvailable",
+    "Succeeded",
+];
 
 /// What has become of the sweep.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -10,4 +28,404 @@ pub struct InferenceBenchmarkStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Accepted, Progressing, Suspended, ResultsAvailable and Succeeded. Succeeded is Unknown while the sweep runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
+    pub conditions: Vec<Condition>,
+    /// What was pinned when the sweep was accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+    /// How many trials stand where; derived from the ledger and the Jobs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+    /// How far the sweep has come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// How every trial ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<Ledger>,
+    /// What the results say, once collected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+    /// Where the results lie, once collected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub results: Option<CollectedResults>,
+}
+
+/// What was pinned when the sweep was accepted: all trials run exactly this.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Plan {
+    /// A hash of all that follows and of the spec's immutable parts.
+    #[schemars(length(max = 64))]
+    pub hash: String,
+    /// Combinations after exclusion.
+    #[schemars(range(min = 0))]
+    pub combinations: i32,
+    /// Trials after exclusion.
+    #[schemars(range(min = 0))]
+    pub trials: i32,
+    /// The runner's image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limits::IMAGE))]
+    pub image: Option<String>,
+    /// The models as they were resolved.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::MODELS))]
+    pub models: Vec<PinnedModel>,
+}
+
+/// A model and the revision that every trial loads.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PinnedModel {
+    /// The model's name in the design.
+    #[schemars(length(max = limits::MODEL_NAME))]
+    pub name: String,
+    /// A commit, a content hash, or the preset and seed of random weights.
+    #[schemars(length(max = 64))]
+    pub revision: String,
+}
+
+/// How many trials stand where.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counts {
+    /// Ended, one way or another.
+    pub done: i32,
+    /// Not yet begun.
+    pub pending: i32,
+    /// In a Job that has not ended.
+    pub active: i32,
+    /// Measured.
+    pub succeeded: i32,
+    /// Ended because memory did not suffice.
+    pub out_of_memory: i32,
+    /// Found impossible.
+    pub unsupported: i32,
+    /// Ended by `trialTimeout`.
+    pub timed_out: i32,
+    /// Broken.
+    pub failed: i32,
+    /// Of those done, how many were found in the store and not measured again.
+    pub reused: i32,
+}
+
+/// How far the sweep has come. Written only together with the ledger.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Progress {
+    /// The highest output throughput so far, in tokens/s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<f64>,
+    /// When the sweep should end if trials go on taking as long as they have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated_finish: Option<Time>,
+}
+
+/// How every trial ended. `crate::ledger` reads and writes it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ledger {
+    /// Three bits for each trial index, in base64: 0 not ended, 1 Succeeded, 2 OutOfMemory, 3 Unsupported,
+    /// 4 TimedOut, 5 Failed. Bit 0 of the first byte is the lowest of trial 0.
+    #[schemars(length(max = 25_000))]
+    pub outcomes: String,
+    /// The failed trials for people, as `512,600-603`; cut where it would be longer than 1 KiB.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1_024))]
+    pub failed: String,
+}
+
+/// Where the results lie.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CollectedResults {
+    /// The folder of this sweep in the store.
+    #[schemars(length(max = 768))]
+    pub uri: String,
+    /// The SHA-256 of manifest.json, which has those of all other files.
+    #[schemars(length(max = 64))]
+    pub sha256: String,
+    /// Rows of trials.csv.
+    pub rows: i32,
+    /// The name of the report in that folder.
+    #[schemars(length(max = 253))]
+    pub report: String,
+    /// When the results were collected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Time>,
+}
+
+/// What the results say. Numbers have four significant digits; the full tables are in the store.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Summary {
+    /// The trials that the summary rests on: succeeded and valid.
+    pub trials: i32,
+    /// Trials that were measured but left out, as their measurement was disturbed.
+    pub invalid: i32,
+    /// What the intervals go over: `Replicates`, or `Iterations` where there is one replicate.
+    #[schemars(length(max = 16))]
+    pub intervals: String,
+    /// The mean of every metric at every level of each factor that has more than one.
+    #[schemars(length(max = limits::FACTORS))]
+    pub factors: Vec<FactorSummary>,
+    /// How much each factor moves each metric.
+    #[schemars(length(max = limits::SUMMARY_METRICS * limits::FACTORS))]
+    pub effects: Vec<Effect>,
+    /// The best configuration for each goal.
+    #[schemars(length(max = limits::SUMMARY_BEST))]
+    pub best: Vec<Best>,
+    /// Configurations that no other beats in both throughput and latency, the fastest first.
+    #[schemars(length(max = limits::SUMMARY_PARETO))]
+    pub pareto: Vec<Point>,
+}
+
+/// Every metric at every level of one factor.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FactorSummary {
+    /// The factor, as the design names it.
+    #[schemars(length(max = 16))]
+    pub factor: String,
+    /// Its levels.
+    #[schemars(length(max = limits::LEVELS), inner(length(max = limits::MODEL_NAME)))]
+    pub levels: Vec<String>,
+    /// The metrics.
+    #[schemars(length(max = limits::SUMMARY_METRICS))]
+    pub metrics: Vec<MetricByLevel>,
+}
+
+/// One metric at every level of one factor.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MetricByLevel {
+    /// The metric, as the column of trials.csv.
+    #[schemars(length(max = limits::METRIC_NAME))]
+    pub metric: String,
+    /// The mean at each level; null where the level has no valid trial, or the metric does not apply.
+    #[schemars(length(max = limits::LEVELS))]
+    pub mean: Vec<Option<f64>>,
+    /// Half the width of the 95% interval at each level; null where there are too few trials for one.
+    #[schemars(length(max = limits::LEVELS))]
+    pub half_width: Vec<Option<f64>>,
+}
+
+/// How much one factor moves one metric.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Effect {
+    /// The metric, as the column of trials.csv.
+    #[schemars(length(max = limits::METRIC_NAME))]
+    pub metric: String,
+    /// The factor, as the design names it.
+    #[schemars(length(max = 16))]
+    pub factor: String,
+    /// The share of the metric's variance that the factor alone explains, from 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// The share with all interactions that it takes part in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_share: Option<f64>,
+    /// The permutation importance: the loss of R² when the factor is shuffled, from 0 to about 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance: Option<f64>,
+    /// Pearson's correlation, from -1 to 1; absent where the factor is no number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<f64>,
+}
+
+/// The best configuration for a goal.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Best {
+    /// The goal: what is best, and under which objectives.
+    #[schemars(length(max = 64))]
+    pub goal: String,
+    /// The configuration.
+    pub configuration: Point,
+}
+
+/// A configuration and what it reaches, as means over its valid trials.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Point {
+    /// The model's name.
+    #[schemars(length(max = limits::MODEL_NAME))]
+    pub model: String,
+    /// Sequences in a batch.
+    pub batch_size: i32,
+    /// Input tokens of each sequence.
+    pub input_length: i32,
+    /// Output tokens of each sequence.
+    pub output_length: i32,
+    /// GPUs; 0 means CPU.
+    pub gpus: i32,
+    /// Data type.
+    #[schemars(length(max = 8))]
+    pub dtype: String,
+    /// Output tokens/s of the whole batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_throughput: Option<f64>,
+    /// Milliseconds to the first token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<f64>,
+    /// Milliseconds for each further output token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tpot_ms: Option<f64>,
+    /// What a million output tokens cost, where `costPerGpuHour` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_per_million: Option<f64>,
+}
+
+/// A number with four significant digits, as the summary writes them; none where it is not finite.
+#[must_use]
+pub fn significant(number: f64) -> Option<f64> {
+    format!("{number:.3e}")
+        .parse()
+        .ok()
+        .filter(|rounded: &f64| rounded.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_four_digits() {
+        assert_eq!(significant(123_456.0), Some(123_500.0));
+        assert_eq!(significant(-0.000_123_456), Some(-0.000_123_5));
+        assert_eq!(significant(0.0), Some(0.0));
+        assert_eq!(significant(f64::NAN), None);
+        assert_eq!(significant(f64::INFINITY), None);
+    }
+
+    fn text(length: u32) -> String {
+        "x".repeat(length as usize)
+    }
+
+    fn point() -> Point {
+        let number = Some(-1.234e-100);
+        Point {
+            model: text(limits::MODEL_NAME),
+            batch_size: 65_536,
+            input_length: 1_048_576,
+            output_length: 1_048_576,
+            gpus: 64,
+            dtype: "bf16".into(),
+            output_throughput: number,
+            ttft_ms: number,
+            tpot_ms: number,
+            cost_per_million: number,
+        }
+    }
+
+    /// The widest design is 64 × 64 × 12 levels: no other within 50,000 trials has more levels together.
+    fn widest_summary() -> Summary {
+        // As wide as four significant digits of a measured quantity get.
+        let column = |levels: usize| vec![Some(1.234e-10); levels];
+        let factor = |factor: &str, levels: usize, level: String| FactorSummary {
+            factor: factor.into(),
+            levels: vec![level; levels],
+            metrics: (0..limits::SUMMARY_METRICS)
+                .map(|_| MetricByLevel {
+                    metric: "normalized_latency_ms".into(),
+                    mean: column(levels),
+                    half_width: column(levels),
+                })
+                .collect(),
+        };
+        let share = Some(-0.123_4);
+        let effect = Effect {
+            metric: "normalized_latency_ms".into(),
+            factor: "outputLength".into(),
+            share,
+            total_share: share,
+            importance: share,
+            correlation: share,
+        };
+        let best = Best {
+            goal: text(64),
+            configuration: point(),
+        };
+        Summary {
+            trials: 50_000,
+            invalid: 50_000,
+            intervals: "Replicates".into(),
+            factors: vec![
+                factor("model", 12, text(limits::MODEL_NAME)),
+                factor("inputLength", 64, "1048576".into()),
+                factor("outputLength", 64, "1048576".into()),
+            ],
+            effects: vec![effect; (limits::SUMMARY_METRICS * 3) as usize],
+            best: vec![best; limits::SUMMARY_BEST as usize],
+            pareto: vec![point(); limits::SUMMARY_PARETO as usize],
+        }
+    }
+
+    #[test]
+    fn the_widest_summary_is_within_its_bound() {
+        let bytes = serde_json::to_vec(&widest_summary()).expect("JSON").len();
+        assert!(bytes <= limits::SUMMARY_BYTES, "{bytes}");
+    }
+
+    #[test]
+    fn the_widest_status_is_within_its_bound() {
+        let time = Time(k8s_openapi::jiff::Timestamp::MAX);
+        let condition = Condition {
+            last_transition_time: time.clone(),
+            message: text(limits::CONDITION_MESSAGE),
+            observed_generation: Some(i64::MAX),
+            reason: text(32),
+            status: "Unknown".into(),
+            type_: "ResultsAvailable".into(),
+        };
+        let model = PinnedModel {
+            name: text(limits::MODEL_NAME),
+            revision: text(64),
+        };
+        let mut status = InferenceBenchmarkStatus {
+            observed_generation: Some(i64::MAX),
+            conditions: vec![condition; CONDITIONS.len()],
+            plan: Some(Plan {
+                hash: text(64),
+                combinations: 50_000,
+                trials: 50_000,
+                image: Some(text(limits::IMAGE)),
+                models: vec![model; limits::MODELS as usize],
+            }),
+            counts: Some(Counts {
+                done: 50_000,
+                pending: 50_000,
+                ..Counts::default()
+            }),
+            progress: Some(Progress {
+                best: Some(1.234e100),
+                estimated_finish: Some(time.clone()),
+            }),
+            ledger: Some(Ledger {
+                outcomes: text(25_000),
+                failed: text(1_024),
+            }),
+            summary: None,
+            results: Some(CollectedResults {
+                uri: text(768),
+                sha256: text(64),
+                rows: 50_000,
+                report: "report.html".into(),
+                updated_at: Some(time),
+            }),
+        };
+        let without_summary = serde_json::to_vec(&status).expect("JSON").len();
+        assert!(
+            without_summary + limits::SUMMARY_BYTES <= MAX_BYTES,
+            "{without_summary}"
+        );
+        status.summary = Some(widest_summary());
+        assert!(serde_json::to_vec(&status).expect("JSON").len() <= MAX_BYTES);
+    }
 }

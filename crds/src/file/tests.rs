@@ -1,0 +1,192 @@
+use serde_json::json;
+
+use super::*;
+use crate::spec::Dtype;
+
+/// A file with these lines under `spec.design.factors`, beside a model.
+fn with_factors(lines: &str) -> String {
+    let lines: String = lines
+        .lines()
+        .map(|line| format!("      {line}\n"))
+        .collect();
+    format!(
+        "apiVersion: inferbench.dev/v1alpha1\nkind: InferenceBenchmark\nmetadata: {{name: test}}\nspec:\n  design:\n    \
+         factors:\n      model: [{{name: gpt2, source: {{random: {{preset: gpt2}}}}}}]\n{lines}"
+    )
+}
+
+fn complaint(text: &str) -> String {
+    match load(text, "bad.yaml", Scope::Local) {
+        Ok(resources) => panic!("accepted: {resources:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// The texts that a user sees, one golden file for each kind of slip.
+#[test]
+fn complaints() {
+    let cases = [
+        (
+            "bad_yaml",
+            "apiVersion: inferbench.dev/v1alpha1\nkind: [InferenceBenchmark\nspec: {}\n".to_owned(),
+        ),
+        (
+            "tab",
+            "apiVersion: inferbench.dev/v1alpha1\nspec:\n\tdesign: {}\n".to_owned(),
+        ),
+        ("duplicate_key", with_factors("gpus: [0]\ngpus: [1]")),
+        ("empty", "# nothing\n".to_owned()),
+        ("not_a_map", "- a\n- b\n".to_owned()),
+        (
+            "other_kind",
+            "apiVersion: batch/v1\nkind: Job\nspec: {}\n".to_owned(),
+        ),
+        ("old_version", with_factors("").replace("v1alpha1", "v1")),
+        (
+            "no_kind",
+            "apiVersion: inferbench.dev/v1alpha1\nspec: {}\n".to_owned(),
+        ),
+        (
+            "no_model",
+            with_factors("gpus: [0]").replace("model:", "models:"),
+        ),
+        (
+            "unknown_fields",
+            with_factors("batchsize: [1]\nwarp: 9")
+                + "    repliactes: 2\n  exekution: {}\n  measurement: {warmup: 1}\n",
+        ),
+        (
+            "wrong_types",
+            with_factors("batchSize: 4\ngpus: [zero]\noutputLength: [1e3, 2.5]\ndtype: [bf61]")
+                + "    replicates: ten\n    order: random\n  suspend: maybe\n  measurement: {minDuration: 5}\n  \
+                   execution: {trialTimeout: 5 minutes}\n",
+        ),
+        (
+            "shape_and_range",
+            with_factors("batchSize: [0, one]") + "    replicates: 0\n",
+        ),
+        (
+            "ranges",
+            with_factors("batchSize: [1, 0]\ngpus: [0, 1]") + "    exclude: [{gpus: [2]}]\n",
+        ),
+        (
+            "quotes",
+            with_factors("").replace("name: gpt2", "name: no")
+                + "  objectives: {costPerGpuHour: 2.50}\n",
+        ),
+        (
+            "large_numbers",
+            with_factors("batchSize: [99999999999, 99999999999999999999999, .inf]"),
+        ),
+        (
+            "kubernetes_types",
+            with_factors("")
+                + "  runner:\n    env: [{nam: A}]\n    tolerations: [{key: 1}]\n    affinity: {nodeAffinty: {}}\n    \
+                   resources: {limits: {cpu: [1]}}\n    nodeSelector: {a/b: 1}\n    podOverrides: []\n",
+        ),
+        (
+            "metadata",
+            with_factors("").replace(
+                "{name: test}",
+                "{nmae: test, labels: {a: 1}, annotations: []}",
+            ),
+        ),
+        (
+            "nulls",
+            with_factors("batchSize: [1, null]\ninputLength:")
+                .replace("source: {random: {preset: gpt2}}", "source:"),
+        ),
+        ("twins", with_factors("") + "---\n" + &with_factors("")),
+        (
+            "second_document",
+            with_factors("") + "---\n" + &with_factors("gpus: [0, 0]"),
+        ),
+    ];
+    for (name, text) in cases {
+        insta::with_settings!({ description => text.clone(), omit_expression => true }, {
+            insta::assert_snapshot!(name, complaint(&text));
+        });
+    }
+}
+
+#[test]
+fn a_file_reads_as_the_types_do() {
+    let text = with_factors("batchSize: [1, 2]\ngpus: [0]\ndtype: [f32]")
+        + "  measurement: {minDuration: 500ms}\n";
+    let resources = load(&text, "good.yaml", Scope::Local).expect("a good file");
+    let [resource] = resources.as_slice() else {
+        panic!("one resource")
+    };
+    assert_eq!(resource.metadata.name.as_deref(), Some("test"));
+    assert_eq!(resource.spec.design.factors.batch_size, [1, 2]);
+    assert_eq!(resource.spec.design.factors.dtype, [Dtype::F32]);
+    assert_eq!(
+        resource
+            .spec
+            .measurement
+            .min_duration
+            .map(|length| length.to_string()),
+        Some("500ms".into())
+    );
+    assert_eq!(resource.spec.design.seed, 42);
+}
+
+#[test]
+fn several_documents_nulls_anchors_and_saved_status_are_read() {
+    let saved =
+        with_factors("batchSize: &sizes [1, 2]\ninputLength: *sizes\noutputLength: ~").replace(
+            "{name: test}",
+            "{name: saved, uid: x, generation: 3, labels: {a: b}, managedFields: [{}]}",
+        ) + "status: {observedGeneration: 3, anything: 1}\n";
+    let resources = load(
+        &(with_factors("") + "---\n" + &saved + "---\n"),
+        "two.yaml",
+        Scope::Local,
+    )
+    .expect("a good file");
+    assert_eq!(resources.len(), 2);
+    assert_eq!(resources[1].spec.design.factors.input_length, [1, 2]);
+    assert_eq!(resources[1].spec.design.factors.output_length, [128]);
+}
+
+#[test]
+fn json_is_read() {
+    let value = json!({
+        "apiVersion": API_VERSION, "kind": KIND, "metadata": { "name": "j" },
+        "spec": { "design": { "factors": { "model": [{ "name": "m", "source": { "path": "models/m" } }] } },
+                  "runner": { "resources": { "limits": { "cpu": 4, "memory": "8Gi" } } } },
+    });
+    let resources = parse(
+        &serde_json::to_string_pretty(&value).expect("JSON"),
+        "good.json",
+    )
+    .expect("a good file");
+    let limits = resources[0]
+        .spec
+        .runner
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.limits.as_ref());
+    assert_eq!(
+        limits
+            .and_then(|limits| limits.get("cpu"))
+            .map(|cpu| cpu.0.as_str()),
+        Some("4")
+    );
+}
+
+/// A bomb of aliases ends in an error, not in memory.
+#[test]
+fn a_bomb_is_refused() {
+    let mut text = String::from("a: &a [x, x, x, x, x, x, x, x, x, x]\n");
+    for (next, last) in ["b", "c", "d", "e", "f", "g", "h", "i"]
+        .iter()
+        .zip(["a", "b", "c", "d", "e", "f", "g", "h"])
+    {
+        text += &format!(
+            "{next}: &{next} [{}]\n",
+            vec![format!("*{last}"); 10].join(", ")
+        );
+    }
+    assert!(parse(&text, "bomb.yaml").is_err());
+}
