@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 
+use crate::comm::{LocalComm, SingleComm};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::group::Group;
@@ -174,10 +175,11 @@ impl Engine {
             max_seq,
         };
         let ranks = if world_size == 1 {
-            let comm = Box::new(crate::comm::SingleComm);
+            let comm = Box::new(SingleComm);
             Ranks::One(Box::new(Rank::load(&config, &source, comm, &rank_options)?))
         } else {
-            Ranks::Many(Group::load(&config, &source, world_size, &rank_options)?)
+            let comms = LocalComm::ranks(world_size);
+            Ranks::Many(Group::load(&config, &source, comms, &rank_options)?)
         };
         let info = EngineInfo {
             architecture: config.architecture().to_owned(),

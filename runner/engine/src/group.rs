@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use anyhow::anyhow;
 
-use crate::comm::{GIVEN_UP, LocalComm};
+use crate::comm::{Communicator, GIVEN_UP};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::rank::{Call, Rank, RankOptions, Reply};
@@ -33,15 +33,16 @@ struct Order {
 }
 
 impl Group {
-    pub fn load(
+    /// Starts a thread for each communicator and loads all shares at once.
+    pub fn load<C: Communicator + 'static>(
         config: &ModelConfig,
         source: &Arc<Source>,
-        world: usize,
+        comms: Vec<C>,
         options: &RankOptions,
     ) -> Result<Self, EngineError> {
-        let mut ranks = Vec::with_capacity(world);
-        let mut loads = Vec::with_capacity(world);
-        for comm in LocalComm::ranks(world) {
+        let mut ranks = Vec::with_capacity(comms.len());
+        let mut loads = Vec::with_capacity(comms.len());
+        for comm in comms {
             let (calls, orders) = channel();
             let (answers, replies) = channel();
             let (loaded, load) = channel();
@@ -156,4 +157,85 @@ fn all<T>(
         }
     }
     cause.map_or(Ok(values), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Instant;
+
+    use candle_core::{DType, Device, Tensor, bail};
+
+    use super::*;
+    use crate::comm::LocalComm;
+    use crate::presets::preset;
+    use crate::weights::random::Random;
+
+    /// Fails, or panics, when it has summed often enough.
+    struct Faulty {
+        inner: LocalComm,
+        sums_left: Cell<usize>,
+        panics: bool,
+    }
+
+    impl Communicator for Faulty {
+        fn rank(&self) -> usize {
+            self.inner.rank()
+        }
+        fn world(&self) -> usize {
+            self.inner.world()
+        }
+        fn all_reduce_sum(&self, tensor: &Tensor) -> candle_core::Result<Tensor> {
+            match self.sums_left.get() {
+                0 if self.panics => panic!("the test wants it so"),
+                0 => bail!("the network is gone"),
+                left => self.sums_left.set(left - 1),
+            }
+            self.inner.all_reduce_sum(tensor)
+        }
+        fn all_gather(&self, tensor: &Tensor) -> candle_core::Result<Vec<Tensor>> {
+            self.inner.all_gather(tensor)
+        }
+    }
+
+    fn group(faulty: usize, panics: bool) -> Group {
+        let config = preset("tiny-llama").unwrap();
+        let source = Arc::new(Source::Random(Random::new(1, config.layers)));
+        let comms = LocalComm::ranks(3)
+            .into_iter()
+            .map(|inner| Faulty {
+                sums_left: Cell::new(if inner.rank() == faulty {
+                    20
+                } else {
+                    usize::MAX
+                }),
+                inner,
+                panics,
+            })
+            .collect();
+        let options = RankOptions {
+            dtype: DType::F32,
+            device: Device::Cpu,
+            max_seq: 32,
+        };
+        Group::load(&config, &source, comms, &options).unwrap()
+    }
+
+    /// That the test ends at all is half of what it says.
+    #[test]
+    fn a_rank_that_fails_or_panics_takes_nobody_along() {
+        for (faulty, panics, cause) in [
+            (0, false, "the network is gone"),
+            (2, false, "the network is gone"),
+            (0, true, "rank 0 has ended"),
+            (1, true, "rank 1 has ended"),
+        ] {
+            let mut group = group(faulty, panics);
+            let started = Instant::now();
+            let call = Call::Generate { n: 20, started };
+            let error = group.run(call, &[vec![5, 6, 7]]).unwrap_err().to_string();
+            assert!(error.contains(cause), "{error}");
+            assert!(group.run(Call::Logits, &[vec![5]]).is_err());
+        }
+    }
 }

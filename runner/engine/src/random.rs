@@ -2,7 +2,7 @@
 //! (Steele, Lea and Flood, 2014), applied to any index without the ones before it.
 
 /// The `index`-th output for a state that starts at `-γ`: a bijection with good avalanche.
-#[inline]
+#[inline(always)]
 pub(crate) fn mix(index: u64) -> u64 {
     let z = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -192,3 +192,67 @@ pub fn memory(
         activations,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::presets::{PRESETS, preset};
+
+    #[test]
+    fn gpt2_in_f32() {
+        let gpt2 = preset("gpt2").unwrap();
+        let m = memory(&gpt2, DType::F32, 8, 512, 16, 1);
+        assert_eq!(m.params, 124_439_808);
+        // 47 rows of padding: 50,304 is the next multiple of 64.
+        assert_eq!(m.weights, (124_439_808 + 47 * 768) * 4);
+        assert_eq!(m.kv_cache, 12 * 2 * 8 * 528 * 768 * 4);
+        assert_eq!(layer_params(&gpt2), 12 * 12 * 768 * 768);
+        assert_eq!(matmul_params(&gpt2), 12 * 12 * 768 * 768 + 50_257 * 768);
+    }
+
+    #[test]
+    fn a_head_apart_is_no_matmul_of_the_embedding() {
+        let llama = preset("llama3-8b").unwrap();
+        let embedding = 128_256 * 4096;
+        assert!(params(&llama) - matmul_params(&llama) > embedding);
+        assert!(params(&llama) - matmul_params(&llama) < embedding + 1_000_000);
+    }
+
+    proptest! {
+        #[test]
+        fn more_never_needs_less_and_ranks_share(
+            name in prop::sample::select(PRESETS.to_vec()),
+            batch in 1usize..64, input in 1usize..512, output in 1usize..512,
+        ) {
+            let c = preset(name).unwrap();
+            let at = |b, s, n, w| memory(&c, DType::BF16, b, s, n, w);
+            let m = at(batch, input, output, 1);
+            prop_assert!(at(batch + 1, input, output, 1).peak() > m.peak());
+            prop_assert!(at(batch, input + 1, output, 1).peak() > m.peak());
+            prop_assert!(at(batch, input, output + 1, 1).peak() > m.peak());
+            for world in (2..=8).filter(|&w| unsupported(&c, w, 1, 1, DType::BF16).is_none()) {
+                let part = at(batch, input, output, world);
+                let w = world as u64;
+                prop_assert!(part.peak() < m.peak());
+                prop_assert!(part.weights * w >= m.weights);
+                prop_assert!(part.kv_cache * w >= m.kv_cache);
+            }
+        }
+
+        /// Ranks hold every key and value head, together as often as they have to.
+        #[test]
+        fn heads_are_shared_out(kv_heads in 1usize..20, world in 1usize..20) {
+            let mut c = preset("tiny-llama").unwrap();
+            c.kv_heads = kv_heads;
+            c.heads = kv_heads * world;
+            prop_assume!(unsupported(&c, world, 1, 1, DType::F32).is_none());
+            let held: Vec<_> = (0..world).flat_map(|r| kv_share(&c, r, world)).collect();
+            for head in 0..kv_heads {
+                let copies = (world / kv_heads).max(1);
+                prop_assert_eq!(held.iter().filter(|&&h| h == head).count(), copies);
+            }
+        }
+    }
+}

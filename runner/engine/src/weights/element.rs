@@ -20,7 +20,7 @@ pub(crate) trait Element: WithDType + Send + Sync {
 impl Element for f32 {
     const STORED: Dtype = Dtype::F32;
     const MIN_NORMAL: f32 = f32::MIN_POSITIVE;
-    #[inline]
+    #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value
     }
@@ -32,13 +32,13 @@ impl Element for f32 {
 /// `vec![0u16; n]` comes zeroed from the system; `vec![bf16::ZERO; n]` would be written here, by one
 /// thread.
 macro_rules! half_element {
-    ($type:ty, $stored:expr, $min_normal:expr) => {
+    ($type:ty, $stored:expr, $min_normal:expr, $from_f32:expr) => {
         impl Element for $type {
             const STORED: Dtype = $stored;
             const MIN_NORMAL: f32 = $min_normal;
-            #[inline]
+            #[inline(always)]
             fn from_f32(value: f32) -> Self {
-                <$type>::from_f32(value)
+                $from_f32(value)
             }
             fn untouched_zeros(n: usize) -> Vec<Self> {
                 use half::vec::HalfBitsVecExt;
@@ -48,8 +48,18 @@ macro_rules! half_element {
     };
 }
 
-half_element!(bf16, Dtype::BF16, f32::MIN_POSITIVE);
-half_element!(f16, Dtype::F16, 6.103_515_6e-5);
+half_element!(bf16, Dtype::BF16, f32::MIN_POSITIVE, nearest_bf16);
+half_element!(f16, Dtype::F16, 6.103_515_6e-5, f16::from_f32);
+
+/// The nearest bf16, ties to even, without a branch that a loop could not be vectorised over.
+#[inline(always)]
+fn nearest_bf16(value: f32) -> bf16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    // Rounding could carry a NaN's last bits into something else.
+    let quiet = bits | 0x0040_0000;
+    bf16::from_bits((if value.is_nan() { quiet } else { rounded } >> 16) as u16)
+}
 
 /// Buffers from this size on are worth large pages and several threads.
 const LARGE_BYTES: usize = 1 << 20;
@@ -94,4 +104,28 @@ pub(crate) fn in_parallel<T: Element>(
             scope.spawn(move |_| fill(i * share, out));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nearest_bf16_is_that_of_half(bits: u32) {
+            let value = f32::from_bits(bits);
+            let (ours, theirs) = (nearest_bf16(value), bf16::from_f32(value));
+            prop_assert!(ours == theirs || (ours.is_nan() && theirs.is_nan()));
+        }
+
+        /// The lower half decides: exactly in the middle, and next to it.
+        #[test]
+        fn ties_go_to_even(high: u16, low in 0x7ffeu32..0x8002) {
+            let value = f32::from_bits(u32::from(high) << 16 | low);
+            let (ours, theirs) = (nearest_bf16(value), bf16::from_f32(value));
+            prop_assert!(ours == theirs || (ours.is_nan() && theirs.is_nan()));
+        }
+    }
 }

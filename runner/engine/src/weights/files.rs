@@ -188,7 +188,8 @@ fn each<T: Element, const N: usize>(bytes: &[u8], out: &mut [T], read: impl Fn([
     }
 }
 
-/// Writes columns of what is stored as rows, tile by tile: a tile's reads share cache lines.
+/// Writes columns of what is stored as rows, tile by tile: the lines that a tile reads from stay in
+/// the first cache until it is done.
 fn transpose<T: Element, const N: usize>(
     bytes: &[u8],
     width: usize,
@@ -198,17 +199,18 @@ fn transpose<T: Element, const N: usize>(
     stride: usize,
     read: impl Fn([u8; N]) -> f32,
 ) {
-    const TILE: usize = 32;
+    const TILE: usize = 16;
     let (stored, _) = bytes.as_chunks::<N>();
     let cols = part.cols.clone();
     for row0 in rows.clone().step_by(TILE) {
         let tile_rows = row0..(row0 + TILE).min(rows.end);
         for col0 in cols.clone().step_by(TILE) {
-            for col in col0..(col0 + TILE).min(cols.end) {
-                let line = &stored[col * width..(col + 1) * width];
-                for row in tile_rows.clone() {
-                    out[(row - rows.start) * stride + col - cols.start] =
-                        T::from_f32(read(line[row]));
+            let tile_cols = col0..(col0 + TILE).min(cols.end);
+            for row in tile_rows.clone() {
+                let start = (row - rows.start) * stride + col0 - cols.start;
+                let out = &mut out[start..start + tile_cols.len()];
+                for (col, out) in tile_cols.clone().zip(out) {
+                    *out = T::from_f32(read(stored[col * width + row]));
                 }
             }
         }

@@ -41,37 +41,55 @@ impl Random {
 
     pub fn fill<T: Element>(&self, part: &Part, rows: Range<usize>, out: &mut [T], stride: usize) {
         let spread = self.spread(&part.name);
-        let key = stream(self.seed, &part.name);
         let width = part.stored_width();
-        let scale = spread.std / UNIT_STD;
-        let value = |index: usize| {
-            let value = spread.mean + scale * bell(mix(key.wrapping_add(index as u64)));
-            // A subnormal costs some processors dozens of times a normal product.
-            T::from_f32(if value.abs() < T::MIN_NORMAL {
-                0.0
-            } else {
-                value
-            })
-        };
+        let key = stream(self.seed, &part.name);
         for (row, out) in rows.zip(out.chunks_mut(stride)) {
-            let out = &mut out[..part.cols.len()];
-            if part.transposed {
-                for (col, out) in part.cols.clone().zip(out) {
-                    *out = value(col * width + row);
-                }
+            let (first, step) = if part.transposed {
+                (part.cols.start * width + row, width)
             } else {
-                let start = row * width + part.cols.start;
-                for (i, out) in out.iter_mut().enumerate() {
-                    *out = value(start + i);
-                }
-            }
+                (row * width + part.cols.start, 1)
+            };
+            let first = key.wrapping_add(first as u64);
+            draw(first, step as u64, &spread, &mut out[..part.cols.len()]);
         }
+    }
+}
+
+/// Draws the elements `first`, `first + step`, … of a tensor's stream.
+fn draw<T: Element>(first: u64, step: u64, spread: &Spread, out: &mut [T]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { draw_avx512(first, step, spread, out) };
+    }
+    draw_anywhere(first, step, spread, out);
+}
+
+/// The same loop, for the compiler to use 64-bit vector products in: three times as fast.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn draw_avx512<T: Element>(first: u64, step: u64, spread: &Spread, out: &mut [T]) {
+    draw_anywhere(first, step, spread, out);
+}
+
+#[inline(always)]
+fn draw_anywhere<T: Element>(first: u64, step: u64, spread: &Spread, out: &mut [T]) {
+    let scale = spread.std / UNIT_STD;
+    for (i, out) in out.iter_mut().enumerate() {
+        let index = first.wrapping_add((i as u64).wrapping_mul(step));
+        let value = spread.mean + scale * bell(mix(index));
+        // A subnormal costs some processors dozens of times a normal product.
+        *out = T::from_f32(if value.abs() < T::MIN_NORMAL {
+            0.0
+        } else {
+            value
+        });
     }
 }
 
 /// The sum of four independent uniform 16-bit numbers, centred: bell-shaped (Irwin-Hall), bounded at
 /// 3.5 standard deviations, and cheap.
-#[inline]
+#[inline(always)]
 fn bell(bits: u64) -> f32 {
     let sum = (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
     sum as i32 as f32 - 131_070.0
@@ -117,6 +135,31 @@ mod tests {
             let (m, s) = moments(&values(name, 1 << 16));
             assert!((m - mean).abs() < 4.0 * std / 256.0, "{name}: mean {m}");
             assert!((s / std - 1.0).abs() < 0.02, "{name}: std {s}");
+        }
+    }
+
+    /// Vector instructions, transposition and the place of a part change no value.
+    #[test]
+    fn an_element_is_a_function_of_its_index_alone() {
+        let random = Random::new(7, 12);
+        let (rows, cols) = (37, 53);
+        let part = Part::new("w", &[rows, cols]);
+        let mut plain = vec![0f32; rows * cols];
+        random.fill(&part, 0..rows, &mut plain, cols);
+        let mut across = vec![0f32; rows * cols];
+        random.fill(&part.clone().transposed(), 0..cols, &mut across, rows);
+        let mut piece = vec![0f32; 3 * 7];
+        random.fill(&part.cols(11..18), 5..8, &mut piece, 7);
+        let mut scalar = vec![0f32; rows * cols];
+        draw_anywhere(stream(7, "w"), 1, &random.spread("w"), &mut scalar);
+        assert_eq!(scalar, plain);
+        for row in 0..rows {
+            for col in 0..cols {
+                assert_eq!(across[col * rows + row], plain[row * cols + col]);
+                if (5..8).contains(&row) && (11..18).contains(&col) {
+                    assert_eq!(piece[(row - 5) * 7 + col - 11], plain[row * cols + col]);
+                }
+            }
         }
     }
 
