@@ -1,4 +1,13 @@
-//! What a trial leaves behind: the record (`record`), the metrics' definitions (`metrics`), and what is made of
-//! many records: tables, summary and manifest. Pure: no Kubernetes, no model, no store.
+//! What a trial leaves behind: the record (`record`), whether a document is one (`check`), its key (`key`), the
+//! metrics' definitions (`metrics`), and what is made of many records: tables, summary and manifest. Pure: no
+//! Kubernetes, no model, no store.
 
+pub mod check;
+pub mod columns;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
+pub mod key;
+pub mod metrics;
 pub mod record;
+pub mod row;
+pub mod tables;

@@ -1,30 +1,16 @@
 //! The record of one trial: what was asked, what ran, every iteration, telemetry and a verdict. One JSON document,
 //! created once in the store and never overwritten; all tables derive from it.
 
+pub use inferbench_crds::outcome::Outcome;
 use inferbench_crds::{
     design::Combination,
-    spec::{Isolation, Model},
+    spec::{Dtype, Isolation, Model},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Changes whenever the meaning or the shape of a record does.
 pub const SCHEMA_VERSION: &str = "inferbench.dev/trial/v1";
-
-/// How a trial ended; all but `Failed` are measurements.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
-    /// It was measured.
-    Succeeded,
-    /// The model, its cache or its activations did not fit.
-    OutOfMemory,
-    /// The combination cannot run: heads not divisible by gpus, lengths over the context length, and so on.
-    Unsupported,
-    /// It took longer than `trialTimeout`.
-    TimedOut,
-    /// It broke.
-    Failed,
-}
 
 /// All that fixes a trial's request; its hash, with the attempt, is the trial's key.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -331,5 +317,15 @@ impl Request {
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.combination.model
+    }
+}
+
+/// The name of a data type as specs and records write it.
+#[must_use]
+pub const fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "f32",
+        Dtype::Bf16 => "bf16",
+        Dtype::F16 => "f16",
     }
 }

@@ -1,0 +1,329 @@
+//! Whether a stored document is the record that it claims to be: nothing half-written, mislabelled or impossible is
+//! ever read as a result.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use crate::{
+    key::trial_key,
+    record::{Outcome, SCHEMA_VERSION, TrialRecord, dtype_name},
+};
+
+/// Why a document is no record of the trial it is stored for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotARecord(Vec<String>);
+
+impl NotARecord {
+    /// Every problem, at least one.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for NotARecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for NotARecord {}
+
+impl TrialRecord {
+    /// Reads the document stored under a trial's key.
+    ///
+    /// # Errors
+    /// Where it is no JSON, is cut short, lacks a member, carries another key or fails [`TrialRecord::check`].
+    pub fn read(key: &str, document: &[u8]) -> Result<Self, NotARecord> {
+        let record: Self = serde_json::from_slice(document).map_err(|error| {
+            NotARecord(vec![format!(
+                "{} bytes are no complete record: {error}",
+                document.len()
+            )])
+        })?;
+        if record.trial_key != key {
+            return Err(NotARecord(vec![format!(
+                "trialKey: {:?} is stored as {key:?}",
+                record.trial_key
+            )]));
+        }
+        record.check().map(|()| record)
+    }
+
+    /// The document to store.
+    ///
+    /// # Errors
+    /// Where it would not read back as a result, see [`TrialRecord::check`].
+    pub fn write(&self) -> Result<Vec<u8>, NotARecord> {
+        self.check()?;
+        serde_json::to_vec(self).map_err(|error| NotARecord(vec![error.to_string()]))
+    }
+
+    /// Whether the record can be what it says: schema and key, token counts and lengths, times in order, finite
+    /// numbers, and a verdict that agrees with what ran.
+    ///
+    /// # Errors
+    /// Every problem at once, each with the member's path, its value and what is allowed.
+    pub fn check(&self) -> Result<(), NotARecord> {
+        let mut problems = Problems::default();
+        self.check_identity(&mut problems);
+        self.check_verdict(&mut problems);
+        self.check_iterations(&mut problems);
+        self.check_effective(&mut problems);
+        self.check_numbers(&mut problems);
+        if problems.0.is_empty() {
+            Ok(())
+        } else {
+            Err(NotARecord(problems.0))
+        }
+    }
+
+    fn check_identity(&self, problems: &mut Problems) {
+        problems.unless(self.schema_version == SCHEMA_VERSION, || {
+            format!(
+                "schemaVersion: {:?} is not {SCHEMA_VERSION:?}",
+                self.schema_version
+            )
+        });
+        let key = trial_key(&self.request, self.attempt);
+        problems.unless(self.trial_key == key, || {
+            format!(
+                "trialKey: {:?} is not {key:?}, the key of request and attempt",
+                self.trial_key
+            )
+        });
+        for (member, time) in [("startedAt", &self.started_at), ("endedAt", &self.ended_at)] {
+            problems.unless(time.parse::<Timestamp>().is_ok(), || {
+                format!("{member}: {time:?} is no RFC 3339 time")
+            });
+        }
+    }
+
+    fn check_verdict(&self, problems: &mut Problems) {
+        problems.unless(self.valid == self.invalid_reasons.is_empty(), || {
+            format!(
+                "valid: {} with {} invalidReasons",
+                self.valid,
+                self.invalid_reasons.len()
+            )
+        });
+        let succeeded = self.outcome == Outcome::Succeeded;
+        problems.unless(
+            succeeded
+                || self
+                    .message
+                    .as_ref()
+                    .is_some_and(|message| !message.is_empty()),
+            || format!("message: absent, yet the outcome is {:?}", self.outcome),
+        );
+        problems.unless(!succeeded || self.effective.is_some(), || {
+            "effective: absent, yet it Succeeded".into()
+        });
+        let least = if self.valid {
+            self.request.measurement.iterations.max(1) as usize
+        } else {
+            1
+        };
+        problems.unless(!succeeded || self.iterations.len() >= least, || {
+            format!("iterations: {} of at least {least}", self.iterations.len())
+        });
+    }
+
+    fn check_iterations(&self, problems: &mut Problems) {
+        let output_len = self.request.combination.output_length as usize;
+        for (at, iteration) in self.iterations.iter().enumerate() {
+            let times = &iteration.token_ms;
+            problems.unless(times.len() == output_len, || {
+                format!(
+                    "iterations[{at}].tokenMs: {} tokens instead of {output_len}",
+                    times.len()
+                )
+            });
+            problems.unless(times.iter().all(|ms| ms.is_finite()), || {
+                format!("iterations[{at}].tokenMs: not all finite")
+            });
+            problems.unless(
+                times.first().is_none_or(|first| *first > 0.0) && times.is_sorted(),
+                || format!("iterations[{at}].tokenMs: not positive and in order"),
+            );
+        }
+    }
+
+    /// A valid record ran what was asked; an invalid one may say what else ran.
+    fn check_effective(&self, problems: &mut Problems) {
+        let Some(ran) = self.effective.as_ref().filter(|_| self.valid) else {
+            return;
+        };
+        let asked = &self.request.combination;
+        let dtype = dtype_name(asked.dtype);
+        problems.unless(ran.dtype == dtype, || {
+            format!("effective.dtype: {:?} ran instead of {dtype:?}", ran.dtype)
+        });
+        for (member, ran, asked) in [
+            ("batchSize", ran.batch_size, asked.batch_size),
+            ("inputLen", ran.input_len, asked.input_length),
+            ("outputLen", ran.output_len, asked.output_length),
+            ("gpus", ran.gpus, asked.gpus),
+        ] {
+            problems.unless(ran == asked, || {
+                format!("effective.{member}: {ran} ran instead of {asked}")
+            });
+        }
+    }
+
+    /// Optional numbers may be absent, and JSON has no infinities; the required ones would be stored as null.
+    fn check_numbers(&self, problems: &mut Problems) {
+        let mut numbers = Vec::new();
+        if let Some(effective) = &self.effective {
+            numbers.push(("effective.modelLoadS", effective.model_load_s));
+        }
+        if let Some(warmup) = &self.warmup {
+            numbers.push(("warmup.durationS", warmup.duration_s));
+            numbers.push((
+                "warmup.firstIterationTtftMs",
+                warmup.first_iteration_ttft_ms,
+            ));
+        }
+        if let Some(roofline) = &self.roofline {
+            numbers.push((
+                "roofline.bandwidthBytesPerS",
+                roofline.bandwidth_bytes_per_s,
+            ));
+            numbers.push(("roofline.matrixFlopsPerS", roofline.matrix_flops_per_s));
+        }
+        for (member, number) in numbers {
+            problems.unless(number.is_finite() && number >= 0.0, || {
+                format!("{member}: {number} is not a finite number of at least 0")
+            });
+        }
+    }
+}
+
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn unless(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(problem());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn a_good_record_reads_back() {
+        for record in [
+            fixtures::record(),
+            fixtures::out_of_memory(),
+            fixtures::gpu_record(),
+        ] {
+            let document = record.write().unwrap();
+            assert_eq!(
+                TrialRecord::read(&record.trial_key, &document).unwrap(),
+                record
+            );
+        }
+    }
+
+    #[test]
+    fn another_key_is_refused() {
+        let record = fixtures::record();
+        let error = TrialRecord::read(&"0".repeat(32), &record.write().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("is stored as"), "{error}");
+    }
+
+    #[test]
+    fn every_lie_is_named() {
+        let lies: [(fn(&mut TrialRecord), &str); 16] = [
+            (
+                |r| r.schema_version = "inferbench.dev/trial/v0".into(),
+                "schemaVersion",
+            ),
+            (|r| r.request.seed += 1, "trialKey"),
+            (|r| r.attempt += 1, "trialKey"),
+            (|r| r.started_at = "yesterday".into(), "startedAt"),
+            (|r| r.valid = false, "valid: false with 0 invalidReasons"),
+            (
+                |r| r.invalid_reasons.push("throttled".into()),
+                "valid: true with 1 invalidReasons",
+            ),
+            (|r| r.outcome = Outcome::Failed, "message: absent"),
+            (|r| r.effective = None, "effective: absent"),
+            (|r| r.iterations.truncate(4), "iterations: 4 of at least 5"),
+            (
+                |r| drop(r.iterations[1].token_ms.pop()),
+                "iterations[1].tokenMs: 3 tokens instead of 4",
+            ),
+            (
+                |r| r.iterations[0].token_ms[1] = f64::NAN,
+                "iterations[0].tokenMs: not all finite",
+            ),
+            (
+                |r| r.iterations[2].token_ms.swap(0, 3),
+                "iterations[2].tokenMs: not positive and in order",
+            ),
+            (
+                |r| r.iterations[2].token_ms[0] = 0.0,
+                "iterations[2].tokenMs: not positive and in order",
+            ),
+            (
+                |r| r.effective.as_mut().unwrap().batch_size = 1,
+                "effective.batchSize: 1 ran instead of 2",
+            ),
+            (
+                |r| r.effective.as_mut().unwrap().dtype = "bf16".into(),
+                "effective.dtype",
+            ),
+            (
+                |r| r.effective.as_mut().unwrap().model_load_s = f64::INFINITY,
+                "effective.modelLoadS",
+            ),
+        ];
+        for (lie, named) in lies {
+            let mut record = fixtures::record();
+            lie(&mut record);
+            let error = record.check().unwrap_err().to_string();
+            assert!(error.contains(named), "{named:?} not in {error:?}");
+            assert!(record.write().is_err());
+        }
+    }
+
+    #[test]
+    fn an_invalid_record_may_have_run_something_else() {
+        let mut record = fixtures::record();
+        record.valid = false;
+        record
+            .invalid_reasons
+            .push("effective batch size 1 instead of 2".into());
+        record.effective.as_mut().unwrap().batch_size = 1;
+        record.iterations.truncate(1);
+        record.check().unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_prefix_is_a_record(cut in 0.0f64..1.0) {
+            let record = fixtures::gpu_record();
+            let document = record.write().unwrap();
+            let length = (document.len() as f64 * cut) as usize;
+            prop_assert!(TrialRecord::read(&record.trial_key, &document[..length]).is_err());
+        }
+
+        #[test]
+        fn zeros_after_a_power_loss_are_no_record(from in 0.0f64..1.0) {
+            let record = fixtures::record();
+            let mut document = record.write().unwrap();
+            let from = (document.len() as f64 * from) as usize;
+            document[from..].fill(0);
+            prop_assert!(TrialRecord::read(&record.trial_key, &document).is_err());
+        }
+    }
+}

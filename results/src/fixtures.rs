@@ -1,0 +1,212 @@
+//! Made-up records for tests and benches, here and in the crates that store and collect them. Plausible and
+//! deterministic, and nothing but that: no figure in them was measured. Behind the feature `fixtures`.
+
+use inferbench_crds::{
+    design::Combination,
+    spec::{Dtype, Isolation, Model, ModelSource, RandomSource},
+};
+
+use crate::{
+    key::trial_key,
+    record::{
+        CpuTelemetry, Effective, EffectiveMeasurement, GpuTelemetry, Iteration, Outcome, Phase,
+        Provenance, Request, Roofline, SCHEMA_VERSION, Sample, Telemetry, TrialRecord, Warmup,
+        dtype_name,
+    },
+};
+
+/// 2026-01-02 03:04:05 UTC in ns since the Unix epoch.
+const START_NS: i64 = 1_767_323_045_000_000_000;
+
+/// A request on the CPU: batch 2, 3 input tokens, 4 output tokens, 5 iterations.
+#[must_use]
+pub fn request() -> Request {
+    Request {
+        combination: Combination {
+            model: Model {
+                name: "tiny".into(),
+                source: ModelSource {
+                    random: Some(RandomSource {
+                        preset: "tiny-gpt2".into(),
+                    }),
+                    ..ModelSource::default()
+                },
+            },
+            batch_size: 2,
+            input_length: 3,
+            output_length: 4,
+            gpus: 0,
+            dtype: Dtype::F32,
+        },
+        model_revision: "tiny-gpt2@42".into(),
+        replicate: 0,
+        seed: 42,
+        measurement: EffectiveMeasurement {
+            warmup_iterations: 2,
+            warmup_ms: 1000,
+            iterations: 5,
+            min_duration_ms: 0,
+            isolation: Isolation::Process,
+        },
+        runner: "inferbench 0.1.0".into(),
+    }
+}
+
+/// A valid record of [`request`].
+#[must_use]
+pub fn record() -> TrialRecord {
+    measured(request(), 0)
+}
+
+/// A valid record on two GPUs, with telemetry of both.
+#[must_use]
+pub fn gpu_record() -> TrialRecord {
+    let mut request = request();
+    request.combination.gpus = 2;
+    request.combination.dtype = Dtype::Bf16;
+    let mut record = measured(request, 0);
+    record.telemetry.gpus = (0..2)
+        .map(|at| GpuTelemetry {
+            uuid: format!("GPU-{at}"),
+            util_mean_pct: Some(80.0 + 10.0 * f64::from(at)),
+            util_max_pct: Some(98.0 + f64::from(at)),
+            mem_total_mib: Some(81_559.0),
+            mem_before_mib: Some(500.0),
+            mem_peak_mib: Some(9_000.0),
+            mem_after_mib: Some(520.0),
+            power_mean_w: Some(300.0),
+            energy_j: Some(10.0),
+            sm_clock_mean_mhz: Some(1_900.0 + 20.0 * f64::from(at)),
+            throttle_reasons: (at == 1).then(|| "SwPowerCap".into()),
+            foreign_processes: Some(0),
+        })
+        .collect();
+    record.provenance.device = "NVIDIA H100 80GB HBM3".into();
+    record.provenance.device_uuid = Some("GPU-0|GPU-1".into());
+    record.provenance.driver = Some("580.95.05".into());
+    record.provenance.cuda = Some("13.0".into());
+    record
+}
+
+/// A record of [`request`] whose trial did not fit into memory.
+#[must_use]
+pub fn out_of_memory() -> TrialRecord {
+    let mut record = record();
+    record.outcome = Outcome::OutOfMemory;
+    record.message = Some("the kernel killed the process for memory".into());
+    record.effective = None;
+    record.iterations.clear();
+    record.warmup = None;
+    record.roofline = None;
+    record.telemetry = Telemetry::default();
+    record
+}
+
+/// A valid record of any request: times grow with the shape and vary by replicate and iteration.
+#[must_use]
+pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
+    let levels = &request.combination;
+    let step_ms = 1.0 + 0.05 * f64::from(levels.batch_size) + 0.1 * f64::from(request.replicate);
+    let prefill_ms =
+        step_ms + 0.002 * f64::from(levels.batch_size) * f64::from(levels.input_length);
+    let start_ns = START_NS + i64::from(trial_index) * 8_000_000_000;
+    let iterations: Vec<Iteration> = (0..request.measurement.iterations)
+        .map(|at| {
+            let drift = 1.0 + 0.01 * f64::from(at % 5);
+            let token_ms = (0..levels.output_length)
+                .map(|token| (prefill_ms + step_ms * f64::from(token)) * drift);
+            Iteration {
+                start_unix_ns: start_ns + i64::from(at) * 400_000_000,
+                token_ms: token_ms.collect(),
+            }
+        })
+        .collect();
+    let samples = (0..40)
+        .map(|at| Sample {
+            unix_ns: start_ns + i64::from(at) * 100_000_000,
+            phase: match at {
+                0..10 => Phase::Before,
+                10..30 => Phase::During,
+                _ => Phase::After,
+            },
+            gpu_uuid: None,
+            mem_mib: Some(600.0 + f64::from(at)),
+            cpu_time_s: Some(0.2 * f64::from(at)),
+            util_pct: None,
+            power_w: None,
+            sm_clock_mhz: None,
+            temp_c: None,
+        })
+        .collect();
+    TrialRecord {
+        schema_version: SCHEMA_VERSION.into(),
+        sweep: "fixture".into(),
+        trial_index,
+        trial_key: trial_key(&request, 0),
+        attempt: 0,
+        run_order: trial_index,
+        process_id: format!("process-{trial_index}"),
+        started_at: "2026-01-02T03:04:05.000Z".into(),
+        ended_at: "2026-01-02T03:04:09.000Z".into(),
+        outcome: Outcome::Succeeded,
+        message: None,
+        valid: true,
+        invalid_reasons: Vec::new(),
+        effective: Some(Effective {
+            architecture: "GPT2LMHeadModel".into(),
+            model_params: 124_439_808,
+            dtype: dtype_name(levels.dtype).into(),
+            batch_size: levels.batch_size,
+            input_len: levels.input_length,
+            output_len: levels.output_length,
+            gpus: levels.gpus,
+            engine: "candle".into(),
+            engine_mode: "eager".into(),
+            weight_bytes: 497_759_232,
+            model_load_s: 0.25,
+            threads: 2,
+            denormals_flushed: true,
+            prompts: "ids".into(),
+            prompt_seed: u64::MAX,
+        }),
+        iterations,
+        warmup: Some(Warmup {
+            iterations: 2,
+            duration_s: 1.5,
+            first_iteration_ttft_ms: 30.0,
+        }),
+        telemetry: Telemetry {
+            cpu: CpuTelemetry {
+                cpu_time_s: Some(7.5),
+                rss_peak_mib: Some(640.0),
+                cpu_throttled_ms: Some(0.0),
+                cpu_steal_pct: Some(0.1),
+                cpu_freq_mean_mhz: Some(2_900.0),
+                numa_nodes: Some(1),
+                smt: Some(true),
+                concurrent_trials: Some(0),
+            },
+            gpus: Vec::new(),
+            samples,
+            gpu_telemetry_missing: None,
+        },
+        roofline: Some(Roofline {
+            bandwidth_bytes_per_s: 20e9,
+            matrix_flops_per_s: 200e9,
+            decode_fraction: (levels.output_length > 1).then_some(0.8),
+            prefill_fraction: Some(0.5),
+            decode_bound: (levels.output_length > 1).then(|| "bandwidth".into()),
+            prefill_bound: Some("matrix".into()),
+            fits_cache: false,
+        }),
+        provenance: Provenance {
+            engine_version: "0.1.0 (candle 0.11.1)".into(),
+            runner_version: "0.1.0".into(),
+            device: "cpu".into(),
+            cpu: "A CPU".into(),
+            node: "machine".into(),
+            ..Provenance::default()
+        },
+        request,
+    }
+}

@@ -1,0 +1,464 @@
+//! The tables as files: CSV written and read back, Parquet with typed columns whose units and descriptions stand in
+//! the fields' metadata.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arrow_array::{
+    ArrayRef, RecordBatch,
+    builder::{
+        BooleanBuilder, Float32Builder, Float64Builder, Int64Builder, ListBuilder, StringBuilder,
+        TimestampMillisecondBuilder, UInt64Builder,
+    },
+};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    errors::ParquetError,
+    file::properties::WriterProperties,
+};
+use thiserror::Error;
+
+use crate::{
+    columns::{Cell, Column, Kind, Table},
+    row::Row,
+};
+
+/// Why a table cannot be written or read.
+#[derive(Debug, Error)]
+pub enum TableError {
+    /// The Parquet file cannot be written.
+    #[error("{table}.parquet: {source}")]
+    Parquet {
+        /// The table.
+        table: &'static str,
+        /// Why.
+        source: ParquetError,
+    },
+    /// The CSV cannot be written or read.
+    #[error("{table}.csv: {source}")]
+    Csv {
+        /// The table.
+        table: &'static str,
+        /// Why.
+        source: csv::Error,
+    },
+    /// The CSV has other columns.
+    #[error("{table}.csv: column {at} is {found:?} instead of {expected:?}")]
+    Header {
+        /// The table.
+        table: &'static str,
+        /// The column's number, from 1.
+        at: usize,
+        /// Its name; empty where it is missing.
+        found: String,
+        /// What belongs there.
+        expected: String,
+    },
+    /// A cell holds what its column cannot.
+    #[error("{table}.csv, line {line}: {problem}")]
+    Cell {
+        /// The table.
+        table: &'static str,
+        /// The line, from 1.
+        line: u64,
+        /// The column, its text and its type.
+        problem: String,
+    },
+}
+
+/// `trials.csv`: a header, then one line per row. Numbers are written so that they read back exactly.
+///
+/// # Errors
+/// Never in practice: it writes to memory.
+pub fn write_csv<T: Table>(rows: &[T]) -> Result<Vec<u8>, TableError> {
+    let failed = |source| TableError::Csv {
+        table: T::NAME,
+        source,
+    };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer
+        .write_record(T::COLUMNS.iter().map(|column| column.name))
+        .map_err(failed)?;
+    let mut text = String::new();
+    for row in rows {
+        for cell in row.cells() {
+            text.clear();
+            write_text(cell, &mut text);
+            writer.write_field(&text).map_err(failed)?;
+        }
+        writer.write_record(None::<&[u8]>).map_err(failed)?;
+    }
+    writer
+        .into_inner()
+        .map_err(|error| failed(error.into_error().into()))
+}
+
+/// The rows of a `trials.csv`.
+///
+/// # Errors
+/// Where it is no CSV, or its columns are not those of [`Row`]; names the line and the column.
+pub fn read_trials_csv(bytes: &[u8]) -> Result<Vec<Row>, TableError> {
+    let table = Row::NAME;
+    let failed = |source| TableError::Csv { table, source };
+    let mut reader = csv::Reader::from_reader(bytes);
+    let header = reader.headers().map_err(failed)?;
+    for at in 0..header.len().max(Row::COLUMNS.len()) {
+        let found = header.get(at).unwrap_or_default();
+        let expected = Row::COLUMNS.get(at).map_or("", |column| column.name);
+        if found != expected {
+            return Err(TableError::Header {
+                table,
+                at: at + 1,
+                found: found.into(),
+                expected: expected.into(),
+            });
+        }
+    }
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(failed)?;
+        let line = record.position().map_or(0, csv::Position::line);
+        rows.push(Row::parse(&record).map_err(|problem| TableError::Cell {
+            table,
+            line,
+            problem,
+        })?);
+    }
+    Ok(rows)
+}
+
+fn write_text(cell: Cell<'_>, out: &mut String) {
+    use std::fmt::Write as _;
+    // Writing to a String cannot fail.
+    let _ = match cell {
+        Cell::Empty => Ok(()),
+        Cell::Text(text) => out.write_str(text),
+        Cell::Integer(number) => write!(out, "{number}"),
+        Cell::Unsigned(number) => write!(out, "{number}"),
+        Cell::Number(number) => write!(out, "{number}"),
+        Cell::Boolean(truth) => write!(out, "{truth}"),
+        Cell::Time(time) => write!(out, "{time}"),
+        Cell::Numbers(numbers) => numbers
+            .iter()
+            .enumerate()
+            .try_for_each(|(at, n)| write!(out, "{}{n}", if at > 0 { " " } else { "" })),
+    };
+}
+
+/// A Parquet file in the making, compressed in memory; rows may come in portions.
+pub struct ParquetTable<T> {
+    schema: SchemaRef,
+    writer: ArrowWriter<Vec<u8>>,
+    rows: usize,
+    row: std::marker::PhantomData<fn(&T)>,
+}
+
+impl<T: Table> ParquetTable<T> {
+    /// An empty table.
+    ///
+    /// # Errors
+    /// Never in practice: it writes to memory.
+    pub fn new() -> Result<Self, TableError> {
+        let schema = Arc::new(schema::<T>());
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .build();
+        let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties))
+            .map_err(failed::<T>)?;
+        Ok(Self {
+            schema,
+            writer,
+            rows: 0,
+            row: std::marker::PhantomData,
+        })
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// Never in practice: it writes to memory.
+    pub fn push(&mut self, rows: &[T]) -> Result<(), TableError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let cells: Vec<Vec<Cell<'_>>> = rows.iter().map(Table::cells).collect();
+        let arrays = T::COLUMNS
+            .iter()
+            .enumerate()
+            .map(|(at, column)| array(column, cells.iter().map(|row| row[at])));
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays.collect())
+            .map_err(|error: ArrowError| failed::<T>(error.into()))?;
+        self.rows += rows.len();
+        self.writer.write(&batch).map_err(failed::<T>)
+    }
+
+    /// How many rows it has.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// Never in practice: it writes to memory.
+    pub fn finish(self) -> Result<Vec<u8>, TableError> {
+        self.writer.into_inner().map_err(failed::<T>)
+    }
+}
+
+fn failed<T: Table>(source: ParquetError) -> TableError {
+    TableError::Parquet {
+        table: T::NAME,
+        source,
+    }
+}
+
+/// The Parquet schema of a table.
+#[must_use]
+pub fn schema<T: Table>() -> Schema {
+    let field = |column: &Column| {
+        let mut metadata = HashMap::from([("description".to_owned(), column.doc.to_owned())]);
+        if !column.unit.is_empty() {
+            metadata.insert("unit".into(), column.unit.into());
+        }
+        Field::new(column.name, data_type(column.kind), column.nullable).with_metadata(metadata)
+    };
+    let metadata = HashMap::from([("row".to_owned(), T::ROW.to_owned())]);
+    Schema::new_with_metadata(T::COLUMNS.iter().map(field).collect::<Vec<_>>(), metadata)
+}
+
+fn data_type(kind: Kind) -> DataType {
+    match kind {
+        Kind::Text => DataType::Utf8,
+        Kind::Integer => DataType::Int64,
+        Kind::Unsigned => DataType::UInt64,
+        Kind::Number => DataType::Float64,
+        Kind::Numbers => DataType::List(Arc::new(list_item())),
+        Kind::Boolean => DataType::Boolean,
+        Kind::Time => DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())),
+    }
+}
+
+fn list_item() -> Field {
+    Field::new("element", DataType::Float32, false)
+}
+
+fn array<'a>(column: &Column, cells: impl Iterator<Item = Cell<'a>>) -> ArrayRef {
+    macro_rules! collect {
+        ($builder:expr, $kind:ident($value:ident) => $converted:expr) => {{
+            let mut builder = $builder;
+            for cell in cells {
+                match cell {
+                    Cell::$kind($value) => builder.append_value($converted),
+                    _ => builder.append_null(),
+                }
+            }
+            Arc::new(builder.finish())
+        }};
+    }
+    match column.kind {
+        Kind::Text => collect!(StringBuilder::new(), Text(text) => text),
+        Kind::Integer => collect!(Int64Builder::new(), Integer(number) => number),
+        Kind::Unsigned => collect!(UInt64Builder::new(), Unsigned(number) => number),
+        Kind::Number => collect!(Float64Builder::new(), Number(number) => number),
+        Kind::Boolean => collect!(BooleanBuilder::new(), Boolean(truth) => truth),
+        Kind::Time => {
+            collect!(TimestampMillisecondBuilder::new().with_timezone("UTC"), Time(time) => time.as_millisecond())
+        }
+        Kind::Numbers => {
+            let mut builder = ListBuilder::new(Float32Builder::new()).with_field(list_item());
+            for cell in cells {
+                if let Cell::Numbers(numbers) = cell {
+                    builder.values().append_slice(numbers);
+                    builder.append(true);
+                } else {
+                    builder.append(false);
+                }
+            }
+            Arc::new(builder.finish())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{Array as _, cast::AsArray as _, types::Float64Type};
+    use inferbench_crds::outcome::Outcome;
+    use jiff::Timestamp;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        fixtures,
+        row::{IterationRow, TelemetryRow},
+    };
+
+    /// The order of the columns, as the design page lists them.
+    const DESIGN: &str = "sweep, trial_index, trial_key, attempt, replicate, run_order, process_id, started_at, \
+        outcome, valid, invalid_reasons, model, model_revision, architecture, model_params, dtype, batch_size, \
+        input_len, output_len, gpus, iterations, mean_ttft_ms, median_ttft_ms, std_ttft_ms, min_ttft_ms, max_ttft_ms, \
+        mean_ttlt_ms, median_ttlt_ms, std_ttlt_ms, min_ttlt_ms, max_ttlt_ms, mean_tpot_ms, median_tpot_ms, \
+        std_tpot_ms, min_tpot_ms, max_tpot_ms, median_itl_ms, p90_itl_ms, max_itl_ms, output_throughput, \
+        decode_throughput, prefill_throughput, normalized_latency_ms, output_throughput_per_gpu, gpus_active, \
+        gpu_util_mean_pct, gpu_util_max_pct, gpu_mem_total_mib, gpu_mem_before_mib, gpu_mem_peak_mib, \
+        gpu_mem_after_mib, gpu_power_mean_w, gpu_energy_j, joules_per_output_token, sm_clock_mean_mhz, \
+        throttle_reasons, cpu_time_s, rss_peak_mib, cpu_throttled_ms, cpu_steal_pct, cpu_freq_mean_mhz, numa_nodes, \
+        smt, concurrent_trials, decode_roofline_fraction, prefill_roofline_fraction, roofline_bound, model_load_s, \
+        first_iteration_ttft_ms, engine, engine_mode, engine_version, runner_version, device, device_uuid, driver, \
+        cuda, cpu, threads, node, image_digest, prompt_seed";
+
+    #[test]
+    fn the_columns_are_those_of_the_design() {
+        let names: Vec<&str> = Row::COLUMNS.iter().map(|column| column.name).collect();
+        assert_eq!(names.join(", "), DESIGN);
+    }
+
+    #[test]
+    fn units_in_names_are_the_columns_units() {
+        for column in Row::COLUMNS
+            .iter()
+            .chain(IterationRow::COLUMNS)
+            .chain(TelemetryRow::COLUMNS)
+        {
+            assert!(
+                !column.doc.is_empty() && !column.doc.contains('\n'),
+                "{}",
+                column.name
+            );
+            for (ending, unit) in [
+                ("_ms", "ms"),
+                ("_s", "s"),
+                ("_pct", "%"),
+                ("_mib", "MiB"),
+                ("_mhz", "MHz"),
+                ("_w", "W"),
+                ("_j", "J"),
+            ] {
+                assert!(
+                    !column.name.ends_with(ending) || column.unit == unit,
+                    "{}",
+                    column.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_csv() {
+        let rows = [
+            Row::of(&fixtures::record()),
+            Row::of(&fixtures::gpu_record()),
+            Row::of(&fixtures::out_of_memory()),
+        ];
+        let csv = String::from_utf8(write_csv(&rows).unwrap()).unwrap();
+        insta::assert_snapshot!(csv);
+    }
+
+    #[test]
+    fn another_csv_is_refused_by_name() {
+        let csv = String::from_utf8(write_csv(&[Row::of(&fixtures::record())]).unwrap()).unwrap();
+        for (broken, said) in [
+            (
+                csv.replace("mean_ttft_ms", "ttft"),
+                "column 22 is \"ttft\" instead of \"mean_ttft_ms\"",
+            ),
+            (
+                csv.replace(",prompt_seed", ""),
+                "column 82 is \"\" instead of \"prompt_seed\"",
+            ),
+            (
+                csv.replace(",Succeeded,", ",Won,"),
+                "line 2: outcome: \"Won\"",
+            ),
+            (csv.replace(",true,", ",yes,"), "line 2: valid: \"yes\""),
+        ] {
+            let error = read_trials_csv(broken.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn all_tables_hold_what_their_rows_say() {
+        let record = fixtures::gpu_record();
+        let batch = read_back(&[Row::of(&record), Row::of(&fixtures::out_of_memory())]);
+        assert_eq!(
+            (batch.num_rows(), batch.num_columns()),
+            (2, Row::COLUMNS.len())
+        );
+        let ttft = batch
+            .column_by_name("mean_ttft_ms")
+            .unwrap()
+            .as_primitive::<Float64Type>();
+        assert_eq!(ttft.value(0), Row::of(&record).mean_ttft_ms.unwrap());
+        assert!(ttft.is_null(1), "unknown is null");
+        let schema = batch.schema();
+        let field = schema.field_with_name("mean_ttft_ms").unwrap();
+        assert_eq!(field.metadata()["unit"], "ms");
+        assert!(field.metadata()["description"].starts_with("Time to first token"));
+
+        let iterations = IterationRow::of(&record, 0);
+        let batch = read_back(&iterations);
+        let gaps = batch
+            .column_by_name("itl_ms")
+            .unwrap()
+            .as_list::<i32>()
+            .value(4);
+        assert_eq!(
+            gaps.as_primitive::<arrow_array::types::Float32Type>()
+                .values(),
+            &iterations[4].itl_ms[..]
+        );
+        assert_eq!(
+            read_back(&TelemetryRow::of(&record, 0)).num_rows(),
+            record.telemetry.samples.len()
+        );
+    }
+
+    fn read_back<T: Table>(rows: &[T]) -> RecordBatch {
+        let mut table = ParquetTable::new().unwrap();
+        let (some, others) = rows.split_at(rows.len() / 2);
+        table.push(some).unwrap();
+        table.push(others).unwrap();
+        assert_eq!(table.rows(), rows.len());
+        let file = bytes::Bytes::from(table.finish().unwrap());
+        let mut batches = ParquetRecordBatchReaderBuilder::try_new(file)
+            .unwrap()
+            .build()
+            .unwrap();
+        let batch = batches.next().unwrap().unwrap();
+        assert!(batches.next().is_none());
+        batch
+    }
+
+    prop_compose! {
+        fn cell_text()(text in "[ -~äß\n\r\t,\";|]{1,12}") -> String { text }
+    }
+
+    prop_compose! {
+        fn row()(
+            sweep in cell_text(), index in any::<u32>(), seed in prop::option::of(any::<u64>()),
+            params in prop::option::of(any::<u64>()), reasons in prop::option::of(cell_text()),
+            number in prop::option::of(prop::num::f64::NORMAL | prop::num::f64::ZERO | prop::num::f64::SUBNORMAL),
+            valid in prop::option::of(any::<bool>()), outcome in prop::option::of(0..5usize),
+            started in prop::option::of(-60_000_000_000_000i64..250_000_000_000_000),
+        ) -> Row {
+            Row {
+                sweep, trial_index: index, run_order: !index, prompt_seed: seed, model_params: params,
+                invalid_reasons: reasons, mean_ttft_ms: number, output_throughput: number.map(|x| x / 3.0),
+                valid, outcome: outcome.map(|at| Outcome::ALL[at]),
+                started_at: started.map(|ms| Timestamp::from_millisecond(ms).unwrap()),
+                ..Row::of(&fixtures::gpu_record())
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn csv_reads_back_exactly(rows in prop::collection::vec(row(), 0..5)) {
+            prop_assert_eq!(read_trials_csv(&write_csv(&rows).unwrap()).unwrap(), rows);
+        }
+    }
+}
