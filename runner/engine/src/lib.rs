@@ -3,6 +3,26 @@
 //! [`Engine::load`] loads a model, [`Engine::generate`] continues prompts greedily and says when each
 //! token was there. The engine knows nothing of benchmarks: what to run, how often, and what to make
 //! of the times is its caller's.
+//!
+//! ```
+//! use candle_core::{DType, Device};
+//! use inferbench_engine::{Engine, LoadOptions, Weights, presets, tokenizer};
+//!
+//! let config = presets::preset("tiny-gpt2").expect("a known name");
+//! let prompts = tokenizer::prompts(None, &config, 2, 16, 0)?;
+//! let weights = Weights::Random { config, seed: 0 };
+//! let options = LoadOptions {
+//!     dtype: DType::F32,
+//!     device: Device::Cpu,
+//!     world_size: 1,
+//!     max_batch: 2,
+//!     max_seq: 24,
+//! };
+//! let generation = Engine::load(&weights, &options)?.generate(&prompts, 8)?;
+//! assert_eq!(generation.ids[1].len(), 8);
+//! println!("time to first token: {:?}", generation.step_ends[0]);
+//! # Ok::<(), inferbench_engine::EngineError>(())
+//! ```
 
 pub mod comm;
 pub mod config;

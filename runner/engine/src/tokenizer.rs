@@ -99,7 +99,8 @@ fn from_text(
     let first = mix(stream(seed, "prompt text"));
     // Rows begin a few words apart, so that no two of up to a hundred or so begin alike.
     let start = ((first % words.len() as u64) as usize + row * 11) % words.len();
-    let mut wanted = len + len / 4 + 16;
+    // Hardly a word is less than a token.
+    let mut wanted = len + 16;
     loop {
         let text = words[start..]
             .iter()

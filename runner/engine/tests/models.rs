@@ -323,6 +323,21 @@ fn calls_beyond_what_was_loaded_are_refused_and_do_no_harm() {
 }
 
 #[test]
+fn what_cannot_fit_is_out_of_memory_before_anything_is_loaded() {
+    let weights = Weights::Random {
+        config: preset("llama3-70b").unwrap(),
+        seed: 1,
+    };
+    let mut options = options(1, 8192);
+    options.max_batch = 1_000_000;
+    match Engine::load(&weights, &options) {
+        Err(EngineError::OutOfMemory(reason)) => assert!(reason.contains("MiB needed"), "{reason}"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("loaded 20 petabytes"),
+    }
+}
+
+#[test]
 fn impossible_combinations_are_unsupported() {
     let config = preset("gpt2").unwrap();
     let reason = |world, input, output, dtype| {
