@@ -207,13 +207,23 @@ const SERVER_METADATA: [&str; 10] = [
 fn root() -> Value {
     let derived = serde_json::to_value(InferenceBenchmark::crd()).unwrap_or_default();
     let mut schema = derived["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+    schema["description"] = json!(
+        "A designed sweep of LLM inference measurements: what is asked for, and what came of it."
+    );
+    schema["properties"]["apiVersion"] = json!({ "type": "string", "description": API_VERSION });
+    schema["properties"]["kind"] = json!({ "type": "string", "description": KIND });
     normalize(&mut schema);
     for field in ["affinity", "tolerations", "env", "resources"] {
         bound(place(&mut schema, &format!("spec.runner.{field}")), true);
     }
+    // A default that the server fills in would be a zero that stands for unknown.
+    without_defaults(place(&mut schema, "status"));
     bound(place(&mut schema, "status.conditions"), true);
     place(&mut schema, "status.conditions[].message")["maxLength"] =
         json!(limits::CONDITION_MESSAGE);
+    for time in ["progress.estimatedFinish", "results.updatedAt"] {
+        place(&mut schema, &format!("status.{time}"))["maxLength"] = json!(64);
+    }
     let env_name = place(&mut schema, "spec.runner.env[].name");
     env_name["pattern"] = json!(patterns::ENV_NAME);
     env_name["maxLength"] = json!(253);
@@ -299,6 +309,14 @@ fn bound(schema: &mut Value, outermost: bool) {
         members.entry(key).or_insert_with(|| json!(most));
     }
     each_subschema(members, &mut |schema| bound(schema, false));
+}
+
+fn without_defaults(schema: &mut Value) {
+    let Value::Object(members) = schema else {
+        return;
+    };
+    members.remove("default");
+    each_subschema(members, &mut without_defaults);
 }
 
 fn each_subschema(members: &mut Map<String, Value>, change: &mut dyn FnMut(&mut Value)) {

@@ -1,0 +1,306 @@
+//! The CEL rules, run: they accept and reject what local validation accepts and rejects.
+
+use std::collections::BTreeSet;
+
+use inferbench_crds::{InferenceBenchmark, Scope, crd, validate};
+use kube_cel::{CompiledSchema, Validator, apply_defaults, compile_schema};
+use serde_json::{Value, json};
+
+type Change = fn(&mut Value);
+
+/// A resource that runs in a cluster, with a change to its spec.
+fn resource(change: Change) -> Value {
+    let mut spec = json!({
+        "design": {
+            "factors": {
+                "model": [
+                    { "name": "gpt2", "source": { "random": { "preset": "gpt2" } } },
+                    { "name": "llama", "source": { "huggingFace": { "repo": "meta-llama/Meta-Llama-3-8B" } } },
+                ],
+                "batchSize": [1, 2, 4],
+                "gpus": [1, 2],
+            },
+        },
+        "results": { "store": { "url": "s3://bucket/prefix", "region": "eu-north-1" } },
+    });
+    change(&mut spec);
+    json!({ "apiVersion": crd::API_VERSION, "kind": crd::KIND, "metadata": { "name": "test" }, "spec": spec })
+}
+
+/// What the API server does with a resource before it accepts it, as far as CEL goes.
+struct Server {
+    schema: Value,
+    compiled: CompiledSchema,
+    validator: Validator,
+}
+
+impl Server {
+    fn new() -> Self {
+        let schema = crd::crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+        let compiled = compile_schema(&schema);
+        assert!(
+            !compiled.has_errors(),
+            "{:?}",
+            compiled.compilation_errors()
+        );
+        Self {
+            schema,
+            compiled,
+            validator: Validator::new(),
+        }
+    }
+
+    /// The messages of the rules that a resource, or an edit of one, breaks.
+    fn rejections(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let (new, old) = (
+            defaulted(&self.schema, new),
+            old.map(|old| defaulted(&self.schema, old)),
+        );
+        match self
+            .validator
+            .validate_compiled(&self.compiled, &new, old.as_ref())
+        {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors
+                .as_slice()
+                .iter()
+                .map(|error| error.message.clone())
+                .collect(),
+        }
+    }
+}
+
+/// A resource as the API server stores it. It also fills in the defaults inside of what a default has just added,
+/// which `apply_defaults` does one level at a time.
+fn defaulted(schema: &Value, resource: &Value) -> Value {
+    let filled = apply_defaults(schema, resource);
+    if filled == *resource {
+        filled
+    } else {
+        defaulted(schema, &filled)
+    }
+}
+
+fn local(value: &Value) -> Vec<String> {
+    let resource: InferenceBenchmark = serde_json::from_value(value.clone()).expect("a resource");
+    validate(&resource, Scope::Cluster)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn levels(count: i32) -> Value {
+    json!((1..=count).collect::<Vec<i32>>())
+}
+
+const ACCEPTED: &[(&str, Change)] = &[
+    ("as it is", |_| {}),
+    ("excludes", |spec| {
+        spec["design"]["exclude"] = json!([
+            { "model": ["gpt2"], "gpus": [2] }, { "batchSize": [1, 4], "inputLength": [128], "outputLength": [128] },
+        ]);
+    }),
+    ("an excluded dtype", |spec| {
+        spec["design"]["factors"]["dtype"] = json!(["f16", "bf16"]);
+        spec["design"]["exclude"] = json!([{ "dtype": ["f16"] }]);
+    }),
+    ("CPU", |spec| spec["design"]["factors"]["gpus"] = json!([0])),
+    ("50,000 trials", |spec| {
+        spec["design"]["factors"]["batchSize"] = levels(50);
+        spec["design"]["factors"]["inputLength"] = levels(50);
+        spec["design"]["replicates"] = json!(5);
+    }),
+    ("a claim", |spec| {
+        spec["results"]["store"] =
+            json!({ "persistentVolumeClaim": { "claimName": "c", "path": "a/b" } });
+    }),
+    ("environment", |spec| {
+        spec["runner"]["env"] = json!([{ "name": "RUST_LOG", "value": "debug" }])
+    }),
+    ("overrides", |spec| {
+        spec["runner"]["podOverrides"] = json!({ "spec": { "hostNetwork": false } })
+    }),
+];
+
+const REJECTED: &[(&str, Change)] = &[
+    ("no store", |spec| spec["results"] = json!({})),
+    ("no results", |spec| {
+        spec.as_object_mut().expect("a map").remove("results");
+    }),
+    ("50,001 trials and more", |spec| {
+        spec["design"]["factors"]["batchSize"] = levels(50);
+        spec["design"]["factors"]["inputLength"] = levels(50);
+        spec["design"]["replicates"] = json!(6);
+    }),
+    ("too many by dtype alone", |spec| {
+        spec["design"]["factors"]["batchSize"] = levels(50);
+        spec["design"]["factors"]["inputLength"] = levels(50);
+        spec["design"]["factors"]["dtype"] = json!(["f32", "f16"]);
+        spec["design"]["replicates"] = json!(5);
+    }),
+    ("excluded model", |spec| {
+        spec["design"]["exclude"] = json!([{ "model": ["gpt2", "gpt3"] }])
+    }),
+    ("excluded batchSize", |spec| {
+        spec["design"]["exclude"] = json!([{ "gpus": [1] }, { "batchSize": [3] }])
+    }),
+    ("excluded inputLength", |spec| {
+        spec["design"]["exclude"] = json!([{ "inputLength": [127] }])
+    }),
+    ("excluded outputLength", |spec| {
+        spec["design"]["exclude"] = json!([{ "outputLength": [127] }])
+    }),
+    ("excluded gpus", |spec| {
+        spec["design"]["exclude"] = json!([{ "gpus": [8] }])
+    }),
+    ("excluded dtype", |spec| {
+        spec["design"]["factors"]["dtype"] = json!(["bf16"]);
+        spec["design"]["exclude"] = json!([{ "dtype": ["f16"] }]);
+    }),
+    ("excluded dtype of none", |spec| {
+        spec["design"]["exclude"] = json!([{ "dtype": ["bf16"] }])
+    }),
+    ("CPU beside GPU", |spec| {
+        spec["design"]["factors"]["gpus"] = json!([0, 1])
+    }),
+    ("no source", |spec| {
+        spec["design"]["factors"]["model"][0]["source"] = json!({})
+    }),
+    ("two sources", |spec| {
+        spec["design"]["factors"]["model"][1]["source"]["path"] = json!("/models/x")
+    }),
+    ("reserved variable", |spec| {
+        spec["runner"]["env"] = json!([{ "name": "INFERBENCH_TRIALS", "value": "x" }])
+    }),
+    ("neither url nor claim", |spec| {
+        spec["results"]["store"] = json!({})
+    }),
+    ("url and claim", |spec| {
+        spec["results"]["store"]["persistentVolumeClaim"] = json!({ "claimName": "c" });
+    }),
+    ("endpoint of a claim", |spec| {
+        spec["results"]["store"] =
+            json!({ "endpoint": "https://x", "persistentVolumeClaim": { "claimName": "c" } });
+    }),
+    ("a folder", |spec| {
+        spec["results"]["store"] = json!({ "url": "file:///tmp/results" })
+    }),
+];
+
+/// Edits of a resource: what it becomes, and whether it may.
+const EDITS: &[(&str, Change, bool)] = &[
+    ("nothing", |_| {}, true),
+    ("suspend", |spec| spec["suspend"] = json!(true), true),
+    (
+        "parallelism",
+        |spec| spec["execution"]["parallelism"] = json!(8),
+        true,
+    ),
+    (
+        "objectives",
+        |spec| spec["objectives"]["maxTtft"] = json!("100ms"),
+        true,
+    ),
+    (
+        "a default made explicit",
+        |spec| spec["measurement"] = json!({ "iterations": 5 }),
+        true,
+    ),
+    (
+        "a level",
+        |spec| spec["design"]["factors"]["batchSize"] = json!([1, 2, 4, 8]),
+        false,
+    ),
+    ("the seed", |spec| spec["design"]["seed"] = json!(43), false),
+    (
+        "a factor that was absent",
+        |spec| spec["design"]["factors"]["dtype"] = json!(["f16"]),
+        false,
+    ),
+    (
+        "measurement, absent before",
+        |spec| spec["measurement"] = json!({ "iterations": 6 }),
+        false,
+    ),
+    (
+        "runner, absent before",
+        |spec| spec["runner"] = json!({ "image": "a/b:c" }),
+        false,
+    ),
+    (
+        "the store",
+        |spec| spec["results"]["store"]["url"] = json!("s3://other"),
+        false,
+    ),
+    (
+        "trialsPerJob",
+        |spec| spec["execution"]["trialsPerJob"] = json!(2),
+        false,
+    ),
+];
+
+#[test]
+fn what_both_accept() {
+    let server = Server::new();
+    for (name, change) in ACCEPTED {
+        let resource = resource(*change);
+        assert_eq!(local(&resource), [] as [&str; 0], "{name}, locally");
+        assert_eq!(
+            server.rejections(&resource, None),
+            [] as [&str; 0],
+            "{name}, in a cluster"
+        );
+    }
+}
+
+#[test]
+fn what_both_reject() {
+    let server = Server::new();
+    for (name, change) in REJECTED {
+        let resource = resource(*change);
+        assert_eq!(
+            local(&resource).len(),
+            1,
+            "{name}, locally: {:?}",
+            local(&resource)
+        );
+        assert_eq!(
+            server.rejections(&resource, None).len(),
+            1,
+            "{name}, in a cluster: {:?}",
+            server.rejections(&resource, None)
+        );
+    }
+}
+
+#[test]
+fn what_may_be_edited() {
+    let server = Server::new();
+    let old = resource(|_| {});
+    for (name, change, allowed) in EDITS {
+        let found = server.rejections(&resource(*change), Some(&old));
+        assert_eq!(found.is_empty(), *allowed, "{name}: {found:?}");
+    }
+}
+
+/// No rule stands there untested.
+#[test]
+fn every_rule_rejects_something() {
+    let server = Server::new();
+    let old = resource(|_| {});
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    for (_, change) in REJECTED {
+        seen.extend(server.rejections(&resource(*change), None));
+    }
+    for (_, change, _) in EDITS {
+        seen.extend(server.rejections(&resource(*change), Some(&old)));
+    }
+    for rule in crd::RULES {
+        assert!(
+            seen.contains(rule.message),
+            "{}: {}",
+            rule.path,
+            rule.message
+        );
+    }
+}

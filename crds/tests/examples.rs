@@ -1,0 +1,62 @@
+//! Every example is a resource that runs, and expands to what its comments say.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use inferbench_crds::{Scope, design::Expansion, file::load};
+
+fn examples() -> BTreeMap<String, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let files = fs::read_dir(folder)
+        .expect("the folder examples")
+        .map(|entry| entry.expect("a file").path());
+    files
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
+        .map(|path| {
+            let name = path
+                .file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned();
+            (name, fs::read_to_string(&path).expect("a text"))
+        })
+        .collect()
+}
+
+#[test]
+fn every_example_is_valid() {
+    let examples = examples();
+    assert!(
+        examples.contains_key("quickstart.yaml"),
+        "{:?}",
+        examples.keys()
+    );
+    for (name, text) in examples {
+        let resources = load(&text, &name, Scope::Local).unwrap_or_else(|error| panic!("{error}"));
+        // One with a store is meant for a cluster.
+        if resources
+            .iter()
+            .all(|resource| resource.spec.results.store.is_some())
+        {
+            load(&text, &name, Scope::Cluster).unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+}
+
+#[test]
+fn the_sizes_in_the_comments_are_true() {
+    let size = |name: &str| {
+        let resources = load(&examples()[name], name, Scope::Local).expect("a valid example");
+        let expansion = Expansion::new(&resources[0].spec.design);
+        (
+            expansion.combinations_before_exclusion(),
+            expansion.excluded().count(),
+            expansion.len(),
+        )
+    };
+    assert_eq!(size("quickstart.yaml"), (8, 0, 16));
+    assert_eq!(size("thesis-gpt2.yaml"), (1_260, 252, 10_080));
+    assert_eq!(size("thesis-llama3.yaml"), (1_260, 252, 10_080));
+}
