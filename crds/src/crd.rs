@@ -129,12 +129,31 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
+/// The columns of `kubectl get`: name, path and type.
+const COLUMNS: [[&str; 3]; 7] = [
+    [
+        "State",
+        ".status.conditions[?(@.type==\"Succeeded\")].reason",
+        "string",
+    ],
+    ["Done", ".status.counts.done", "integer"],
+    ["Total", ".status.plan.trials", "integer"],
+    ["Failed", ".status.counts.failed", "integer"],
+    ["Active", ".status.counts.active", "integer"],
+    ["Best", ".status.progress.best", "number"],
+    ["Age", ".metadata.creationTimestamp", "date"],
+];
+
 /// The CustomResourceDefinition as the API server gets it.
 #[must_use]
 pub fn crd() -> Value {
     let derived: CustomResourceDefinition = InferenceBenchmark::crd();
     let mut crd = serde_json::to_value(derived).unwrap_or_default();
-    let schema = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let version = &mut crd["spec"]["versions"][0];
+    let column =
+        |[name, path, kind]: [&str; 3]| json!({ "name": name, "jsonPath": path, "type": kind });
+    version["additionalPrinterColumns"] = COLUMNS.map(column).into();
+    let schema = &mut version["schema"]["openAPIV3Schema"];
     *schema = root();
     for rule in RULES {
         let place = place(schema, rule.path);

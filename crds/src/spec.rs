@@ -19,35 +19,7 @@ use crate::{Duration, limits, patterns, presets, status::InferenceBenchmarkStatu
     shortname = "ib",
     status = "InferenceBenchmarkStatus",
     derive = "PartialEq",
-    category = "inferbench",
-    printcolumn(
-        name = "State",
-        json_path = ".status.conditions[?(@.type==\"Succeeded\")].reason",
-        type_ = "string"
-    ),
-    printcolumn(name = "Done", json_path = ".status.counts.done", type_ = "integer"),
-    printcolumn(name = "Total", json_path = ".status.plan.trials", type_ = "integer"),
-    printcolumn(
-        name = "Failed",
-        json_path = ".status.counts.failed",
-        type_ = "integer"
-    ),
-    printcolumn(
-        name = "Active",
-        json_path = ".status.counts.active",
-        type_ = "integer"
-    ),
-    printcolumn(
-        name = "Best",
-        json_path = ".status.progress.best",
-        type_ = "number",
-        description = "tokens/s"
-    ),
-    printcolumn(
-        name = "Age",
-        json_path = ".metadata.creationTimestamp",
-        type_ = "date"
-    )
+    category = "inferbench"
 )]
 #[serde(rename_all = "camelCase")]
 pub struct InferenceBenchmarkSpec {
