@@ -233,8 +233,16 @@ impl Walk {
     fn number(&mut self, node: &Node, number: Option<f64>, schema: &Value, path: &str) {
         let Some(number) = number else { return };
         // A number beyond its format cannot be read at all.
-        let misshapen = schema["format"] == "int32"
-            && (number < f64::from(i32::MIN) || number > f64::from(i32::MAX));
+        let beyond = match (schema["format"].as_str(), &node.kind) {
+            (Some("int32"), Kind::Number(number)) => number
+                .as_i64()
+                .and_then(|number| i32::try_from(number).ok())
+                .is_none()
+                .then_some(32),
+            (Some("int64"), Kind::Number(number)) => number.as_i64().is_none().then_some(64),
+            _ => None,
+        };
+        let misshapen = beyond.is_some();
         if let Some(min) = schema["minimum"].as_f64().filter(|&min| number < min) {
             self.add(
                 path,
@@ -249,12 +257,12 @@ impl Walk {
                 misshapen,
                 format!("{node} is not at most {max}"),
             );
-        } else if misshapen {
+        } else if let Some(bits) = beyond {
             self.add(
                 path,
                 node.at,
                 true,
-                format!("{node} is not an integer of 32 bits"),
+                format!("{node} is not an integer of {bits} bits"),
             );
         }
     }

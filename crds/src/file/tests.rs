@@ -190,3 +190,98 @@ fn a_bomb_is_refused() {
     }
     assert!(parse(&text, "bomb.yaml").is_err());
 }
+
+/// A resource that uses every kind of field.
+fn full() -> serde_json::Value {
+    json!({
+        "apiVersion": API_VERSION, "kind": KIND, "metadata": { "name": "full", "labels": { "a": "b" } },
+        "spec": {
+            "design": {
+                "factors": {
+                    "model": [{ "name": "m", "source": { "huggingFace": { "repo": "a/b", "revision": "main" } } }],
+                    "batchSize": [1, 2], "gpus": [1], "dtype": ["bf16"],
+                },
+                "exclude": [{ "batchSize": [2], "dtype": ["bf16"] }],
+                "replicates": 2, "order": "Sequential", "seed": 1,
+            },
+            "measurement": { "warmupDuration": "1s", "isolation": "Pod", "iterations": 3 },
+            "runner": {
+                "image": "a/b:c", "nodeSelector": { "a": "b" },
+                "tolerations": [{ "key": "k", "tolerationSeconds": 5 }],
+                "env": [{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k", "optional": true } } }],
+                "resources": { "limits": { "cpu": 4, "memory": "8Gi" } },
+                "affinity": { "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [{
+                    "weight": 1,
+                    "preference": { "matchExpressions": [{ "key": "k", "operator": "In", "values": ["v"] }] },
+                }] } },
+                "podOverrides": { "spec": {} },
+            },
+            "results": { "store": { "url": "s3://b", "credentialsSecretRef": { "name": "s" } } },
+            "execution": { "parallelism": 2, "trialTimeout": "10m", "onFailure": "Stop" },
+            "objectives": { "maxTtft": "200ms", "costPerGpuHour": "2.50" },
+            "suspend": true,
+        },
+    })
+}
+
+/// The places of all values inside this one.
+fn pointers(value: &serde_json::Value, here: &str, found: &mut Vec<String>) {
+    found.push(here.to_owned());
+    match value {
+        serde_json::Value::Object(members) => {
+            for (key, member) in members {
+                pointers(
+                    member,
+                    &format!("{here}/{}", key.replace('~', "~0").replace('/', "~1")),
+                    found,
+                );
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                pointers(item, &format!("{here}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whatever stands in whichever field: the schema's words reach the user, never the deserializer's.
+#[test]
+fn the_schema_finds_all_that_the_types_would_refuse() {
+    let values = [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(0),
+        json!(3_000_000_000_i64),
+        json!(1_u64 << 63),
+        json!(u64::MAX),
+        json!(1.5),
+        json!(""),
+        json!("text"),
+        json!("999999999h999999999h"),
+        json!([]),
+        json!([null]),
+        json!([1, "a"]),
+        json!({}),
+        json!({ "unknown": 1 }),
+    ];
+    let mut places = Vec::new();
+    pointers(&full(), "", &mut places);
+    assert!(places.len() > 60, "{}", places.len());
+    let node = Node::from(full());
+    assert!(typed(&node).is_ok(), "{:?}", typed(&node));
+    for place in places {
+        for value in &values {
+            let mut changed = full();
+            *changed.pointer_mut(&place).expect("a place") = value.clone();
+            if let Err(problems) = typed(&Node::from(changed)) {
+                let nameless = problems
+                    .iter()
+                    .find(|problem| problem.path.is_empty() && !place.is_empty());
+                assert_eq!(nameless, None, "{place} = {value}");
+            }
+        }
+    }
+}
