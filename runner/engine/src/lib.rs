@@ -24,6 +24,7 @@
 //! # Ok::<(), inferbench_engine::EngineError>(())
 //! ```
 
+pub mod ceilings;
 pub mod comm;
 pub mod config;
 mod engine;
@@ -36,6 +37,7 @@ pub mod presets;
 mod random;
 mod rank;
 pub mod size;
+pub mod threads;
 pub mod tokenizer;
 mod weights;
 

@@ -1,13 +1,16 @@
 //! The compute facade: every operation a model needs beyond plain tensor plumbing.
 //!
 //! Each function is correct on any device and for f32, bf16 and f16 through [`reference`], which is
-//! plain candle. Where the operands are contiguous f32 on the CPU, kernels of our own take over.
+//! plain candle. Where the operands are f32 on the CPU, kernels of our own take over.
 //!
 //! Shapes are written `[rows, columns]`; `B` is the batch, `S` the new positions, `H` the query
 //! heads, `KVH` the key/value heads, `D` the head size.
 
+pub(crate) use arch::Arch;
 use candle_core::{Result, Tensor};
 
+mod arch;
+mod cpu;
 pub mod reference;
 
 /// `x · wᵀ (+ bias)`: `x [.., k]`, `w [n, k]`, `bias [n]` → `[.., n]`.
@@ -15,7 +18,10 @@ pub mod reference;
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    reference::linear(x, w, bias)
+    match cpu::linear(x, w, bias, cpu::Epilogue::Bias)? {
+        Some(y) => Ok(y),
+        None => reference::linear(x, w, bias),
+    }
 }
 
 /// `gelu(x · wᵀ + bias)` with the tanh form of GELU: `x [.., k]`, `w [n, k]`, `bias [n]` → `[.., n]`.
@@ -23,7 +29,10 @@ pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn linear_bias_gelu(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    reference::linear_bias_gelu(x, w, bias)
+    match cpu::linear(x, w, Some(bias), cpu::Epilogue::BiasGelu)? {
+        Some(y) => Ok(y),
+        None => reference::linear_bias_gelu(x, w, bias),
+    }
 }
 
 /// `silu(gate) · up` of the halves of the last dimension: `[.., 2f]` → `[.., f]`.
@@ -31,7 +40,10 @@ pub fn linear_bias_gelu(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor>
 /// # Errors
 /// When the last dimension is odd.
 pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
-    reference::silu_mul(gate_up)
+    match cpu::silu_mul(gate_up)? {
+        Some(y) => Ok(y),
+        None => reference::silu_mul(gate_up),
+    }
 }
 
 /// Causal attention of `S` new positions over a cache that already holds them.
@@ -49,7 +61,10 @@ pub fn attention(
     len: usize,
     scale: f32,
 ) -> Result<Tensor> {
-    reference::attention(q, k_cache, v_cache, len, scale)
+    match cpu::attention(q, k_cache, v_cache, len, scale)? {
+        Some(y) => Ok(y),
+        None => reference::attention(q, k_cache, v_cache, len, scale),
+    }
 }
 
 /// Writes `k`, `v [B, KVH, S, D]` into the caches `[B, KVH, Smax, D]` at position `offset`, in place.
@@ -63,7 +78,12 @@ pub fn kv_append(
     v: &Tensor,
     offset: usize,
 ) -> Result<()> {
-    reference::kv_append(k_cache, v_cache, k, v, offset)
+    for (cache, new) in [(k_cache, k), (v_cache, v)] {
+        if !cpu::kv_append(cache, new, offset)? {
+            reference::kv_append(cache, new, offset)?;
+        }
+    }
+    Ok(())
 }
 
 /// `x / sqrt(mean(x²) + eps) · w` over the last dimension: `x [.., n]`, `w [n]`.
@@ -71,7 +91,10 @@ pub fn kv_append(
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
-    reference::rms_norm(x, w, eps)
+    match cpu::rms_norm(x, w, eps)? {
+        Some(y) => Ok(y),
+        None => reference::rms_norm(x, w, eps),
+    }
 }
 
 /// `(x − mean) / sqrt(var + eps) · w + b` over the last dimension: `x [.., n]`, `w`, `b [n]`.
@@ -79,7 +102,10 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f32) -> Result<Tensor> {
-    reference::layer_norm(x, w, b, eps)
+    match cpu::layer_norm(x, w, b, eps)? {
+        Some(y) => Ok(y),
+        None => reference::layer_norm(x, w, b, eps),
+    }
 }
 
 /// Rotary embedding in the rotate-half form: `x [B, H, S, D]` at positions `offset..offset + S`,
@@ -88,7 +114,10 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f32) -> Result<Tensor
 /// # Errors
 /// When the shapes do not fit each other or the positions exceed the tables.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, offset: usize) -> Result<Tensor> {
-    reference::rope(x, cos, sin, offset)
+    match cpu::rope(x, cos, sin, offset)? {
+        Some(y) => Ok(y),
+        None => reference::rope(x, cos, sin, offset),
+    }
 }
 
 /// The index of the largest logit of each row, the first where several are equal: `[B, V]` → `B`
@@ -97,5 +126,21 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, offset: usize) -> Result<Ten
 /// # Errors
 /// When a row holds a NaN: its largest logit is not defined.
 pub fn argmax_last(logits: &Tensor) -> Result<Vec<u32>> {
-    reference::argmax_last(logits)
+    match cpu::argmax_last(logits)? {
+        Some(y) => Ok(y),
+        None => reference::argmax_last(logits),
+    }
+}
+
+/// Asks for the cache line `ahead` bytes past `at`; a hint without effect on what is computed.
+#[inline(always)]
+pub(crate) fn prefetch(at: *const u8, ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees and faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, ahead);
 }

@@ -1,0 +1,36 @@
+//! Kernels for f32 on the CPU: vectorised at run time (AVX-512, AVX2, NEON or portable, whichever
+//! the processor has), threaded on candle's barrier pool.
+//!
+//! Every entry returns `None` for operands it is not made for (another device or dtype, a layout it
+//! cannot read in place, shapes that do not fit), and the caller falls back to
+//! [`super::reference`], which also words the errors.
+
+mod activation;
+mod argmax;
+mod attention;
+mod cache;
+mod linear;
+mod math;
+mod norm;
+mod pool;
+mod rope;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub(super) use activation::silu_mul;
+pub(super) use argmax::argmax_last;
+pub(super) use attention::attention;
+pub(super) use cache::kv_append;
+pub(super) use linear::{Epilogue, linear};
+pub(super) use norm::{layer_norm, rms_norm};
+pub(super) use rope::rope;
+
+/// The instruction set to compute with: the best this processor has.
+fn arch() -> super::Arch {
+    #[cfg(test)]
+    if let Some(forced) = tests::FORCED_ARCH.get() {
+        return forced;
+    }
+    super::Arch::new()
+}
