@@ -10,6 +10,7 @@ use crate::comm::{Communicator, GIVEN_UP};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::rank::{Call, Rank, RankOptions, Reply};
+use crate::threads;
 use crate::weights::Source;
 
 /// The threads of all ranks. A rank that fails or panics ends its thread, and with it its
@@ -50,6 +51,7 @@ impl Group {
             let thread = std::thread::Builder::new()
                 .name(format!("rank-{}", ranks.len()))
                 .spawn(move || {
+                    threads::flush_denormals();
                     match Rank::load(&config, &source, Box::new(comm), &options) {
                         Ok(rank) => {
                             drop(source);

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use candle_core::DType;
 
+use crate::ceilings::roofline::Shape;
 use crate::config::{Family, ModelConfig};
 use crate::weights::layout;
 
@@ -35,6 +36,22 @@ pub fn layer_params(config: &ModelConfig) -> u64 {
         })
         .map(|(_, shape)| (shape[0] * shape[1]) as u64)
         .sum()
+}
+
+/// The sizes that roofline arithmetic depends on, for weights and cache in `dtype`.
+pub fn shape(config: &ModelConfig, dtype: DType) -> Shape {
+    let dtype_bytes = dtype.size_in_bytes();
+    Shape {
+        layers: config.layers,
+        hidden: config.hidden,
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        vocab: config.vocab_size,
+        layer_params: layer_params(config) as usize,
+        matmul_weight_bytes: matmul_params(config) as usize * dtype_bytes,
+        dtype_bytes,
+    }
 }
 
 /// Why the combination cannot run, by design and whatever the memory; none where it can.

@@ -1,6 +1,7 @@
 //! How fast memory can be read, by the best of several kernels.
 
-use super::{best_of, memory};
+use super::{best_of, cache};
+use crate::host;
 use crate::ops::Arch;
 use candle_core::utils::barrier_pool;
 use pulp::{Simd, WithSimd};
@@ -35,8 +36,9 @@ const PIECE: usize = 1 << 20;
 
 /// Reads for about `budget`.
 pub fn measure(budget: Duration) -> Bandwidth {
-    let cache_bytes = memory::last_level_cache_bytes();
-    let most = memory::available_bytes().map_or(MAX_BUFFER, |free| (free / 4).min(MAX_BUFFER));
+    let cache_bytes = cache::last_level_bytes();
+    let most =
+        host::available_memory().map_or(MAX_BUFFER, |free| (free as usize / 4).min(MAX_BUFFER));
     let bytes = (4 * cache_bytes.unwrap_or(0))
         .max(MIN_BUFFER)
         .min(most)

@@ -3,8 +3,8 @@
 //! [`roofline`] is the arithmetic (pure), [`bandwidth`] and [`matrix`] the measurements.
 
 pub mod bandwidth;
+pub mod cache;
 pub mod matrix;
-pub mod memory;
 pub mod roofline;
 
 use candle_core::{DType, Device, Result};

@@ -1,4 +1,4 @@
-//! The sizes of this machine's last cache and free memory, as Linux tells them.
+//! The size of this machine's last cache, as Linux tells it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Bytes of the last level of cache, all of its instances together; `None` where the system does
 /// not say.
-pub fn last_level_cache_bytes() -> Option<usize> {
+pub fn last_level_bytes() -> Option<usize> {
     cache_bytes_under(Path::new("/sys/devices/system/cpu"))
 }
 
@@ -59,16 +59,6 @@ fn parse_size(text: &str) -> Option<usize> {
         _ => return None,
     };
     digits.parse::<usize>().ok()?.checked_mul(unit)
-}
-
-/// Bytes of memory that can be had without swapping; `None` where the system does not say.
-pub fn available_bytes() -> Option<usize> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
 }
 
 #[cfg(test)]
