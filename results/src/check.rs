@@ -259,7 +259,7 @@ mod tests {
             (|r| r.effective = None, "effective: absent"),
             (|r| r.iterations.truncate(4), "iterations: 4 of at least 5"),
             (
-                |r| drop(r.iterations[1].token_ms.pop()),
+                |r| r.iterations[1].token_ms.truncate(3),
                 "iterations[1].tokenMs: 3 tokens instead of 4",
             ),
             (

@@ -6,8 +6,11 @@ pub mod check;
 pub mod columns;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
+pub mod interval;
 pub mod key;
+pub mod manifest;
 pub mod metrics;
 pub mod record;
 pub mod row;
+pub mod summary;
 pub mod tables;

@@ -1,0 +1,296 @@
+//! Means with 95% t-intervals, and what they go over.
+//!
+//! A replicate is a fresh process and one block of the run order, and iterations are nested in it. So an interval goes
+//! over block means where a combination was replicated, and else over iterations, which say nothing of what differs
+//! between processes. It never goes over pooled combinations: how they differ is the effect, not the error.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF as _, StudentsT};
+
+/// What an interval goes over.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Over {
+    /// Block means: one per replicate.
+    Replicates,
+    /// Iterations of one process per combination.
+    Iterations,
+}
+
+/// A mean, its spread and its 95% t-interval.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Estimate {
+    /// The mean over combinations of each one's mean.
+    pub mean: f64,
+    /// What `count`, `sd` and the interval go over.
+    pub over: Over,
+    /// Blocks, or iterations of all combinations.
+    pub count: u32,
+    /// Standard deviation of the block means or, pooled over combinations, of the iterations; absent where unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sd: Option<f64>,
+    /// The interval's lower end; absent where the spread is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<f64>,
+    /// The interval's upper end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<f64>,
+}
+
+/// A metric of one trial.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Observation {
+    /// The trial's block.
+    pub replicate: u32,
+    /// Its value.
+    pub value: f64,
+    /// How it varied over the trial's iterations, where that is known.
+    pub within: Option<Within>,
+}
+
+/// How a trial's value varied over its iterations.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Within {
+    /// Standard deviation over the iterations.
+    pub sd: f64,
+    /// Iterations, at least 2.
+    pub count: u32,
+}
+
+/// The mean over combinations, each given by its trials, with an interval for these very combinations.
+///
+/// Over replicates: block r has the mean M + average over the replicated combinations c in r of (y_cr − ȳ_c), where
+/// ȳ_c is a combination's mean and M the mean of all ȳ_c. In a complete design that is the plain mean of the block;
+/// where trials are missing, blocks do not differ just because they hold other combinations.
+///
+/// Over iterations: the standard error of M is √Σ(s_c²/k_c)/C for C combinations of k_c iterations, with the degrees of
+/// freedom of Welch and Satterthwaite.
+///
+/// `None` without any trial.
+#[must_use]
+pub fn estimate(combinations: &[Vec<Observation>]) -> Option<Estimate> {
+    let combinations: Vec<(&[Observation], f64)> = combinations
+        .iter()
+        .filter(|trials| !trials.is_empty())
+        .map(|trials| {
+            (
+                trials.as_slice(),
+                mean(trials.iter().map(|trial| trial.value)),
+            )
+        })
+        .collect();
+    if combinations.is_empty() {
+        return None;
+    }
+    let overall = mean(combinations.iter().map(|(_, mean)| *mean));
+    let mut blocks: BTreeMap<u32, (f64, u32)> = BTreeMap::new();
+    for (trials, mean) in combinations.iter().filter(|(trials, _)| trials.len() > 1) {
+        for trial in *trials {
+            let (sum, count) = blocks.entry(trial.replicate).or_default();
+            *sum += trial.value - mean;
+            *count += 1;
+        }
+    }
+    Some(if blocks.len() > 1 {
+        over_replicates(overall, &blocks)
+    } else {
+        over_iterations(overall, &combinations)
+    })
+}
+
+fn over_replicates(overall: f64, blocks: &BTreeMap<u32, (f64, u32)>) -> Estimate {
+    let deviations: Vec<f64> = blocks
+        .values()
+        .map(|(sum, count)| sum / f64::from(*count))
+        .collect();
+    let centre = mean(deviations.iter().copied());
+    let degrees = deviations.len() as f64 - 1.0;
+    let sd = (deviations.iter().map(|d| (d - centre).powi(2)).sum::<f64>() / degrees).sqrt();
+    let half = t_quantile(degrees) * sd / (deviations.len() as f64).sqrt();
+    Estimate {
+        mean: overall,
+        over: Over::Replicates,
+        count: blocks.len() as u32,
+        sd: Some(sd),
+        low: Some(overall - half),
+        high: Some(overall + half),
+    }
+}
+
+fn over_iterations(overall: f64, combinations: &[(&[Observation], f64)]) -> Estimate {
+    let within: Option<Vec<Within>> = combinations
+        .iter()
+        .map(|(trials, _)| trials[0].within)
+        .collect();
+    let Some(within) = within else {
+        let count = combinations.len() as u32;
+        return Estimate {
+            mean: overall,
+            over: Over::Iterations,
+            count,
+            sd: None,
+            low: None,
+            high: None,
+        };
+    };
+    let squares = within.len() as f64 * within.len() as f64;
+    let parts = within.iter().map(|w| {
+        (
+            w.sd.powi(2) / f64::from(w.count) / squares,
+            f64::from(w.count) - 1.0,
+        )
+    });
+    let variance: f64 = parts.clone().map(|(part, _)| part).sum();
+    let spread: f64 = parts.map(|(part, degrees)| part.powi(2) / degrees).sum();
+    // Iterations that do not vary at all have an interval of no length, whatever the degrees of freedom.
+    let half = if variance > 0.0 {
+        t_quantile(variance.powi(2) / spread) * variance.sqrt()
+    } else {
+        0.0
+    };
+    Estimate {
+        mean: overall,
+        over: Over::Iterations,
+        count: within.iter().map(|w| w.count).sum(),
+        sd: Some(mean(within.iter().map(|w| w.sd.powi(2))).sqrt()),
+        low: Some(overall - half),
+        high: Some(overall + half),
+    }
+}
+
+/// Student's t for a two-sided 95% interval; 12.71 with one degree of freedom, that is with two blocks.
+#[must_use]
+pub fn t_quantile(degrees: f64) -> f64 {
+    StudentsT::new(0.0, 1.0, degrees).map_or(f64::INFINITY, |t| t.inverse_cdf(0.975))
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len() as f64;
+    values.sum::<f64>() / count
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn trial(replicate: u32, value: f64) -> Observation {
+        Observation {
+            replicate,
+            value,
+            within: None,
+        }
+    }
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0)
+    }
+
+    #[test]
+    fn quantiles_are_students() {
+        for (degrees, t) in [
+            (1.0, 12.706_204_736),
+            (4.0, 2.776_445_105),
+            (9.0, 2.262_157_163),
+            (30.0, 2.042_272_456),
+        ] {
+            assert!(
+                (t_quantile(degrees) - t).abs() < 1e-6,
+                "{degrees}: {}",
+                t_quantile(degrees)
+            );
+        }
+    }
+
+    #[test]
+    fn blocks_and_not_combinations_make_the_interval() {
+        // Two combinations, far apart; the blocks' means are 55, 56 and 57.
+        let slow = vec![trial(0, 100.0), trial(1, 101.0), trial(2, 102.0)];
+        let fast = vec![trial(0, 10.0), trial(1, 11.0), trial(2, 12.0)];
+        let estimate = estimate(&[slow, fast]).unwrap();
+        assert_eq!(
+            (estimate.mean, estimate.over, estimate.count),
+            (56.0, Over::Replicates, 3)
+        );
+        assert!(close(estimate.sd.unwrap(), 1.0));
+        assert!(close(
+            estimate.high.unwrap() - 56.0,
+            t_quantile(2.0) / 3f64.sqrt()
+        ));
+    }
+
+    #[test]
+    fn a_missing_trial_does_not_shift_its_block() {
+        // Block 1 lacks the slow combination: its plain mean would be 10 instead of 55.
+        let slow = vec![trial(0, 100.0), trial(2, 100.0)];
+        let fast = vec![trial(0, 10.0), trial(1, 10.0), trial(2, 10.0)];
+        let estimate = estimate(&[slow, fast]).unwrap();
+        assert_eq!(
+            (estimate.mean, estimate.sd, estimate.count),
+            (55.0, Some(0.0), 3)
+        );
+    }
+
+    #[test]
+    fn without_replicates_iterations_make_the_interval() {
+        let within = Some(Within { sd: 2.0, count: 5 });
+        let one = vec![Observation {
+            replicate: 0,
+            value: 50.0,
+            within,
+        }];
+        let single = estimate(std::slice::from_ref(&one)).unwrap();
+        assert_eq!(
+            (single.over, single.count, single.sd),
+            (Over::Iterations, 5, Some(2.0))
+        );
+        assert!(close(
+            single.high.unwrap() - 50.0,
+            t_quantile(4.0) * 2.0 / 5f64.sqrt()
+        ));
+
+        let two = estimate(&[one.clone(), one]).unwrap();
+        assert_eq!((two.mean, two.count), (50.0, 10));
+        assert!(close(
+            two.high.unwrap() - 50.0,
+            t_quantile(8.0) * 2.0 / 10f64.sqrt()
+        ));
+    }
+
+    #[test]
+    fn an_unknown_spread_gives_no_interval() {
+        let estimate = estimate(&[vec![trial(3, 7.0)]]).unwrap();
+        assert_eq!(
+            (estimate.mean, estimate.sd, estimate.low, estimate.high),
+            (7.0, None, None, None)
+        );
+        assert_eq!(super::estimate(&[Vec::new()]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn in_a_complete_design_block_means_are_plain(
+            values in (2usize..5, 1usize..5).prop_flat_map(|(blocks, combinations)| {
+                prop::collection::vec(prop::collection::vec(1.0f64..1e3, blocks), combinations)
+            }),
+        ) {
+            let design: Vec<Vec<Observation>> = values
+                .iter()
+                .map(|trials| trials.iter().zip(0..).map(|(value, block)| trial(block, *value)).collect())
+                .collect();
+            let estimate = estimate(&design).unwrap();
+            let blocks = values[0].len();
+            let means: Vec<f64> = (0..blocks).map(|block| mean(values.iter().map(|trials| trials[block]))).collect();
+            let stats = crate::metrics::Stats::of(&means).unwrap();
+            prop_assert!(close(estimate.mean, stats.mean));
+            prop_assert!(close(estimate.sd.unwrap(), stats.std.unwrap()));
+            prop_assert_eq!(estimate.count as usize, blocks);
+            prop_assert!(estimate.low.unwrap() <= estimate.mean && estimate.mean <= estimate.high.unwrap());
+        }
+    }
+}

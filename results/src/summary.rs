@@ -1,0 +1,776 @@
+//! `summary.json`: what a sweep says at a glance. It depends on nothing but the rows and the objectives.
+//!
+//! Only the latest attempt at each trial enters, and only where it succeeded and is valid; the rest is counted.
+
+use std::collections::BTreeMap;
+
+use inferbench_crds::{outcome::Outcome, spec::Objectives};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    interval::{Estimate, Observation, Over, Within, estimate, t_quantile},
+    row::Row,
+};
+
+/// Changes whenever the meaning or the shape of a summary does.
+pub const SUMMARY_VERSION: &str = "inferbench.dev/summary/v1";
+
+/// What a sweep says at a glance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// [`SUMMARY_VERSION`].
+    pub schema_version: String,
+    /// The sweep's name.
+    pub sweep: String,
+    /// What became of the trials.
+    pub counts: Counts,
+    /// What a reader has to know of these figures.
+    pub notes: Vec<String>,
+    /// The units of the metrics.
+    pub units: BTreeMap<String, String>,
+    /// The best combinations of each model.
+    pub best: Vec<Best>,
+    /// Each level of each factor, over all combinations that have it.
+    pub levels: Vec<LevelSummary>,
+    /// Each combination.
+    pub combinations: Vec<CombinationSummary>,
+}
+
+/// What became of the trials, each by its latest attempt.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Trials of the design.
+    pub trials: u32,
+    /// Those measured.
+    pub succeeded: u32,
+    /// Those that did not fit into memory.
+    pub out_of_memory: u32,
+    /// Those that cannot run.
+    pub unsupported: u32,
+    /// Those that took too long.
+    pub timed_out: u32,
+    /// Those that broke.
+    pub failed: u32,
+    /// Those that have not ended.
+    pub pending: u32,
+    /// Of the measured ones, those left out of all figures because they cannot be vouched for.
+    pub invalid: u32,
+    /// Stored attempts at all trials.
+    pub attempts: u32,
+}
+
+/// A factor of the design.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Factor {
+    /// The model.
+    Model,
+    /// Sequences in a batch.
+    BatchSize,
+    /// Input tokens of each sequence.
+    InputLength,
+    /// Output tokens of each sequence.
+    OutputLength,
+    /// Devices that share the model.
+    Gpus,
+    /// Data type of weights and cache.
+    Dtype,
+}
+
+/// A level of a factor.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(untagged)]
+pub enum Level {
+    /// A number.
+    Number(u32),
+    /// A name.
+    Name(String),
+}
+
+/// One level of each factor.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct Levels {
+    /// The model.
+    pub model: String,
+    /// Sequences in a batch.
+    pub batch_size: u32,
+    /// Input tokens of each sequence.
+    pub input_length: u32,
+    /// Output tokens of each sequence.
+    pub output_length: u32,
+    /// Devices that share the model; 0 for CPU.
+    pub gpus: u32,
+    /// Data type of weights and cache.
+    pub dtype: String,
+}
+
+/// Metrics by name.
+pub type Estimates = BTreeMap<String, Estimate>;
+
+/// One level of one factor.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LevelSummary {
+    /// The factor.
+    pub factor: Factor,
+    /// The level.
+    pub level: Level,
+    /// Combinations of the design with this level.
+    pub combinations: u32,
+    /// Those of them with at least one valid trial. Where they are fewer, levels are compared over different
+    /// combinations.
+    pub measured: u32,
+    /// Valid trials.
+    pub trials: u32,
+    /// The metrics.
+    pub metrics: Estimates,
+}
+
+/// One combination.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CombinationSummary {
+    /// Its levels.
+    #[serde(flatten)]
+    pub levels: Levels,
+    /// Valid trials.
+    pub trials: u32,
+    /// Trials left out because they cannot be vouched for.
+    pub invalid: u32,
+    /// The metrics.
+    pub metrics: Estimates,
+}
+
+/// What a combination is best at, among those of its model.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Criterion {
+    /// Most output tokens per second.
+    HighestOutputThroughput,
+    /// Least time to first token.
+    LowestTtft,
+    /// Most output tokens per second among those whose means keep to the objectives.
+    HighestOutputThroughputWithinObjectives,
+}
+
+/// A best combination.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Best {
+    /// What it is best at.
+    pub criterion: Criterion,
+    /// Its levels.
+    #[serde(flatten)]
+    pub levels: Levels,
+    /// Its output tokens per second.
+    pub output_throughput: Estimate,
+    /// Its time to first token, ms.
+    pub ttft_ms: Estimate,
+    /// Its time per output token, ms; absent for one output token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpot_ms: Option<Estimate>,
+    /// What a million output tokens cost, where a GPU's price is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_per_million_output_tokens: Option<f64>,
+    /// Other combinations of the model whose interval overlaps: they may be as good.
+    pub near_ties: u32,
+}
+
+/// The times over whose iterations a metric's spread inside a trial is known.
+#[derive(Clone, Copy)]
+enum Basis {
+    Ttft,
+    Ttlt,
+    Tpot,
+    Unknown,
+}
+
+struct Metric {
+    name: &'static str,
+    unit: &'static str,
+    basis: Basis,
+    value: fn(&Row) -> Option<f64>,
+}
+
+/// Rates have the relative error of the mean time that they come from.
+const METRICS: &[Metric] = &[
+    Metric {
+        name: "ttftMs",
+        unit: "ms",
+        basis: Basis::Ttft,
+        value: |row| row.mean_ttft_ms,
+    },
+    Metric {
+        name: "ttltMs",
+        unit: "ms",
+        basis: Basis::Ttlt,
+        value: |row| row.mean_ttlt_ms,
+    },
+    Metric {
+        name: "tpotMs",
+        unit: "ms",
+        basis: Basis::Tpot,
+        value: |row| row.mean_tpot_ms,
+    },
+    Metric {
+        name: "medianItlMs",
+        unit: "ms",
+        basis: Basis::Unknown,
+        value: |row| row.median_itl_ms,
+    },
+    Metric {
+        name: "outputThroughput",
+        unit: "tokens/s",
+        basis: Basis::Ttlt,
+        value: |row| row.output_throughput,
+    },
+    Metric {
+        name: "decodeThroughput",
+        unit: "tokens/s",
+        basis: Basis::Tpot,
+        value: |row| row.decode_throughput,
+    },
+    Metric {
+        name: "prefillThroughput",
+        unit: "tokens/s",
+        basis: Basis::Ttft,
+        value: |row| row.prefill_throughput,
+    },
+    Metric {
+        name: "normalizedLatencyMs",
+        unit: "ms",
+        basis: Basis::Ttlt,
+        value: |row| row.normalized_latency_ms,
+    },
+    Metric {
+        name: "outputThroughputPerGpu",
+        unit: "tokens/s",
+        basis: Basis::Ttlt,
+        value: |row| row.output_throughput_per_gpu,
+    },
+    Metric {
+        name: "gpuUtilMeanPct",
+        unit: "%",
+        basis: Basis::Unknown,
+        value: |row| row.gpu_util_mean_pct,
+    },
+    Metric {
+        name: "gpuMemPeakMib",
+        unit: "MiB",
+        basis: Basis::Unknown,
+        value: |row| row.gpu_mem_peak_mib,
+    },
+    Metric {
+        name: "gpuPowerMeanW",
+        unit: "W",
+        basis: Basis::Unknown,
+        value: |row| row.gpu_power_mean_w,
+    },
+    Metric {
+        name: "joulesPerOutputToken",
+        unit: "J",
+        basis: Basis::Unknown,
+        value: |row| row.joules_per_output_token,
+    },
+    Metric {
+        name: "rssPeakMib",
+        unit: "MiB",
+        basis: Basis::Unknown,
+        value: |row| row.rss_peak_mib,
+    },
+    Metric {
+        name: "decodeRooflineFraction",
+        unit: "",
+        basis: Basis::Unknown,
+        value: |row| row.decode_roofline_fraction,
+    },
+    Metric {
+        name: "prefillRooflineFraction",
+        unit: "",
+        basis: Basis::Unknown,
+        value: |row| row.prefill_roofline_fraction,
+    },
+];
+
+impl Metric {
+    fn observe(&self, row: &Row) -> Option<Observation> {
+        let value = (self.value)(row)?;
+        let (mean, sd) = match self.basis {
+            Basis::Ttft => (row.mean_ttft_ms, row.std_ttft_ms),
+            Basis::Ttlt => (row.mean_ttlt_ms, row.std_ttlt_ms),
+            Basis::Tpot => (row.mean_tpot_ms, row.std_tpot_ms),
+            Basis::Unknown => (None, None),
+        };
+        let within = match (mean, sd, row.iterations) {
+            (Some(mean), Some(sd), Some(count)) if mean > 0.0 && count > 1 => Some(Within {
+                sd: value * sd / mean,
+                count,
+            }),
+            _ => None,
+        };
+        Some(Observation {
+            replicate: row.replicate,
+            value,
+            within,
+        })
+    }
+}
+
+/// A combination with the latest attempts at its trials.
+struct Combination<'a> {
+    levels: Levels,
+    valid: Vec<&'a Row>,
+    invalid: u32,
+}
+
+/// Summarizes a sweep's rows.
+#[must_use]
+pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary {
+    let latest = latest_attempts(rows);
+    let counts = count(rows, &latest);
+    let combinations = combine(&latest);
+    let summaries: Vec<CombinationSummary> = combinations
+        .iter()
+        .map(|combination| CombinationSummary {
+            levels: combination.levels.clone(),
+            trials: combination.valid.len() as u32,
+            invalid: combination.invalid,
+            metrics: estimates(&[combination]),
+        })
+        .collect();
+    let levels = level_summaries(&combinations);
+    let best = best(&summaries, objectives);
+    let notes = notes(&counts, &summaries, &levels, &best, objectives);
+    Summary {
+        schema_version: SUMMARY_VERSION.into(),
+        sweep: sweep.into(),
+        counts,
+        notes,
+        units: METRICS
+            .iter()
+            .map(|metric| (metric.name.into(), metric.unit.into()))
+            .collect(),
+        best,
+        levels,
+        combinations: summaries,
+    }
+}
+
+fn latest_attempts(rows: &[Row]) -> Vec<&Row> {
+    let mut latest: BTreeMap<u32, &Row> = BTreeMap::new();
+    for row in rows {
+        let kept = latest.entry(row.trial_index).or_insert(row);
+        if row.attempt > kept.attempt {
+            *kept = row;
+        }
+    }
+    latest.into_values().collect()
+}
+
+fn count(rows: &[Row], latest: &[&Row]) -> Counts {
+    let with = |outcome| latest.iter().filter(|row| row.outcome == outcome).count() as u32;
+    Counts {
+        trials: latest.len() as u32,
+        succeeded: with(Some(Outcome::Succeeded)),
+        out_of_memory: with(Some(Outcome::OutOfMemory)),
+        unsupported: with(Some(Outcome::Unsupported)),
+        timed_out: with(Some(Outcome::TimedOut)),
+        failed: with(Some(Outcome::Failed)),
+        pending: with(None),
+        invalid: latest.iter().filter(|row| is_invalid(row)).count() as u32,
+        attempts: rows.iter().filter(|row| !row.trial_key.is_empty()).count() as u32,
+    }
+}
+
+fn is_invalid(row: &Row) -> bool {
+    row.outcome == Some(Outcome::Succeeded) && row.valid != Some(true)
+}
+
+/// In the order of the levels; a trial belongs to what it asked for even where it ran something else, but then it is
+/// invalid and only counted.
+fn combine<'a>(latest: &[&'a Row]) -> Vec<Combination<'a>> {
+    let mut combinations: BTreeMap<Levels, Combination<'a>> = BTreeMap::new();
+    for row in latest {
+        let levels = Levels {
+            model: row.model.clone(),
+            batch_size: row.batch_size,
+            input_length: row.input_len,
+            output_length: row.output_len,
+            gpus: row.gpus,
+            dtype: row.dtype.clone(),
+        };
+        let combination = combinations
+            .entry(levels)
+            .or_insert_with_key(|levels| Combination {
+                levels: levels.clone(),
+                valid: Vec::new(),
+                invalid: 0,
+            });
+        if is_invalid(row) {
+            combination.invalid += 1;
+        } else if row.outcome == Some(Outcome::Succeeded) {
+            combination.valid.push(row);
+        }
+    }
+    combinations.into_values().collect()
+}
+
+fn estimates(combinations: &[&Combination<'_>]) -> Estimates {
+    let observe = |metric: &Metric| -> Vec<Vec<Observation>> {
+        combinations
+            .iter()
+            .map(|c| {
+                c.valid
+                    .iter()
+                    .filter_map(|row| metric.observe(row))
+                    .collect()
+            })
+            .collect()
+    };
+    METRICS
+        .iter()
+        .filter_map(|metric| Some((metric.name.to_owned(), estimate(&observe(metric))?)))
+        .collect()
+}
+
+fn level_summaries(combinations: &[Combination<'_>]) -> Vec<LevelSummary> {
+    type LevelOf = fn(&Levels) -> Level;
+    let factors: [(Factor, LevelOf); 6] = [
+        (Factor::Model, |levels| Level::Name(levels.model.clone())),
+        (Factor::BatchSize, |levels| Level::Number(levels.batch_size)),
+        (Factor::InputLength, |levels| {
+            Level::Number(levels.input_length)
+        }),
+        (Factor::OutputLength, |levels| {
+            Level::Number(levels.output_length)
+        }),
+        (Factor::Gpus, |levels| Level::Number(levels.gpus)),
+        (Factor::Dtype, |levels| Level::Name(levels.dtype.clone())),
+    ];
+    let mut summaries = Vec::new();
+    for (factor, level_of) in factors {
+        let mut by_level: BTreeMap<Level, Vec<&Combination<'_>>> = BTreeMap::new();
+        for combination in combinations {
+            by_level
+                .entry(level_of(&combination.levels))
+                .or_default()
+                .push(combination);
+        }
+        summaries.extend(
+            by_level
+                .into_iter()
+                .map(|(level, combinations)| LevelSummary {
+                    factor,
+                    level,
+                    combinations: combinations.len() as u32,
+                    measured: combinations.iter().filter(|c| !c.valid.is_empty()).count() as u32,
+                    trials: combinations.iter().map(|c| c.valid.len() as u32).sum(),
+                    metrics: estimates(&combinations),
+                }),
+        );
+    }
+    summaries
+}
+
+fn best(combinations: &[CombinationSummary], objectives: &Objectives) -> Vec<Best> {
+    let mut by_model: BTreeMap<&str, Vec<&CombinationSummary>> = BTreeMap::new();
+    for combination in combinations
+        .iter()
+        .filter(|combination| combination.metrics.contains_key("outputThroughput"))
+    {
+        by_model
+            .entry(&combination.levels.model)
+            .or_default()
+            .push(combination);
+    }
+    let mut found = Vec::new();
+    for candidates in by_model.values() {
+        let keeping: Vec<_> = candidates
+            .iter()
+            .copied()
+            .filter(|c| keeps_to(c, objectives))
+            .collect();
+        let limited = objectives.max_ttft.is_some() || objectives.max_tpot.is_some();
+        found.extend(pick(
+            Criterion::HighestOutputThroughput,
+            candidates,
+            objectives,
+        ));
+        found.extend(pick(Criterion::LowestTtft, candidates, objectives));
+        if limited {
+            found.extend(pick(
+                Criterion::HighestOutputThroughputWithinObjectives,
+                &keeping,
+                objectives,
+            ));
+        }
+    }
+    found
+}
+
+/// Judged by means. A combination of one output token has no time per output token, and so keeps to any.
+fn keeps_to(combination: &CombinationSummary, objectives: &Objectives) -> bool {
+    [
+        (objectives.max_ttft, "ttftMs"),
+        (objectives.max_tpot, "tpotMs"),
+    ]
+    .into_iter()
+    .all(|(limit, metric)| {
+        let limit_ms = limit.map(|limit| limit.std().as_secs_f64() * 1000.0);
+        limit_ms.is_none_or(|limit| {
+            combination
+                .metrics
+                .get(metric)
+                .is_none_or(|estimate| estimate.mean <= limit)
+        })
+    })
+}
+
+fn pick(
+    criterion: Criterion,
+    candidates: &[&CombinationSummary],
+    objectives: &Objectives,
+) -> Option<Best> {
+    let (metric, sign) = match criterion {
+        Criterion::LowestTtft => ("ttftMs", -1.0),
+        _ => ("outputThroughput", 1.0),
+    };
+    // Of equals the first, so that the same rows always name the same.
+    let best = candidates.iter().rev().max_by(|a, b| {
+        (sign * a.metrics[metric].mean).total_cmp(&(sign * b.metrics[metric].mean))
+    })?;
+    let overlaps = |other: &CombinationSummary| {
+        let (a, b) = (&best.metrics[metric], &other.metrics[metric]);
+        matches!((a.low, a.high, b.low, b.high), (Some(al), Some(ah), Some(bl), Some(bh)) if al <= bh && bl <= ah)
+    };
+    let output_throughput = best.metrics["outputThroughput"];
+    let price = objectives
+        .cost_per_gpu_hour
+        .as_deref()
+        .and_then(|price| price.parse::<f64>().ok());
+    let cost = price
+        .filter(|_| best.levels.gpus > 0)
+        .map(|price| price * f64::from(best.levels.gpus) / 3600.0 / output_throughput.mean * 1e6);
+    Some(Best {
+        criterion,
+        levels: best.levels.clone(),
+        output_throughput,
+        ttft_ms: best.metrics["ttftMs"],
+        tpot_ms: best.metrics.get("tpotMs").copied(),
+        cost_per_million_output_tokens: cost,
+        near_ties: candidates
+            .iter()
+            .filter(|other| other.levels != best.levels && overlaps(other))
+            .count() as u32,
+    })
+}
+
+fn notes(
+    counts: &Counts,
+    combinations: &[CombinationSummary],
+    levels: &[LevelSummary],
+    best: &[Best],
+    objectives: &Objectives,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if counts.invalid > 0 {
+        notes.push(format!(
+            "{} of {} measured trials cannot be vouched for and are left out; trials.csv says why.",
+            counts.invalid, counts.succeeded
+        ));
+    }
+    let measured: Vec<&Estimate> = combinations
+        .iter()
+        .filter_map(|c| c.metrics.get("ttltMs"))
+        .collect();
+    let blocks = measured
+        .iter()
+        .filter(|e| e.over == Over::Replicates)
+        .map(|e| e.count)
+        .min();
+    if measured
+        .iter()
+        .any(|estimate| estimate.over == Over::Iterations)
+    {
+        notes.push(
+            "Where a combination has one valid replicate, its interval goes over iterations of one process: it does \
+             not contain what differs between processes."
+                .into(),
+        );
+    }
+    if let Some(blocks @ 2..=3) = blocks {
+        notes.push(format!(
+            "With {blocks} replicates the 95% interval is {:.2} standard errors wide to each side (Student's t): more \
+             replicates narrow it fast.",
+            t_quantile(f64::from(blocks) - 1.0)
+        ));
+    }
+    if levels
+        .iter()
+        .any(|level| level.measured < level.combinations)
+    {
+        notes.push(
+            "Some combinations have no valid trial, so levels of a factor are averaged over different combinations: \
+             compare `measured` with `combinations`."
+                .into(),
+        );
+    }
+    let limited = objectives.max_ttft.is_some() || objectives.max_tpot.is_some();
+    if limited
+        && !best
+            .iter()
+            .any(|b| b.criterion == Criterion::HighestOutputThroughputWithinObjectives)
+    {
+        notes.push("No combination keeps to the objectives.".into());
+    }
+    if !measured.is_empty() {
+        notes.push(
+            "normalizedLatencyMs is exactly the inverse of outputThroughput. ttftMs starts after tokenizing and has \
+             no scheduler in it."
+                .into(),
+        );
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use inferbench_crds::Duration;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixtures;
+
+    /// Two batch sizes × two output lengths × `replicates`.
+    fn rows(replicates: u32) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for replicate in 0..replicates {
+            for batch_size in [1, 8] {
+                for output_length in [1, 4] {
+                    let mut request = fixtures::request();
+                    request.replicate = replicate;
+                    request.combination.batch_size = batch_size;
+                    request.combination.output_length = output_length;
+                    rows.push(Row::of(&fixtures::measured(request, rows.len() as u32)));
+                }
+            }
+        }
+        rows
+    }
+
+    fn objectives() -> Objectives {
+        Objectives {
+            max_ttft: Some(Duration::from_millis(1)),
+            max_tpot: Some(Duration::from_millis(50)),
+            cost_per_gpu_hour: Some("2.50".into()),
+        }
+    }
+
+    #[test]
+    fn a_summary() {
+        let mut rows = rows(2);
+        rows[7].valid = Some(false);
+        rows[6].outcome = Some(Outcome::TimedOut);
+        let summary = summarize(
+            "sweep",
+            &rows,
+            &Objectives {
+                max_ttft: Some(Duration::from_millis(2)),
+                ..objectives()
+            },
+        );
+        insta::assert_snapshot!(serde_json::to_string_pretty(&summary).unwrap());
+    }
+
+    #[test]
+    fn invalid_trials_change_nothing_but_their_count() {
+        let mut rows = rows(3);
+        let clean = summarize("sweep", &rows, &Objectives::default());
+        let mut wild = rows[0].clone();
+        wild.trial_index = 1000;
+        wild.valid = Some(false);
+        wild.mean_ttft_ms = Some(1e9);
+        rows.push(wild);
+        let summary = summarize("sweep", &rows, &Objectives::default());
+        assert_eq!(summary.counts.invalid, 1);
+        assert_eq!(summary.best, clean.best);
+        assert_eq!(
+            summary
+                .levels
+                .iter()
+                .map(|l| &l.metrics)
+                .collect::<Vec<_>>(),
+            clean.levels.iter().map(|l| &l.metrics).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn the_latest_attempt_counts() {
+        let mut rows = rows(1);
+        let mut again = rows[0].clone();
+        rows[0].valid = Some(false);
+        again.attempt = 1;
+        again.mean_ttft_ms = Some(99.0);
+        rows.insert(0, again);
+        let summary = summarize("sweep", &rows, &Objectives::default());
+        assert_eq!(
+            (
+                summary.counts.trials,
+                summary.counts.attempts,
+                summary.counts.invalid
+            ),
+            (4, 5, 0)
+        );
+        assert_eq!(summary.combinations[0].metrics["ttftMs"].mean, 99.0);
+    }
+
+    #[test]
+    fn objectives_that_nothing_meets_are_said() {
+        let summary = summarize("sweep", &rows(2), &objectives());
+        assert!(
+            summary
+                .notes
+                .iter()
+                .any(|note| note.contains("No combination keeps")),
+            "{:?}",
+            summary.notes
+        );
+    }
+
+    #[test]
+    fn a_price_makes_a_cost() {
+        let row = Row::of(&fixtures::gpu_record());
+        let rate = row.output_throughput.unwrap();
+        let summary = summarize("sweep", &[row], &objectives());
+        let cost = summary.best[0].cost_per_million_output_tokens.unwrap();
+        assert!((cost - 2.5 * 2.0 / 3600.0 / rate * 1e6).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_measured_is_a_summary_too() {
+        let summary = summarize(
+            "sweep",
+            &[Row::of(&fixtures::out_of_memory())],
+            &objectives(),
+        );
+        assert_eq!((summary.counts.out_of_memory, summary.best.len()), (1, 0));
+        assert!(summary.combinations[0].metrics.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_rows_does_not_matter(seed in any::<u64>()) {
+            let mut shuffled = rows(3);
+            let mut generator = inferbench_crds::splitmix::SplitMix64::new(seed);
+            shuffled.sort_by_key(|_| generator.next_u64());
+            prop_assert_eq!(
+                summarize("sweep", &shuffled, &objectives()),
+                summarize("sweep", &rows(3), &objectives())
+            );
+        }
+    }
+}
