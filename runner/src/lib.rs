@@ -2,4 +2,6 @@
 //!
 //! The `inferbench` binary is a thin shell around this library, so that tests reach its parts.
 
+pub mod collect;
 pub mod exit;
+pub mod store;
