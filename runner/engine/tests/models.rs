@@ -337,6 +337,15 @@ fn what_cannot_fit_is_out_of_memory_before_anything_is_loaded() {
     }
 }
 
+/// A caller may load on one thread and time on another.
+#[test]
+fn an_engine_moves_between_threads() {
+    let mut engine = random("tiny-gpt2", 2);
+    let here = engine.generate(&prompts(1, 4), 3).unwrap().ids;
+    let there = std::thread::spawn(move || engine.generate(&prompts(1, 4), 3).unwrap().ids);
+    assert_eq!(there.join().unwrap(), here);
+}
+
 #[test]
 fn impossible_combinations_are_unsupported() {
     let config = preset("gpt2").unwrap();

@@ -1,6 +1,6 @@
 //! The compute facade: every operation a model needs beyond plain tensor plumbing.
 //!
-//! Each function is correct on any device and for f32, bf16 and f16 through [`reference`], which is
+//! Each function is correct on any device and for f32, bf16 and f16 through [`mod@reference`], which is
 //! plain candle. Where the operands are f32 on the CPU, kernels of our own take over.
 //!
 //! Shapes are written `[rows, columns]`; `B` is the batch, `S` the new positions, `H` the query
