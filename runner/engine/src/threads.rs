@@ -41,12 +41,29 @@ pub fn init(count: Option<usize>) -> Threads {
             .num_threads(wanted)
             .build_global();
         on_every_thread(flush_denormals);
+        keep_freed_memory();
         Threads {
             count: barrier_pool().n_workers() + 1,
             available,
             denormals_flushed: denormals_flushed(),
         }
     })
+}
+
+/// Makes the allocator keep what is freed: activations of a large prefill are else mapped anew, and
+/// their pages cleared by the kernel, for every operation.
+fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        /// The most that glibc takes for a threshold.
+        const MMAP_THRESHOLD: libc::c_int = 32 << 20;
+        const TRIM_THRESHOLD: libc::c_int = 1 << 30;
+        // SAFETY: sets two numbers of the allocator under its own lock.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
+        }
+    }
 }
 
 /// Whether every thread of every pool, and this one, takes denormals for zero, both as operands

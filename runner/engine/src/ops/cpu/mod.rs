@@ -8,12 +8,14 @@
 mod activation;
 mod argmax;
 mod attention;
+mod block;
 mod cache;
 mod linear;
 mod math;
 mod norm;
 mod pool;
 mod rope;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -81,13 +81,19 @@ impl<'a> Rows4<'a> {
 pub(super) fn build(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Result<Tensor> {
     let shape = shape.into();
     let len = shape.elem_count();
-    let mut data: Vec<f32> = Vec::with_capacity(len);
+    let mut data = uninitialised(len);
+    fill(&mut data);
+    Tensor::from_vec(data, shape, &Device::Cpu)
+}
+
+/// `len` elements with undefined contents: for memory that is written before it is read.
+pub(super) fn uninitialised(len: usize) -> Vec<f32> {
+    let mut data = Vec::with_capacity(len);
     // SAFETY: the capacity is `len`, every bit pattern is an f32, and each caller writes every
-    // element before any is read.
+    // element before it reads any.
     #[allow(clippy::uninit_vec)]
     unsafe {
         data.set_len(len);
     }
-    fill(&mut data);
-    Tensor::from_vec(data, shape, &Device::Cpu)
+    data
 }
