@@ -109,7 +109,7 @@ fn kernels() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for threads in counts {
         for streams in [1, 2, 4, 8] {
-            for prefetch in [0, 512, 2048] {
+            for prefetch in [0, 1024, 4096] {
                 kernels.push(Kernel {
                     threads,
                     streams,
@@ -181,7 +181,7 @@ fn sum<S: Simd, const N: usize>(simd: S, data: &[f32], prefetch: usize) -> f32 {
             let vectors = &stream[step * UNROLL..(step + 1) * UNROLL];
             for j in 0..UNROLL {
                 if prefetch > 0 && j % line == 0 {
-                    crate::ops::prefetch(vectors[j..].as_ptr().cast(), prefetch);
+                    crate::ops::prefetch(vectors[j..].as_ptr().cast::<f32>(), prefetch);
                 }
                 acc[j] = simd.add_f32s(acc[j], vectors[j]);
             }

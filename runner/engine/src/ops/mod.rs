@@ -132,14 +132,15 @@ pub fn argmax_last(logits: &Tensor) -> Result<Vec<u32>> {
     }
 }
 
-/// Asks for the cache line `ahead` bytes past `at`; a hint without effect on what is computed.
+/// Asks for the cache line `ahead` bytes past `at`, into the second-level cache; a hint without effect
+/// on what is computed.
 #[inline(always)]
-pub(crate) fn prefetch(at: *const u8, ahead: usize) {
+pub(crate) fn prefetch(at: *const f32, ahead: usize) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch reads nothing that the program sees and faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(ahead)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (at, ahead);

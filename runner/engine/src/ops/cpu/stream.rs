@@ -4,6 +4,7 @@
 use super::arch;
 use super::linear::{Finish, Product};
 use super::pool::{Disjoint, share};
+use crate::ops::prefetch;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
@@ -11,6 +12,9 @@ use std::ops::Range;
 const UNIT: usize = 24;
 /// Rows of `x` that share one pass over a weight row.
 const ROW_BLOCK: usize = 8;
+/// Bytes of a stream of weights that are asked for before they are needed: far enough to hide the
+/// way to memory, near enough to fit the second-level cache.
+const AHEAD: usize = 4096;
 
 impl Product<'_> {
     /// Streams the weights past the rows of `x`, which stay in cache.
@@ -41,8 +45,15 @@ impl WithSimd for Stream<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Product { m, .. } = self.product;
-        for unit in self.columns.clone().step_by(UNIT) {
-            let columns = unit..(unit + UNIT).min(self.columns.end);
+        // More rows than meet the weights at once come back to them: then they had better be few
+        // enough to stay in the cache.
+        let block = if m <= ROW_BLOCK {
+            self.columns.len()
+        } else {
+            UNIT
+        };
+        for start in self.columns.clone().step_by(block) {
+            let columns = start..(start + block).min(self.columns.end);
             for first in (0..m).step_by(ROW_BLOCK) {
                 let wide = S::REGISTER_COUNT >= 32;
                 let c = columns.clone();
@@ -81,6 +92,9 @@ impl WithSimd for Stream<'_> {
 
 impl Stream<'_> {
     /// Rows `first..first + M` of `x` with the weight rows `columns`, `R` at a time.
+    ///
+    /// The `R` rows lie far apart, so that each is part of a stream that goes on where it ends:
+    /// what fetches memory ahead follows a few long streams, and loses its way in short ones.
     #[inline(always)]
     fn rows<S: Simd, const R: usize, const M: usize>(
         &self,
@@ -88,30 +102,42 @@ impl Stream<'_> {
         first: usize,
         columns: Range<usize>,
     ) {
-        let whole = columns.start + columns.len() / R * R;
-        for column in (columns.start..whole).step_by(R) {
-            self.tile::<S, R, M>(simd, first, column);
+        let apart = columns.len() / R;
+        for column in columns.start..columns.start + apart {
+            self.tile::<S, R, M>(simd, first, column, apart);
         }
-        for column in whole..columns.end {
-            self.tile::<S, 1, M>(simd, first, column);
+        for column in columns.start + R * apart..columns.end {
+            self.tile::<S, 1, M>(simd, first, column, 0);
         }
     }
 
-    /// The `M` × `R` products at (`first`, `column`).
+    /// The products of `x`'s rows `first..first + M` with `R` weight rows, `apart` from one another
+    /// from `column` on.
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const M: usize>(&self, simd: S, first: usize, column: usize) {
+    fn tile<S: Simd, const R: usize, const M: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        column: usize,
+        apart: usize,
+    ) {
         let Product { x, w, n, k, .. } = self.product;
         let x = &x[first * k..(first + M) * k];
-        let w = &w[column * k..(column + R) * k];
+        let mut rows = [&w[..0]; R];
+        for (r, row) in rows.iter_mut().enumerate() {
+            let start = (column + r * apart) * k;
+            *row = &w[start..start + k];
+        }
         let lanes = S::F32_LANES;
         let body = k / lanes * lanes;
         let mut acc = [[simd.splat_f32s(0.0); M]; R];
         let mut i = 0;
         while i < body {
             let mut weights = [simd.splat_f32s(0.0); R];
-            for (r, weights) in weights.iter_mut().enumerate() {
-                // SAFETY: r < R and i + lanes ≤ k, so this is inside the R·k weights.
-                *weights = unsafe { load::<S>(w, r * k + i) };
+            for (weights, row) in weights.iter_mut().zip(&rows) {
+                // SAFETY: i + lanes ≤ k, the length of the row.
+                *weights = unsafe { load::<S>(row, i) };
+                prefetch(row.as_ptr().wrapping_add(i), AHEAD);
             }
             for j in 0..M {
                 // SAFETY: j < M and i + lanes ≤ k, so this is inside the M·k elements of x.
@@ -124,19 +150,18 @@ impl Stream<'_> {
         }
         if body < k {
             for r in 0..R {
-                let weights = simd.partial_load_f32s(&w[r * k + body..(r + 1) * k]);
+                let weights = simd.partial_load_f32s(&rows[r][body..]);
                 for j in 0..M {
                     let x = simd.partial_load_f32s(&x[j * k + body..(j + 1) * k]);
                     acc[r][j] = simd.mul_add_e_f32s(weights, x, acc[r][j]);
                 }
             }
         }
-        for j in 0..M {
-            let start = (first + j) * n + column;
-            // SAFETY: these columns belong to this piece of work alone.
-            let y = unsafe { self.out.slice(start..start + R) };
-            for r in 0..R {
-                y[r] = simd.reduce_sum_f32s(acc[r][j]);
+        for (r, acc) in acc.iter().enumerate() {
+            for (j, acc) in acc.iter().enumerate() {
+                let at = (first + j) * n + column + r * apart;
+                // SAFETY: these columns belong to this piece of work alone.
+                unsafe { *self.out.at(at) = simd.reduce_sum_f32s(*acc) };
             }
         }
     }
