@@ -3,6 +3,7 @@
 use super::{best_of, cache};
 use crate::host;
 use crate::ops::Arch;
+use crate::weights::element;
 use candle_core::utils::barrier_pool;
 use pulp::{Simd, WithSimd};
 use serde::{Deserialize, Serialize};
@@ -58,19 +59,10 @@ pub fn measure(budget: Duration) -> Bandwidth {
     }
 }
 
-/// `len` ones, written by the threads that will read them.
+/// `len` ones in large pages, as weights are, written by the threads that will read them.
 fn first_touched(len: usize) -> Vec<f32> {
-    let mut buffer: Vec<f32> = Vec::with_capacity(len);
-    let start = buffer.as_mut_ptr() as usize;
-    barrier_pool().execute_chunked(len, |range| {
-        // SAFETY: ranges lie inside the capacity and do not overlap.
-        let part = unsafe {
-            std::slice::from_raw_parts_mut((start as *mut f32).add(range.start), range.len())
-        };
-        part.fill(1.0);
-    });
-    // SAFETY: every element was written above.
-    unsafe { buffer.set_len(len) };
+    let mut buffer = element::zeroed::<f32>(len);
+    element::in_parallel(&mut buffer, 1, |_, part| part.fill(1.0));
     buffer
 }
 

@@ -12,19 +12,27 @@ use std::ops::Range;
 const UNIT: usize = 24;
 /// Rows of `x` that share one pass over a weight row.
 const ROW_BLOCK: usize = 8;
-/// Bytes of a stream of weights that are asked for before they are needed: far enough to hide the
-/// way to memory, near enough to fit the second-level cache.
-const AHEAD: usize = 4096;
+/// Elements of `x` that one pass over the weights comes back to for every row: a part of the
+/// first-level cache.
+const HELD: usize = 6 << 10;
 
 impl Product<'_> {
     /// Streams the weights past the rows of `x`, which stay in cache.
     pub(super) fn stream(self, out: &mut [f32]) {
         let out = Disjoint::new(out);
         let arch = arch();
+        let packed;
+        let x = if self.m == 1 {
+            self.x
+        } else {
+            packed = arch.dispatch(Interleave(self));
+            &packed
+        };
         share(self.n.div_ceil(UNIT), self.n * self.k, |units| {
             let columns = units.start * UNIT..(units.end * UNIT).min(self.n);
             arch.dispatch(Stream {
                 product: self,
+                x,
                 columns,
                 out: &out,
             });
@@ -32,9 +40,38 @@ impl Product<'_> {
     }
 }
 
+/// Packs the rows of `x`: of each block of up to [`ROW_BLOCK`] rows the first vector of every row,
+/// then the second, and so on, so that one pointer serves them all; the last ones are filled up
+/// with zeros.
+struct Interleave<'a>(Product<'a>);
+
+impl WithSimd for Interleave<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
+        let Product { x, m, k, .. } = self.0;
+        let lanes = S::F32_LANES;
+        let vectors = k.div_ceil(lanes);
+        let mut packed = vec![0.0; m * vectors * lanes];
+        for first in (0..m).step_by(ROW_BLOCK) {
+            let rows = (m - first).min(ROW_BLOCK);
+            let block = &mut packed[first * vectors * lanes..][..rows * vectors * lanes];
+            for (j, row) in x[first * k..(first + rows) * k].chunks_exact(k).enumerate() {
+                for (i, from) in row.chunks(lanes).enumerate() {
+                    block[(i * rows + j) * lanes..][..from.len()].copy_from_slice(from);
+                }
+            }
+        }
+        packed
+    }
+}
+
 /// A range of output columns by streaming their weight rows.
 struct Stream<'a> {
     product: Product<'a>,
+    /// `x` as [`Interleave`] packs it.
+    x: &'a [f32],
     columns: Range<usize>,
     out: &'a Disjoint<'a>,
 }
@@ -44,14 +81,11 @@ impl WithSimd for Stream<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Product { m, .. } = self.product;
-        // More rows than meet the weights at once come back to them: then they had better be few
+        let Product { m, k, .. } = self.product;
+        // Weights that are come back to, by more rows or in more passes than one, had better be few
         // enough to stay in the cache.
-        let block = if m <= ROW_BLOCK {
-            self.columns.len()
-        } else {
-            UNIT
-        };
+        let once = m == 1 || m <= ROW_BLOCK && m * k <= HELD;
+        let block = if once { self.columns.len() } else { UNIT };
         for start in self.columns.clone().step_by(block) {
             let columns = start..(start + block).min(self.columns.end);
             for first in (0..m).step_by(ROW_BLOCK) {
@@ -79,6 +113,7 @@ impl WithSimd for Stream<'_> {
             product,
             columns,
             out,
+            ..
         } = self;
         Finish {
             product,
@@ -102,17 +137,23 @@ impl Stream<'_> {
         first: usize,
         columns: Range<usize>,
     ) {
+        let k = self.product.k;
+        let passes = if M == 1 { 1 } else { (M * k).div_ceil(HELD) };
+        let depth = k.div_ceil(passes).next_multiple_of(S::F32_LANES);
         let apart = columns.len() / R;
-        for column in columns.start..columns.start + apart {
-            self.tile::<S, R, M>(simd, first, column, apart);
-        }
-        for column in columns.start + R * apart..columns.end {
-            self.tile::<S, 1, M>(simd, first, column, 0);
+        for start in (0..k).step_by(depth) {
+            let part = start..(start + depth).min(k);
+            for column in columns.start..columns.start + apart {
+                self.tile::<S, R, M>(simd, first, column, apart, part.clone());
+            }
+            for column in columns.start + R * apart..columns.end {
+                self.tile::<S, 1, M>(simd, first, column, 0, part.clone());
+            }
         }
     }
 
-    /// The products of `x`'s rows `first..first + M` with `R` weight rows, `apart` from one another
-    /// from `column` on.
+    /// What the elements `part` of the sums add to the products of `x`'s rows `first..first + M`
+    /// with `R` weight rows, `apart` from one another from `column` on.
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const M: usize>(
         &self,
@@ -120,60 +161,79 @@ impl Stream<'_> {
         first: usize,
         column: usize,
         apart: usize,
+        part: Range<usize>,
     ) {
-        let Product { x, w, n, k, .. } = self.product;
-        let x = &x[first * k..(first + M) * k];
+        // Bytes of a stream of weights to ask for before they are needed: more where arithmetic
+        // keeps them waiting for longer.
+        let ahead = if M <= 4 { 1024 } else { 4096 };
+        let Product { w, n, k, .. } = self.product;
         let mut rows = [&w[..0]; R];
         for (r, row) in rows.iter_mut().enumerate() {
             let start = (column + r * apart) * k;
-            *row = &w[start..start + k];
+            *row = &w[start + part.start..start + part.end];
         }
         let lanes = S::F32_LANES;
-        let body = k / lanes * lanes;
+        let (body, tail) = (part.len() / lanes, part.len() % lanes);
+        let start = first * k.next_multiple_of(lanes) + part.start * M;
+        // Of a single row the last vector may be cut short, see `stream`.
+        let span = if M == 1 {
+            part.len()
+        } else {
+            M * part.len().next_multiple_of(lanes)
+        };
+        let x = &self.x[start..start + span];
         let mut acc = [[simd.splat_f32s(0.0); M]; R];
-        let mut i = 0;
-        while i < body {
+        let mut x_at = x.as_ptr();
+        for i in 0..body {
             let mut weights = [simd.splat_f32s(0.0); R];
             for (weights, row) in weights.iter_mut().zip(&rows) {
-                // SAFETY: i + lanes ≤ k, the length of the row.
-                *weights = unsafe { load::<S>(row, i) };
-                prefetch(row.as_ptr().wrapping_add(i), AHEAD);
+                // SAFETY: vector i of the `body` whole ones that the row's part has.
+                *weights = unsafe { load::<S>(row.as_ptr().add(i * lanes)) };
+                prefetch(row.as_ptr().wrapping_add(i * lanes), ahead);
             }
             for j in 0..M {
-                // SAFETY: j < M and i + lanes ≤ k, so this is inside the M·k elements of x.
-                let x = unsafe { load::<S>(x, j * k + i) };
+                // SAFETY: vector i·M + j of the at least body·M in x.
+                let x = unsafe { load::<S>(x_at.add(j * lanes)) };
                 for r in 0..R {
                     acc[r][j] = simd.mul_add_e_f32s(weights[r], x, acc[r][j]);
                 }
             }
-            i += lanes;
+            // The last step leaves it one past the end, unread.
+            x_at = x_at.wrapping_add(M * lanes);
         }
-        if body < k {
-            for r in 0..R {
-                let weights = simd.partial_load_f32s(&rows[r][body..]);
-                for j in 0..M {
-                    let x = simd.partial_load_f32s(&x[j * k + body..(j + 1) * k]);
-                    acc[r][j] = simd.mul_add_e_f32s(weights, x, acc[r][j]);
+        if tail > 0 {
+            for (acc, row) in acc.iter_mut().zip(&rows) {
+                let weights = simd.partial_load_f32s(&row[body * lanes..]);
+                for (j, acc) in acc.iter_mut().enumerate() {
+                    let x = simd.partial_load_f32s(&x[(body * M + j) * lanes..][..tail]);
+                    *acc = simd.mul_add_e_f32s(weights, x, *acc);
                 }
             }
         }
+        // Opaque to the compiler, which would else keep the sums in memory throughout the loop above
+        // for the sake of the one below.
+        let acc = std::hint::black_box(acc);
         for (r, acc) in acc.iter().enumerate() {
             for (j, acc) in acc.iter().enumerate() {
                 let at = (first + j) * n + column + r * apart;
-                // SAFETY: these columns belong to this piece of work alone.
-                unsafe { *self.out.at(at) = simd.reduce_sum_f32s(*acc) };
+                let sum = simd.reduce_sum_f32s(*acc);
+                // SAFETY: these columns belong to this piece of work alone, and their first part
+                // is written before any other adds to it.
+                unsafe {
+                    let y = self.out.at(at);
+                    *y = if part.start == 0 { sum } else { *y + sum };
+                }
             }
         }
     }
 }
 
-/// The vector that starts at `from[at]`.
+/// The vector that starts at `at`.
 ///
 /// # Safety
-/// `at + S::F32_LANES ≤ from.len()`.
+/// `at` points to at least `S::F32_LANES` readable elements.
 #[inline(always)]
-unsafe fn load<S: Simd>(from: &[f32], at: usize) -> S::f32s {
-    debug_assert!(at + S::F32_LANES <= from.len());
-    // SAFETY: inside the slice by the caller's promise; the read needs no alignment.
-    unsafe { from.as_ptr().add(at).cast::<S::f32s>().read_unaligned() }
+unsafe fn load<S: Simd>(at: *const f32) -> S::f32s {
+    // SAFETY: readable by the caller's promise; the read needs no alignment.
+    unsafe { at.cast::<S::f32s>().read_unaligned() }
 }
