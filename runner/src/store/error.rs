@@ -73,7 +73,7 @@ impl StoreError {
 /// Advice for a client's error; ends in a colon and a space, or is empty.
 fn help(error: &Error) -> &'static str {
     match error {
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+        _ if is_refused(error) => {
             "the credentials are wrong or may not do that. They are read from the environment (s3: AWS_ACCESS_KEY_ID, \
              AWS_SECRET_ACCESS_KEY; gs: GOOGLE_APPLICATION_CREDENTIALS; az: AZURE_STORAGE_ACCOUNT_NAME, \
              AZURE_STORAGE_ACCOUNT_KEY). The store says: "
@@ -90,6 +90,14 @@ fn help(error: &Error) -> &'static str {
         }
         _ => "",
     }
+}
+
+/// A list's refusal comes without a variant of its own.
+fn is_refused(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. }
+    ) || matches!(error, Error::Generic { source, .. } if source.to_string().contains("403 Forbidden"))
 }
 
 fn io_kind(error: &Error) -> Option<std::io::ErrorKind> {

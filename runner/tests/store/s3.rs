@@ -30,6 +30,14 @@ fn an_s3_store_keeps_its_promises() {
     assert!(error.contains("s3://inferbench-test/results/"), "{error}");
     assert!(!error.contains("not the secret"), "{error}");
 
+    // Of a list too, whose refusal the client words differently.
+    let error = server
+        .open_with("results", "not the secret")
+        .list("trials")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("the credentials are wrong"), "{error}");
+
     // So is a bucket that is not there.
     let error = server
         .open_bucket("no-such-bucket", "results", server.secret())
