@@ -160,7 +160,7 @@ pub fn find_attempts(
         .flat_map_iter(attempts_at)
         .collect();
     Ok(Found {
-        strangers: stored.len() - attempts.len(),
+        strangers: stored.len().saturating_sub(attempts.len()),
         attempts,
     })
 }
