@@ -181,6 +181,7 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
                 rss_peak_mib: Some(640.0),
                 cpu_throttled_ms: Some(0.0),
                 cpu_steal_pct: Some(0.1),
+                cpu_foreign_pct: Some(0.5),
                 cpu_freq_mean_mhz: Some(2_900.0),
                 numa_nodes: Some(1),
                 smt: Some(true),
@@ -199,6 +200,7 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
             prefill_bound: Some("matrix".into()),
             fits_cache: false,
         }),
+        harness: None,
         provenance: Provenance {
             engine_version: "0.1.0 (candle 0.11.1)".into(),
             runner_version: "0.1.0".into(),

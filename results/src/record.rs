@@ -95,8 +95,25 @@ pub struct TrialRecord {
     /// The measured ceilings of the device and this trial's fractions of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roofline: Option<Roofline>,
+    /// What the harness itself took; absent where nothing was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub harness: Option<Harness>,
     /// Where and by what it was measured.
     pub provenance: Provenance,
+}
+
+/// What the harness itself took.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Harness {
+    /// Seconds from the start of the process to the first warm-up iteration, less the loading of the model; absent
+    /// where the process had measured before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_s: Option<f64>,
+    /// Seconds from the first timed iteration's prompts to the end of the last one.
+    pub window_s: f64,
+    /// Seconds of that inside the iterations; the rest made prompts and checked answers.
+    pub timed_s: f64,
 }
 
 /// What ran, as the engine reports it.
@@ -184,6 +201,9 @@ pub struct CpuTelemetry {
     pub cpu_throttled_ms: Option<f64>,
     /// Share of CPU time that the hypervisor gave to others, over the CPUs that the process may use.
     pub cpu_steal_pct: Option<f64>,
+    /// Share of those CPUs' time that other processes took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_foreign_pct: Option<f64>,
     /// Mean clock of the CPUs that the process may use.
     pub cpu_freq_mean_mhz: Option<f64>,
     /// NUMA nodes that those CPUs belong to.

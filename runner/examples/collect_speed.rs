@@ -12,7 +12,7 @@ use inferbench_runner::{
     store::{Store, StoreOptions},
 };
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let trials: u32 = std::env::args()
         .nth(1)
         .map_or(Ok(20_160), |count| count.parse())?;

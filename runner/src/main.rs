@@ -1,2 +1,10 @@
-//! Runner.
-fn main() {}
+//! The `inferbench` command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use inferbench_runner::{cli::Cli, commands};
+
+fn main() -> ExitCode {
+    commands::run(&Cli::parse()).into()
+}

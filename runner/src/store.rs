@@ -9,6 +9,7 @@ mod address;
 mod error;
 
 use std::{
+    io::Write as _,
     path::{Path as FilePath, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -235,6 +236,32 @@ impl Store {
     /// Where the store cannot be reached or read.
     pub fn get(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.runtime.block_on(self.read(path))
+    }
+
+    /// Writes an object's bytes to a local file, a part at a time; the file is there only when it is whole.
+    ///
+    /// # Errors
+    /// Where the store cannot be reached or read, the object is missing, or the file cannot be written.
+    pub fn download(&self, path: &str, to: &FilePath) -> Result<(), StoreError> {
+        let partial = to.with_added_extension("part");
+        let local = |source| StoreError::Folder {
+            folder: to.to_path_buf(),
+            source,
+        };
+        let download = async {
+            let object = self.client.get(&self.path(path)).await;
+            let mut bytes = object
+                .map_err(|source| self.failed("read", path, source))?
+                .into_stream();
+            let mut file = std::fs::File::create(&partial).map_err(local)?;
+            while let Some(part) = bytes.next().await {
+                let part = part.map_err(|source| self.failed("read", path, source))?;
+                file.write_all(&part).map_err(local)?;
+            }
+            file.sync_all().map_err(local)
+        };
+        self.runtime.block_on(download)?;
+        std::fs::rename(&partial, to).map_err(local)
     }
 
     /// Many objects' bytes, in the order of the paths, read at the same time.

@@ -1,0 +1,98 @@
+//! `inferbench collect`: the tables anew from what is stored.
+
+use std::collections::BTreeMap;
+
+use inferbench_results::record::Outcome;
+
+use super::{complain, resource, store_at};
+use crate::{
+    cli::CollectArgs,
+    collect::{self, Collected},
+    exit::Exit,
+    models::Need,
+    prepared::Prepared,
+    store::Store,
+    stored::{self, Failure, SweepFile},
+};
+
+/// Collects a sweep that has been run.
+pub fn run(args: &CollectArgs) -> Exit {
+    let resource = match resource(&args.file) {
+        Ok(resource) => resource,
+        Err(exit) => return exit,
+    };
+    let at = store_at(args.out.as_deref(), &resource);
+    let result = at.open().and_then(|store| {
+        let (file, _) = SweepFile::read(&store)?;
+        let failures = stored::read_failures(&store)?;
+        Ok((store, file, failures))
+    });
+    let (store, file, failures) = match result {
+        Ok(found) => found,
+        Err(error) => {
+            complain(&error);
+            return Exit::Failed;
+        }
+    };
+    if file == SweepFile::default() {
+        let place = store.location();
+        complain(&format!(
+            "{place}: no sweep has been run into it ({} is missing)",
+            stored::SWEEP_FILE
+        ));
+        return Exit::BadInput;
+    }
+    let models = &resource.spec.design.factors.model;
+    let pinned = |name: &str| {
+        let model = models.iter().find(|model| model.name == name)?;
+        file.pinned(name, &model.source).map(str::to_owned)
+    };
+    let collected = Prepared::new(&resource, Need::Revision, &pinned)
+        .map_err(|error| error.to_string())
+        .and_then(|sweep| collect(&store, &sweep, &failures));
+    match collected {
+        Ok(collected) => {
+            println!(
+                "{}: {} rows{}",
+                store.location(),
+                collected.rows.len(),
+                match collected.strangers {
+                    0 => String::new(),
+                    count => format!("; {count} stored records belong to other levels or settings"),
+                }
+            );
+            Exit::Ok
+        }
+        Err(message) => {
+            complain(&message);
+            Exit::Failed
+        }
+    }
+}
+
+/// Makes the tables; `failures` are the trials that have left no record.
+pub fn collect(store: &Store, sweep: &Prepared, failures: &[Failure]) -> Result<Collected, String> {
+    let failed = |failure: &Failure| {
+        let trial = sweep.expansion.trial(failure.trial_index)?;
+        // A design that has grown since counts otherwise.
+        let same = (0..=sweep.remeasure_invalid())
+            .any(|attempt| sweep.key(&trial, attempt) == failure.key);
+        same.then_some((trial.index, Outcome::Failed))
+    };
+    let outcomes: BTreeMap<u32, Outcome> = failures.iter().filter_map(failed).collect();
+    let collected = collect::collect(
+        store,
+        &sweep.name,
+        sweep.planned(&outcomes),
+        sweep.remeasure_invalid(),
+        &sweep.spec.objectives,
+    )
+    .map_err(|error| error.to_string())?;
+    for corrupt in &collected.corrupt {
+        complain(&format!(
+            "{} is no record: {}; kept as {}",
+            corrupt.path, corrupt.problem, corrupt.aside
+        ));
+    }
+    Ok(collected)
+}

@@ -1,0 +1,124 @@
+//! `inferbench generate`.
+
+use std::{fs, path::Path};
+
+use inferbench_crds::spec::{HuggingFaceSource, Model, ModelSource, RandomSource};
+use inferbench_engine::{
+    Engine, EngineError, LoadOptions, Weights, presets, threads, tokenizer::Tokenizer,
+};
+
+use super::{complain, unknown_preset};
+use crate::{
+    cli::GenerateArgs,
+    exit::Exit,
+    models::{Need, resolve},
+};
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Input(String),
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Continues a prompt.
+pub fn run(args: &GenerateArgs) -> Exit {
+    threads::init(None);
+    match generate(args) {
+        Ok(text) => {
+            println!("{text}");
+            Exit::Ok
+        }
+        Err(error) => {
+            complain(&error);
+            match error {
+                Failure::Other(_) | Failure::Engine(EngineError::Other(_)) => Exit::Failed,
+                _ => Exit::BadInput,
+            }
+        }
+    }
+}
+
+fn generate(args: &GenerateArgs) -> Result<String, Failure> {
+    let source = source(&args.model).map_err(Failure::Input)?;
+    let model = Model {
+        name: args.model.clone(),
+        source,
+    };
+    let resolved = resolve(&model, args.seed, Need::Weights, None)
+        .map_err(|error| Failure::Input(error.to_string()))?;
+    let weights = resolved.weights.weights().map_err(Failure::Input)?;
+    let tokenizer = match &weights {
+        Weights::Directory(folder) => Tokenizer::load(folder)?,
+        Weights::Random { .. } => None,
+    };
+    let ids = match (&args.prompt, &args.ids, &tokenizer) {
+        (Some(prompt), _, Some(tokenizer)) => tokenizer.encode(prompt)?,
+        (Some(_), _, None) => {
+            return Err(Failure::Input(format!(
+                "--prompt: {} has no tokenizer.json; give token ids with --ids 1,2,3",
+                args.model
+            )));
+        }
+        (None, ids, _) => ids.clone().unwrap_or_default(),
+    };
+    let count = args.max_tokens as usize;
+    let options = LoadOptions {
+        dtype: args.dtype.into(),
+        device: candle_core::Device::Cpu,
+        world_size: args.ranks as usize,
+        max_batch: 1,
+        max_seq: ids.len() + count,
+    };
+    let mut engine = Engine::load(&weights, &options)?;
+    let prompts = [ids];
+    if let Some(path) = &args.logits {
+        let logits = engine.last_logits(&prompts)?;
+        let text = serde_json::to_string(&logits[0]).map_err(|e| Failure::Other(e.to_string()))?;
+        fs::write(path, text).map_err(|e| Failure::Other(format!("{}: {e}", path.display())))?;
+    }
+    let generation = engine.generate(&prompts, count)?;
+    let new = &generation.ids[0];
+    match &tokenizer {
+        Some(tokenizer) if args.prompt.is_some() => Ok(tokenizer.decode(new)?),
+        _ => Ok(new.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+    }
+}
+
+/// What `--model` means: a preset, `hf:owner/name[@revision]`, or a folder.
+fn source(model: &str) -> Result<ModelSource, String> {
+    if let Some(repo) = model.strip_prefix("hf:") {
+        let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));
+        let hub = HuggingFaceSource {
+            repo: repo.into(),
+            revision: revision.into(),
+        };
+        return Ok(ModelSource {
+            hugging_face: Some(hub),
+            ..ModelSource::default()
+        });
+    }
+    if presets::preset(model).is_some() {
+        let random = RandomSource {
+            preset: model.into(),
+        };
+        return Ok(ModelSource {
+            random: Some(random),
+            ..ModelSource::default()
+        });
+    }
+    if Path::new(model).is_dir() {
+        return Ok(ModelSource {
+            path: Some(model.into()),
+            ..ModelSource::default()
+        });
+    }
+    Err(format!(
+        "--model: there is no folder {model:?}, and {}",
+        unknown_preset(model)
+    ))
+}

@@ -1,0 +1,120 @@
+//! What each command does. A command prints what it has to say and returns how it ended.
+
+pub mod collect;
+pub mod generate;
+pub mod plan;
+pub mod run;
+pub mod trial;
+pub mod validate;
+pub mod weights;
+
+use std::{fs, path::Path};
+
+use inferbench_crds::{InferenceBenchmark, file, validate::Scope};
+use inferbench_engine::presets::PRESETS;
+
+use crate::{
+    cli::{Cli, Command, DtypeArg},
+    exit::Exit,
+    protocol::StoreAt,
+};
+
+/// Does what the command line says.
+#[must_use]
+pub fn run(cli: &Cli) -> Exit {
+    match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Validate(args) => validate::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Weights(args) => weights::run(args),
+        Command::Collect(args) => collect::run(args),
+        Command::Trial => trial::run(),
+    }
+}
+
+/// Says what went wrong, all causes on one line.
+fn complain(what: &dyn std::fmt::Display) {
+    eprintln!("inferbench: {what}");
+}
+
+/// The resources of a file that keep to every rule; else everything that is wrong has been said.
+fn resources(path: &Path, scope: Scope) -> Result<Vec<InferenceBenchmark>, Exit> {
+    let shown = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|error| {
+        complain(&format!("{shown}: {error}"));
+        Exit::BadInput
+    })?;
+    file::load(&text, &shown, scope).map_err(|error| {
+        eprintln!("{error}");
+        Exit::BadInput
+    })
+}
+
+/// The one resource of a file.
+fn resource(path: &Path) -> Result<InferenceBenchmark, Exit> {
+    let mut found = resources(path, Scope::Local)?;
+    if found.len() != 1 {
+        complain(&format!(
+            "{}: holds {} resources, 1 is needed",
+            path.display(),
+            found.len()
+        ));
+        return Err(Exit::BadInput);
+    }
+    Ok(found.remove(0))
+}
+
+/// Where a sweep's results are: as the command line says, else as the spec does, else in a folder named after it.
+fn store_at(out: Option<&str>, resource: &InferenceBenchmark) -> StoreAt {
+    let name = resource
+        .metadata
+        .name
+        .as_deref()
+        .unwrap_or("inferbench-results");
+    let store = resource.spec.results.store.as_ref();
+    let of_spec = store.and_then(|store| store.url.as_deref());
+    let target = match (out, of_spec) {
+        (Some(out), _) => out.to_owned(),
+        (None, Some(url)) => format!("{}/{name}", url.trim_end_matches('/')),
+        (None, None) => name.to_owned(),
+    };
+    StoreAt {
+        target,
+        endpoint: store.and_then(|store| store.endpoint.clone()),
+        region: store.and_then(|store| store.region.clone()),
+    }
+}
+
+/// Refuses a spec that asks for what no build without GPU support can do.
+fn refuse_gpus(path: &Path, resource: &InferenceBenchmark) -> Result<(), Exit> {
+    let gpus = &resource.spec.design.factors.gpus;
+    if gpus.iter().all(|gpus| *gpus == 0) {
+        return Ok(());
+    }
+    complain(&format!(
+        "{}: spec.design.factors.gpus: {gpus:?} asks for GPUs (the default is 1), but this build computes on the CPU \
+         only; write gpus: [0] to measure on the CPU",
+        path.display()
+    ));
+    Err(Exit::BadInput)
+}
+
+/// Says that there is no such preset.
+fn unknown_preset(name: &str) -> String {
+    let near = inferbench_crds::suggest::did_you_mean(name, PRESETS);
+    format!(
+        "there is no preset {name:?}{near}; there are {}",
+        PRESETS.join(", ")
+    )
+}
+
+impl From<DtypeArg> for candle_core::DType {
+    fn from(dtype: DtypeArg) -> Self {
+        match dtype {
+            DtypeArg::F32 => Self::F32,
+            DtypeArg::Bf16 => Self::BF16,
+            DtypeArg::F16 => Self::F16,
+        }
+    }
+}

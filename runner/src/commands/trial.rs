@@ -1,0 +1,151 @@
+//! `inferbench trial`: the process that measures. Reads requests from standard input until it is closed, stores each
+//! record itself, and answers on standard output; a sweep starts it, in a cluster a Job does.
+
+use std::{
+    io::{self, BufRead, Write},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use inferbench_engine::{ceilings::Ceilings, threads};
+use inferbench_results::{
+    key::trial_key,
+    record::{Outcome, TrialRecord},
+};
+
+use crate::{
+    exit::Exit,
+    fault,
+    protocol::{Answer, Ask, TrialRequest},
+    recording, shape, signals,
+    store::{Store, StoreError},
+    trial::{Clock, NoRecord, Session},
+};
+
+/// Serves requests. The exit code is that of the last trial: of interest where there is one only, as in a Job.
+pub fn run() -> Exit {
+    signals::exit_on_signal();
+    let threads = threads::init(None);
+    let mut session = Session::new(threads);
+    let mut exit = Exit::Ok;
+    for line in io::stdin().lock().lines() {
+        let ask = line
+            .map_err(|error| error.to_string())
+            .and_then(|line| serde_json::from_str::<Ask>(&line).map_err(|error| error.to_string()));
+        let answer = match ask {
+            Err(error) => {
+                eprintln!("inferbench trial: the request on standard input: {error}");
+                return Exit::BadRequest;
+            }
+            Ok(Ask::Ceilings { dtype, shape }) => {
+                match Ceilings::measure(shape::dtype(dtype), Some(&shape)) {
+                    Ok(ceilings) => Answer::Ceilings(ceilings),
+                    Err(error) => Answer::Failed {
+                        message: format!("ceilings: {error}"),
+                        permanent: false,
+                    },
+                }
+            }
+            Ok(Ask::Trial(ask)) => {
+                let (answer, code) = serve(&mut session, &ask);
+                exit = code;
+                answer
+            }
+        };
+        say(&answer);
+    }
+    exit
+}
+
+/// Measures a trial under the eyes of a watchdog, which stores a time-out and ends the process when time is over.
+fn serve(session: &mut Session, ask: &TrialRequest) -> (Answer, Exit) {
+    let store = match open(ask) {
+        Ok(store) => Arc::new(store),
+        Err(error) => return failed(format!("{error:#}"), Exit::BadStore),
+    };
+    let clock = Arc::new(Clock::start(Duration::from_millis(ask.timeout_ms)));
+    let (done, watched) = mpsc::channel::<()>();
+    let watchdog = {
+        let (clock, store, ask) = (Arc::clone(&clock), Arc::clone(&store), ask.clone());
+        let (machine, process) = (session.machine().clone(), session.process_id().to_owned());
+        std::thread::spawn(move || {
+            let waited = watched.recv_timeout(clock.left());
+            if waited != Err(mpsc::RecvTimeoutError::Timeout) || !clock.settle() {
+                return;
+            }
+            let record = recording::unmeasured(
+                &ask,
+                &machine,
+                &process,
+                &clock.started_at,
+                Outcome::TimedOut,
+                clock.message(),
+            );
+            let (answer, exit) = put(&store, &record);
+            say(&answer);
+            // The trial's thread cannot be stopped but with the process.
+            std::process::exit(i32::from(exit.code()));
+        })
+    };
+    fault::strike(ask.trial_index);
+    let result = session.run(ask, &clock, &|| false);
+    if !clock.settle() {
+        // The watchdog was faster; it ends the process.
+        let _ = watchdog.join();
+    }
+    drop(done);
+    match result {
+        Ok(record) => put(&store, &record),
+        Err(NoRecord::Failed {
+            message,
+            permanent: true,
+        }) => failed(message, Exit::BadModel),
+        Err(NoRecord::Failed {
+            message,
+            permanent: false,
+        }) => failed(message, Exit::Failed),
+        Err(NoRecord::Interrupted) => failed("interrupted".into(), Exit::Failed),
+    }
+}
+
+fn open(ask: &TrialRequest) -> Result<Store, StoreError> {
+    ask.store.open()
+}
+
+/// Stores a record. One that is there already wins.
+fn put(store: &Store, record: &TrialRecord) -> (Answer, Exit) {
+    let key = record.trial_key.clone();
+    match store_record(store, record) {
+        Ok(()) => (Answer::Stored { key }, Exit::Ok),
+        Err(message) => failed(message, Exit::Failed),
+    }
+}
+
+/// Stores a record under its key; the one that is there already wins.
+///
+/// # Errors
+/// Where the record is not fit to be read again, or the store fails.
+pub fn store_record(store: &Store, record: &TrialRecord) -> Result<(), String> {
+    debug_assert_eq!(record.trial_key, trial_key(&record.request, record.attempt));
+    let bytes = record.write().map_err(|error| error.to_string())?;
+    let path = recording::path(&record.trial_key);
+    store
+        .create(&path, &bytes)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+fn failed(message: String, exit: Exit) -> (Answer, Exit) {
+    let permanent = Exit::is_permanent(i32::from(exit.code()));
+    eprintln!("inferbench trial: {message}");
+    (Answer::Failed { message, permanent }, exit)
+}
+
+fn say(answer: &Answer) {
+    let Ok(line) = serde_json::to_string(answer) else {
+        return;
+    };
+    let mut out = io::stdout().lock();
+    // Whoever does not listen any more has gone, and this process goes with it.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

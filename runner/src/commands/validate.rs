@@ -1,0 +1,36 @@
+//! `inferbench validate`.
+
+use inferbench_crds::{design::Expansion, validate::Scope};
+
+use super::resources;
+use crate::{cli::ValidateArgs, exit::Exit};
+
+/// Checks every file, also after one that is wrong.
+pub fn run(args: &ValidateArgs) -> Exit {
+    let scope = if args.cluster {
+        Scope::Cluster
+    } else {
+        Scope::Local
+    };
+    let mut exit = Exit::Ok;
+    for path in &args.files {
+        let found = match resources(path, scope) {
+            Ok(found) => found,
+            Err(error) => {
+                exit = error;
+                continue;
+            }
+        };
+        for resource in found {
+            let expansion = Expansion::new(&resource.spec.design);
+            let name = resource.metadata.name.unwrap_or_default();
+            println!(
+                "{}: {name}: ok ({} combinations, {} trials)",
+                path.display(),
+                expansion.combinations_len(),
+                expansion.len()
+            );
+        }
+    }
+    exit
+}

@@ -1,0 +1,419 @@
+//! Whether a measurement can be vouched for: what else went on while it ran, and the rules that make a trial invalid.
+//!
+//! The limits are set so that a quiet machine passes, a shared virtual one does most of the time, and one that is
+//! busy with something else does not. Every reason carries its figure, so that a reader can judge anew.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use crate::cgroup::Cgroup;
+
+/// The quota may stop the process for this share of the window, in percent.
+pub const MAX_THROTTLED_PCT: f64 = 1.0;
+/// The hypervisor may give this share of the CPUs' time to others, in percent.
+pub const MAX_STEAL_PCT: f64 = 5.0;
+/// Other processes may take this share of the CPU time that the compute threads need, in percent.
+pub const MAX_FOREIGN_PCT: f64 = 10.0;
+/// The kernel counts CPU time in ticks of 10 ms; sums over a window can be off by two.
+const TICK_ERROR: Duration = Duration::from_millis(20);
+
+/// Counters of the machine at one time.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    at: Instant,
+    own_cpu: Duration,
+    throttled: Option<Duration>,
+    ticks: Option<Ticks>,
+    freq_mhz: Option<f64>,
+}
+
+/// Time of the CPUs that the process may use since boot, in clock ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Ticks {
+    total: u64,
+    busy: u64,
+    steal: u64,
+}
+
+/// What went on between two readings of the counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Interval {
+    /// How long, in s.
+    pub wall_s: f64,
+    /// CPU time of this process, in s.
+    pub cpu_time_s: f64,
+    /// Time that the quota stopped its threads, in ms.
+    pub throttled_ms: Option<f64>,
+    /// Share of the CPUs' time that the hypervisor gave to others, in percent.
+    pub steal_pct: Option<f64>,
+    /// Share of the CPUs' time that other processes took, in percent.
+    pub foreign_pct: Option<f64>,
+    /// Mean clock of the CPUs, in MHz.
+    pub freq_mhz: Option<f64>,
+}
+
+impl Counters {
+    /// Reads the counters of the CPUs that this process may use.
+    #[must_use]
+    pub fn read(cgroup: &Cgroup, cpus: &[usize]) -> Self {
+        let stat = fs::read_to_string("/proc/stat").ok();
+        Self {
+            at: Instant::now(),
+            own_cpu: process_cpu_time(),
+            throttled: cgroup.throttled(),
+            ticks: stat.and_then(|text| parse_ticks(&text, cpus)),
+            freq_mhz: frequency(cpus),
+        }
+    }
+
+    /// What went on from these counters to later ones.
+    #[must_use]
+    pub fn until(&self, later: &Self) -> Interval {
+        let wall_s = later.at.duration_since(self.at).as_secs_f64();
+        let cpu_time_s = later.own_cpu.saturating_sub(self.own_cpu).as_secs_f64();
+        let throttled = later
+            .throttled
+            .zip(self.throttled)
+            .map(|(b, a)| b.saturating_sub(a));
+        let ticks = later
+            .ticks
+            .zip(self.ticks)
+            .map(|(b, a)| b.since(a))
+            .filter(|t| t.total > 0);
+        let mean = |values: &[Option<f64>]| {
+            let known: Vec<f64> = values.iter().flatten().copied().collect();
+            (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+        };
+        Interval {
+            wall_s,
+            cpu_time_s,
+            throttled_ms: throttled.map(|time| time.as_secs_f64() * 1e3),
+            steal_pct: ticks.map(|t| 100.0 * t.steal as f64 / t.total as f64),
+            foreign_pct: ticks.map(|t| t.foreign_pct(cpu_time_s)),
+            freq_mhz: mean(&[self.freq_mhz, later.freq_mhz]),
+        }
+    }
+}
+
+impl Ticks {
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            total: self.total.saturating_sub(earlier.total),
+            busy: self.busy.saturating_sub(earlier.busy),
+            steal: self.steal.saturating_sub(earlier.steal),
+        }
+    }
+
+    fn foreign_pct(self, own_cpu_s: f64) -> f64 {
+        // SAFETY: sysconf takes a number and returns one.
+        let per_s = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
+        let own = own_cpu_s * per_s;
+        (100.0 * (self.busy as f64 - own) / self.total as f64).max(0.0)
+    }
+}
+
+/// CPU time of all threads of this process so far.
+#[must_use]
+pub fn process_cpu_time() -> Duration {
+    // SAFETY: timespec is plain data that clock_gettime fills.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time);
+        time
+    };
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
+/// The sums over some CPUs in the text of /proc/stat; none where a CPU is missing.
+fn parse_ticks(stat: &str, cpus: &[usize]) -> Option<Ticks> {
+    let mut sum = Ticks::default();
+    for cpu in cpus {
+        let prefix = format!("cpu{cpu} ");
+        let line = stat.lines().find_map(|line| line.strip_prefix(&prefix))?;
+        let fields: Vec<u64> = line
+            .split_whitespace()
+            .filter_map(|field| field.parse().ok())
+            .collect();
+        // user, nice, system, idle, iowait, irq, softirq, steal; guest time is inside user.
+        let [user, nice, system, _, _, irq, softirq, steal, ..] = fields[..] else {
+            return None;
+        };
+        sum.total += fields[..8].iter().sum::<u64>();
+        sum.busy += user + nice + system + irq + softirq;
+        sum.steal += steal;
+    }
+    Some(sum)
+}
+
+/// The mean clock now, in MHz: from the frequency driver, else from /proc/cpuinfo.
+fn frequency(cpus: &[usize]) -> Option<f64> {
+    let mean = |values: Vec<f64>| {
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    let scaling = cpus.iter().filter_map(|cpu| {
+        let path = format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq");
+        Some(fs::read_to_string(path).ok()?.trim().parse::<f64>().ok()? / 1e3)
+    });
+    mean(scaling.collect()).or_else(|| {
+        let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+        let clocks = text.lines().filter(|line| line.starts_with("cpu MHz"));
+        mean(
+            clocks
+                .filter_map(|line| line.split_once(':')?.1.trim().parse().ok())
+                .collect(),
+        )
+    })
+}
+
+/// All that the verdict on a trial rests on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evidence {
+    /// What went on in the timed window.
+    pub window: Interval,
+    /// The iterations' times, summed, in s.
+    pub timed_s: f64,
+    /// How long they had to last, in s.
+    pub min_duration_s: f64,
+    /// Timed iterations.
+    pub iterations: u32,
+    /// How many there had to be.
+    pub min_iterations: u32,
+    /// CPUs that the process may use.
+    pub cpus: u32,
+    /// Threads that compute.
+    pub threads: u32,
+    /// Samples of telemetry in the window.
+    pub samples: usize,
+    /// How many there had to be.
+    pub min_samples: usize,
+    /// Other trials on this machine at the same time.
+    pub concurrent_trials: u32,
+    /// Whether other trials are allowed beside this one.
+    pub concurrency_allowed: bool,
+    /// Whether the logits were numbers; none where that was not looked at.
+    pub logits_finite: Option<bool>,
+    /// For each GPU in use: processes of others seen on it.
+    pub foreign_gpu_processes: Vec<u32>,
+    /// Why GPUs in use could not be watched.
+    pub gpu_telemetry_missing: Option<String>,
+}
+
+/// Why a measurement cannot be vouched for; empty where it can.
+#[must_use]
+pub fn invalid_reasons(e: &Evidence) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let window = e.window.wall_s.max(f64::MIN_POSITIVE);
+    let tick_pct = 100.0 * TICK_ERROR.as_secs_f64() / window;
+
+    if e.iterations < e.min_iterations {
+        reasons.push(format!(
+            "{} iterations were timed, {} were asked for",
+            e.iterations, e.min_iterations
+        ));
+    }
+    // Summed floats may miss the limit by their rounding.
+    if e.timed_s < e.min_duration_s * (1.0 - 1e-9) {
+        reasons.push(format!(
+            "{:.2} s were timed, {:.2} s were asked for",
+            e.timed_s, e.min_duration_s
+        ));
+    }
+    if let Some(ms) = e.window.throttled_ms {
+        let pct = 100.0 * ms / 1e3 / window;
+        if pct > MAX_THROTTLED_PCT {
+            reasons.push(format!(
+                "the CPU quota stopped the process for {ms:.0} ms, {pct:.1} % of the window (at most {MAX_THROTTLED_PCT} %)"
+            ));
+        }
+    }
+    if let Some(pct) = e
+        .window
+        .steal_pct
+        .filter(|pct| *pct > MAX_STEAL_PCT + tick_pct)
+    {
+        reasons.push(format!(
+            "the hypervisor gave {pct:.1} % of the CPU time to others (at most {MAX_STEAL_PCT} %)"
+        ));
+    }
+    if let Some(pct) = e
+        .window
+        .foreign_pct
+        .and_then(|pct| displaced_pct(pct, e.threads, e.cpus))
+        && pct > MAX_FOREIGN_PCT + tick_pct
+    {
+        reasons.push(format!(
+            "other processes took {pct:.1} % of the CPU time that the trial needed (at most {MAX_FOREIGN_PCT} %)"
+        ));
+    }
+    if e.samples < e.min_samples {
+        reasons.push(format!(
+            "{} samples of telemetry in the window, {} are needed",
+            e.samples, e.min_samples
+        ));
+    }
+    if e.concurrent_trials > 0 && !e.concurrency_allowed {
+        reasons.push(format!(
+            "{} other trials ran on this machine",
+            e.concurrent_trials
+        ));
+    }
+    if e.logits_finite == Some(false) {
+        reasons.push("the logits are not all finite numbers".into());
+    }
+    for (gpu, &foreign) in e.foreign_gpu_processes.iter().enumerate() {
+        if foreign > 0 {
+            reasons.push(format!("{foreign} other processes used GPU {gpu}"));
+        }
+    }
+    if let Some(why) = &e.gpu_telemetry_missing {
+        reasons.push(format!("the GPUs could not be watched: {why}"));
+    }
+    reasons
+}
+
+/// The part of foreign CPU time, in percent of what the compute threads need, that did not find room on CPUs that
+/// those threads leave free.
+fn displaced_pct(foreign_pct: f64, threads: u32, cpus: u32) -> Option<f64> {
+    let needed = f64::from(threads.min(cpus)) / f64::from(cpus);
+    (needed > 0.0).then(|| (foreign_pct - 100.0 * (1.0 - needed)).max(0.0) / needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn quiet() -> Evidence {
+        Evidence {
+            window: Interval {
+                wall_s: 2.1,
+                cpu_time_s: 4.1,
+                throttled_ms: Some(0.0),
+                steal_pct: Some(0.3),
+                foreign_pct: Some(1.0),
+                freq_mhz: None,
+            },
+            timed_s: 2.05,
+            min_duration_s: 2.0,
+            iterations: 5,
+            min_iterations: 5,
+            cpus: 2,
+            threads: 2,
+            samples: 20,
+            min_samples: 10,
+            logits_finite: Some(true),
+            ..Evidence::default()
+        }
+    }
+
+    #[test]
+    fn a_quiet_machine_passes() {
+        assert_eq!(invalid_reasons(&quiet()), [""; 0]);
+    }
+
+    #[test]
+    fn every_disturbance_is_named_with_its_figure() {
+        let bad = Evidence {
+            window: Interval {
+                throttled_ms: Some(105.0),
+                steal_pct: Some(12.34),
+                foreign_pct: Some(30.0),
+                ..quiet().window
+            },
+            timed_s: 1.0,
+            iterations: 3,
+            samples: 4,
+            concurrent_trials: 1,
+            logits_finite: Some(false),
+            foreign_gpu_processes: vec![0, 2],
+            gpu_telemetry_missing: Some("no driver".into()),
+            ..quiet()
+        };
+        insta::assert_snapshot!(invalid_reasons(&bad).join("\n"), @r"
+        3 iterations were timed, 5 were asked for
+        1.00 s were timed, 2.00 s were asked for
+        the CPU quota stopped the process for 105 ms, 5.0 % of the window (at most 1 %)
+        the hypervisor gave 12.3 % of the CPU time to others (at most 5 %)
+        other processes took 30.0 % of the CPU time that the trial needed (at most 10 %)
+        4 samples of telemetry in the window, 10 are needed
+        1 other trials ran on this machine
+        the logits are not all finite numbers
+        2 other processes used GPU 1
+        the GPUs could not be watched: no driver
+        ");
+    }
+
+    #[test]
+    fn neighbours_may_be_allowed() {
+        let beside = Evidence {
+            concurrent_trials: 3,
+            concurrency_allowed: true,
+            ..quiet()
+        };
+        assert_eq!(invalid_reasons(&beside), [""; 0]);
+    }
+
+    #[test]
+    fn foreign_work_on_cpus_that_are_left_free_does_not_count() {
+        assert_eq!(displaced_pct(25.0, 6, 8), Some(0.0));
+        assert_eq!(displaced_pct(50.0, 8, 8), Some(50.0));
+        assert_eq!(displaced_pct(75.0, 4, 8), Some(50.0));
+    }
+
+    #[test]
+    fn ticks_of_the_allowed_cpus_only() {
+        let stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 10 1 2 100 5 1 1 4 0 0\ncpu1 20 0 0 0 0 0 0 0 0 0\n\
+                    cpu10 7 7 7 7 7 7 7 7 0 0\nintr 5\n";
+        assert_eq!(
+            parse_ticks(stat, &[0]),
+            Some(Ticks {
+                total: 124,
+                busy: 15,
+                steal: 4
+            })
+        );
+        assert_eq!(
+            parse_ticks(stat, &[0, 1]),
+            Some(Ticks {
+                total: 144,
+                busy: 35,
+                steal: 4
+            })
+        );
+        assert_eq!(parse_ticks(stat, &[2]), None);
+    }
+
+    #[test]
+    fn the_counters_of_this_machine_can_be_read() {
+        let cgroup = Cgroup::of_this_process();
+        let before = Counters::read(&cgroup, &[]);
+        let mut x = 1_u64;
+        while before.own_cpu == process_cpu_time() {
+            x = std::hint::black_box(x.wrapping_mul(3));
+        }
+        let interval = before.until(&Counters::read(&cgroup, &[]));
+        assert!(interval.wall_s > 0.0 && interval.cpu_time_s > 0.0);
+        // No CPUs, nothing to take from them.
+        assert_eq!(interval.steal_pct, None);
+    }
+
+    proptest! {
+        #[test]
+        fn more_disturbance_never_makes_a_trial_valid(
+            steal in 0.0..100.0, foreign in 0.0..100.0, more in 0.0..50.0, wall in 0.05..100.0
+        ) {
+            let with = |steal, foreign| Evidence {
+                window: Interval { wall_s: wall, steal_pct: Some(steal), foreign_pct: Some(foreign), ..Interval::default() },
+                ..quiet()
+            };
+            let less = invalid_reasons(&with(steal, foreign)).len();
+            prop_assert!(less <= invalid_reasons(&with(steal + more, foreign + more)).len());
+        }
+    }
+}

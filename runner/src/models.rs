@@ -1,0 +1,383 @@
+//! Where a spec's models come from: each source resolved to files on this machine (or none) and to a revision that
+//! fixes the weights, so that a resumed sweep never mixes two versions of a model.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use hf_hub::HFClientBuilder;
+use inferbench_crds::spec::{HuggingFaceSource, Model, ObjectStoreSource};
+use inferbench_engine::{EngineError, config::ModelConfig, presets};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    protocol::WeightsAt,
+    store::{Store, StoreError, StoreOptions},
+};
+
+/// A model that is ready to be loaded.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The name of the level.
+    pub name: String,
+    /// The shape; absent where only the revision was asked for.
+    pub config: Option<ModelConfig>,
+    /// Where it lies.
+    pub weights: WeightsAt,
+    /// What fixes the weights: a commit (`huggingFace`), `sha256:…` over the files' names and contents (`path`,
+    /// `objectStore`), or `preset@seed` (`random`).
+    pub revision: String,
+}
+
+/// How much of a model is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The revision only: one that is pinned already needs none of the model's files.
+    Revision,
+    /// Its configuration only; the revision may be left open.
+    Config,
+    /// All of it.
+    Weights,
+}
+
+/// Why a model cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("model {name}: {why}")]
+pub struct ModelError {
+    /// The name of the level.
+    name: String,
+    why: Why,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Why {
+    #[error("{0}")]
+    Source(String),
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("huggingFace {repo} at {revision}: {source}{advice}")]
+    Hub {
+        repo: String,
+        revision: String,
+        source: Box<hf_hub::HFError>,
+        advice: &'static str,
+    },
+}
+
+/// Resolves a model; `seed` is the design's, `pinned` the revision that the sweep has begun with, if it has.
+///
+/// # Errors
+/// Where the source has no such model, cannot be reached, or the files are not those of a model that can run.
+pub fn resolve(
+    model: &Model,
+    seed: i64,
+    need: Need,
+    pinned: Option<&str>,
+) -> Result<Resolved, ModelError> {
+    let source = &model.source;
+    let name = model.name.clone();
+    if let (Need::Revision, Some(revision)) = (need, pinned) {
+        let weights = WeightsAt::Folder(PathBuf::new());
+        return Ok(Resolved {
+            name,
+            config: None,
+            weights,
+            revision: revision.into(),
+        });
+    }
+    let resolved = if let Some(random) = &source.random {
+        of_preset(&random.preset, seed)
+    } else if let Some(folder) = &source.path {
+        of_folder(Path::new(folder), need)
+    } else if let Some(hub) = &source.hugging_face {
+        of_hub(hub, need, pinned)
+    } else if let Some(store) = &source.object_store {
+        of_store(store, need)
+    } else {
+        Err(Why::Source("it has no source".into()))
+    };
+    match resolved {
+        Ok((config, weights, revision)) => Ok(Resolved {
+            name,
+            config: Some(config),
+            weights,
+            revision,
+        }),
+        Err(why) => Err(ModelError { name, why }),
+    }
+}
+
+fn io_error(path: &Path, error: io::Error) -> Why {
+    Why::Io {
+        path: path.into(),
+        error,
+    }
+}
+
+type Found = (ModelConfig, WeightsAt, String);
+
+fn of_preset(name: &str, seed: i64) -> Result<Found, Why> {
+    let config = presets::preset(name).ok_or_else(|| {
+        Why::Source(format!(
+            "there is no preset {name:?}; there are {}",
+            presets::PRESETS.join(", ")
+        ))
+    })?;
+    let weights = WeightsAt::Random {
+        preset: name.into(),
+        seed,
+    };
+    Ok((config, weights, format!("{name}@{seed}")))
+}
+
+fn of_folder(folder: &Path, need: Need) -> Result<Found, Why> {
+    let folder = fs::canonicalize(folder).map_err(|error| io_error(folder, error))?;
+    let config = ModelConfig::read(&folder)?;
+    let revision = match need {
+        Need::Config => String::new(),
+        Need::Revision | Need::Weights => digest(&folder)?,
+    };
+    Ok((config, WeightsAt::Folder(folder), revision))
+}
+
+/// The files of a model that an engine reads; all else in a folder is left alone.
+fn belongs(name: &str) -> bool {
+    matches!(name, "config.json" | "tokenizer.json")
+        || name.ends_with(".safetensors")
+        || name.ends_with(".safetensors.index.json")
+}
+
+/// SHA-256 over the names, lengths and contents of a model's files. All of every file is read: sizes and times would
+/// miss a file that was replaced by one of the same size, and loading reads all of it for every trial anyway.
+fn digest(folder: &Path) -> Result<String, Why> {
+    let broken = |error| io_error(folder, error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(broken)? {
+        let name = entry.map_err(broken)?.file_name();
+        names.extend(
+            name.to_str()
+                .filter(|name| belongs(name))
+                .map(str::to_owned),
+        );
+    }
+    names.sort();
+    if !names.iter().any(|name| name.ends_with(".safetensors")) {
+        return Err(Why::Source(format!(
+            "{} has no *.safetensors",
+            folder.display()
+        )));
+    }
+    // One thread a file: sharded models are read as fast as the disk allows.
+    let digests: Vec<Result<String, Why>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let path = folder.join(name);
+                scope.spawn(move || file_digest(&path).map_err(|error| io_error(&path, error)))
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Why::Source("hashing panicked".into())))
+            })
+            .collect()
+    });
+    let mut all = Sha256::new();
+    for (name, digest) in names.iter().zip(digests) {
+        all.update(format!("{name} {}\n", digest?));
+    }
+    Ok(format!("sha256:{}", &hex(&all.finalize())[..32]))
+}
+
+fn file_digest(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut buffer, mut length) = (Sha256::new(), vec![0; 1 << 20], 0_u64);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(format!("{length} {}", hex(&hash.finalize()))),
+            count => {
+                hash.update(&buffer[..count]);
+                length += count as u64;
+            }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The Hub's client takes `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_CACHE` and `HF_HOME` from the environment.
+fn of_hub(source: &HuggingFaceSource, need: Need, pinned: Option<&str>) -> Result<Found, Why> {
+    let failed = |revision: &str, error: hf_hub::HFError| Why::Hub {
+        repo: source.repo.clone(),
+        revision: revision.into(),
+        advice: match &error {
+            hf_hub::HFError::AuthRequired { .. } | hf_hub::HFError::Forbidden { .. } => {
+                "; is the model gated? Accept its licence on the Hub and set HF_TOKEN"
+            }
+            _ => "",
+        },
+        source: Box::new(error),
+    };
+    let asked = pinned.unwrap_or(&source.revision);
+    let client = HFClientBuilder::new()
+        .build_sync()
+        .map_err(|error| failed(asked, error))?;
+    let (owner, name) = source.repo.split_once('/').unwrap_or(("", &source.repo));
+    let repo = client.model(owner, name);
+    // A commit needs no look-up, so that a sweep goes on without the network once its files are here.
+    let commit = if is_commit(asked) {
+        asked.to_owned()
+    } else {
+        let info = repo
+            .info()
+            .revision(asked)
+            .send()
+            .map_err(|error| failed(asked, error))?;
+        info.sha
+            .ok_or_else(|| Why::Source(format!("the Hub names no commit for {asked}")))?
+    };
+    let mut patterns = vec!["config.json".to_owned()];
+    if need == Need::Weights {
+        patterns.extend(
+            [
+                "tokenizer.json",
+                "*.safetensors",
+                "*.safetensors.index.json",
+            ]
+            .map(str::to_owned),
+        );
+    }
+    let download = |local_only| {
+        repo.snapshot_download()
+            .revision(commit.as_str())
+            .allow_patterns(patterns.clone())
+            .local_files_only(local_only)
+            .send()
+    };
+    let folder = match download(false) {
+        // No network: what a former run has left will do, if it is complete.
+        Err(hf_hub::HFError::Request { .. }) => download(true),
+        other => other,
+    };
+    let folder = folder.map_err(|error| failed(&commit, error))?;
+    let config = ModelConfig::read(&folder)?;
+    Ok((config, WeightsAt::Folder(folder), commit))
+}
+
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Downloads the model's files below the cache folder; what lies there already is taken when the store's listing
+/// still says the same of it.
+fn of_store(source: &ObjectStoreSource, need: Need) -> Result<Found, Why> {
+    let store = Store::open(&source.url, &StoreOptions::default())?;
+    let folder = cache_folder()
+        .join("models")
+        .join(&hex(&Sha256::digest(&source.url))[..16]);
+    fs::create_dir_all(&folder).map_err(|error| io_error(&folder, error))?;
+    let listed = store.list("")?;
+    let files: Vec<_> = listed.iter().filter(|entry| belongs(&entry.path)).collect();
+    if !files.iter().any(|entry| entry.path == "config.json") {
+        return Err(Why::Source(format!("{} has no config.json", source.url)));
+    }
+    for entry in files {
+        if need == Need::Config && entry.path != "config.json" {
+            continue;
+        }
+        let path = folder.join(&entry.path);
+        let present = fs::metadata(&path).is_ok_and(|file| file.len() == entry.bytes);
+        if !present || entry.path.ends_with(".json") {
+            store.download(&entry.path, &path)?;
+        }
+    }
+    of_folder(&folder, need)
+}
+
+/// `INFERBENCH_CACHE`, else `inferbench` below the user's cache folder.
+fn cache_folder() -> PathBuf {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    variable("INFERBENCH_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("inferbench")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/inferbench")))
+        .unwrap_or_else(|| std::env::temp_dir().join("inferbench-cache"))
+}
+
+#[cfg(test)]
+mod tests {
+    use inferbench_crds::spec::{ModelSource, RandomSource};
+
+    use super::*;
+
+    fn random(preset: &str) -> Model {
+        let random = Some(RandomSource {
+            preset: preset.into(),
+        });
+        Model {
+            name: "m".into(),
+            source: ModelSource {
+                random,
+                ..ModelSource::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_preset_is_fixed_by_its_name_and_seed() {
+        let resolved = resolve(&random("tiny-gpt2"), 7, Need::Weights, None).unwrap();
+        assert_eq!(resolved.revision, "tiny-gpt2@7");
+        let unknown = resolve(&random("gpt9"), 7, Need::Weights, None)
+            .unwrap_err()
+            .to_string();
+        assert!(unknown.starts_with("model m: there is no preset \"gpt9\"; there are gpt2, "));
+    }
+
+    #[test]
+    fn a_folder_is_fixed_by_every_byte_of_its_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+        write("config.json", b"{}");
+        assert!(
+            digest(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("no *.safetensors")
+        );
+        write("model.safetensors", &[1; 5000]);
+        let before = digest(folder.path()).unwrap();
+        assert_eq!(before, digest(folder.path()).unwrap());
+        write("README.md", b"of no consequence");
+        assert_eq!(before, digest(folder.path()).unwrap());
+        let mut other = [1; 5000];
+        other[4321] = 2;
+        write("model.safetensors", &other);
+        assert_ne!(before, digest(folder.path()).unwrap());
+        fs::rename(
+            folder.path().join("model.safetensors"),
+            folder.path().join("m.safetensors"),
+        )
+        .unwrap();
+        assert_ne!(before, digest(folder.path()).unwrap());
+    }
+
+    #[test]
+    fn commits_are_told_from_branches() {
+        assert!(is_commit("607a30d783dfa663caf39e06633721c8d4cfcd7e"));
+        assert!(!is_commit("main") && !is_commit("607a30d"));
+    }
+}

@@ -1,0 +1,144 @@
+//! What a sweep and the process that measures for it say to each other: one JSON document a line, requests on the
+//! child's standard input, answers on its standard output. A Job in a cluster is given the same requests.
+
+use std::path::PathBuf;
+
+use inferbench_crds::spec::Dtype;
+use inferbench_engine::{
+    Weights,
+    ceilings::{Ceilings, roofline::Shape},
+    presets,
+};
+use inferbench_results::record::Request;
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Store, StoreError, StoreOptions};
+
+/// What a measuring process is asked for.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum Ask {
+    /// Measure a trial and store its record.
+    Trial(Box<TrialRequest>),
+    /// Measure the ceilings of this machine.
+    Ceilings {
+        /// The data type of the matrix products.
+        dtype: Dtype,
+        /// The model whose products are among those tried.
+        shape: Shape,
+    },
+}
+
+/// One trial to measure.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TrialRequest {
+    /// The sweep's name.
+    pub sweep: String,
+    /// The trial's number in the design.
+    pub trial_index: u32,
+    /// Its position in the order of execution.
+    pub run_order: u32,
+    /// 0, or how often an invalid trial was measured before.
+    pub attempt: u32,
+    /// All that fixes the trial.
+    pub request: Request,
+    /// Where its model lies.
+    pub weights: WeightsAt,
+    /// Where its record goes.
+    pub store: StoreAt,
+    /// The ceilings that it is judged by; measured first where they are absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceilings: Option<Ceilings>,
+    /// The longest that it may take, in ms.
+    pub timeout_ms: u64,
+    /// Whether other trials may run on this machine at the same time without making this one invalid.
+    #[serde(default)]
+    pub neighbours_allowed: bool,
+}
+
+/// Where a model lies.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum WeightsAt {
+    /// Nowhere: it is made.
+    Random {
+        /// The name of the shape.
+        preset: String,
+        /// The seed of the weights.
+        seed: i64,
+    },
+    /// In a local folder.
+    Folder(PathBuf),
+}
+
+impl WeightsAt {
+    /// As the engine wants it.
+    ///
+    /// # Errors
+    /// Where there is no such preset.
+    pub fn weights(&self) -> Result<Weights, String> {
+        match self {
+            WeightsAt::Random { preset, seed } => match presets::preset(preset) {
+                Some(config) => Ok(Weights::Random {
+                    config,
+                    seed: seed.cast_unsigned(),
+                }),
+                None => Err(format!(
+                    "there is no preset {preset:?}; there are {}",
+                    presets::PRESETS.join(", ")
+                )),
+            },
+            WeightsAt::Folder(folder) => Ok(Weights::Directory(folder.clone())),
+        }
+    }
+}
+
+/// Where a store is.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreAt {
+    /// A folder or a URL.
+    pub target: String,
+    /// The endpoint of an S3-compatible server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The region of a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+}
+
+impl StoreAt {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open(&self) -> Result<Store, StoreError> {
+        let options = StoreOptions {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            settings: Vec::new(),
+        };
+        Store::open(&self.target, &options)
+    }
+}
+
+/// What a measuring process answers.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum Answer {
+    /// The record is stored, whatever the outcome.
+    Stored {
+        /// The trial's key.
+        key: String,
+    },
+    /// There is no record.
+    Failed {
+        /// Why.
+        message: String,
+        /// Whether trying again cannot help.
+        permanent: bool,
+    },
+    /// The ceilings.
+    Ceilings(Ceilings),
+}

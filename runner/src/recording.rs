@@ -1,0 +1,113 @@
+//! Makes records: the part of them that does not come from measuring.
+
+use inferbench_results::{
+    key::trial_key,
+    record::{Outcome, Provenance, SCHEMA_VERSION, Telemetry, TrialRecord},
+};
+use jiff::Timestamp;
+
+use crate::{machine::Machine, protocol::TrialRequest};
+
+/// The version of candle that the engine is built on.
+pub const CANDLE_VERSION: &str = "0.11.1";
+
+/// The version of this runner.
+pub const RUNNER_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The time now as records write it: RFC 3339, UTC, with milliseconds.
+#[must_use]
+pub fn now() -> String {
+    format!("{:.3}", Timestamp::now())
+}
+
+/// What fixes the runner inside a trial's key: the image's digest in a cluster (`INFERBENCH_IMAGE_DIGEST`), else the
+/// version.
+#[must_use]
+pub fn runner_identity() -> String {
+    image_digest().unwrap_or_else(|| format!("inferbench {RUNNER_VERSION}"))
+}
+
+fn image_digest() -> Option<String> {
+    std::env::var("INFERBENCH_IMAGE_DIGEST")
+        .ok()
+        .filter(|digest| !digest.is_empty())
+}
+
+/// Where and by what a trial on this machine's CPU is measured.
+#[must_use]
+pub fn provenance(machine: &Machine) -> Provenance {
+    Provenance {
+        engine_version: format!("inferbench-engine {RUNNER_VERSION}, candle {CANDLE_VERSION}"),
+        runner_version: RUNNER_VERSION.into(),
+        device: "cpu".into(),
+        device_uuid: None,
+        driver: None,
+        cuda: None,
+        cpu: machine.cpu.clone(),
+        node: machine.node.clone(),
+        image_digest: image_digest(),
+        os: machine.os.clone(),
+    }
+}
+
+/// The record of a trial that began at `started_at` and ends now, with nothing measured.
+#[must_use]
+pub fn unmeasured(
+    ask: &TrialRequest,
+    machine: &Machine,
+    process_id: &str,
+    started_at: &str,
+    outcome: Outcome,
+    message: String,
+) -> TrialRecord {
+    TrialRecord {
+        schema_version: SCHEMA_VERSION.into(),
+        sweep: ask.sweep.clone(),
+        trial_index: ask.trial_index,
+        trial_key: trial_key(&ask.request, ask.attempt),
+        attempt: ask.attempt,
+        run_order: ask.run_order,
+        process_id: process_id.into(),
+        started_at: started_at.into(),
+        ended_at: now(),
+        outcome,
+        message: Some(message),
+        valid: true,
+        invalid_reasons: Vec::new(),
+        request: ask.request.clone(),
+        effective: None,
+        iterations: Vec::new(),
+        warmup: None,
+        telemetry: Telemetry::default(),
+        roofline: None,
+        harness: None,
+        provenance: provenance(machine),
+    }
+}
+
+/// Where the record of a trial lies in the store.
+#[must_use]
+pub fn path(key: &str) -> String {
+    format!("trials/{key}.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_candle_is_the_one_that_is_locked() {
+        let lock = include_str!("../../Cargo.lock");
+        let entry = format!("name = \"candle-core\"\nversion = \"{CANDLE_VERSION}\"");
+        assert!(lock.contains(&entry), "CANDLE_VERSION is stale");
+    }
+
+    #[test]
+    fn times_have_milliseconds_and_are_utc() {
+        let now = now();
+        assert!(
+            now.len() == "2025-01-01T00:00:00.000Z".len() && now.ends_with('Z'),
+            "{now}"
+        );
+    }
+}

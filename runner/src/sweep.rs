@@ -1,0 +1,102 @@
+//! What a sweep does next, as pure functions over what it knows.
+
+use inferbench_crds::spec::{Execution, OnFailure};
+
+/// What the store holds of one attempt at a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// A measurement that can be vouched for, or an outcome that is a measurement by itself.
+    Settled,
+    /// A measurement that cannot be vouched for.
+    Invalid,
+}
+
+/// What a trial needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// To be measured, as this attempt.
+    Measure(u32),
+    /// Nothing more.
+    Done,
+}
+
+/// What a trial needs, by its stored attempts (the first one is attempt 0): nothing when the last one is settled, or
+/// when invalid ones have been measured again as often as the spec wants.
+#[must_use]
+pub fn step(attempts: &[Attempt], remeasure_invalid: u32) -> Step {
+    let next = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
+    match attempts.last() {
+        None => Step::Measure(0),
+        Some(Attempt::Invalid) if next <= remeasure_invalid => Step::Measure(next),
+        Some(_) => Step::Done,
+    }
+}
+
+/// Whether a trial that has failed so often in this run is tried again.
+#[must_use]
+pub fn try_again(failures: u32, retries: u32, permanent: bool) -> bool {
+    !permanent && failures <= retries
+}
+
+/// Whether so many failed trials of all end the sweep.
+#[must_use]
+pub fn over_budget(failed: usize, total: usize, execution: &Execution) -> bool {
+    match execution.on_failure {
+        OnFailure::Stop => failed > 0,
+        OnFailure::Continue => {
+            let percent = u128::from(execution.max_failed_percent.unsigned_abs());
+            failed as u128 * 100 > percent * total as u128
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Attempt::*, *};
+
+    #[test]
+    fn steps() {
+        assert_eq!(step(&[], 0), Step::Measure(0));
+        assert_eq!(step(&[Settled], 5), Step::Done);
+        assert_eq!(step(&[Invalid], 0), Step::Done);
+        assert_eq!(step(&[Invalid], 1), Step::Measure(1));
+        assert_eq!(step(&[Invalid, Invalid], 1), Step::Done);
+        assert_eq!(step(&[Invalid, Settled], 9), Step::Done);
+    }
+
+    #[test]
+    fn retries() {
+        assert!(try_again(1, 2, false) && try_again(2, 2, false));
+        assert!(!try_again(3, 2, false) && !try_again(1, 2, true) && !try_again(1, 0, false));
+    }
+
+    #[test]
+    fn budgets() {
+        let ten = Execution {
+            max_failed_percent: 10,
+            ..Execution::default()
+        };
+        assert!(!over_budget(0, 20, &ten) && !over_budget(2, 20, &ten) && over_budget(3, 20, &ten));
+        let stop = Execution {
+            on_failure: OnFailure::Stop,
+            ..ten
+        };
+        assert!(!over_budget(0, 20, &stop) && over_budget(1, 20, &stop));
+    }
+
+    proptest! {
+        #[test]
+        fn every_trial_ends(valid in prop::collection::vec(any::<bool>(), 20), remeasure in 0_u32..10) {
+            let mut attempts = Vec::new();
+            while let Step::Measure(attempt) = step(&attempts, remeasure) {
+                prop_assert_eq!(attempt as usize, attempts.len());
+                attempts.push(if valid[attempts.len()] { Settled } else { Invalid });
+            }
+            prop_assert!((1..=remeasure as usize + 1).contains(&attempts.len()));
+            // Nothing is measured after a settled attempt.
+            prop_assert!(attempts.iter().rev().skip(1).all(|attempt| *attempt == Invalid));
+        }
+    }
+}

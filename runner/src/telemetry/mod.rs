@@ -1,0 +1,8 @@
+//! What is sampled beside the timed thread: the process' memory and CPU time, and the GPUs in use.
+
+pub mod nvml;
+pub mod process;
+mod sampler;
+mod series;
+
+pub use sampler::{PERIOD, Sampler, min_samples};

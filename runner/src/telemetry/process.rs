@@ -1,0 +1,72 @@
+//! This process' memory and CPU time.
+
+use std::fs;
+
+use crate::hygiene::process_cpu_time;
+
+/// One reading.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ProcessSample {
+    /// Resident memory, in MiB.
+    pub rss_mib: Option<f64>,
+    /// CPU time of all threads so far, in s.
+    pub cpu_time_s: f64,
+}
+
+impl ProcessSample {
+    /// Reads them now.
+    #[must_use]
+    pub fn read() -> Self {
+        let statm = fs::read_to_string("/proc/self/statm").ok();
+        Self {
+            rss_mib: statm.and_then(|text| resident_mib(&text)),
+            cpu_time_s: process_cpu_time().as_secs_f64(),
+        }
+    }
+}
+
+/// Forgets the peak of the resident memory, where the kernel lets a process do that, so that a trial which shares its
+/// process with earlier ones does not report theirs.
+pub fn reset_peak_memory() {
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
+/// The peak of the resident memory since the start or [`reset_peak_memory`], in MiB.
+#[must_use]
+pub fn peak_memory_mib() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+}
+
+fn resident_mib(statm: &str) -> Option<f64> {
+    let pages: f64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    // SAFETY: sysconf takes a number and returns one.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Some(pages * page as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_field_counts_resident_pages() {
+        assert_eq!(resident_mib("1000 256 3 4 5 6 7\n"), resident_mib("9 256"));
+        assert!(resident_mib("1000 256 3").unwrap() >= 1.0);
+        assert_eq!(resident_mib("1000"), None);
+    }
+
+    #[test]
+    fn the_peak_covers_what_was_touched() {
+        let Some(before) = peak_memory_mib() else {
+            return;
+        };
+        let touched = std::hint::black_box(vec![1_u8; 32 << 20]);
+        assert!(ProcessSample::read().rss_mib.unwrap() > 32.0);
+        drop(touched);
+        assert!(peak_memory_mib().unwrap() >= before.max(32.0));
+    }
+}

@@ -1,0 +1,563 @@
+//! One trial, from its request to its record.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use inferbench_crds::design::Combination;
+use inferbench_engine::{
+    Engine, EngineError, LoadOptions, Weights,
+    ceilings::Ceilings,
+    config::ModelConfig,
+    threads::Threads,
+    tokenizer::{self, Tokenizer},
+};
+use inferbench_results::{
+    key::trial_key,
+    record::{CpuTelemetry, Effective, Harness, Outcome, TrialRecord, dtype_name},
+};
+
+use crate::{
+    cgroup::Cgroup,
+    hygiene::{self, Counters, Evidence, Interval},
+    lock::Presence,
+    machine::{self, Machine},
+    measure::{Around, Measured, Plan, Stop, measure},
+    protocol::{TrialRequest, WeightsAt},
+    recording, shape,
+    telemetry::{Sampler, min_samples, process},
+};
+
+/// What the trials of one process share.
+pub struct Session {
+    machine: Machine,
+    threads: Threads,
+    process_id: String,
+    cgroup: Cgroup,
+    fresh: bool,
+    loaded: Option<Loaded>,
+}
+
+struct Loaded {
+    weights: WeightsAt,
+    dtype: String,
+    world: usize,
+    max_batch: usize,
+    max_seq: usize,
+    engine: Engine,
+    tokenizer: Option<Tokenizer>,
+}
+
+/// A trial's time, shared with the thread that watches over it.
+#[derive(Debug)]
+pub struct Clock {
+    /// When it began, as records write it.
+    pub started_at: String,
+    deadline: Instant,
+    limit: Duration,
+    phase: AtomicU8,
+    settled: Mutex<bool>,
+}
+
+/// Why a trial has no record.
+#[derive(Debug)]
+pub enum NoRecord {
+    /// It broke.
+    Failed {
+        /// Why.
+        message: String,
+        /// Whether trying again cannot help.
+        permanent: bool,
+    },
+    /// It was told to stop.
+    Interrupted,
+}
+
+const PHASES: [&str; 4] = ["preparing", "loading the model", "warming up", "measuring"];
+
+impl Clock {
+    /// Starts the time of a trial that may take so long.
+    #[must_use]
+    pub fn start(limit: Duration) -> Self {
+        Self {
+            started_at: recording::now(),
+            deadline: Instant::now() + limit,
+            limit,
+            phase: AtomicU8::new(0),
+            settled: Mutex::new(false),
+        }
+    }
+
+    /// How long until the trial's time is over.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// What a record says when the time is over.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let phase = PHASES[usize::from(self.phase.load(Ordering::Relaxed))];
+        format!(
+            "{phase} when trialTimeout of {:.1} s was over",
+            self.limit.as_secs_f64()
+        )
+    }
+
+    /// Whether the caller is the first who wants to end the trial; it alone stores a record.
+    #[must_use]
+    pub fn settle(&self) -> bool {
+        !std::mem::replace(
+            &mut *self.settled.lock().unwrap_or_else(PoisonError::into_inner),
+            true,
+        )
+    }
+
+    fn enter(&self, phase: u8) {
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+}
+
+impl Session {
+    /// Looks at the machine; the threads have been settled before.
+    #[must_use]
+    pub fn new(threads: Threads) -> Self {
+        let machine = Machine::look();
+        Self {
+            process_id: machine::process_id(&machine.node),
+            cgroup: Cgroup::of_this_process(),
+            machine,
+            threads,
+            fresh: true,
+            loaded: None,
+        }
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// This process' name in records.
+    #[must_use]
+    pub fn process_id(&self) -> &str {
+        &self.process_id
+    }
+
+    /// Measures a trial, with the model that is loaded already where that is the one and has room.
+    ///
+    /// # Errors
+    /// Where there is nothing to store: the trial broke, or `interrupted` said so.
+    pub fn run(
+        &mut self,
+        ask: &TrialRequest,
+        clock: &Clock,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<TrialRecord, NoRecord> {
+        let result = self.measure(ask, clock, interrupted);
+        let outcome = |outcome, message: String| {
+            Ok(recording::unmeasured(
+                ask,
+                &self.machine,
+                &self.process_id,
+                &clock.started_at,
+                outcome,
+                message,
+            ))
+        };
+        match result {
+            Ok(record) => Ok(record),
+            Err(Stop::Interrupted) => Err(NoRecord::Interrupted),
+            Err(Stop::TimedOut) => outcome(Outcome::TimedOut, clock.message()),
+            Err(Stop::Engine(EngineError::Unsupported(why))) => outcome(Outcome::Unsupported, why),
+            Err(Stop::Engine(EngineError::OutOfMemory(why))) => outcome(Outcome::OutOfMemory, why),
+            Err(Stop::Engine(EngineError::Invalid(message))) => Err(NoRecord::Failed {
+                message,
+                permanent: true,
+            }),
+            Err(Stop::Engine(EngineError::Other(error))) => Err(NoRecord::Failed {
+                message: format!("{error:#}"),
+                permanent: false,
+            }),
+            Err(Stop::Wrong(message)) => Err(NoRecord::Failed {
+                message,
+                permanent: false,
+            }),
+        }
+    }
+
+    fn measure(
+        &mut self,
+        ask: &TrialRequest,
+        clock: &Clock,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<TrialRecord, Stop> {
+        let combination = &ask.request.combination;
+        if combination.gpus > 0 {
+            return Err(invalid(format!(
+                "gpus: {}: this build computes on the CPU only (gpus: 0)",
+                combination.gpus
+            )));
+        }
+        let weights = ask.weights.weights().map_err(invalid)?;
+        let config = weights.config()?;
+        let dtype = shape::dtype(combination.dtype);
+        let shape = shape::of(&config, dtype);
+
+        let aside = Instant::now();
+        let ceilings = match &ask.ceilings {
+            Some(ceilings) => ceilings.clone(),
+            None => Ceilings::measure(dtype, Some(&shape)).map_err(EngineError::from)?,
+        };
+        let aside = aside.elapsed();
+
+        let key = trial_key(&ask.request, ask.attempt);
+        let seed = prompt_seed(&key);
+        let presence = Presence::enter().ok();
+        process::reset_peak_memory();
+        let sampler = Sampler::start(&[]);
+
+        clock.enter(1);
+        let load_start = Instant::now();
+        let fresh = std::mem::replace(&mut self.fresh, false);
+        let (machine, cgroup) = (&self.machine, &self.cgroup);
+        let loaded = load(&mut self.loaded, ask, &weights)?;
+        let load_time = load_start.elapsed();
+
+        clock.enter(2);
+        let measurement = &ask.request.measurement;
+        let plan = Plan {
+            batch: combination.batch_size as usize,
+            input: combination.input_length as usize,
+            output: combination.output_length as usize,
+            vocab: config.vocab_size,
+            warmup_iterations: measurement.warmup_iterations,
+            warmup: Duration::from_millis(measurement.warmup_ms),
+            iterations: measurement.iterations,
+            min_duration: Duration::from_millis(measurement.min_duration_ms),
+        };
+        let mut around = Surroundings {
+            clock,
+            interrupted,
+            config: &config,
+            tokenizer: loaded.tokenizer.as_ref(),
+            plan: &plan,
+            seed,
+            sampler: &sampler,
+            presence: presence.as_ref(),
+            cgroup,
+            cpus: &machine.cpus,
+            opened: None,
+            window: None,
+            neighbours: 0,
+            ready: None,
+        };
+        let measured = measure(&mut loaded.engine, &plan, &mut around)?;
+        let Surroundings {
+            window,
+            neighbours,
+            ready,
+            ..
+        } = around;
+        let window = window.unwrap_or_default();
+
+        let prompts = tokenizer::prompts(
+            loaded.tokenizer.as_ref(),
+            &config,
+            1,
+            plan.input.min(LOGITS_INPUT),
+            seed,
+        )?;
+        let logits = loaded.engine.last_logits(&prompts)?;
+        let logits_finite = logits.iter().flatten().all(|logit| logit.is_finite());
+
+        let mut telemetry = sampler.finish(measured.window.0, measured.window.1);
+        telemetry.cpu = CpuTelemetry {
+            cpu_time_s: Some(window.cpu_time_s),
+            rss_peak_mib: process::peak_memory_mib(),
+            cpu_throttled_ms: window.throttled_ms,
+            cpu_steal_pct: window.steal_pct,
+            cpu_foreign_pct: window.foreign_pct,
+            cpu_freq_mean_mhz: window.freq_mhz,
+            numa_nodes: machine.numa_nodes,
+            smt: machine.smt,
+            concurrent_trials: Some(neighbours),
+        };
+        let during = telemetry.samples.iter().filter(|sample| {
+            sample.phase == inferbench_results::record::Phase::During && sample.gpu_uuid.is_none()
+        });
+        let evidence = Evidence {
+            window,
+            timed_s: measured.timed.as_secs_f64(),
+            min_duration_s: plan.min_duration.as_secs_f64(),
+            iterations: u32::try_from(measured.iterations.len()).unwrap_or(u32::MAX),
+            min_iterations: plan.iterations,
+            cpus: u32::try_from(machine.cpus.len()).unwrap_or(u32::MAX),
+            threads: u32::try_from(self.threads.count).unwrap_or(u32::MAX),
+            samples: during.count(),
+            min_samples: min_samples(Duration::from_secs_f64(window.wall_s)),
+            concurrent_trials: neighbours,
+            concurrency_allowed: ask.neighbours_allowed,
+            logits_finite: Some(logits_finite),
+            foreign_gpu_processes: Vec::new(),
+            gpu_telemetry_missing: None,
+        };
+        let invalid_reasons = hygiene::invalid_reasons(&evidence);
+        let (ttft_s, tpot_s) = mean_times(&measured);
+        let info = loaded.engine.info();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let effective = Effective {
+            architecture: info.architecture.clone(),
+            model_params: info.params,
+            dtype: dtype_name(combination.dtype).into(),
+            batch_size: count(plan.batch),
+            input_len: count(plan.input),
+            output_len: count(plan.output),
+            gpus: 0,
+            engine: "candle".into(),
+            engine_mode: info.mode.into(),
+            weight_bytes: info.weight_bytes,
+            model_load_s: info.load.as_secs_f64(),
+            threads: count(self.threads.count),
+            denormals_flushed: self.threads.denormals_flushed,
+            prompts: if loaded.tokenizer.is_some() {
+                "text"
+            } else {
+                "ids"
+            }
+            .into(),
+            prompt_seed: seed.wrapping_add(measured.first_timed),
+        };
+        let roofline = shape::judge(
+            &shape,
+            &shape::workload(combination),
+            &ceilings,
+            ttft_s,
+            tpot_s,
+        );
+        let harness = Harness {
+            // What other trials of the same process did before is none of this one's start-up.
+            ready_s: ready
+                .filter(|_| fresh)
+                .map(|ready| ready.saturating_sub(load_time + aside).as_secs_f64()),
+            window_s: window.wall_s,
+            timed_s: measured.timed.as_secs_f64(),
+        };
+        Ok(TrialRecord {
+            message: None,
+            valid: invalid_reasons.is_empty(),
+            invalid_reasons,
+            effective: Some(effective),
+            iterations: measured.iterations,
+            warmup: measured.warmup,
+            telemetry,
+            roofline: Some(roofline),
+            harness: Some(harness),
+            ..recording::unmeasured(
+                ask,
+                machine,
+                &self.process_id,
+                &clock.started_at,
+                Outcome::Succeeded,
+                String::new(),
+            )
+        })
+    }
+}
+
+/// Input ids that the check for finite logits runs over.
+const LOGITS_INPUT: usize = 16;
+
+fn invalid(message: String) -> Stop {
+    Stop::Engine(EngineError::Invalid(message))
+}
+
+/// The loaded model, if it is the one and has room; else it makes way, so that there are never two in memory.
+fn load<'a>(
+    slot: &'a mut Option<Loaded>,
+    ask: &TrialRequest,
+    weights: &Weights,
+) -> Result<&'a mut Loaded, EngineError> {
+    let combination: &Combination = &ask.request.combination;
+    let (dtype, world) = (dtype_name(combination.dtype), shape::world(combination));
+    let batch = combination.batch_size as usize;
+    let seq = combination.input_length as usize + combination.output_length as usize;
+    let fits = slot.as_ref().is_some_and(|loaded| {
+        loaded.weights == ask.weights
+            && loaded.dtype == dtype
+            && loaded.world == world
+            && loaded.max_batch >= batch
+            && loaded.max_seq >= seq
+    });
+    if !fits {
+        let same = slot.take().filter(|loaded| loaded.weights == ask.weights);
+        // Room for what came before too, or two shapes in turn would load the model every time.
+        let batch = same
+            .as_ref()
+            .map_or(0, |loaded| loaded.max_batch)
+            .max(batch);
+        let seq = same.as_ref().map_or(0, |loaded| loaded.max_seq).max(seq);
+        drop(same);
+        let options = LoadOptions {
+            dtype: shape::dtype(combination.dtype),
+            device: candle_core::Device::Cpu,
+            world_size: world,
+            max_batch: batch,
+            max_seq: seq,
+        };
+        let engine = Engine::load(weights, &options)?;
+        let tokenizer = match weights {
+            Weights::Directory(folder) => Tokenizer::load(folder)?,
+            Weights::Random { .. } => None,
+        };
+        *slot = Some(Loaded {
+            weights: ask.weights.clone(),
+            dtype: dtype.into(),
+            world,
+            max_batch: batch,
+            max_seq: seq,
+            engine,
+            tokenizer,
+        });
+    }
+    slot.as_mut()
+        .ok_or_else(|| EngineError::Invalid("the model is not loaded".into()))
+}
+
+/// The seed of a trial's first prompts: from its key, so that it depends on the design's seed and differs between
+/// trials, replicates and attempts; 53 bits, so that it survives programs that read numbers as floats.
+fn prompt_seed(key: &str) -> u64 {
+    u64::from_str_radix(key.get(..16).unwrap_or_default(), 16).unwrap_or_default() >> 11
+}
+
+/// The mean TTFT, and the mean TPOT where there are several output tokens, in seconds.
+fn mean_times(measured: &Measured) -> (f64, Option<f64>) {
+    let count = measured.iterations.len().max(1) as f64;
+    let mean = |of: &dyn Fn(&[f64]) -> Option<f64>| {
+        let sum: Option<f64> = measured.iterations.iter().map(|i| of(&i.token_ms)).sum();
+        sum.map(|sum| sum / count / 1e3)
+    };
+    let tpot = |times: &[f64]| match times {
+        [first, .., last] => Some((last - first) / (times.len() - 1) as f64),
+        _ => None,
+    };
+    (
+        mean(&|times| times.first().copied()).unwrap_or_default(),
+        mean(&tpot),
+    )
+}
+
+/// All that goes on around the iterations of a trial.
+struct Surroundings<'a> {
+    clock: &'a Clock,
+    interrupted: &'a dyn Fn() -> bool,
+    config: &'a ModelConfig,
+    tokenizer: Option<&'a Tokenizer>,
+    plan: &'a Plan,
+    seed: u64,
+    sampler: &'a Sampler,
+    presence: Option<&'a Presence>,
+    cgroup: &'a Cgroup,
+    cpus: &'a [usize],
+    opened: Option<Counters>,
+    window: Option<Interval>,
+    neighbours: u32,
+    ready: Option<Duration>,
+}
+
+impl Surroundings<'_> {
+    fn count_neighbours(&mut self) {
+        let others = self.presence.map_or(0, Presence::others);
+        self.neighbours = self.neighbours.max(others);
+    }
+}
+
+impl Around for Surroundings<'_> {
+    fn prompts(&mut self, number: u64) -> Result<Vec<Vec<u32>>, EngineError> {
+        if number == 0 {
+            self.ready = machine::since_process_start();
+        }
+        let Plan { batch, input, .. } = *self.plan;
+        let seed = self.seed.wrapping_add(number);
+        tokenizer::prompts(self.tokenizer, self.config, batch, input, seed)
+    }
+
+    fn before(&mut self) {
+        self.clock.enter(3);
+        self.count_neighbours();
+        self.sampler.sample_now();
+        self.opened = Some(Counters::read(self.cgroup, self.cpus));
+    }
+
+    fn after(&mut self) {
+        let closed = Counters::read(self.cgroup, self.cpus);
+        self.window = self.opened.as_ref().map(|opened| opened.until(&closed));
+        self.sampler.sample_now();
+        self.count_neighbours();
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        if (self.interrupted)() {
+            Some(Stop::Interrupted)
+        } else if self.clock.left().is_zero() {
+            Some(Stop::TimedOut)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use inferbench_results::record::Iteration;
+
+    use super::*;
+
+    #[test]
+    fn mean_times_follow_their_definitions() {
+        let iteration = |times: &[f64]| Iteration {
+            start_unix_ns: 0,
+            token_ms: times.to_vec(),
+        };
+        let mut measured = Measured {
+            warmup: None,
+            iterations: vec![
+                iteration(&[10.0, 14.0, 20.0]),
+                iteration(&[20.0, 22.0, 24.0]),
+            ],
+            window: (0, 1),
+            timed: Duration::ZERO,
+            first_timed: 0,
+        };
+        let (ttft, tpot) = mean_times(&measured);
+        assert!((ttft - 0.015).abs() < 1e-12 && (tpot.unwrap() - 0.0035).abs() < 1e-12);
+        measured.iterations = vec![iteration(&[10.0])];
+        assert_eq!(mean_times(&measured), (0.010, None));
+    }
+
+    #[test]
+    fn seeds_differ_by_key_and_fit_a_float() {
+        let (a, b) = (
+            prompt_seed("ffffffffffffffffaa"),
+            prompt_seed("00ffffffffffffffaa"),
+        );
+        assert!(a != b && a < 1 << 53);
+    }
+
+    #[test]
+    fn only_one_party_ends_a_trial() {
+        let clock = Clock::start(Duration::from_millis(1500));
+        assert!(clock.settle());
+        assert!(!clock.settle());
+        clock.enter(3);
+        assert_eq!(
+            clock.message(),
+            "measuring when trialTimeout of 1.5 s was over"
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! The other commands, as a user meets them.
+
+use std::fs;
+
+use crate::place::{Place, SPEC, stderr, stdout};
+
+#[test]
+fn validate_counts_or_names_everything_that_is_wrong() {
+    let place = Place::untouched(SPEC);
+    let output = place.command(&["validate", "spec.yaml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    insta::assert_snapshot!(stdout(&output), @"spec.yaml: tiny: ok (4 combinations, 8 trials)");
+
+    place.write(
+        &SPEC
+            .replace("[1, 2]", "[1, 0]")
+            .replace("tiny-gpt2", "tiny-gpt")
+            .replace("retries", "retrys"),
+    );
+    let output = place.command(&["validate", "spec.yaml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    insta::assert_snapshot!("validate_wrong", stderr(&output));
+    for command in ["run", "plan", "collect"] {
+        let output = place.command(&[command, "spec.yaml"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command}");
+    }
+    let output = place
+        .command(&["validate", "missing.yaml"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    insta::assert_snapshot!(stderr(&output), @"inferbench: missing.yaml: No such file or directory (os error 2)");
+}
+
+#[test]
+fn a_spec_for_gpus_is_refused_before_anything_is_measured() {
+    let place = Place::untouched(&SPEC.replace("gpus: [0]", "gpus: [1, 2]"));
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    insta::assert_snapshot!(stderr(&output));
+    assert!(!place.out().join("sweep.json").exists());
+}
+
+/// A design with levels that are excluded, unsupported and too big for any machine.
+const PLANNED: &str = "
+apiVersion: inferbench.dev/v1alpha1
+kind: InferenceBenchmark
+metadata: {name: planned}
+spec:
+  design:
+    factors:
+      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
+      batchSize: [1, 8]
+      inputLength: [16]
+      outputLength: [16, 2000000]
+      gpus: [1, 2, 5]
+      dtype: [f32, bf16]
+    exclude: [{batchSize: [8], gpus: [2]}]
+    replicates: 3
+";
+
+#[test]
+fn the_plan_says_what_is_left_out_and_why() {
+    let place = Place::untouched(&PLANNED.replace("2000000", "200000"));
+    let plan = |form: &str| {
+        let output = place
+            .command(&["plan", "spec.yaml", "--output", form])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    // What this machine has is no part of the golden text.
+    let table = plan("table");
+    let table = table.split("; this machine has").next().unwrap();
+    insta::assert_snapshot!("plan_table", table);
+    insta::assert_snapshot!("plan_csv", plan("csv"));
+    let json: serde_json::Value = serde_json::from_str(&plan("json")).unwrap();
+    assert_eq!(json["trials"], 60);
+    assert_eq!(json["lines"].as_array().unwrap().len(), 24);
+}
+
+#[test]
+fn generate_is_deterministic_and_writes_logits() {
+    let place = Place::untouched(SPEC);
+    let generate = |more: &[&str]| {
+        let args = [
+            &["generate", "--model", "tiny-llama", "--ids", "1,2,3"],
+            more,
+        ]
+        .concat();
+        let output = place.command(&args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let ids = generate(&["--max-tokens", "5", "--logits", "logits.json"]);
+    assert_eq!(ids.trim().split(',').count(), 5);
+    assert_eq!(ids, generate(&["--max-tokens", "5", "--ranks", "2"]));
+    assert_eq!(ids, generate(&["--max-tokens", "5", "--ranks", "3"]));
+    assert_ne!(ids, generate(&["--max-tokens", "5", "--seed", "43"]));
+
+    let text = fs::read_to_string(place.path().join("logits.json")).unwrap();
+    let logits: Vec<f32> = serde_json::from_str(&text).unwrap();
+    assert!(logits.len() > 10 && logits.iter().all(|logit| logit.is_finite()));
+    // The first id is the one with the highest logit.
+    let best = logits
+        .iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .unwrap()
+        .0;
+    assert_eq!(ids.split(',').next().unwrap().trim(), best.to_string());
+}
+
+#[test]
+fn weights_that_are_written_are_the_same_model() {
+    let place = Place::untouched(SPEC);
+    let run = |args: &[&str]| {
+        let output = place.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    run(&[
+        "weights",
+        "--preset",
+        "tiny-gpt2",
+        "--seed",
+        "7",
+        "--out",
+        "model",
+    ]);
+    let made = run(&[
+        "generate",
+        "--model",
+        "tiny-gpt2",
+        "--seed",
+        "7",
+        "--ids",
+        "5,6",
+        "--max-tokens",
+        "6",
+    ]);
+    let read = run(&[
+        "generate",
+        "--model",
+        "model",
+        "--ids",
+        "5,6",
+        "--max-tokens",
+        "6",
+    ]);
+    assert_eq!(made, read);
+
+    // And a sweep measures it from there, under the hash of its files.
+    let model = place.path().join("model");
+    let source = format!("path: {}", model.display());
+    place.write(
+        &SPEC
+            .replace("random: {preset: tiny-gpt2}", &source)
+            .replace("[4, 8]", "[4]"),
+    );
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        place
+            .records()
+            .iter()
+            .all(|r| r.request.model_revision.starts_with("sha256:"))
+    );
+}
+
+#[test]
+fn wrong_input_to_generate_says_what_is_allowed() {
+    let place = Place::untouched(SPEC);
+    let refuse = |args: &[&str]| {
+        let output = place.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        stderr(&output)
+    };
+    let text = [
+        refuse(&["generate", "--model", "gtp2", "--ids", "1"]),
+        refuse(&["generate", "--model", "tiny-gpt2", "--prompt", "Hello"]),
+        refuse(&["generate", "--model", "tiny-gpt2", "--ids", "1,99999999"]),
+        refuse(&[
+            "generate",
+            "--model",
+            "tiny-gpt2",
+            "--ids",
+            "1",
+            "--ranks",
+            "5",
+        ]),
+    ];
+    insta::assert_snapshot!(text.concat());
+}
+
+#[test]
+fn help_has_examples() {
+    let place = Place::untouched(SPEC);
+    let output = place.command(&["--help"]).output().unwrap();
+    insta::assert_snapshot!(stdout(&output));
+}

@@ -1,0 +1,7 @@
+//! Whole sweeps through the built program, on models that take milliseconds: what a user does, and what goes wrong.
+
+mod commands;
+mod faults;
+mod interruptions;
+mod place;
+mod results;

@@ -1,0 +1,231 @@
+//! What a sweep measures and leaves, and that it measures nothing twice.
+
+use std::collections::BTreeSet;
+
+use inferbench_results::record::Outcome;
+
+use crate::place::{Place, SPEC, stderr, stdout};
+
+#[test]
+fn a_sweep_leaves_a_record_per_trial_and_tables_and_measures_nothing_twice() {
+    let place = Place::new(SPEC);
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for file in [
+        "trials.csv",
+        "trials.parquet",
+        "iterations.parquet",
+        "telemetry.parquet",
+        "summary.json",
+        "manifest.json",
+        "sweep.json",
+    ] {
+        assert!(place.out().join(file).is_file(), "{file} is missing");
+    }
+    let (table, log) = (stdout(&output), stderr(&output));
+    assert!(
+        table.contains("TTFT ms") && table.contains("highest throughput"),
+        "{table}"
+    );
+    assert!(log.contains("8 trials, 8 measured now"), "{log}");
+    assert_eq!(
+        log.lines().filter(|line| line.starts_with('[')).count(),
+        8,
+        "{log}"
+    );
+
+    let records = place.records();
+    assert_eq!((records.len(), place.rows().len()), (8, 8));
+    for record in &records {
+        assert_eq!(record.outcome, Outcome::Succeeded);
+        let asked = &record.request.combination;
+        let ran = record.effective.as_ref().unwrap();
+        assert_eq!(
+            (ran.batch_size, ran.input_len),
+            (asked.batch_size, asked.input_length)
+        );
+        assert!(record.iterations.len() >= 2);
+        assert!(
+            record
+                .iterations
+                .iter()
+                .all(|iteration| iteration.token_ms.len() == 3)
+        );
+        assert_eq!(record.warmup.as_ref().unwrap().iterations, 1);
+        assert_eq!(
+            (ran.prompts.as_str(), ran.engine_mode.as_str()),
+            ("ids", "eager")
+        );
+        assert_eq!(record.request.model_revision, "tiny-gpt2@42");
+        let roofline = record.roofline.as_ref().unwrap();
+        assert!(roofline.decode_fraction.unwrap() > 0.0 && roofline.fits_cache);
+        let cpu = &record.telemetry.cpu;
+        assert!(cpu.rss_peak_mib.unwrap() > 1.0 && cpu.cpu_time_s.is_some());
+        assert_eq!(cpu.concurrent_trials, Some(0));
+        let harness = record.harness.as_ref().unwrap();
+        assert!(harness.timed_s <= harness.window_s && harness.ready_s.is_some());
+    }
+    let seeds: BTreeSet<u64> = records
+        .iter()
+        .map(|record| record.effective.as_ref().unwrap().prompt_seed)
+        .collect();
+    assert_eq!(seeds.len(), 8, "every trial has prompts of its own");
+    let processes: BTreeSet<&str> = records
+        .iter()
+        .map(|record| record.process_id.as_str())
+        .collect();
+    assert_eq!(processes.len(), 8, "every trial has a process of its own");
+
+    let before = place.documents();
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        stderr(&output).contains("8 trials, 0 measured now, 8 reused"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(before, place.documents());
+}
+
+#[test]
+fn a_spec_that_gains_a_level_measures_only_what_is_new() {
+    let place = Place::new(SPEC);
+    assert_eq!(place.run(&[]).status.code(), Some(0));
+    let before = place.documents();
+    place.write(&SPEC.replace("inputLength: [4, 8]", "inputLength: [4, 6, 8]"));
+    let output = place.run(&[]);
+    assert!(
+        stderr(&output).contains("12 trials, 4 measured now, 8 reused"),
+        "{}",
+        stderr(&output)
+    );
+    let after = place.documents();
+    assert!(
+        before
+            .iter()
+            .all(|(key, bytes)| after.get(key) == Some(bytes))
+    );
+    assert_eq!(after.len(), 12);
+    // Trials are numbered by the design as it is now.
+    let numbers: BTreeSet<u32> = place.rows().iter().map(|row| row.trial_index).collect();
+    assert_eq!(numbers, (0..12).collect());
+}
+
+#[test]
+fn a_damaged_record_is_never_read_and_its_trial_is_measured_again() {
+    let place = Place::new(SPEC);
+    assert_eq!(place.run(&[]).status.code(), Some(0));
+    let (key, whole) = place.documents().into_iter().next().unwrap();
+    let path = place.out().join("trials").join(format!("{key}.json"));
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+
+    let output = place.run(&[]);
+    let log = stderr(&output);
+    assert!(log.contains("8 trials, 1 measured now, 7 reused"), "{log}");
+    assert!(
+        log.contains(&format!("trials/{key}.json is no record")),
+        "{log}"
+    );
+    assert_eq!(place.records().len(), 8);
+    let aside = path.with_file_name(format!("{key}.json.corrupt-0"));
+    assert_eq!(std::fs::read(aside).unwrap(), &whole[..whole.len() / 2]);
+}
+
+#[test]
+fn what_cannot_run_is_an_outcome_with_its_reason() {
+    let place = Place::new(&SPEC.replace("inputLength: [4, 8]", "inputLength: [4, 100000]"));
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("4 trials are Unsupported: 100000 input"),
+        "{}",
+        stderr(&output)
+    );
+    let records = place.records();
+    let unsupported: Vec<_> = records
+        .iter()
+        .filter(|record| record.outcome == Outcome::Unsupported)
+        .collect();
+    assert_eq!((records.len(), unsupported.len()), (8, 4));
+    assert!(
+        unsupported
+            .iter()
+            .all(|record| record.message.as_ref().unwrap().contains("context"))
+    );
+}
+
+#[test]
+fn in_process_the_trials_share_a_process_and_say_so() {
+    let place = Place::new(SPEC);
+    let output = place.run(&["--in-process"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let records = place.records();
+    assert_eq!(records.len(), 8);
+    let processes: BTreeSet<&str> = records
+        .iter()
+        .map(|record| record.process_id.as_str())
+        .collect();
+    assert_eq!(processes.len(), 1);
+    // Fresh processes are another measurement: the records do not stand in for each other.
+    let output = place.run(&[]);
+    assert!(
+        stderr(&output).contains("8 trials, 8 measured now"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(place.records().len(), 16);
+}
+
+#[test]
+fn the_trials_of_a_pod_share_a_process_within_their_group() {
+    let spec = SPEC
+        .replace("remeasureInvalid: 0", "isolation: Pod")
+        .replace("retries: 0", "retries: 0, trialsPerJob: 2");
+    let place =
+        Place::new(&spec.replace("isolation: Pod", "isolation: Pod\n    remeasureInvalid: 0"));
+    assert_eq!(place.run(&[]).status.code(), Some(0));
+    let records = place.records();
+    let processes: BTreeSet<&str> = records
+        .iter()
+        .map(|record| record.process_id.as_str())
+        .collect();
+    assert_eq!((records.len(), processes.len()), (8, 4));
+}
+
+#[test]
+fn an_invalid_trial_is_measured_again_and_every_attempt_is_kept() {
+    // Nobody can sample a window of 5 ms less than twice, but a neighbour makes any trial invalid.
+    let spec = SPEC
+        .replace("remeasureInvalid: 0", "remeasureInvalid: 2")
+        .replace("[1, 2]", "[1]");
+    let place = Place::new(&spec.replace("[4, 8]", "[4]"));
+    let neighbours = place.path().join("tmp/inferbench-running");
+    std::fs::create_dir_all(&neighbours).unwrap();
+    let neighbour = std::fs::File::create(neighbours.join("neighbour")).unwrap();
+    neighbour.lock().unwrap();
+
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("2 INVALID"), "{}", stderr(&output));
+    let records = place.records();
+    let attempts: Vec<u32> = records.iter().map(|record| record.attempt).collect();
+    assert_eq!(records.len(), 6);
+    assert_eq!(
+        (0..3)
+            .map(|n| attempts.iter().filter(|a| **a == n).count())
+            .max(),
+        Some(2)
+    );
+    for record in &records {
+        assert!(
+            record
+                .invalid_reasons
+                .iter()
+                .any(|r| r.contains("1 other trials")),
+            "{record:?}"
+        );
+    }
+    // There is no fourth attempt, whoever asks.
+    place.run(&[]);
+    assert_eq!(place.records().len(), 6);
+}
