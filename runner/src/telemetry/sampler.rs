@@ -206,7 +206,9 @@ fn summarise(gpus: &Gpus, ticks: &[Tick], start: i64, end: i64) -> Vec<GpuTeleme
                 mem_total_mib: during.iter().find_map(|sample| sample.mem_total_mib),
                 mem_before_mib: of(Phase::Before).find_map(|sample| sample.mem_mib),
                 mem_peak_mib: max(&values(|sample| sample.mem_mib)),
-                mem_after_mib: of(Phase::After).filter_map(|sample| sample.mem_mib).next_back(),
+                mem_after_mib: of(Phase::After)
+                    .filter_map(|sample| sample.mem_mib)
+                    .next_back(),
                 power_mean_w: mean(&values(|sample| sample.power_w)),
                 energy_j: energy
                     .first()
