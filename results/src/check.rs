@@ -242,7 +242,8 @@ mod tests {
 
     #[test]
     fn every_lie_is_named() {
-        let lies: [(fn(&mut TrialRecord), &str); 16] = [
+        type Lie = fn(&mut TrialRecord);
+        let lies: [(Lie, &str); 16] = [
             (
                 |r| r.schema_version = "inferbench.dev/trial/v0".into(),
                 "schemaVersion",

@@ -1,5 +1,5 @@
 //! How a table is defined: once, as a struct whose fields are its columns. Header and cells of the CSV, the typed
-//! schema of the Parquet file and the documentation all derive from that one definition (see [`table!`]).
+//! schema of the Parquet file and the documentation all derive from that one definition (see `table!`).
 
 use std::sync::Arc;
 

@@ -102,7 +102,7 @@ pub enum PlanOutput {
 #[command(group = clap::ArgGroup::new("input").required(true))]
 pub struct GenerateArgs {
     /// A preset (gpt2, tiny-llama, …; random weights), a folder with config.json and safetensors, or
-    /// hf:owner/name[@revision].
+    /// hf:owner/name or hf:owner/name@revision.
     #[arg(long, short)]
     pub model: String,
     /// The prompt; needs a model with a tokenizer.json.

@@ -191,6 +191,10 @@ impl Stream<'_> {
                 *weights = unsafe { load::<S>(row.as_ptr().add(i * lanes)) };
                 prefetch(row.as_ptr().wrapping_add(i * lanes), ahead);
             }
+            #[expect(
+                clippy::needless_range_loop,
+                reason = "j numbers vectors of x as well as sums"
+            )]
             for j in 0..M {
                 // SAFETY: vector i·M + j of the at least body·M in x.
                 let x = unsafe { load::<S>(x_at.add(j * lanes)) };
