@@ -304,6 +304,23 @@ pub struct Roofline {
     pub prefill_bound: Option<String>,
     /// The working set fits the last-level cache, so that fractions may exceed 1.
     pub fits_cache: bool,
+    /// What else went on each time the ceilings were measured, so that they may be too low and the fractions too high;
+    /// empty where it was quiet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ceilings_disturbed: Vec<String>,
+}
+
+impl Roofline {
+    /// A fraction beyond this was held against a ceiling that is too low, unless the cache explains it: ceilings are
+    /// medians, and the work they are compared with is counted to a few percent.
+    pub const MAX_FRACTION: f64 = 1.05;
+
+    /// Whether decode, then prefill, came out faster than the ceilings allow.
+    #[must_use]
+    pub fn above_ceiling(&self) -> [bool; 2] {
+        [self.decode_fraction, self.prefill_fraction]
+            .map(|f| !self.fits_cache && f.is_some_and(|f| f > Self::MAX_FRACTION))
+    }
 }
 
 /// Where and by what a trial was measured.

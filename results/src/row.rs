@@ -148,7 +148,7 @@ table! {
         "" decode_roofline_fraction: Option<f64>,
         /// The same for prefill.
         "" prefill_roofline_fraction: Option<f64>,
-        /// What binds: `decode=bandwidth|prefill=matrix`; `fits-cache` where the working set fits the last cache, so that fractions may exceed 1.
+        /// What binds: `decode=bandwidth|prefill=matrix`; `fits-cache` where the working set fits the last cache, so that fractions may exceed 1; `decode-above-ceiling`, `prefill-above-ceiling` where a fraction is left out because it cannot be; `ceilings-disturbed` where something else went on whenever the ceilings were measured.
         "" roofline_bound: Option<String>,
         /// From the start of loading to a usable model.
         "s" model_load_s: Option<f64>,
@@ -448,8 +448,11 @@ impl Row {
     }
 
     fn set_roofline(&mut self, roofline: &Roofline) {
-        self.decode_roofline_fraction = finite(roofline.decode_fraction);
-        self.prefill_roofline_fraction = finite(roofline.prefill_fraction);
+        // A fraction that cannot be is left out: it says something of the ceiling, nothing of the trial.
+        let [decode_above, prefill_above] = roofline.above_ceiling();
+        self.decode_roofline_fraction = finite(roofline.decode_fraction).filter(|_| !decode_above);
+        self.prefill_roofline_fraction =
+            finite(roofline.prefill_fraction).filter(|_| !prefill_above);
         let decode = roofline
             .decode_bound
             .as_ref()
@@ -458,8 +461,21 @@ impl Row {
             .prefill_bound
             .as_ref()
             .map(|bound| format!("prefill={bound}"));
-        let cache = roofline.fits_cache.then(|| "fits-cache".to_owned());
-        let bounds: Vec<String> = [decode, prefill, cache].into_iter().flatten().collect();
+        let mark = |given: bool, mark: &str| given.then(|| mark.to_owned());
+        let marks = [
+            mark(roofline.fits_cache, "fits-cache"),
+            mark(decode_above, "decode-above-ceiling"),
+            mark(prefill_above, "prefill-above-ceiling"),
+            mark(
+                !roofline.ceilings_disturbed.is_empty(),
+                "ceilings-disturbed",
+            ),
+        ];
+        let bounds: Vec<String> = [decode, prefill]
+            .into_iter()
+            .chain(marks)
+            .flatten()
+            .collect();
         self.roofline_bound = text(&bounds.join("|"));
     }
 }
@@ -551,6 +567,24 @@ mod tests {
             row.output_throughput.map(|rate| rate / 2.0)
         );
         assert_eq!(row.throttle_reasons.as_deref(), Some("SwPowerCap"));
+    }
+
+    #[test]
+    fn fractions_that_cannot_be_are_left_out_and_marked() {
+        let mut record = fixtures::record();
+        let roofline = record.roofline.as_mut().unwrap();
+        roofline.decode_fraction = Some(1.5);
+        roofline.ceilings_disturbed = vec!["something".into()];
+        let row = Row::of(&record);
+        assert_eq!(row.decode_roofline_fraction, None);
+        assert_eq!(row.prefill_roofline_fraction, Some(0.5));
+        assert_eq!(
+            row.roofline_bound.as_deref(),
+            Some("decode=bandwidth|prefill=matrix|decode-above-ceiling|ceilings-disturbed")
+        );
+        // The cache explains it.
+        record.roofline.as_mut().unwrap().fits_cache = true;
+        assert_eq!(Row::of(&record).decode_roofline_fraction, Some(1.5));
     }
 
     #[test]

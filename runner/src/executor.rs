@@ -27,7 +27,10 @@ const CEILINGS_PATIENCE: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ended {
     /// Its record is stored, whatever the outcome.
-    Stored,
+    Stored {
+        /// Ceilings that took the place of those that it was to be judged by.
+        ceilings: Option<Ceilings>,
+    },
     /// The process is gone without a record, and what that means is a measurement: memory did not suffice.
     OutOfMemory(String),
     /// The process did not keep its own time-out and was ended.
@@ -131,7 +134,7 @@ impl Executor for Processes {
         };
         let patience = Duration::from_millis(ask.timeout_ms).saturating_add(BACKSTOP);
         match self.talk(&Ask::Trial(Box::new(ask)), group, patience) {
-            Reply::Answer(Answer::Stored { .. }) => Ended::Stored,
+            Reply::Answer(Answer::Stored { ceilings, .. }) => Ended::Stored { ceilings },
             Reply::Answer(Answer::Failed { message, permanent }) => {
                 Ended::Failed { message, permanent }
             }
@@ -191,7 +194,9 @@ impl Executor for InProcess<'_> {
         let clock = Clock::start(Duration::from_millis(ask.timeout_ms));
         match self.session.run(&ask, &clock, &signals::interrupted) {
             Ok(record) => match store_record(self.store, &record) {
-                Ok(()) => Ended::Stored,
+                Ok(()) => Ended::Stored {
+                    ceilings: self.session.take_renewed_ceilings(),
+                },
                 Err(message) => Ended::Failed {
                     message,
                     permanent: false,
@@ -203,6 +208,8 @@ impl Executor for InProcess<'_> {
     }
 
     fn ceilings(&mut self, dtype: Dtype, shape: Shape) -> Result<Ceilings, String> {
-        Ceilings::measure(shape::dtype(dtype), Some(&shape)).map_err(|error| error.to_string())
+        self.session
+            .ceilings(shape::dtype(dtype), &shape)
+            .map_err(|error| error.to_string())
     }
 }

@@ -207,9 +207,6 @@ pub struct Evidence {
 #[must_use]
 pub fn invalid_reasons(e: &Evidence) -> Vec<String> {
     let mut reasons = Vec::new();
-    let window = e.window.wall_s.max(f64::MIN_POSITIVE);
-    let tick_pct = 100.0 * TICK_ERROR.as_secs_f64() / window;
-
     if e.iterations < e.min_iterations {
         reasons.push(format!(
             "{} iterations were timed, {} were asked for",
@@ -223,33 +220,7 @@ pub fn invalid_reasons(e: &Evidence) -> Vec<String> {
             e.timed_s, e.min_duration_s
         ));
     }
-    if let Some(ms) = e.window.throttled_ms {
-        let pct = 100.0 * ms / 1e3 / window;
-        if pct > MAX_THROTTLED_PCT {
-            reasons.push(format!(
-                "the CPU quota stopped the process for {ms:.0} ms, {pct:.1} % of the window (at most {MAX_THROTTLED_PCT} %)"
-            ));
-        }
-    }
-    if let Some(pct) = e
-        .window
-        .steal_pct
-        .filter(|pct| *pct > MAX_STEAL_PCT + tick_pct)
-    {
-        reasons.push(format!(
-            "the hypervisor gave {pct:.1} % of the CPU time to others (at most {MAX_STEAL_PCT} %)"
-        ));
-    }
-    if let Some(pct) = e
-        .window
-        .foreign_pct
-        .and_then(|pct| displaced_pct(pct, e.threads, e.cpus))
-        && pct > MAX_FOREIGN_PCT + tick_pct
-    {
-        reasons.push(format!(
-            "other processes took {pct:.1} % of the CPU time that the trial needed (at most {MAX_FOREIGN_PCT} %)"
-        ));
-    }
+    reasons.extend(disturbances(&e.window, e.threads, e.cpus));
     if e.samples < e.min_samples {
         reasons.push(format!(
             "{} samples of telemetry in the window, {} are needed",
@@ -272,6 +243,40 @@ pub fn invalid_reasons(e: &Evidence) -> Vec<String> {
     }
     if let Some(why) = &e.gpu_telemetry_missing {
         reasons.push(format!("the GPUs could not be watched: {why}"));
+    }
+    reasons
+}
+
+/// What took CPU time from `threads` computing threads on `cpus` CPUs in a window; empty where it was quiet.
+#[must_use]
+pub fn disturbances(window: &Interval, threads: u32, cpus: u32) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let wall_s = window.wall_s.max(f64::MIN_POSITIVE);
+    let tick_pct = 100.0 * TICK_ERROR.as_secs_f64() / wall_s;
+    if let Some(ms) = window.throttled_ms {
+        let pct = 100.0 * ms / 1e3 / wall_s;
+        if pct > MAX_THROTTLED_PCT {
+            reasons.push(format!(
+                "the CPU quota stopped the process for {ms:.0} ms, {pct:.1} % of the window (at most {MAX_THROTTLED_PCT} %)"
+            ));
+        }
+    }
+    if let Some(pct) = window
+        .steal_pct
+        .filter(|pct| *pct > MAX_STEAL_PCT + tick_pct)
+    {
+        reasons.push(format!(
+            "the hypervisor gave {pct:.1} % of the CPU time to others (at most {MAX_STEAL_PCT} %)"
+        ));
+    }
+    if let Some(pct) = window
+        .foreign_pct
+        .and_then(|pct| displaced_pct(pct, threads, cpus))
+        && pct > MAX_FOREIGN_PCT + tick_pct
+    {
+        reasons.push(format!(
+            "other processes took {pct:.1} % of the CPU time that was needed (at most {MAX_FOREIGN_PCT} %)"
+        ));
     }
     reasons
 }
@@ -340,7 +345,7 @@ mod tests {
         1.00 s were timed, 2.00 s were asked for
         the CPU quota stopped the process for 105 ms, 5.0 % of the window (at most 1 %)
         the hypervisor gave 12.3 % of the CPU time to others (at most 5 %)
-        other processes took 30.0 % of the CPU time that the trial needed (at most 10 %)
+        other processes took 30.0 % of the CPU time that was needed (at most 10 %)
         4 samples of telemetry in the window, 10 are needed
         1 other trials ran on this machine
         the logits are not all finite numbers

@@ -2,6 +2,7 @@
 //!
 //! The `inferbench` binary is a thin shell around this library, so that tests reach its parts.
 
+pub mod ceilings;
 pub mod cgroup;
 pub mod child;
 pub mod cli;

@@ -131,6 +131,9 @@ pub enum Answer {
     Stored {
         /// The trial's key.
         key: String,
+        /// Ceilings that took the place of those that it was to be judged by: it had exceeded them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ceilings: Option<Ceilings>,
     },
     /// There is no record.
     Failed {

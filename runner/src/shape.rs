@@ -91,6 +91,7 @@ pub fn judge(
         decode_bound: decode.map(name),
         prefill_bound: Some(name(prefill)),
         fits_cache: ceilings.fits_cache(roofline::decode_working_set(shape, load)),
+        ceilings_disturbed: ceilings.disturbed.clone(),
     }
 }
 

@@ -209,7 +209,7 @@ impl Run<'_> {
         self.flag_other_machines();
 
         self.settle_what_needs_no_process()?;
-        let ceilings = match self.ceilings(executor) {
+        let mut ceilings = match self.ceilings(executor) {
             Ok(ceilings) => ceilings,
             Err(_) if signals::interrupted() => return Ok(self.interrupted()),
             Err(Failed::Said(exit)) => return Ok(exit),
@@ -228,7 +228,7 @@ impl Run<'_> {
                     let Some(trial) = self.sweep.expansion.trial(index) else {
                         continue;
                     };
-                    match self.one(&trial, executor, &ceilings, &mut progress)? {
+                    match self.one(&trial, executor, &mut ceilings, &mut progress)? {
                         Then::Done => {}
                         Then::Again => again.push(index),
                         Then::Stop(why) => {
@@ -340,10 +340,7 @@ impl Run<'_> {
         }
         for (dtype, shape) in wanted {
             let here = |known: &&Measured| {
-                known.dtype == dtype
-                    && known.node == self.machine.node
-                    && known.cpu == self.machine.cpu
-                    && known.cpus == self.machine.cpus.len()
+                is_of(known, self.machine, dtype) && known.ceilings.disturbed.is_empty()
             };
             if let Some(known) = self.file.ceilings.iter().find(here) {
                 found.insert(dtype, known.ceilings.clone());
@@ -356,25 +353,39 @@ impl Run<'_> {
                 }
                 Failed::Said(Exit::Failed)
             })?;
-            eprintln!(
-                "  reads {:.1} GB/s ({}), products {:.0} GFLOP/s ({})",
-                ceilings.bandwidth.bytes_per_second / 1e9,
-                ceilings.bandwidth.kernel,
-                ceilings.matrix.flops_per_second / 1e9,
-                ceilings.matrix.product,
-            );
-            self.file.ceilings.push(Measured {
-                node: self.machine.node.clone(),
-                cpu: self.machine.cpu.clone(),
-                cpus: self.machine.cpus.len(),
-                dtype,
-                measured_at: recording::now(),
-                ceilings: ceilings.clone(),
-            });
-            self.file.write(self.store)?;
-            found.insert(dtype, ceilings);
+            eprintln!("  {}", describe(&ceilings));
+            for why in &ceilings.disturbed {
+                complain(&format!(
+                    "warning: the ceilings may be too low, and fractions of them too high: each time that they were \
+                     measured, {why}"
+                ));
+            }
+            self.adopt(dtype, ceilings, &mut found)?;
         }
         Ok(found)
+    }
+
+    /// Judges all further trials by these ceilings.
+    fn adopt(
+        &mut self,
+        dtype: Dtype,
+        ceilings: Ceilings,
+        found: &mut BTreeMap<Dtype, Ceilings>,
+    ) -> Result<(), Failed> {
+        self.file
+            .ceilings
+            .retain(|known| !is_of(known, self.machine, dtype));
+        self.file.ceilings.push(Measured {
+            node: self.machine.node.clone(),
+            cpu: self.machine.cpu.clone(),
+            cpus: self.machine.cpus.len(),
+            dtype,
+            measured_at: recording::now(),
+            ceilings: ceilings.clone(),
+        });
+        self.file.write(self.store)?;
+        found.insert(dtype, ceilings);
+        Ok(())
     }
 
     /// Counts what is to be measured, for the estimate.
@@ -418,7 +429,7 @@ impl Run<'_> {
         &mut self,
         trial: &Trial,
         executor: &mut dyn Executor,
-        ceilings: &BTreeMap<Dtype, Ceilings>,
+        ceilings: &mut BTreeMap<Dtype, Ceilings>,
         progress: &mut Progress,
     ) -> Result<Then, Failed> {
         let remeasure = self.remeasure();
@@ -437,8 +448,17 @@ impl Run<'_> {
         if let Ended::OutOfMemory(_) | Ended::Overdue = ended {
             ended = self.record_death(&ask, ended, &started_at);
         }
+        let mut renewal = String::new();
         match ended {
-            Ended::Stored => {}
+            Ended::Stored { ceilings: renewed } => {
+                if let Some(renewed) = renewed {
+                    renewal = format!(
+                        "; above the ceilings, so measured again: {}",
+                        describe(&renewed)
+                    );
+                    self.adopt(trial.combination.dtype, renewed, ceilings)?;
+                }
+            }
             Ended::Interrupted => return Ok(Then::Stop(Exit::Interrupted)),
             Ended::Failed { message, permanent } => {
                 return self.note_failure(trial, &ask, message, permanent, class, progress);
@@ -470,6 +490,7 @@ impl Run<'_> {
         if let Some(message) = &record.message {
             what = format!("{what}: {message}");
         }
+        what += &renewal;
         if !done {
             what += "; to be measured again";
         }
@@ -494,7 +515,7 @@ impl Run<'_> {
         let record =
             recording::unmeasured(ask, self.machine, &process_id, started_at, outcome, message);
         match store_record(self.store, &record) {
-            Ok(()) => Ended::Stored,
+            Ok(()) => Ended::Stored { ceilings: None },
             Err(message) => Ended::Failed {
                 message,
                 permanent: false,
@@ -667,6 +688,24 @@ impl Run<'_> {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// Whether ceilings are this machine's.
+fn is_of(known: &Measured, machine: &Machine, dtype: Dtype) -> bool {
+    known.dtype == dtype
+        && known.node == machine.node
+        && known.cpu == machine.cpu
+        && known.cpus == machine.cpus.len()
+}
+
+fn describe(ceilings: &Ceilings) -> String {
+    format!(
+        "reads {:.1} GB/s ({}), products {:.0} GFLOP/s ({})",
+        ceilings.bandwidth.bytes_per_second / 1e9,
+        ceilings.bandwidth.kernel,
+        ceilings.matrix.flops_per_second / 1e9,
+        ceilings.matrix.product,
+    )
 }
 
 fn nanos(seconds: f64) -> u64 {

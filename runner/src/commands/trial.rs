@@ -38,7 +38,7 @@ pub fn run() -> Exit {
                 return Exit::BadRequest;
             }
             Ok(Ask::Ceilings { dtype, shape }) => {
-                match Ceilings::measure(shape::dtype(dtype), Some(&shape)) {
+                match session.ceilings(shape::dtype(dtype), &shape) {
                     Ok(ceilings) => Answer::Ceilings(ceilings),
                     Err(error) => Answer::Failed {
                         message: format!("ceilings: {error}"),
@@ -81,7 +81,7 @@ fn serve(session: &mut Session, ask: &TrialRequest) -> (Answer, Exit) {
                 Outcome::TimedOut,
                 clock.message(),
             );
-            let (answer, exit) = put(&store, &record);
+            let (answer, exit) = put(&store, &record, None);
             say(&answer);
             // The trial's thread cannot be stopped but with the process.
             std::process::exit(i32::from(exit.code()));
@@ -95,7 +95,7 @@ fn serve(session: &mut Session, ask: &TrialRequest) -> (Answer, Exit) {
     }
     drop(done);
     match result {
-        Ok(record) => put(&store, &record),
+        Ok(record) => put(&store, &record, session.take_renewed_ceilings()),
         Err(NoRecord::Failed {
             message,
             permanent: true,
@@ -113,10 +113,10 @@ fn open(ask: &TrialRequest) -> Result<Store, StoreError> {
 }
 
 /// Stores a record. One that is there already wins.
-fn put(store: &Store, record: &TrialRecord) -> (Answer, Exit) {
+fn put(store: &Store, record: &TrialRecord, ceilings: Option<Ceilings>) -> (Answer, Exit) {
     let key = record.trial_key.clone();
     match store_record(store, record) {
-        Ok(()) => (Answer::Stored { key }, Exit::Ok),
+        Ok(()) => (Answer::Stored { key, ceilings }, Exit::Ok),
         Err(message) => failed(message, Exit::Failed),
     }
 }

@@ -1,8 +1,9 @@
 //! What a sweep measures and leaves, and that it measures nothing twice.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
 use inferbench_results::record::Outcome;
+use inferbench_runner::stored::SweepFile;
 
 use crate::place::{Place, SPEC, stderr, stdout};
 
@@ -190,6 +191,37 @@ fn the_trials_of_a_pod_share_a_process_within_their_group() {
         .map(|record| record.process_id.as_str())
         .collect();
     assert_eq!((records.len(), processes.len()), (8, 4));
+}
+
+#[test]
+fn ceilings_that_a_trial_exceeds_are_measured_again() {
+    let place = Place::new(SPEC);
+    // As something else might have left them.
+    let path = place.out().join("sweep.json");
+    let mut file: SweepFile = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let known = &mut file.ceilings[0].ceilings;
+    (
+        known.bandwidth.bytes_per_second,
+        known.bandwidth.cache_bytes,
+    ) = (1e3, None);
+    let matrix = known.matrix.flops_per_second;
+    fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
+
+    let output = place.run(&[]);
+    let said = stderr(&output);
+    assert!(
+        said.contains("above the ceilings, so measured again"),
+        "{said}"
+    );
+    for record in place.records() {
+        let roofline = record.roofline.unwrap();
+        assert!(roofline.bandwidth_bytes_per_s > 1e6, "{roofline:?}");
+        assert!(roofline.matrix_flops_per_s >= matrix, "{roofline:?}");
+        assert_eq!(roofline.above_ceiling(), [false; 2], "{roofline:?}");
+    }
+    let file: SweepFile = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(file.ceilings.len(), 1);
+    assert!(file.ceilings[0].ceilings.bandwidth.bytes_per_second > 1e6);
 }
 
 #[test]

@@ -19,6 +19,10 @@ pub struct Ceilings {
     pub bandwidth: bandwidth::Bandwidth,
     /// How fast matrices can be multiplied.
     pub matrix: matrix::Matrix,
+    /// What else went on each time they were measured, so that they may be too low; empty where it was quiet. For who
+    /// watches the machine to fill in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disturbed: Vec<String>,
 }
 
 /// Time given to each of the two measurements; preparing them comes on top.
@@ -34,7 +38,32 @@ impl Ceilings {
         Ok(Self {
             bandwidth: bandwidth::measure(BUDGET),
             matrix: matrix::measure(&Device::Cpu, dtype, &matrix::products(shape), BUDGET)?,
+            disturbed: Vec::new(),
         })
+    }
+
+    /// The higher of each ceiling: what disturbs a measurement only lowers it. Disturbed only where both were.
+    #[must_use]
+    pub fn higher(self, other: Self) -> Self {
+        let (bandwidth, other_bandwidth) = (self.bandwidth, other.bandwidth);
+        let (matrix, other_matrix) = (self.matrix, other.matrix);
+        Self {
+            bandwidth: if other_bandwidth.bytes_per_second > bandwidth.bytes_per_second {
+                other_bandwidth
+            } else {
+                bandwidth
+            },
+            matrix: if other_matrix.flops_per_second > matrix.flops_per_second {
+                other_matrix
+            } else {
+                matrix
+            },
+            disturbed: if self.disturbed.is_empty() {
+                self.disturbed
+            } else {
+                other.disturbed
+            },
+        }
     }
 
     /// Whether a working set of so many bytes may lie in the last cache, so that the bandwidth
@@ -117,6 +146,31 @@ mod tests {
     }
 
     #[test]
+    fn the_higher_of_two_measurements_counts() {
+        let ceilings = |bandwidth, flops, disturbed: &[&str]| Ceilings {
+            bandwidth: bandwidth::Bandwidth {
+                bytes_per_second: bandwidth,
+                kernel: String::new(),
+                repeats: 3,
+                buffer_bytes: 1,
+                cache_bytes: None,
+            },
+            matrix: matrix::Matrix {
+                flops_per_second: flops,
+                product: String::new(),
+                repeats: 3,
+                dtype: "f32".into(),
+            },
+            disturbed: disturbed.iter().map(|why| (*why).to_owned()).collect(),
+        };
+        let (quiet, busy) = (ceilings(2.0, 5.0, &[]), ceilings(3.0, 4.0, &["busy"]));
+        let both = ceilings(3.0, 5.0, &[]);
+        assert_eq!(quiet.clone().higher(busy.clone()), both);
+        assert_eq!(busy.clone().higher(quiet), both);
+        assert_eq!(busy.clone().higher(busy.clone()), busy);
+    }
+
+    #[test]
     fn both_ceilings_are_measured_and_named() {
         let ceilings = Ceilings {
             bandwidth: bandwidth::measure(Duration::from_millis(20)),
@@ -131,6 +185,7 @@ mod tests {
                 Duration::from_millis(20),
             )
             .unwrap(),
+            disturbed: Vec::new(),
         };
         assert!(ceilings.bandwidth.bytes_per_second > 0.0, "{ceilings:?}");
         assert!(ceilings.matrix.flops_per_second > 0.0, "{ceilings:?}");
