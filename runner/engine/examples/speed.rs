@@ -72,7 +72,12 @@ fn main() {
                 .expect("generates")
                 .step_ends;
             let first = steps[0].as_secs_f64();
-            let each = (steps[output - 1].as_secs_f64() - first) / (output - 1) as f64;
+            // The median step: one that another process interrupts says nothing of the engine.
+            let mut gaps: Vec<f64> = steps
+                .windows(2)
+                .map(|pair| (pair[1] - pair[0]).as_secs_f64())
+                .collect();
+            let each = median(&mut gaps);
             phases[0].add(&roofline::prefill(&shape, &load), reads, multiplies, first);
             phases[1].add(
                 &roofline::decode_step(&shape, &load),

@@ -50,9 +50,11 @@ fn main() {
             .generate(&prompts, output)
             .expect("generates")
             .step_ends;
-        let (first, last) = (ends[0].as_secs_f64(), ends[output - 1].as_secs_f64());
-        prefill.push(first);
-        step.push((last - first) / (output - 1).max(1) as f64);
+        prefill.push(ends[0].as_secs_f64());
+        step.extend(
+            ends.windows(2)
+                .map(|pair| (pair[1] - pair[0]).as_secs_f64()),
+        );
     }
     let result = serde_json::json!({
         "prefill_s": median(&mut prefill),
