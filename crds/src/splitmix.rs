@@ -17,8 +17,9 @@ impl SplitMix64 {
     /// seeds or streams are small and close together.
     #[must_use]
     pub fn stream(seed: u64, stream: u64) -> Self {
+        // Seed and stream enter one after the other: combined symmetrically, stream 3 of seed 7 would be another seed's.
         let base = Self::new(seed).next_u64();
-        Self::new(base ^ Self::new(stream.wrapping_add(1)).next_u64())
+        Self::new(Self::new(base.wrapping_add(stream)).next_u64())
     }
 
     /// The next 64 bits.
@@ -58,6 +59,14 @@ impl SplitMix64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_streams_of_small_seeds_are_alike() {
+        let states: std::collections::BTreeSet<u64> = (0..64)
+            .flat_map(|seed| (0..64).map(move |stream| SplitMix64::stream(seed, stream).state))
+            .collect();
+        assert_eq!(states.len(), 64 * 64);
+    }
 
     /// The published test vector of SplitMix64 for seed 1234567.
     #[test]
