@@ -39,6 +39,19 @@ pub struct Estimate {
     /// The interval's upper end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<f64>,
+    /// Coefficient of variation: `sd` over the mean; absent where either is unknown or the mean is 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cv: Option<f64>,
+    /// Median of the block means, or of one combination's iterations; absent where it is unknown, as over the iterations
+    /// of several combinations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median: Option<f64>,
+    /// The least of what the median goes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// The greatest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
 }
 
 /// A metric of one trial.
@@ -59,6 +72,8 @@ pub struct Within {
     pub sd: f64,
     /// Iterations, at least 2.
     pub count: u32,
+    /// Their median, least and greatest value, where they are known.
+    pub range: Option<[f64; 3]>,
 }
 
 /// The mean over combinations, each given by its trials, with an interval for these very combinations.
@@ -95,11 +110,25 @@ pub fn estimate(combinations: &[Vec<Observation>]) -> Option<Estimate> {
             *count += 1;
         }
     }
-    Some(if blocks.len() > 1 {
+    let estimate = if blocks.len() > 1 {
         over_replicates(overall, &blocks)
     } else {
         over_iterations(overall, &combinations)
-    })
+    };
+    overall.is_finite().then(|| estimate.finite())
+}
+
+impl Estimate {
+    /// Without what is no finite number, as squares of huge values may not be.
+    fn finite(mut self) -> Self {
+        let has_interval = [self.sd, self.low, self.high]
+            .iter()
+            .all(|part| part.is_some_and(f64::is_finite));
+        if !has_interval {
+            (self.sd, self.low, self.high) = (None, None, None);
+        }
+        self
+    }
 }
 
 fn over_replicates(overall: f64, blocks: &BTreeMap<u32, (f64, u32)>) -> Estimate {
@@ -111,6 +140,10 @@ fn over_replicates(overall: f64, blocks: &BTreeMap<u32, (f64, u32)>) -> Estimate
     let degrees = deviations.len() as f64 - 1.0;
     let sd = (deviations.iter().map(|d| (d - centre).powi(2)).sum::<f64>() / degrees).sqrt();
     let half = t_quantile(degrees) * sd / (deviations.len() as f64).sqrt();
+    // What the blocks would be if each held every combination.
+    let mut values: Vec<f64> = deviations.iter().map(|d| overall + d).collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
     Estimate {
         mean: overall,
         over: Over::Replicates,
@@ -118,6 +151,13 @@ fn over_replicates(overall: f64, blocks: &BTreeMap<u32, (f64, u32)>) -> Estimate
         sd: Some(sd),
         low: Some(overall - half),
         high: Some(overall + half),
+        cv: cv(sd, overall),
+        median: Some(f64::midpoint(
+            values[middle],
+            values[(values.len() - 1) / 2],
+        )),
+        min: values.first().copied(),
+        max: values.last().copied(),
     }
 }
 
@@ -135,6 +175,10 @@ fn over_iterations(overall: f64, combinations: &[(&[Observation], f64)]) -> Esti
             sd: None,
             low: None,
             high: None,
+            cv: None,
+            median: None,
+            min: None,
+            max: None,
         };
     };
     let squares = within.len() as f64 * within.len() as f64;
@@ -152,14 +196,31 @@ fn over_iterations(overall: f64, combinations: &[(&[Observation], f64)]) -> Esti
     } else {
         0.0
     };
+    let sd = mean(within.iter().map(|w| w.sd.powi(2))).sqrt();
+    let [median, min, max] = match within[..] {
+        [
+            Within {
+                range: Some(range), ..
+            },
+        ] => range.map(Some),
+        _ => [None; 3],
+    };
     Estimate {
         mean: overall,
         over: Over::Iterations,
         count: within.iter().map(|w| w.count).sum(),
-        sd: Some(mean(within.iter().map(|w| w.sd.powi(2))).sqrt()),
+        sd: Some(sd),
         low: Some(overall - half),
         high: Some(overall + half),
+        cv: cv(sd, overall),
+        median,
+        min,
+        max,
     }
+}
+
+fn cv(sd: f64, mean: f64) -> Option<f64> {
+    Some(sd / mean.abs()).filter(|cv| cv.is_finite())
 }
 
 /// Student's t for a two-sided 95% interval; 12.71 with one degree of freedom, that is with two blocks.
@@ -238,7 +299,11 @@ mod tests {
 
     #[test]
     fn without_replicates_iterations_make_the_interval() {
-        let within = Some(Within { sd: 2.0, count: 5 });
+        let within = Some(Within {
+            sd: 2.0,
+            count: 5,
+            range: None,
+        });
         let one = vec![Observation {
             replicate: 0,
             value: 50.0,

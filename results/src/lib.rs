@@ -1,6 +1,6 @@
 //! What a trial leaves behind: the record (`record`), whether a document is one (`check`), its key (`key`), the
-//! metrics' definitions (`metrics`), and what is made of many records: tables, summary and manifest. Pure: no
-//! Kubernetes, no model, no store.
+//! metrics' definitions (`metrics`), and what is made of many records: tables, summary, analysis, figures, report and
+//! manifest. Pure: no Kubernetes, no model, no store.
 
 pub mod check;
 pub mod columns;
@@ -12,5 +12,6 @@ pub mod manifest;
 pub mod metrics;
 pub mod record;
 pub mod row;
+pub mod sample;
 pub mod summary;
 pub mod tables;

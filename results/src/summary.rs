@@ -9,8 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    interval::{Estimate, Observation, Over, Within, estimate, t_quantile},
+    interval::{Estimate, Observation, Over, estimate, t_quantile},
     row::Row,
+    sample::{
+        Combination, Factor, Level, Levels, METRICS, Metric, combine, is_invalid, latest_attempts,
+    },
 };
 
 /// Changes whenever the meaning or the shape of a summary does.
@@ -24,6 +27,9 @@ pub struct Summary {
     pub schema_version: String,
     /// The sweep's name.
     pub sweep: String,
+    /// What the best combinations had to keep to.
+    #[serde(default)]
+    pub objectives: Objectives,
     /// What became of the trials.
     pub counts: Counts,
     /// What a reader has to know of these figures.
@@ -60,52 +66,6 @@ pub struct Counts {
     pub invalid: u32,
     /// Stored attempts at all trials.
     pub attempts: u32,
-}
-
-/// A factor of the design.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub enum Factor {
-    /// The model.
-    Model,
-    /// Sequences in a batch.
-    BatchSize,
-    /// Input tokens of each sequence.
-    InputLength,
-    /// Output tokens of each sequence.
-    OutputLength,
-    /// Devices that share the model.
-    Gpus,
-    /// Data type of weights and cache.
-    Dtype,
-}
-
-/// A level of a factor.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(untagged)]
-pub enum Level {
-    /// A number.
-    Number(u32),
-    /// A name.
-    Name(String),
-}
-
-/// One level of each factor.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(rename_all = "camelCase")]
-pub struct Levels {
-    /// The model.
-    pub model: String,
-    /// Sequences in a batch.
-    pub batch_size: u32,
-    /// Input tokens of each sequence.
-    pub input_length: u32,
-    /// Output tokens of each sequence.
-    pub output_length: u32,
-    /// Devices that share the model; 0 for CPU.
-    pub gpus: u32,
-    /// Data type of weights and cache.
-    pub dtype: String,
 }
 
 /// Metrics by name.
@@ -168,8 +128,9 @@ pub struct Best {
     pub levels: Levels,
     /// Its output tokens per second.
     pub output_throughput: Estimate,
-    /// Its time to first token, ms.
-    pub ttft_ms: Estimate,
+    /// Its time to first token, ms; absent where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<Estimate>,
     /// Its time per output token, ms; absent for one output token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpot_ms: Option<Estimate>,
@@ -178,153 +139,6 @@ pub struct Best {
     pub cost_per_million_output_tokens: Option<f64>,
     /// Other combinations of the model whose interval overlaps: they may be as good.
     pub near_ties: u32,
-}
-
-/// The times over whose iterations a metric's spread inside a trial is known.
-#[derive(Clone, Copy)]
-enum Basis {
-    Ttft,
-    Ttlt,
-    Tpot,
-    Unknown,
-}
-
-struct Metric {
-    name: &'static str,
-    unit: &'static str,
-    basis: Basis,
-    value: fn(&Row) -> Option<f64>,
-}
-
-/// Rates have the relative error of the mean time that they come from.
-const METRICS: &[Metric] = &[
-    Metric {
-        name: "ttftMs",
-        unit: "ms",
-        basis: Basis::Ttft,
-        value: |row| row.mean_ttft_ms,
-    },
-    Metric {
-        name: "ttltMs",
-        unit: "ms",
-        basis: Basis::Ttlt,
-        value: |row| row.mean_ttlt_ms,
-    },
-    Metric {
-        name: "tpotMs",
-        unit: "ms",
-        basis: Basis::Tpot,
-        value: |row| row.mean_tpot_ms,
-    },
-    Metric {
-        name: "medianItlMs",
-        unit: "ms",
-        basis: Basis::Unknown,
-        value: |row| row.median_itl_ms,
-    },
-    Metric {
-        name: "outputThroughput",
-        unit: "tokens/s",
-        basis: Basis::Ttlt,
-        value: |row| row.output_throughput,
-    },
-    Metric {
-        name: "decodeThroughput",
-        unit: "tokens/s",
-        basis: Basis::Tpot,
-        value: |row| row.decode_throughput,
-    },
-    Metric {
-        name: "prefillThroughput",
-        unit: "tokens/s",
-        basis: Basis::Ttft,
-        value: |row| row.prefill_throughput,
-    },
-    Metric {
-        name: "normalizedLatencyMs",
-        unit: "ms",
-        basis: Basis::Ttlt,
-        value: |row| row.normalized_latency_ms,
-    },
-    Metric {
-        name: "outputThroughputPerGpu",
-        unit: "tokens/s",
-        basis: Basis::Ttlt,
-        value: |row| row.output_throughput_per_gpu,
-    },
-    Metric {
-        name: "gpuUtilMeanPct",
-        unit: "%",
-        basis: Basis::Unknown,
-        value: |row| row.gpu_util_mean_pct,
-    },
-    Metric {
-        name: "gpuMemPeakMib",
-        unit: "MiB",
-        basis: Basis::Unknown,
-        value: |row| row.gpu_mem_peak_mib,
-    },
-    Metric {
-        name: "gpuPowerMeanW",
-        unit: "W",
-        basis: Basis::Unknown,
-        value: |row| row.gpu_power_mean_w,
-    },
-    Metric {
-        name: "joulesPerOutputToken",
-        unit: "J",
-        basis: Basis::Unknown,
-        value: |row| row.joules_per_output_token,
-    },
-    Metric {
-        name: "rssPeakMib",
-        unit: "MiB",
-        basis: Basis::Unknown,
-        value: |row| row.rss_peak_mib,
-    },
-    Metric {
-        name: "decodeRooflineFraction",
-        unit: "",
-        basis: Basis::Unknown,
-        value: |row| row.decode_roofline_fraction,
-    },
-    Metric {
-        name: "prefillRooflineFraction",
-        unit: "",
-        basis: Basis::Unknown,
-        value: |row| row.prefill_roofline_fraction,
-    },
-];
-
-impl Metric {
-    fn observe(&self, row: &Row) -> Option<Observation> {
-        let value = (self.value)(row)?;
-        let (mean, sd) = match self.basis {
-            Basis::Ttft => (row.mean_ttft_ms, row.std_ttft_ms),
-            Basis::Ttlt => (row.mean_ttlt_ms, row.std_ttlt_ms),
-            Basis::Tpot => (row.mean_tpot_ms, row.std_tpot_ms),
-            Basis::Unknown => (None, None),
-        };
-        let within = match (mean, sd, row.iterations) {
-            (Some(mean), Some(sd), Some(count)) if mean > 0.0 && count > 1 => Some(Within {
-                sd: value * sd / mean,
-                count,
-            }),
-            _ => None,
-        };
-        Some(Observation {
-            replicate: row.replicate,
-            value,
-            within,
-        })
-    }
-}
-
-/// A combination with the latest attempts at its trials.
-struct Combination<'a> {
-    levels: Levels,
-    valid: Vec<&'a Row>,
-    invalid: u32,
 }
 
 /// Summarizes a sweep's rows.
@@ -348,6 +162,7 @@ pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary 
     Summary {
         schema_version: SUMMARY_VERSION.into(),
         sweep: sweep.into(),
+        objectives: objectives.clone(),
         counts,
         notes,
         units: METRICS
@@ -358,17 +173,6 @@ pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary 
         levels,
         combinations: summaries,
     }
-}
-
-fn latest_attempts(rows: &[Row]) -> Vec<&Row> {
-    let mut latest: BTreeMap<u32, &Row> = BTreeMap::new();
-    for row in rows {
-        let kept = latest.entry(row.trial_index).or_insert(row);
-        if row.attempt > kept.attempt {
-            *kept = row;
-        }
-    }
-    latest.into_values().collect()
 }
 
 fn count(rows: &[Row], latest: &[&Row]) -> Counts {
@@ -384,39 +188,6 @@ fn count(rows: &[Row], latest: &[&Row]) -> Counts {
         invalid: latest.iter().filter(|row| is_invalid(row)).count() as u32,
         attempts: rows.iter().filter(|row| !row.trial_key.is_empty()).count() as u32,
     }
-}
-
-fn is_invalid(row: &Row) -> bool {
-    row.outcome == Some(Outcome::Succeeded) && row.valid != Some(true)
-}
-
-/// In the order of the levels; a trial belongs to what it asked for even where it ran something else, but then it is
-/// invalid and only counted.
-fn combine<'a>(latest: &[&'a Row]) -> Vec<Combination<'a>> {
-    let mut combinations: BTreeMap<Levels, Combination<'a>> = BTreeMap::new();
-    for row in latest {
-        let levels = Levels {
-            model: row.model.clone(),
-            batch_size: row.batch_size,
-            input_length: row.input_len,
-            output_length: row.output_len,
-            gpus: row.gpus,
-            dtype: row.dtype.clone(),
-        };
-        let combination = combinations
-            .entry(levels)
-            .or_insert_with_key(|levels| Combination {
-                levels: levels.clone(),
-                valid: Vec::new(),
-                invalid: 0,
-            });
-        if is_invalid(row) {
-            combination.invalid += 1;
-        } else if row.outcome == Some(Outcome::Succeeded) {
-            combination.valid.push(row);
-        }
-    }
-    combinations.into_values().collect()
 }
 
 fn estimates(combinations: &[&Combination<'_>]) -> Estimates {
@@ -438,25 +209,12 @@ fn estimates(combinations: &[&Combination<'_>]) -> Estimates {
 }
 
 fn level_summaries(combinations: &[Combination<'_>]) -> Vec<LevelSummary> {
-    type LevelOf = fn(&Levels) -> Level;
-    let factors: [(Factor, LevelOf); 6] = [
-        (Factor::Model, |levels| Level::Name(levels.model.clone())),
-        (Factor::BatchSize, |levels| Level::Number(levels.batch_size)),
-        (Factor::InputLength, |levels| {
-            Level::Number(levels.input_length)
-        }),
-        (Factor::OutputLength, |levels| {
-            Level::Number(levels.output_length)
-        }),
-        (Factor::Gpus, |levels| Level::Number(levels.gpus)),
-        (Factor::Dtype, |levels| Level::Name(levels.dtype.clone())),
-    ];
     let mut summaries = Vec::new();
-    for (factor, level_of) in factors {
+    for factor in Factor::ALL {
         let mut by_level: BTreeMap<Level, Vec<&Combination<'_>>> = BTreeMap::new();
         for combination in combinations {
             by_level
-                .entry(level_of(&combination.levels))
+                .entry(factor.level(&combination.levels))
                 .or_default()
                 .push(combination);
         }
@@ -512,22 +270,35 @@ fn best(combinations: &[CombinationSummary], objectives: &Objectives) -> Vec<Bes
     found
 }
 
-/// Judged by means. A combination of one output token has no time per output token, and so keeps to any.
-fn keeps_to(combination: &CombinationSummary, objectives: &Objectives) -> bool {
-    [
-        (objectives.max_ttft, "ttftMs"),
-        (objectives.max_tpot, "tpotMs"),
-    ]
-    .into_iter()
-    .all(|(limit, metric)| {
-        let limit_ms = limit.map(|limit| limit.std().as_secs_f64() * 1000.0);
-        limit_ms.is_none_or(|limit| {
+/// Whether a combination keeps to the objectives, judged by means. One of one output token has no time per output token,
+/// and so keeps to any; what was not measured keeps to none.
+#[must_use]
+pub fn keeps_to(combination: &CombinationSummary, objectives: &Objectives) -> bool {
+    let within = |limit: Option<inferbench_crds::Duration>, metric: &str| {
+        limit.is_none_or(|limit| {
+            let limit_ms = limit.std().as_secs_f64() * 1e3;
             combination
                 .metrics
                 .get(metric)
-                .is_none_or(|estimate| estimate.mean <= limit)
+                .is_some_and(|estimate| estimate.mean <= limit_ms)
         })
-    })
+    };
+    within(objectives.max_ttft, "ttftMs")
+        && (combination.levels.output_length == 1 || within(objectives.max_tpot, "tpotMs"))
+}
+
+/// What a million output tokens cost: price per GPU and second × GPUs ÷ output tokens per second × 10⁶; `None` on CPU
+/// or without a price.
+#[must_use]
+pub fn cost_per_million_output_tokens(
+    combination: &CombinationSummary,
+    objectives: &Objectives,
+) -> Option<f64> {
+    let price: f64 = objectives.cost_per_gpu_hour.as_deref()?.parse().ok()?;
+    let rate = combination.metrics.get("outputThroughput")?.mean;
+    let gpus = combination.levels.gpus;
+    let cost = price * f64::from(gpus) / 3600.0 / rate * 1e6;
+    (gpus > 0 && cost.is_finite()).then_some(cost)
 }
 
 fn pick(
@@ -539,32 +310,33 @@ fn pick(
         Criterion::LowestTtft => ("ttftMs", -1.0),
         _ => ("outputThroughput", 1.0),
     };
+    let candidates: Vec<(&CombinationSummary, &Estimate)> = candidates
+        .iter()
+        .filter_map(|candidate| Some((*candidate, candidate.metrics.get(metric)?)))
+        .collect();
     // Of equals the first, so that the same rows always name the same.
-    let best = candidates.iter().rev().max_by(|a, b| {
-        (sign * a.metrics[metric].mean).total_cmp(&(sign * b.metrics[metric].mean))
-    })?;
-    let overlaps = |other: &CombinationSummary| {
-        let (a, b) = (&best.metrics[metric], &other.metrics[metric]);
-        matches!((a.low, a.high, b.low, b.high), (Some(al), Some(ah), Some(bl), Some(bh)) if al <= bh && bl <= ah)
+    let (best, figure) = *candidates
+        .iter()
+        .rev()
+        .max_by(|(_, a), (_, b)| (sign * a.mean).total_cmp(&(sign * b.mean)))?;
+    let overlaps = |other: &Estimate| {
+        matches!(
+            (figure.low, figure.high, other.low, other.high),
+            (Some(al), Some(ah), Some(bl), Some(bh)) if al <= bh && bl <= ah
+        )
     };
-    let output_throughput = best.metrics["outputThroughput"];
-    let price = objectives
-        .cost_per_gpu_hour
-        .as_deref()
-        .and_then(|price| price.parse::<f64>().ok());
-    let cost = price
-        .filter(|_| best.levels.gpus > 0)
-        .map(|price| price * f64::from(best.levels.gpus) / 3600.0 / output_throughput.mean * 1e6);
+    let output_throughput = *best.metrics.get("outputThroughput")?;
+    let cost = cost_per_million_output_tokens(best, objectives);
     Some(Best {
         criterion,
         levels: best.levels.clone(),
         output_throughput,
-        ttft_ms: best.metrics["ttftMs"],
+        ttft_ms: best.metrics.get("ttftMs").copied(),
         tpot_ms: best.metrics.get("tpotMs").copied(),
         cost_per_million_output_tokens: cost,
         near_ties: candidates
             .iter()
-            .filter(|other| other.levels != best.levels && overlaps(other))
+            .filter(|(other, estimate)| other.levels != best.levels && overlaps(estimate))
             .count() as u32,
     })
 }
