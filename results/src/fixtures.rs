@@ -1,9 +1,12 @@
 //! Made-up records for tests and benches, here and in the crates that store and collect them. Plausible and
 //! deterministic, and nothing but that: no figure in them was measured. Behind the feature `fixtures`.
 
+pub mod study;
+
 use inferbench_crds::{
     design::Combination,
     spec::{Dtype, Isolation, Model, ModelSource, RandomSource},
+    splitmix::SplitMix64,
 };
 
 use crate::{
@@ -13,6 +16,7 @@ use crate::{
         Provenance, Request, Roofline, SCHEMA_VERSION, Sample, Telemetry, TrialRecord, Warmup,
         dtype_name,
     },
+    row::Row,
 };
 
 /// 2026-01-02 03:04:05 UTC in ns since the Unix epoch.
@@ -211,5 +215,100 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
             ..Provenance::default()
         },
         request,
+    }
+}
+
+/// A sweep over these levels, whose time to last token is a function of the levels with relative noise; the time to first
+/// token is a tenth of it.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// Names and parameters.
+    pub models: &'static [(&'static str, u64)],
+    /// Batch sizes.
+    pub batches: &'static [u32],
+    /// Input lengths.
+    pub inputs: &'static [u32],
+    /// Output lengths.
+    pub outputs: &'static [u32],
+    /// Numbers of GPUs.
+    pub gpus: &'static [u32],
+    /// Blocks.
+    pub replicates: u32,
+    /// Standard deviation of the logarithm of a time.
+    pub noise: f64,
+    /// Of the noise.
+    pub seed: u64,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self {
+            models: &[("m", 1_000_000)],
+            batches: &[1, 2, 4, 8, 16],
+            inputs: &[16, 32, 64],
+            outputs: &[16, 32, 64],
+            gpus: &[1, 2],
+            replicates: 4,
+            noise: 0.05,
+            seed: 1,
+        }
+    }
+}
+
+/// A standard normal number, by Box and Muller.
+fn normal(generator: &mut SplitMix64) -> f64 {
+    let mut unit = || (f64::from(generator.below(u32::MAX)) + 0.5) / f64::from(u32::MAX);
+    (-2.0 * unit().ln()).sqrt() * (std::f64::consts::TAU * unit()).cos()
+}
+
+impl Sweep {
+    /// The rows, one per trial, block after block.
+    #[must_use]
+    pub fn rows(&self, ttlt_ms: impl Fn(&Row) -> f64) -> Vec<Row> {
+        let mut generator = SplitMix64::new(self.seed);
+        let mut rows = Vec::new();
+        for replicate in 0..self.replicates {
+            for (model, params) in self.models {
+                for batch_size in self.batches {
+                    for input_len in self.inputs {
+                        for output_len in self.outputs {
+                            for gpus in self.gpus {
+                                let mut row = Row {
+                                    sweep: "synthetic".into(),
+                                    trial_index: rows.len() as u32,
+                                    run_order: rows.len() as u32,
+                                    trial_key: format!("{:064x}", rows.len()),
+                                    replicate,
+                                    outcome: Some(Outcome::Succeeded),
+                                    valid: Some(true),
+                                    model: (*model).into(),
+                                    model_params: Some(*params),
+                                    dtype: "bf16".into(),
+                                    batch_size: *batch_size,
+                                    input_len: *input_len,
+                                    output_len: *output_len,
+                                    gpus: *gpus,
+                                    ..Row::default()
+                                };
+                                let noise = (self.noise * normal(&mut generator)).exp();
+                                set(&mut row, &ttlt_ms, noise);
+                                rows.push(row);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        return rows;
+
+        fn set(row: &mut Row, ttlt_ms: impl Fn(&Row) -> f64, noise: f64) {
+            let ttlt = ttlt_ms(row) * noise;
+            let tokens = f64::from(row.batch_size) * f64::from(row.output_len);
+            row.mean_ttlt_ms = Some(ttlt);
+            row.mean_ttft_ms = Some(ttlt / 10.0);
+            row.output_throughput = Some(tokens / ttlt * 1e3);
+            row.output_throughput_per_gpu = Some(tokens / ttlt * 1e3 / f64::from(row.gpus.max(1)));
+            row.normalized_latency_ms = Some(ttlt / tokens);
+        }
     }
 }

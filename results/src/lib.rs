@@ -2,6 +2,7 @@
 //! metrics' definitions (`metrics`), and what is made of many records: tables, summary, analysis, figures, report and
 //! manifest. Pure: no Kubernetes, no model, no store.
 
+pub mod analysis;
 pub mod check;
 pub mod columns;
 #[cfg(any(test, feature = "fixtures"))]

@@ -1,0 +1,79 @@
+//! How long permutation importance takes: reads `{"codes": [[…], …], "target": […]}` (a column of levels' ranks per
+//! factor) from the file that the first argument names, and prints the median seconds of as many runs as the second
+//! argument says. `scripts/peers/scikit_learn.py` holds it against scikit-learn.
+//!
+//! `cargo run --release -p inferbench-results --example forest_speed -- FILE RUNS`
+
+use std::{collections::BTreeMap, time::Instant};
+
+use inferbench_results::{
+    analysis::{
+        forest::{Forest, Observations},
+        importance::{MIN_COMBINATIONS, TREES, importance},
+    },
+    sample::Factor,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+const FACTORS: [Factor; 6] = [
+    Factor::BatchSize,
+    Factor::InputLength,
+    Factor::OutputLength,
+    Factor::Gpus,
+    Factor::Model,
+    Factor::Dtype,
+];
+
+#[derive(Deserialize)]
+struct Data {
+    codes: Vec<Vec<u16>>,
+    target: Vec<f64>,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let file = arguments.next().ok_or("no file given")?;
+    let runs = arguments.next().map_or(Ok(5), |runs| runs.parse())?;
+    let data: Data = serde_json::from_slice(&std::fs::read(file)?)?;
+    let columns: Vec<&[u16]> = data.codes.iter().map(Vec::as_slice).collect();
+    let observations = Observations::new(&columns, &data.target)?;
+    if observations.rows() < MIN_COMBINATIONS {
+        return Err("too few rows".into());
+    }
+    let rows: Vec<usize> = (0..observations.rows()).collect();
+    let features: Vec<(Factor, Vec<u16>)> = FACTORS.into_iter().zip(data.codes).collect();
+
+    let fit_s = median(runs, || Forest::fit(&observations, &rows, TREES, 1));
+    let importance_s = median(runs, || importance(&features, &data.target, 1));
+    let result = importance(&features, &data.target, 1);
+    let factors: BTreeMap<_, _> = result
+        .factors
+        .iter()
+        .enumerate()
+        .map(|(at, factor)| (at, factor.mean))
+        .collect();
+    println!(
+        "{}",
+        json!({
+            "threads": rayon::current_num_threads(),
+            "fit_s": fit_s,
+            "importance_s": importance_s,
+            "r2": result.held_out_r2,
+            "importances": factors.values().collect::<Vec<_>>(),
+        })
+    );
+    Ok(())
+}
+
+fn median<T>(runs: usize, work: impl Fn() -> T) -> f64 {
+    let mut seconds: Vec<f64> = (0..runs.max(1))
+        .map(|_| {
+            let start = Instant::now();
+            std::hint::black_box(work());
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
+}

@@ -1,0 +1,319 @@
+//! How a variance over combinations divides among factors: exactly where the grid is full, by type II sums of squares
+//! where cells are missing.
+
+use std::ops::Range;
+
+use super::{
+    attribution::{FactorShare, InteractionShare, Method},
+    grid::Grid,
+    least_squares::{Factored, Normal},
+};
+use crate::sample::Factor;
+
+/// The factors of some combinations, prepared for any number of metrics.
+#[derive(Debug)]
+pub(super) struct Design {
+    factors: Vec<Factor>,
+    /// Each factor's level in each measured cell, as its rank.
+    pub ranks: Vec<(Factor, Vec<u16>)>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Every combination of the levels, once: each one's level of each factor, and the numbers of levels.
+    Full {
+        sizes: Vec<usize>,
+        codes: Vec<Vec<usize>>,
+    },
+    /// Some of them: the dummy columns of each one, and the models whose residuals are compared.
+    Part {
+        rows: Vec<Vec<usize>>,
+        columns: usize,
+        terms: Vec<Term>,
+        all: Factored,
+        interactions: bool,
+    },
+}
+
+/// A factor, or a pair of them.
+type Of = (usize, Option<usize>);
+
+/// A factor or a pair of them, with the model that it is added to and the one with it.
+#[derive(Debug)]
+struct Term {
+    of: Of,
+    without: Factored,
+    with: Factored,
+}
+
+/// How a variance divides.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Decomposition {
+    pub method: Method,
+    pub explained: f64,
+    pub factors: Vec<FactorShare>,
+    pub interactions: Vec<InteractionShare>,
+}
+
+/// Interactions are fitted up to so many columns, main effects up to twice as many.
+const MAX_COLUMNS: usize = 256;
+
+/// Sums of squares below this share of the values' own square are rounding errors.
+const ROUNDING: f64 = 1e-20;
+
+impl Design {
+    /// The design of the cells that were measured; `None` where no factor varies among them, or too little is left to
+    /// tell the levels apart.
+    pub fn new(grid: &Grid<'_>, measured: &[bool]) -> Option<Self> {
+        let cells: Vec<&[u32]> = grid
+            .cells
+            .iter()
+            .zip(measured)
+            .filter(|(_, measured)| **measured)
+            .map(|(cell, _)| cell.at.as_slice())
+            .collect();
+        // Levels are numbered anew: some may have no measured cell.
+        let mut factors = Vec::new();
+        let mut sizes = Vec::new();
+        let mut codes = vec![Vec::new(); cells.len()];
+        for (position, axis) in grid.varying() {
+            let mut number = vec![None; axis.levels.len()];
+            cells
+                .iter()
+                .for_each(|at| number[at[position] as usize] = Some(0));
+            let mut size = 0;
+            for code in number.iter_mut().flatten() {
+                *code = size;
+                size += 1;
+            }
+            if size < 2 {
+                continue;
+            }
+            factors.push(axis.factor);
+            sizes.push(size);
+            for (codes, at) in codes.iter_mut().zip(&cells) {
+                codes.extend(number[at[position] as usize]);
+            }
+        }
+        if factors.is_empty() {
+            return None;
+        }
+        let ranks = factors
+            .iter()
+            .enumerate()
+            .map(|(nth, factor)| {
+                let rank = |code: &Vec<usize>| u16::try_from(code[nth]).unwrap_or(u16::MAX);
+                (*factor, codes.iter().map(rank).collect())
+            })
+            .collect();
+        let full = sizes
+            .iter()
+            .try_fold(1_usize, |all, size| all.checked_mul(*size));
+        let kind = if full == Some(cells.len()) {
+            Kind::Full { sizes, codes }
+        } else {
+            part(&sizes, &codes)?
+        };
+        Some(Self {
+            factors,
+            ranks,
+            kind,
+        })
+    }
+
+    /// Divides the variance of one value per measured cell; `None` where they do not vary.
+    pub fn decompose(&self, values: &[f64]) -> Option<Decomposition> {
+        let scale = values
+            .iter()
+            .fold(0.0_f64, |most, value| most.max(value.abs()));
+        if !(scale > 0.0 && scale.is_finite()) {
+            return None;
+        }
+        let count = values.len() as f64;
+        let centre = values.iter().map(|value| value / scale).sum::<f64>() / count;
+        let values: Vec<f64> = values.iter().map(|value| value / scale - centre).collect();
+        let total: f64 = values.iter().map(|value| value * value).sum();
+        if total <= ROUNDING * count {
+            return None;
+        }
+        Some(match &self.kind {
+            Kind::Full { sizes, codes } => self.full(sizes, codes, &values, total),
+            Kind::Part {
+                rows,
+                columns,
+                terms,
+                all,
+                interactions,
+            } => {
+                let mut normal = Normal::new(*columns);
+                for (row, value) in rows.iter().zip(&values) {
+                    normal.add_target(row, *value);
+                }
+                let residual = |model: &Factored| normal.fit_factored(model).residual / total;
+                let gain = |term: &Term| (residual(&term.without) - residual(&term.with)).max(0.0);
+                let gains: Vec<(Of, f64)> =
+                    terms.iter().map(|term| (term.of, gain(term))).collect();
+                self.type_two(&gains, 1.0 - residual(all), *interactions)
+            }
+        })
+    }
+
+    /// The variance of the means over every set of factors, and by inclusion and exclusion what each set adds: Sobol
+    /// (2001), for levels of equal weight.
+    fn full(
+        &self,
+        sizes: &[usize],
+        codes: &[Vec<usize>],
+        values: &[f64],
+        total: f64,
+    ) -> Decomposition {
+        let k = sizes.len();
+        let explained = |set: usize| -> f64 {
+            let of_set = |factor: &usize| set >> factor & 1 == 1;
+            let size: usize = (0..k).filter(of_set).map(|factor| sizes[factor]).product();
+            let mut sums = vec![0.0; size];
+            for (code, value) in codes.iter().zip(values) {
+                let at = (0..k)
+                    .filter(of_set)
+                    .fold(0, |at, factor| at * sizes[factor] + code[factor]);
+                sums[at] += value;
+            }
+            let each = values.len() as f64 / size as f64;
+            sums.iter().map(|sum| sum * sum / each).sum::<f64>() / total
+        };
+        let every = (1 << k) - 1;
+        let first: Vec<f64> = (0..k).map(|factor| explained(1 << factor)).collect();
+        let factors = (0..k)
+            .map(|factor| FactorShare {
+                factor: self.factors[factor],
+                first_order: first[factor],
+                total: (1.0 - explained(every & !(1 << factor))).max(0.0),
+            })
+            .collect();
+        let interactions = pairs(k)
+            .map(|(a, b)| InteractionShare {
+                factors: [self.factors[a], self.factors[b]],
+                share: (explained(1 << a | 1 << b) - first[a] - first[b]).max(0.0),
+            })
+            .collect();
+        Decomposition {
+            method: Method::FullGrid,
+            explained: 1.0,
+            factors,
+            interactions,
+        }
+    }
+
+    fn type_two(&self, gains: &[(Of, f64)], explained: f64, interactions: bool) -> Decomposition {
+        let share = |of: Of| {
+            gains
+                .iter()
+                .find(|(term, _)| *term == of)
+                .map_or(0.0, |(_, gain)| *gain)
+        };
+        let k = self.factors.len();
+        let with = |factor: usize| {
+            pairs(k)
+                .filter(|(a, b)| *a == factor || *b == factor)
+                .map(|(a, b)| share((a, Some(b))))
+                .sum::<f64>()
+        };
+        Decomposition {
+            method: if interactions {
+                Method::TypeTwo
+            } else {
+                Method::TypeTwoMainEffects
+            },
+            explained,
+            factors: (0..k)
+                .map(|factor| FactorShare {
+                    factor: self.factors[factor],
+                    first_order: share((factor, None)),
+                    total: share((factor, None)) + with(factor),
+                })
+                .collect(),
+            interactions: pairs(k)
+                .filter(|_| interactions)
+                .map(|(a, b)| InteractionShare {
+                    factors: [self.factors[a], self.factors[b]],
+                    share: share((a, Some(b))),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn pairs(k: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..k).flat_map(move |a| (a + 1..k).map(move |b| (a, b)))
+}
+
+/// Dummy columns for every level but the first of each factor, and for every pair of them of two factors.
+fn part(sizes: &[usize], codes: &[Vec<usize>]) -> Option<Kind> {
+    let k = sizes.len();
+    let main: usize = sizes.iter().map(|size| size - 1).sum();
+    let crossed: usize = pairs(k)
+        .map(|(a, b)| (sizes[a] - 1).saturating_mul(sizes[b] - 1))
+        .sum();
+    let interactions = 1 + main + crossed <= MAX_COLUMNS.min(codes.len().saturating_sub(1));
+    if 1 + main > (2 * MAX_COLUMNS).min(codes.len().saturating_sub(1)) {
+        return None;
+    }
+    // Which columns belong to a factor or to a pair.
+    let mut of: Vec<(Of, Range<usize>)> = Vec::new();
+    let mut columns = 1;
+    for (factor, size) in sizes.iter().enumerate() {
+        of.push(((factor, None), columns..columns + size - 1));
+        columns += size - 1;
+    }
+    for (a, b) in pairs(k).filter(|_| interactions) {
+        let size = (sizes[a] - 1) * (sizes[b] - 1);
+        of.push(((a, Some(b)), columns..columns + size));
+        columns += size;
+    }
+    let rows: Vec<Vec<usize>> = codes
+        .iter()
+        .map(|code| {
+            let column = |((a, b), range): &(Of, Range<usize>)| {
+                let level = code[*a].checked_sub(1)?;
+                Some(match b {
+                    None => range.start + level,
+                    Some(b) => range.start + level * (sizes[*b] - 1) + code[*b].checked_sub(1)?,
+                })
+            };
+            std::iter::once(0)
+                .chain(of.iter().filter_map(column))
+                .collect()
+        })
+        .collect();
+    let mut normal = Normal::new(columns);
+    for row in &rows {
+        normal.add_columns(row);
+    }
+    let model = |keep: &dyn Fn(Of) -> bool| {
+        let kept = of
+            .iter()
+            .filter(|(of, _)| keep(*of))
+            .flat_map(|(_, range)| range.clone());
+        normal.factor(&std::iter::once(0).chain(kept).collect::<Vec<_>>())
+    };
+    let holds = |outer: Of, inner: Of| {
+        outer != inner && inner.1.is_none() && (outer.0 == inner.0 || outer.1 == Some(inner.0))
+    };
+    let terms = of
+        .iter()
+        .map(|(term, _)| Term {
+            of: *term,
+            without: model(&|other| other != *term && !holds(other, *term)),
+            with: model(&|other| !holds(other, *term)),
+        })
+        .collect();
+    let all = model(&|_| true);
+    Some(Kind::Part {
+        rows,
+        columns,
+        terms,
+        all,
+        interactions,
+    })
+}

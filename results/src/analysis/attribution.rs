@@ -1,0 +1,423 @@
+//! Which factors a metric's variance comes from, by exact decomposition and by a forest's permutation importance, and
+//! by what factor the metric changes per doubling of each.
+
+use std::collections::HashMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Interval,
+    anova::{Decomposition, Design},
+    grid::{Axis, Grid, Values, mean, over_blocks},
+    importance::importance,
+    least_squares::Normal,
+};
+use crate::sample::{Factor, Level, Metric};
+
+/// Which factors one metric's variance comes from.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Attribution {
+    /// The metric.
+    pub metric: String,
+    /// By what factor it changes, for each factor that varies.
+    pub effects: Vec<Effect>,
+    /// Of the variance of the metric's logarithm: relative changes. Absent where a value is not positive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Shares>,
+    /// Of the variance of the metric itself, as the published study has it: large values dominate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<Shares>,
+    /// Why something above is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// By what factor a metric changes along a factor, averaged over the combinations of the other levels.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Effect {
+    /// The factor.
+    pub factor: Factor,
+    /// The metric's ratio per doubling of a numeric factor: 2^slope of log₂ metric over log₂ level, all factors fitted
+    /// together. Absent for names and for levels of 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_doubling: Option<Interval>,
+    /// The metric's ratio at each level to that at the first one, in geometric means over the balanced part of the grid.
+    pub ratios: Vec<LevelRatio>,
+}
+
+/// A level's ratio to the first one.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LevelRatio {
+    /// The level.
+    pub level: Level,
+    /// The ratio.
+    pub ratio: Interval,
+}
+
+/// How a variance divides among factors.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Shares {
+    /// How it was computed.
+    pub method: Method,
+    /// R² of what the terms below explain together; 1 for a full grid.
+    pub explained: f64,
+    /// Each factor that varies.
+    pub factors: Vec<FactorShare>,
+    /// Each pair of factors: what both do together beyond what each does alone.
+    pub interactions: Vec<InteractionShare>,
+    /// Share of the trials' variance that lies between replicates of one combination; absent without replicates. The
+    /// shares above are of the combinations' means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicate_noise: Option<f64>,
+    /// Permutation importance on combinations that the forest had not seen.
+    pub importance: Importance,
+    /// Where the two methods disagree.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disagreements: Vec<String>,
+}
+
+/// How shares were computed.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Method {
+    /// Exact analysis of variance of a full grid: Sobol's first-order and total indices for levels of equal weight.
+    FullGrid,
+    /// Type II sums of squares over the measured combinations, main effects and two-way interactions: cells are missing.
+    TypeTwo,
+    /// The same, main effects only: there are too many levels or too few combinations for interactions.
+    TypeTwoMainEffects,
+}
+
+/// A factor's share of a variance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FactorShare {
+    /// The factor.
+    pub factor: Factor,
+    /// Alone (Sobol's S₁; type II: its sum of squares over the total one).
+    pub first_order: f64,
+    /// With all interactions that it takes part in (Sobol's S_T; type II: with the two-way ones).
+    pub total: f64,
+}
+
+/// A pair's share of a variance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InteractionShare {
+    /// The two factors.
+    pub factors: [Factor; 2],
+    /// Their interaction's share.
+    pub share: f64,
+}
+
+/// How much worse a random forest predicts combinations that it has not seen when one factor is shuffled.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Importance {
+    /// R² on the held-out combinations, mean over seeds; absent where no forest could be fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_r2: Option<f64>,
+    /// Splits and forests that the means go over.
+    pub seeds: u32,
+    /// Combinations fitted to, and held out, each time.
+    pub fitted: u32,
+    /// Combinations held out each time.
+    pub held_out: u32,
+    /// Decrease of R² per factor; empty where `refused`. Values from 0 to 2: for independent factors twice the total
+    /// share.
+    pub factors: Vec<FactorImportance>,
+    /// Why no importances are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// A factor's permutation importance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FactorImportance {
+    /// The factor.
+    pub factor: Factor,
+    /// Mean decrease of R² over seeds and shuffles.
+    pub mean: f64,
+    /// Standard deviation over seeds.
+    pub sd: f64,
+}
+
+/// The metrics whose variance is divided among factors.
+pub const ATTRIBUTED: [&str; 9] = [
+    "ttftMs",
+    "ttltMs",
+    "tpotMs",
+    "outputThroughput",
+    "outputThroughputPerGpu",
+    "normalizedLatencyMs",
+    "gpuUtilMeanPct",
+    "gpuMemPeakMib",
+    "joulesPerOutputToken",
+];
+
+/// Splits and forests are the same for every metric and every sweep.
+const FOREST_SEED: u64 = 0x01f0_7e57;
+
+/// Where half the importance and the total share are further apart than this, they disagree.
+const AGREEMENT: f64 = 0.1;
+
+/// Divides every metric that was measured among the factors that vary.
+pub(super) fn attribute(grid: &Grid<'_>) -> Vec<Attribution> {
+    let mut designs: Vec<(Vec<bool>, Option<Design>)> = Vec::new();
+    ATTRIBUTED
+        .iter()
+        .filter_map(|name| Metric::named(name))
+        .filter_map(|metric| {
+            let values = grid.values(metric);
+            let measured: Vec<bool> = values.means.iter().map(Option::is_some).collect();
+            if !measured.contains(&true) {
+                return None;
+            }
+            // Metrics are known of the same cells, but for a few: the work on the factors is done once.
+            let known = designs.iter().position(|(of, _)| *of == measured);
+            let design = known.unwrap_or_else(|| {
+                let design = Design::new(grid, &measured);
+                designs.push((measured, design));
+                designs.len() - 1
+            });
+            Some(one(grid, metric, &values, designs[design].1.as_ref()))
+        })
+        .collect()
+}
+
+fn one(grid: &Grid<'_>, metric: &Metric, values: &Values, design: Option<&Design>) -> Attribution {
+    let mut notes = Vec::new();
+    let positive = values.means.iter().flatten().all(|mean| *mean > 0.0);
+    let logarithms = values.map(f64::ln).filter(|_| positive);
+    if logarithms.is_none() {
+        notes.push("Not all values are positive: no relative effects.".into());
+    }
+    let (mut log, mut raw) = (None, None);
+    match design {
+        None => notes.push(
+            "No factor varies among the combinations that have this metric, or they are fewer than the levels to tell \
+             apart."
+                .into(),
+        ),
+        Some(design) => {
+            log = logarithms.as_ref().and_then(|values| shares(design, values));
+            raw = shares(design, values);
+            if raw.is_none() {
+                notes.push("It does not vary.".into());
+            }
+        }
+    }
+    Attribution {
+        metric: metric.name.into(),
+        effects: logarithms
+            .as_ref()
+            .map_or_else(Vec::new, |logarithms| effects(grid, logarithms)),
+        log,
+        raw,
+        notes,
+    }
+}
+
+fn shares(design: &Design, values: &Values) -> Option<Shares> {
+    let means: Vec<f64> = values.means.iter().flatten().copied().collect();
+    let Decomposition {
+        method,
+        explained,
+        factors,
+        interactions,
+    } = design.decompose(&means)?;
+    let importance = importance(&design.ranks, &means, FOREST_SEED);
+    let disagreements = disagreements(&factors, &importance);
+    Some(Shares {
+        method,
+        explained,
+        factors,
+        interactions,
+        replicate_noise: replicate_noise(values),
+        importance,
+        disagreements,
+    })
+}
+
+/// The variance between replicates of a combination (pooled, with its degrees of freedom) over that of all trials.
+fn replicate_noise(values: &Values) -> Option<f64> {
+    let trials = || values.by_block.iter().flatten().flatten().copied();
+    let overall = mean(trials())?;
+    let total: f64 = trials().map(|value| (value - overall).powi(2)).sum();
+    let count = trials().count() as f64;
+    let cells = values.means.iter().flatten().count() as f64;
+    let within: f64 = values
+        .by_block
+        .iter()
+        .flat_map(|block| block.iter().zip(&values.means))
+        .filter_map(|(value, mean)| Some(((*value)? - (*mean)?).powi(2)))
+        .sum();
+    let share = (within / (count - cells)) / (total / (count - 1.0));
+    (count > cells && share.is_finite()).then(|| share.min(1.0))
+}
+
+fn disagreements(factors: &[FactorShare], importance: &Importance) -> Vec<String> {
+    importance
+        .factors
+        .iter()
+        .filter_map(|found| {
+            let share = factors.iter().find(|share| share.factor == found.factor)?;
+            let half = found.mean / 2.0;
+            let apart = (half - share.total).abs();
+            (apart > AGREEMENT && apart > found.sd).then(|| {
+                format!(
+                    "{}: its total share is {:.2}, half its permutation importance {half:.2}",
+                    found.factor.title(),
+                    share.total
+                )
+            })
+        })
+        .collect()
+}
+
+/// Ratios along every factor that varies, from the logarithms of a metric.
+pub(super) fn effects(grid: &Grid<'_>, logarithms: &Values) -> Vec<Effect> {
+    let doublings = doublings(grid, logarithms);
+    grid.varying()
+        .map(|(position, axis)| Effect {
+            factor: axis.factor,
+            per_doubling: doublings.get(&axis.factor).copied(),
+            ratios: ratios(grid, position, axis, logarithms),
+        })
+        .collect()
+}
+
+/// Each factor's ratio per doubling: the slopes of one regression of the logarithm on the logarithms of all counts and
+/// on the names, in each block.
+fn doublings(grid: &Grid<'_>, logarithms: &Values) -> HashMap<Factor, Interval> {
+    let mut columns = 1;
+    let mut numeric: Vec<(usize, usize)> = Vec::new();
+    let mut named: Vec<(usize, usize)> = Vec::new();
+    for (position, axis) in grid.varying() {
+        if axis.doubles() {
+            numeric.push((position, columns));
+            columns += 1;
+        } else {
+            named.push((position, columns));
+            columns += axis.levels.len() - 1;
+        }
+    }
+    if columns > MAX_COLUMNS {
+        return HashMap::new();
+    }
+    let rows: Vec<Vec<(usize, f64)>> = grid
+        .cells
+        .iter()
+        .map(|cell| {
+            let mut row = vec![(0, 1.0)];
+            for (position, column) in &numeric {
+                let numbers = grid.axes[*position].numbers.as_ref();
+                let number = numbers.map_or(1.0, |numbers| numbers[cell.at[*position] as usize]);
+                row.push((*column, number.log2()));
+            }
+            for (position, column) in &named {
+                let level = cell.at[*position] as usize;
+                if level > 0 {
+                    row.push((column + level - 1, 1.0));
+                }
+            }
+            row
+        })
+        .collect();
+    let slopes = |values: &[Option<f64>]| -> Option<Vec<f64>> {
+        let mut normal = Normal::new(columns);
+        for (row, value) in rows.iter().zip(values) {
+            if let Some(value) = value {
+                normal.add(row, *value);
+            }
+        }
+        let all: Vec<usize> = (0..columns).collect();
+        let fitted = normal.fit(&all);
+        // In a block that misses a level some slope may be anything.
+        (fitted.rank == columns).then(|| {
+            numeric
+                .iter()
+                .map(|(_, c)| fitted.coefficients[*c])
+                .collect()
+        })
+    };
+    let mut blocks: Vec<Vec<f64>> = logarithms
+        .by_block
+        .iter()
+        .filter_map(|block| slopes(block))
+        .collect();
+    if blocks.len() < 2 {
+        blocks = slopes(&logarithms.means).into_iter().collect();
+    }
+    numeric
+        .iter()
+        .enumerate()
+        .filter_map(|(nth, (position, _))| {
+            let slopes: Vec<f64> = blocks.iter().map(|block| block[nth]).collect();
+            let ratio = over_blocks(&slopes)?.map(f64::exp)?;
+            Some((grid.axes[*position].factor, ratio))
+        })
+        .collect()
+}
+
+/// More levels than any design has would make the regression slow.
+const MAX_COLUMNS: usize = 512;
+
+/// Each level against the first one, over pairs of combinations of the balanced part that differ in nothing else.
+fn ratios(grid: &Grid<'_>, position: usize, axis: &Axis, logarithms: &Values) -> Vec<LevelRatio> {
+    let others = |at: &[u32]| {
+        let mut key: Vec<u32> = at.to_vec();
+        key[position] = 0;
+        key
+    };
+    let balanced = || {
+        grid.cells
+            .iter()
+            .enumerate()
+            .filter(|(_, cell)| cell.balanced)
+    };
+    let Some(first) = balanced().map(|(_, cell)| cell.at[position]).min() else {
+        return Vec::new();
+    };
+    let bases: HashMap<Vec<u32>, usize> = balanced()
+        .filter(|(_, cell)| cell.at[position] == first)
+        .map(|(at, cell)| (others(&cell.at), at))
+        .collect();
+    let mut pairs: Vec<Vec<(usize, usize)>> = vec![Vec::new(); axis.levels.len()];
+    for (at, cell) in balanced().filter(|(_, cell)| cell.at[position] != first) {
+        if let Some(base) = bases.get(&others(&cell.at)) {
+            pairs[cell.at[position] as usize].push((at, *base));
+        }
+    }
+    pairs
+        .iter()
+        .zip(&axis.levels)
+        .filter_map(|(pairs, level)| {
+            let difference = |values: &[Option<f64>]| {
+                mean(
+                    pairs
+                        .iter()
+                        .filter_map(|(a, b)| Some(values[*a]? - values[*b]?)),
+                )
+            };
+            let mut blocks: Vec<f64> = logarithms
+                .by_block
+                .iter()
+                .filter_map(|block| difference(block))
+                .collect();
+            if blocks.len() < 2 {
+                blocks = difference(&logarithms.means).into_iter().collect();
+            }
+            Some(LevelRatio {
+                level: level.clone(),
+                ratio: over_blocks(&blocks)?.map(f64::exp)?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,321 @@
+//! What an iteration costs: a model of its time that is linear in what it does, for combinations that were not run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use inferbench_crds::splitmix::SplitMix64;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    grid::mean,
+    least_squares::{Normal, non_negative},
+};
+use crate::sample::{Combination, Levels};
+
+/// TTLT = a + b·out + c·in·batch + d·out·batch + e·out·batch·(in + out/2), coefficients not negative, relative errors
+/// squared; for one model, number of GPUs and data type.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CostModel {
+    /// The model.
+    pub model: String,
+    /// Devices that share it.
+    pub gpus: u32,
+    /// Data type.
+    pub dtype: String,
+    /// Combinations fitted to.
+    pub combinations: u32,
+    /// The coefficients; absent where `refused`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coefficients: Option<Coefficients>,
+    /// How well it predicts combinations that it was not fitted to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+    /// Combinations that were not measured.
+    pub predictions: Vec<Prediction>,
+    /// Why there is no model, or no prediction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// The coefficients, in ms.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Coefficients {
+    /// `a`: once.
+    pub fixed: f64,
+    /// `b`: per output token, whatever the batch: reading the weights.
+    pub step: f64,
+    /// `c`: per input token of each sequence.
+    pub input_token: f64,
+    /// `d`: per output token of each sequence.
+    pub output_token: f64,
+    /// `e`: per output token of each sequence and token of context.
+    pub context: f64,
+}
+
+/// How well a model predicts what it was not fitted to: cross-validation over combinations.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    /// Parts that were held out in turn.
+    pub folds: u32,
+    /// Median of |predicted − measured|/measured over the held-out combinations.
+    pub median_error: f64,
+    /// The largest one.
+    pub max_error: f64,
+}
+
+/// A combination that was not measured.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Prediction {
+    /// Its levels.
+    #[serde(flatten)]
+    pub levels: Levels,
+    /// Whether it lies beyond the measured levels rather than among them.
+    pub beyond: bool,
+    /// Predicted time to last token, ms.
+    pub ttlt_ms: f64,
+    /// Predicted output tokens per second.
+    pub output_throughput: f64,
+}
+
+/// Fewer combinations than this do not check a model of five coefficients.
+const MIN_COMBINATIONS: usize = 10;
+/// Parts held out in turn.
+const FOLDS: usize = 5;
+/// A model whose median error is larger predicts nothing.
+const MAX_MEDIAN_ERROR: f64 = 0.2;
+/// At most so many predictions per model.
+const MAX_PREDICTIONS: usize = 50;
+
+/// A measured combination: what its iteration does, and how long it takes.
+struct Measured<'a> {
+    levels: &'a Levels,
+    terms: [f64; 5],
+    ttlt_ms: f64,
+}
+
+/// A cost model for every model, number of GPUs and data type. `combinations` are all of the design, measured or not.
+pub(super) fn model(combinations: &[Combination<'_>]) -> Vec<CostModel> {
+    let mut groups: BTreeMap<(&str, u32, &str), Vec<&Combination<'_>>> = BTreeMap::new();
+    for combination in combinations {
+        let levels = &combination.levels;
+        groups
+            .entry((&levels.model, levels.gpus, &levels.dtype))
+            .or_default()
+            .push(combination);
+    }
+    groups
+        .into_values()
+        .filter_map(|combinations| of_group(&combinations))
+        .collect()
+}
+
+fn of_group(combinations: &[&Combination<'_>]) -> Option<CostModel> {
+    let measured: Vec<Measured<'_>> = combinations
+        .iter()
+        .filter_map(|combination| {
+            let times = combination.valid.iter().filter_map(|row| row.mean_ttlt_ms);
+            let ttlt_ms = mean(times).filter(|time| *time > 0.0)?;
+            Some(Measured {
+                levels: &combination.levels,
+                terms: terms(&combination.levels),
+                ttlt_ms,
+            })
+        })
+        .collect();
+    let first = &measured.first()?.levels;
+    let mut model = CostModel {
+        model: first.model.clone(),
+        gpus: first.gpus,
+        dtype: first.dtype.clone(),
+        combinations: measured.len() as u32,
+        coefficients: None,
+        check: None,
+        predictions: Vec::new(),
+        refused: None,
+    };
+    if measured.len() < MIN_COMBINATIONS {
+        model.refused = Some(format!(
+            "{} measured combinations are too few for a model of five coefficients ({MIN_COMBINATIONS} are needed)",
+            measured.len()
+        ));
+        return Some(model);
+    }
+    let every: Vec<&Measured<'_>> = measured.iter().collect();
+    let [fixed, step, input_token, output_token, context] = solve(&every);
+    model.coefficients = Some(Coefficients {
+        fixed,
+        step,
+        input_token,
+        output_token,
+        context,
+    });
+    let check = validate(&measured);
+    model.check = Some(check);
+    if check.median_error > MAX_MEDIAN_ERROR {
+        model.refused = Some(format!(
+            "combinations that were held out are predicted {:.0} % off in the median (at most {:.0} %): no predictions",
+            100.0 * check.median_error,
+            100.0 * MAX_MEDIAN_ERROR
+        ));
+        return Some(model);
+    }
+    let coefficients = [fixed, step, input_token, output_token, context];
+    model.predictions = unmeasured(combinations, &measured)
+        .into_iter()
+        .filter_map(|(levels, beyond)| {
+            let ttlt_ms = predict(&coefficients, &terms(&levels));
+            let tokens = f64::from(levels.batch_size) * f64::from(levels.output_length);
+            let output_throughput = tokens / ttlt_ms * 1e3;
+            (ttlt_ms > 0.0 && output_throughput.is_finite()).then_some(Prediction {
+                levels,
+                beyond,
+                ttlt_ms,
+                output_throughput,
+            })
+        })
+        .collect();
+    Some(model)
+}
+
+fn terms(levels: &Levels) -> [f64; 5] {
+    let (batch, input, output) = (
+        f64::from(levels.batch_size),
+        f64::from(levels.input_length),
+        f64::from(levels.output_length),
+    );
+    [
+        1.0,
+        output,
+        input * batch,
+        output * batch,
+        output * batch * (input + output / 2.0),
+    ]
+}
+
+fn predict(coefficients: &[f64; 5], terms: &[f64; 5]) -> f64 {
+    coefficients.iter().zip(terms).map(|(c, t)| c * t).sum()
+}
+
+/// Non-negative least squares of relative errors. Columns are scaled to 1 at most, for the sake of rounding.
+fn solve(measured: &[&Measured<'_>]) -> [f64; 5] {
+    let mut most = [0.0_f64; 5];
+    for one in measured {
+        for (most, term) in most.iter_mut().zip(&one.terms) {
+            *most = most.max(term / one.ttlt_ms);
+        }
+    }
+    let mut normal = Normal::new(5);
+    for one in measured {
+        let row: Vec<(usize, f64)> = (0..5)
+            .filter(|i| most[*i] > 0.0)
+            .map(|i| (i, one.terms[i] / one.ttlt_ms / most[i]))
+            .collect();
+        normal.add(&row, 1.0);
+    }
+    let scaled = non_negative(&normal);
+    std::array::from_fn(|i| {
+        if most[i] > 0.0 {
+            scaled[i] / most[i]
+        } else {
+            0.0
+        }
+    })
+}
+
+fn validate(measured: &[Measured<'_>]) -> Check {
+    let mut order: Vec<usize> = (0..measured.len()).collect();
+    SplitMix64::new(0x5eed_c057).shuffle(&mut order);
+    let mut errors = Vec::new();
+    for fold in 0..FOLDS {
+        let held_out = |position: usize| position % FOLDS == fold;
+        let part = |of: bool| {
+            order
+                .iter()
+                .enumerate()
+                .filter(move |(position, _)| held_out(*position) == of)
+                .map(|(_, at)| &measured[*at])
+        };
+        let coefficients = solve(&part(false).collect::<Vec<_>>());
+        errors.extend(
+            part(true).map(|one| (predict(&coefficients, &one.terms) / one.ttlt_ms - 1.0).abs()),
+        );
+    }
+    errors.sort_by(f64::total_cmp);
+    let middle = errors.len() / 2;
+    let median = if errors.len() % 2 == 1 {
+        errors[middle]
+    } else {
+        (errors[middle - 1] + errors[middle]) / 2.0
+    };
+    Check {
+        folds: FOLDS as u32,
+        median_error: median,
+        max_error: errors.last().copied().unwrap_or_default(),
+    }
+}
+
+/// Combinations to predict: those of the grid that the design left out, then from the one of the highest throughput a
+/// doubling of each length and of the batch beyond the highest level. Those that were tried and cannot run are not.
+fn unmeasured(combinations: &[&Combination<'_>], measured: &[Measured<'_>]) -> Vec<(Levels, bool)> {
+    let designed: BTreeSet<&Levels> = combinations.iter().map(|c| &c.levels).collect();
+    let of = |level: fn(&Levels) -> u32| -> BTreeSet<u32> {
+        measured.iter().map(|one| level(one.levels)).collect()
+    };
+    let batches = of(|levels| levels.batch_size);
+    let inputs = of(|levels| levels.input_length);
+    let outputs = of(|levels| levels.output_length);
+    let Some(first) = measured.first() else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    'grid: for batch_size in &batches {
+        for input_length in &inputs {
+            for output_length in &outputs {
+                let levels = Levels {
+                    batch_size: *batch_size,
+                    input_length: *input_length,
+                    output_length: *output_length,
+                    ..first.levels.clone()
+                };
+                if found.len() >= MAX_PREDICTIONS {
+                    break 'grid;
+                }
+                if !designed.contains(&levels) {
+                    found.push((levels, false));
+                }
+            }
+        }
+    }
+    let rate = |one: &Measured<'_>| one.terms[3] / one.ttlt_ms;
+    let fastest = measured.iter().max_by(|a, b| rate(a).total_cmp(&rate(b)));
+    let last = |levels: &BTreeSet<u32>| levels.last().copied().unwrap_or(1).saturating_mul(2);
+    if let Some(fastest) = fastest {
+        let base = fastest.levels.clone();
+        found.push((
+            Levels {
+                batch_size: last(&batches),
+                ..base.clone()
+            },
+            true,
+        ));
+        found.push((
+            Levels {
+                input_length: last(&inputs),
+                ..base.clone()
+            },
+            true,
+        ));
+        found.push((
+            Levels {
+                output_length: last(&outputs),
+                ..base
+            },
+            true,
+        ));
+    }
+    found
+}
