@@ -3,10 +3,14 @@
 //! manifest. Pure: no Kubernetes, no model, no store.
 
 pub mod analysis;
+pub mod beside;
 pub mod check;
 pub mod columns;
+pub mod compare;
+pub mod export;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
+pub mod import;
 pub mod interval;
 pub mod key;
 pub mod manifest;

@@ -1,0 +1,3 @@
+//! Trials in the forms of other projects.
+
+pub mod llm_d;
