@@ -8,6 +8,7 @@ pub mod check;
 pub mod columns;
 pub mod compare;
 pub mod export;
+pub mod figures;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
 pub mod import;
@@ -15,7 +16,9 @@ pub mod interval;
 pub mod key;
 pub mod manifest;
 pub mod metrics;
+pub mod numbers;
 pub mod record;
+pub mod report;
 pub mod row;
 pub mod sample;
 pub mod summary;

@@ -5,7 +5,9 @@ use std::{fmt::Write as _, path::Path};
 
 use inferbench_crds::spec::Objectives;
 use inferbench_results::{
+    analysis::{Analysis, analyze},
     columns::{Kind, Table},
+    compare::{Comparison, Options, compare},
     fixtures,
     manifest::{FileEntry, Manifest, TrialEntry},
     record::TrialRecord,
@@ -112,6 +114,21 @@ fn records_have_a_schema() {
 }
 
 #[test]
+fn analyses_have_a_schema() {
+    let mut rows = fixtures::Sweep::default().rows(|row| {
+        f64::from(row.output_len) + 0.1 * f64::from(row.batch_size) * f64::from(row.input_len)
+    });
+    rows[3].valid = Some(false);
+    rows[4].outcome = None;
+    let objectives = Objectives {
+        max_ttft: Some(inferbench_crds::Duration::from_millis(10)),
+        ..Objectives::default()
+    };
+    let summary = summarize("fixture", &rows, &objectives);
+    has_schema::<Analysis>("analysis", &analyze(&rows, &summary, &objectives));
+}
+
+#[test]
 fn summaries_and_manifests_have_schemas() {
     let records = [fixtures::record(), fixtures::gpu_record()];
     let rows: Vec<Row> = records.iter().map(Row::of).collect();
@@ -133,4 +150,24 @@ fn summaries_and_manifests_have_schemas() {
         trials.collect(),
     );
     has_schema::<Manifest>("manifest", &manifest);
+}
+
+#[test]
+fn comparisons_have_a_schema() {
+    let rows = |names: [&str; 2]| -> Vec<Row> {
+        let records = names.iter().zip(0..).map(|(name, at)| {
+            let mut request = fixtures::request();
+            request.replicate = at;
+            let mut record = fixtures::measured(request, at);
+            record.provenance.node = (*name).into();
+            Row::of(&record)
+        });
+        records.collect()
+    };
+    let options = Options {
+        names: None,
+        limits: vec!["slower=5%".parse().unwrap()],
+    };
+    let comparison = compare(&rows(["one", "one"]), &rows(["one", "two"]), &options);
+    has_schema::<Comparison>("comparison", &comparison);
 }

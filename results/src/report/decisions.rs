@@ -1,0 +1,99 @@
+//! What to run.
+
+use maud::{Markup, html};
+
+use super::{Report, page};
+use crate::{
+    figures::{
+        Question, Table,
+        lookup::{in_words, name},
+    },
+    interval::Estimate,
+    numbers,
+    summary::{Best, Criterion},
+};
+
+pub(super) fn section(report: &Report<'_>) -> Markup {
+    let best = best(report);
+    let priced = report.objectives.cost_per_gpu_hour.is_some();
+    html! {
+        section id="decide" {
+            h2 { "What to run" }
+            p {
+                @match report.limits() {
+                    Some(limits) => { "Objectives: " (limits) ", judged by each combination’s mean." },
+                    None => { "No objectives were set: a latency limit (" code { "objectives" } ") narrows this down." },
+                }
+                @match &report.objectives.cost_per_gpu_hour {
+                    Some(price) => { " A GPU costs " (page::cut(price)) " an hour." },
+                    None => { " Without a price per GPU hour there is no cost per token." },
+                }
+            }
+            @if best.rows.is_empty() {
+                p.none { "There is no combination with a valid measurement." }
+            } @else {
+                (page::table("Best combinations of each model", &best, "summary.json"))
+                p.small {
+                    "Means with 95% intervals. “As good” counts the other combinations of the model whose interval overlaps."
+                    @if priced { " Cost is per million output tokens, at full use of the GPUs." }
+                }
+            }
+            (page::figures(report.figures, Question::Decide, &["fronts"]))
+        }
+    }
+}
+
+/// The best combinations as a table.
+pub(super) fn best(report: &Report<'_>) -> Table {
+    let found = &report.summary.best;
+    let priced = found
+        .iter()
+        .any(|best| best.cost_per_million_output_tokens.is_some());
+    let mut header = vec![
+        "model",
+        "best at",
+        "run it with",
+        "output tokens/s",
+        "TTFT, ms",
+        "TPOT, ms",
+    ];
+    if priced {
+        header.push("cost per million output tokens");
+    }
+    header.push("as good");
+    let mut table = Table::new(header);
+    for best in found {
+        table.push(row(best, priced));
+    }
+    table
+}
+
+fn row(best: &Best, priced: bool) -> Vec<String> {
+    let mut row = vec![
+        name(&best.levels.model),
+        criterion(best.criterion).into(),
+        in_words(&best.levels),
+        numbers::estimate(&best.output_throughput),
+        latency(best.ttft_ms.as_ref()),
+        latency(best.tpot_ms.as_ref()),
+    ];
+    if priced {
+        row.push(numbers::optional(best.cost_per_million_output_tokens));
+    }
+    row.push(numbers::count(best.near_ties));
+    row
+}
+
+fn latency(estimate: Option<&Estimate>) -> String {
+    estimate.map_or_else(|| numbers::NOT_AVAILABLE.into(), numbers::estimate)
+}
+
+fn criterion(criterion: Criterion) -> &'static str {
+    match criterion {
+        Criterion::HighestOutputThroughput => "highest output throughput",
+        Criterion::LowestTtft => "lowest TTFT",
+        Criterion::HighestOutputThroughputWithinObjectives => {
+            "highest output throughput within the objectives"
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The whole page.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
+
+use super::{Report, behaviour, decisions, headline, matters, matters::FIRST, page, trust};
+use crate::{
+    columns::Table as _,
+    figures::{
+        Table,
+        lookup::{levels_cells, metric_heading, name, sentence},
+        palette,
+        scene::printable,
+    },
+    numbers::{self, NOT_AVAILABLE},
+    row::Row,
+    sample::METRICS,
+};
+
+/// Combinations that the page lists at most; the files have all.
+const COMBINATIONS: usize = 250;
+
+/// The report as one HTML document that refers to nothing outside itself but, by name, to the files beside it.
+#[must_use]
+pub fn html(report: &Report<'_>) -> String {
+    let sweep = name(&report.summary.sweep);
+    let page = markup! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (sweep) " – inferbench report" }
+                style { (PreEscaped(style())) }
+            }
+            body {
+                a.skip href="#decide" { "Skip to the answers" }
+                header {
+                    p.kind { "inferbench report" }
+                    h1 { bdi { (sweep) } }
+                    ul.lead {
+                        @for answer in headline::sentences(report) { li { (answer) } }
+                    }
+                    nav aria-label="Sections" {
+                        ul {
+                            li { a href="#decide" { "What to run" } }
+                            li { a href="#matters" { "What matters" } }
+                            li { a href="#behaves" { "How it behaves" } }
+                            li { a href="#trust" { "Whether to trust it" } }
+                            li { a href="#combinations" { "All combinations" } }
+                            li { a href="#glossary" { "Glossary" } }
+                        }
+                    }
+                }
+                main {
+                    (decisions::section(report))
+                    (matters::section(report))
+                    (behaviour::section(report))
+                    (trust::section(report))
+                    (combinations(report))
+                    (glossary())
+                }
+                footer {
+                    p {
+                        "All numbers are in " a href="analysis.json" { "analysis.json" } " and "
+                        a href="summary.json" { "summary.json" } ", every trial in " a href="trials.csv" { "trials.csv" }
+                        ". Three significant digits; intervals are 95% intervals, written low–high; " (NOT_AVAILABLE)
+                        " is what could not be computed."
+                    }
+                }
+            }
+        }
+    };
+    // No control characters and no marks that turn the direction of text, whatever a name holds.
+    printable(&page.into_string())
+}
+
+fn style() -> String {
+    format!(
+        "{}{}@media screen and (prefers-color-scheme:dark){{{}}}",
+        include_str!("style.css"),
+        palette::rules("svg", false),
+        palette::rules("svg", true)
+    )
+}
+
+fn combinations(report: &Report<'_>) -> Markup {
+    let all = &report.summary.combinations;
+    let mut header = vec![
+        "model".to_owned(),
+        "batch size".into(),
+        "input".into(),
+        "output".into(),
+        "GPUs".into(),
+        "data type".into(),
+        "valid trials".into(),
+        "invalid".into(),
+    ];
+    header.extend(FIRST.iter().map(|metric| metric_heading(metric)));
+    header.push("CV of TTLT".into());
+    let mut table = Table::new(header);
+    for combination in all.iter().take(COMBINATIONS) {
+        let mut row = vec![name(&combination.levels.model)];
+        row.extend(levels_cells(&combination.levels));
+        row.push(numbers::count(combination.trials));
+        row.push(numbers::count(combination.invalid));
+        row.extend(behaviour::estimates(&combination.metrics));
+        table.push(row);
+    }
+    let left_out = all.len().saturating_sub(COMBINATIONS);
+    markup! {
+        section id="combinations" {
+            h2 { "All combinations" }
+            @if left_out > 0 {
+                p {
+                    "The first " (numbers::count(COMBINATIONS as u64)) " of " (numbers::count(all.len() as u64))
+                    "; all are in " a href="summary.json" { "summary.json" } "."
+                }
+            }
+            details {
+                summary { (numbers::counted(table.rows.len() as u64, "combination")) }
+                (page::table("Means with 95% intervals", &table, "summary.json"))
+            }
+        }
+    }
+}
+
+fn glossary() -> Markup {
+    let words = [
+        (
+            "Combination",
+            "one level of each factor: model, batch size, input and output length, GPUs, data type. Its mean over valid \
+             trials is one observation.",
+        ),
+        (
+            "Trial, replicate, iteration",
+            "a trial is a fresh process that measures one combination; replicates are its repetitions, one per block of \
+             the run; iterations are the timed batches inside a trial.",
+        ),
+        (
+            "TTFT",
+            "time to first token of the whole batch, from input ids on the host. No tokenizing and no scheduler in it.",
+        ),
+        ("TTLT", "time to last token of the whole batch."),
+        (
+            "TPOT",
+            "time per output token, (TTLT − TTFT)/(output tokens − 1); none for one output token.",
+        ),
+        ("ITL", "inter-token latency: the gap between two tokens."),
+        (
+            "Output throughput",
+            "batch size × output tokens / TTLT, in tokens per second.",
+        ),
+        (
+            "Normalized latency",
+            "TTLT / (batch size × output tokens): exactly the inverse of output throughput.",
+        ),
+        (
+            "GPU utilization",
+            "share of time in which any kernel ran. Not the share of the device in use.",
+        ),
+        (
+            "Roofline fraction",
+            "the least possible time on this device, by its measured ceilings, over the measured time.",
+        ),
+        (
+            "Per doubling",
+            "the metric’s ratio when a factor’s level doubles, all factors fitted together on the log scale.",
+        ),
+        (
+            "S₁, Sₜ",
+            "Sobol’s first-order and total index: a factor’s share of the variance alone, and with its interactions.",
+        ),
+        (
+            "Permutation importance",
+            "how much R² on held-out combinations falls when a factor is shuffled: 0 to 2.",
+        ),
+        (
+            "Balanced part",
+            "a full grid over the levels that are left when those with missing combinations are dropped.",
+        ),
+    ];
+    markup! {
+        section id="glossary" {
+            h2 { "Glossary" }
+            dl {
+                @for (word, meaning) in words {
+                    div { dt { (word) } dd { (sentence(meaning)) } }
+                }
+            }
+            details.keep {
+                summary { "Metrics and their units" }
+                (page::table("Metrics", &metrics(), "summary.json"))
+            }
+            p.small {
+                (Row::NAME) ".csv has one row per " "stored attempt; its columns are described in "
+                "trials.parquet’s metadata."
+            }
+        }
+    }
+}
+
+fn metrics() -> Table {
+    let mut table = Table::new(["metric", "unit", "name in files"]);
+    for metric in METRICS {
+        let unit = if metric.unit.is_empty() {
+            "ratio"
+        } else {
+            metric.unit
+        };
+        table.push(vec![metric.title.into(), unit.into(), metric.name.into()]);
+    }
+    table
+}

@@ -1,0 +1,316 @@
+//! What matters: effects, shares of variance, importances, correlations.
+
+use maud::{Markup, html};
+
+use super::{Report, page};
+use crate::{
+    analysis::{
+        Scope,
+        attribution::{Attribution, Method, Shares},
+    },
+    figures::{
+        Question, Table,
+        lookup::{effect_headline, metric_title, scope_name},
+        matters::CORRELATIONS,
+    },
+    numbers::{self, NOT_AVAILABLE},
+    sample::Factor,
+};
+
+/// The metrics of the tables that stand open, as far as they were measured.
+pub(super) const FIRST: [&str; 4] = ["ttftMs", "ttltMs", "tpotMs", "outputThroughput"];
+
+pub(super) fn section(report: &Report<'_>) -> Markup {
+    let scopes = &report.analysis.scopes;
+    let disagreements = disagreements(scopes);
+    html! {
+        section id="matters" {
+            h2 { "What matters" }
+            @match scopes.split_first() {
+                None => p.none { "There is no valid trial, so nothing can be said of factors." },
+                Some((first, others)) => {
+                    p {
+                        "An effect is the factor by which a metric changes when a level doubles, with all factors fitted "
+                        "together; ×1.00 means none. Shares and importances depend on the levels that were chosen: over a "
+                        "wider range a factor has a larger share."
+                    }
+                    (effects(first))
+                    (page::figures(report.figures, Question::Matters, &["effects"]))
+                    h3 { "Where the variance comes from" }
+                    p {
+                        "S₁ is a factor’s share of the variance by itself, Sₜ with all interactions that it takes part in. On the log scale, relative changes count; the raw scale, on which large values dominate, "
+                        "stands beside it for parity with the study. Permutation importance goes from 0 to 2 and is, for "
+                        "independent factors, twice Sₜ."
+                    }
+                    (shares(first))
+                    @if !disagreements.is_empty() {
+                        h4 { "Where the two methods disagree" }
+                        ul { @for text in &disagreements { li { (page::cut(text)) } } }
+                    }
+                    (page::figures(report.figures, Question::Matters, &["importances", CORRELATIONS[0]]))
+                    @for (at, scope) in others.iter().enumerate() {
+                        @if let Some(name) = CORRELATIONS.get(at + 1) {
+                            details.keep {
+                                summary { "Correlations of " bdi { (scope_name(scope)) } }
+                                (page::figures(report.figures, Question::Matters, &[name]))
+                            }
+                        }
+                    }
+                    @for scope in others {
+                        details.keep {
+                            summary { "Effects and shares of " bdi { (scope_name(scope)) } }
+                            (effects(scope))
+                            (shares(scope))
+                        }
+                    }
+                    @let rest = rest(first);
+                    @if !rest.is_empty() {
+                        details.keep {
+                            summary { "Other metrics" }
+                            (effects_of(&rest, first, &format!("Effects on other metrics, {}", scope_name(first))))
+                            (shares_of(&rest, &format!("Shares of other metrics, {}", scope_name(first))))
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn first(scope: &Scope) -> Vec<&Attribution> {
+    FIRST
+        .iter()
+        .filter_map(|metric| scope.attribution.iter().find(|of| of.metric == *metric))
+        .collect()
+}
+
+fn rest(scope: &Scope) -> Vec<&Attribution> {
+    scope
+        .attribution
+        .iter()
+        .filter(|of| !FIRST.contains(&of.metric.as_str()))
+        .collect()
+}
+
+fn effects(scope: &Scope) -> Markup {
+    let caption = format!("Effects, {}", scope_name(scope));
+    effects_of(&first(scope), scope, &caption)
+}
+
+fn shares(scope: &Scope) -> Markup {
+    let caption = format!("Shares of the variance, {}", scope_name(scope));
+    shares_of(&first(scope), &caption)
+}
+
+fn effects_of(attributions: &[&Attribution], scope: &Scope, caption: &str) -> Markup {
+    let table = effects_table(attributions, scope);
+    html! {
+        @if table.rows.is_empty() {
+            p.none { (caption) ": n/a, for no factor has two levels with valid trials." }
+        } @else {
+            (page::table(caption, &table, "analysis.json"))
+        }
+    }
+}
+
+/// Metrics by factors.
+pub(super) fn effects_table(attributions: &[&Attribution], scope: &Scope) -> Table {
+    let factors: Vec<Factor> = Factor::ALL
+        .into_iter()
+        .filter(|factor| {
+            attributions
+                .iter()
+                .flat_map(|of| &of.effects)
+                .any(|effect| effect.factor == *factor)
+        })
+        .collect();
+    if factors.is_empty() {
+        return Table::default();
+    }
+    let doubled = |factor: Factor| {
+        attributions
+            .iter()
+            .flat_map(|of| &of.effects)
+            .any(|effect| effect.factor == factor && effect.per_doubling.is_some())
+    };
+    let mut header = vec!["metric".to_owned()];
+    header.extend(factors.iter().map(|factor| {
+        if doubled(*factor) {
+            return format!("{}, per doubling", factor.title());
+        }
+        let compared = attributions
+            .iter()
+            .flat_map(|of| &of.effects)
+            .filter(|effect| effect.factor == *factor)
+            .find_map(|effect| effect_headline(effect, scope));
+        compared.map_or_else(|| factor.title().into(), |(levels, _)| levels)
+    }));
+    let mut table = Table::new(header);
+    for of in attributions {
+        let mut row = vec![metric_title(&of.metric)];
+        row.extend(factors.iter().map(|factor| {
+            let effect = of.effects.iter().find(|effect| effect.factor == *factor);
+            match effect.and_then(|effect| effect_headline(effect, scope)) {
+                Some((_, ratio)) => numbers::ratio(&ratio),
+                None => NOT_AVAILABLE.into(),
+            }
+        }));
+        table.push(row);
+    }
+    table
+}
+
+fn shares_of(attributions: &[&Attribution], caption: &str) -> Markup {
+    let mut table = Table::new([
+        "metric",
+        "factor",
+        "alone (S₁), log",
+        "total (Sₜ), log",
+        "importance, log",
+        "alone (S₁), raw",
+        "total (Sₜ), raw",
+        "importance, raw",
+    ]);
+    for of in attributions {
+        for factor in Factor::ALL {
+            let cells = [&of.log, &of.raw].map(|shares| cells(shares.as_ref(), factor));
+            if cells.iter().flatten().all(Option::is_none) {
+                continue;
+            }
+            let mut row = vec![metric_title(&of.metric), factor.title().into()];
+            row.extend(
+                cells
+                    .into_iter()
+                    .flatten()
+                    .map(|cell| cell.unwrap_or_else(|| NOT_AVAILABLE.into())),
+            );
+            table.push(row);
+        }
+    }
+    let mut remarks = remarks(attributions);
+    remarks.dedup();
+    html! {
+        @if table.rows.is_empty() {
+            p.none { (caption) ": n/a, for no factor has two levels with valid trials." }
+        } @else {
+            (page::table(caption, &table, "analysis.json"))
+        }
+        @if !remarks.is_empty() {
+            ul.small { @for remark in &remarks { li { (page::cut(remark)) } } }
+        }
+    }
+}
+
+/// S₁, S_T and importance.
+fn cells(shares: Option<&Shares>, factor: Factor) -> [Option<String>; 3] {
+    let share = shares.and_then(|shares| shares.factors.iter().find(|of| of.factor == factor));
+    let importance = shares.and_then(|shares| {
+        let factors = &shares.importance.factors;
+        factors.iter().find(|of| of.factor == factor)
+    });
+    [
+        share.map(|share| numbers::share(share.first_order)),
+        share.map(|share| numbers::share(share.total)),
+        importance.map(|of| format!("{} ± {}", numbers::share(of.mean), numbers::share(of.sd))),
+    ]
+}
+
+/// How shares were computed, why importances are missing, how large the noise is, and what else the analysis notes.
+fn remarks(attributions: &[&Attribution]) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let methods: Vec<Method> = attributions
+        .iter()
+        .flat_map(|of| [&of.log, &of.raw])
+        .flatten()
+        .map(|shares| shares.method)
+        .collect();
+    for (method, text) in [
+        (
+            Method::FullGrid,
+            "The grid is full: shares are exact (Sobol indices for levels of equal weight).",
+        ),
+        (
+            Method::TypeTwo,
+            "Combinations are missing: shares are sums of squares of type II with two-way interactions.",
+        ),
+        (
+            Method::TypeTwoMainEffects,
+            "Too many levels or too few combinations for interactions: shares are sums of squares of type II, main \
+             effects only.",
+        ),
+    ] {
+        if methods.contains(&method) {
+            remarks.push(text.to_owned());
+        }
+    }
+    let mut refused: Vec<(&String, Vec<String>)> = Vec::new();
+    for of in attributions {
+        for (scale, shares) in [("log", &of.log), ("raw", &of.raw)] {
+            let Some(shares) = shares else { continue };
+            let title = metric_title(&of.metric);
+            if let Some(reason) = &shares.importance.refused {
+                let of = format!("{title} ({scale})");
+                match refused.iter_mut().find(|(found, _)| *found == reason) {
+                    Some((_, metrics)) => metrics.push(of),
+                    None => refused.push((reason, vec![of])),
+                }
+            }
+            let largest = shares
+                .interactions
+                .iter()
+                .filter(|pair| pair.share >= 0.05)
+                .max_by(|a, b| a.share.total_cmp(&b.share));
+            if let Some(pair) = largest.filter(|_| scale == "log") {
+                let [a, b] = pair.factors;
+                remarks.push(format!(
+                    "{title}: {} and {} interact ({} of the variance of its logarithm).",
+                    a.title(),
+                    b.title(),
+                    numbers::percent(pair.share)
+                ));
+            }
+            if let Some(noise) = shares
+                .replicate_noise
+                .filter(|noise| scale == "log" && *noise >= 0.01)
+            {
+                remarks.push(format!(
+                    "{title}: {} of the trials’ variance lies between replicates of one combination.",
+                    numbers::percent(noise)
+                ));
+            }
+        }
+        for note in &of.notes {
+            remarks.push(format!("{}: {note}", metric_title(&of.metric)));
+        }
+    }
+    remarks.extend(refused.into_iter().map(|(reason, metrics)| {
+        format!(
+            "No importances for {}: {reason}.",
+            numbers::listed(&metrics)
+        )
+    }));
+    remarks
+}
+
+fn disagreements(scopes: &[Scope]) -> Vec<String> {
+    let mut found = Vec::new();
+    for scope in scopes {
+        for of in &scope.attribution {
+            for (scale, shares) in [("log", &of.log), ("raw", &of.raw)] {
+                for text in shares.iter().flat_map(|shares| &shares.disagreements) {
+                    found.push(format!(
+                        "{}, {}, {scale} scale: {text}",
+                        scope_name(scope),
+                        metric_title(&of.metric)
+                    ));
+                }
+            }
+        }
+    }
+    let more = found.len().saturating_sub(12);
+    if more > 0 {
+        found.truncate(12);
+        found.push(format!("{more} more are in analysis.json."));
+    }
+    found
+}

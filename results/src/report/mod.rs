@@ -1,0 +1,47 @@
+//! The report: what to run, what matters, how it behaves and whether to trust it, as one HTML file that needs nothing
+//! else, and as Markdown for a pull request. Nothing in it is computed here but words.
+
+mod behaviour;
+mod decisions;
+mod headline;
+mod html;
+mod markdown;
+mod matters;
+mod page;
+mod trust;
+
+use inferbench_crds::spec::Objectives;
+
+use crate::{analysis::Analysis, figures::Figure, summary::Summary};
+
+pub use self::{html::html, markdown::markdown};
+
+/// What a report is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// The sweep at a glance.
+    pub summary: &'a Summary,
+    /// What it says about its factors.
+    pub analysis: &'a Analysis,
+    /// What its figures are judged by.
+    pub objectives: &'a Objectives,
+    /// [`crate::figures::all`] of the same.
+    pub figures: &'a [Figure],
+}
+
+impl Report<'_> {
+    /// The objectives in words; `None` where there are none.
+    fn limits(&self) -> Option<String> {
+        let ttft = self.objectives.max_ttft.map(|limit| ("TTFT", limit));
+        let tpot = self.objectives.max_tpot.map(|limit| ("TPOT", limit));
+        let parts: Vec<String> = ttft
+            .into_iter()
+            .chain(tpot)
+            .map(|(name, limit)| {
+                let ms = limit.std().as_secs_f64() * 1000.0;
+                format!("{name} ≤ {}\u{202f}ms", crate::numbers::tick(ms))
+            })
+            .collect();
+        (!parts.is_empty()).then(|| crate::numbers::listed(&parts))
+    }
+}
