@@ -1,11 +1,12 @@
-//! How long the collection of a large sweep takes: writes made-up records (20,160 of 5 iterations × 32 tokens, or as
-//! many as the first argument says) into a temporary folder and collects them into all tables.
+//! How long the collection of a large sweep takes: writes made-up records (20,160 of 5 iterations × 16 to 64 tokens, or as
+//! many as the first argument says) into a temporary folder and collects them into all tables, analysis
+//! and report.
 //!
 //! `cargo run --release -p inferbench --example collect_speed`
 
 use std::time::Instant;
 
-use inferbench_crds::spec::Objectives;
+use inferbench_crds::spec::{Dtype, Objectives};
 use inferbench_results::{fixtures, row::Planned};
 use inferbench_runner::{
     collect::{collect, record_path},
@@ -27,8 +28,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let combination = trial_index % 2016;
         request.combination.batch_size = 1 << (combination % 7);
         request.combination.input_length = 16 << (combination / 7 % 6);
-        request.combination.model.name = format!("model-{}", combination / 42);
-        request.combination.output_length = 32;
+        request.combination.output_length = 16 * (1 + combination / 42 % 4);
+        request.combination.dtype =
+            [Dtype::F32, Dtype::Bf16, Dtype::F16][combination as usize / 168 % 3];
+        request.combination.model.name = format!("model-{}", combination / 504);
         let document = fixtures::measured(request.clone(), trial_index).write()?;
         bytes += document.len();
         let record = fixtures::measured(request.clone(), trial_index);

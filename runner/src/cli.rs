@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use inferbench_crds::Duration;
+use inferbench_results::compare::gate::Limit;
 
 /// Benchmarks LLM inference over a designed sweep of factors.
 #[derive(Debug, Parser)]
@@ -14,9 +16,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_help = "Examples:
   inferbench plan examples/quickstart.yaml   what would be measured
   inferbench run examples/quickstart.yaml    measure it, or go on with it
+  inferbench report quickstart               what it says, as a page
+  inferbench compare before after --fail-if slower=5%
   inferbench generate --model tiny-llama --ids 1,2,3 --max-tokens 8
 
-Exit codes: 0 ok, 1 failed, 2 wrong input, 130 interrupted."
+Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 130 interrupted."
 )]
 pub struct Cli {
     /// What to do.
@@ -45,6 +49,19 @@ pub enum Command {
     Weights(WeightsArgs),
     /// Make the tables anew from the records that are stored.
     Collect(CollectArgs),
+    /// Say what a sweep's table says: what to run, which factors matter, how it behaves, whether to trust it.
+    ///
+    /// At any time, also while the sweep runs, and of a table made elsewhere with the same columns.
+    Report(ReportArgs),
+    /// Say by how much sweep B differs from sweep A, and whether that is shown.
+    ///
+    /// Over the combinations that both measured: the geometric mean of B/A with a 95% interval over replicates, then
+    /// each combination by itself. `~` stands for: nothing is shown; beside it stands what could have been found.
+    Compare(CompareArgs),
+    /// Make a table of what another tool has measured, for report and compare.
+    Import(ImportArgs),
+    /// Write a sweep's trials in the form of another project.
+    Export(ExportArgs),
     /// Measure trials that are asked for on standard input (`inferbench run` and Jobs start this).
     #[command(hide = true)]
     Trial,
@@ -164,6 +181,165 @@ pub struct CollectArgs {
     /// Where its results are; as for run.
     #[arg(long, value_name = "DIR")]
     pub out: Option<String>,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The sweep: its folder or URL, or a trials.csv. Several stand side by side: a model that more than one has measured
+    /// is told apart by engine or sweep.
+    #[arg(required = true, value_name = "SWEEP")]
+    pub sweeps: Vec<String>,
+    /// The form: report.html with analysis.json and figures (SVG and PNG) in a folder, Markdown for a pull request, or
+    /// the analysis as JSON.
+    #[arg(long, short, value_enum, default_value = "html")]
+    pub format: ReportFormat,
+    /// Where the page goes: a folder or URL. By default `report` in the (first) sweep's folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+    /// The longest time to first token, such as 200ms. By default what the (first) sweep was collected with; so are the
+    /// next two.
+    #[arg(long, value_name = "DURATION")]
+    pub max_ttft: Option<Duration>,
+    /// The longest time per output token, such as 50ms.
+    #[arg(long, value_name = "DURATION")]
+    pub max_tpot: Option<Duration>,
+    /// What a GPU costs an hour, such as 2.50.
+    #[arg(long, value_name = "PRICE", value_parser = price)]
+    pub cost_per_gpu_hour: Option<String>,
+}
+
+/// The forms of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// A page with its figures.
+    Html,
+    /// Markdown.
+    Md,
+    /// The analysis.
+    Json,
+}
+
+fn price(text: &str) -> Result<String, String> {
+    let bad = || format!("{text:?} is not a price such as 2.50");
+    let price: f64 = text.parse().map_err(|_| bad())?;
+    let plain = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    (plain && price.is_finite())
+        .then(|| text.to_owned())
+        .ok_or_else(bad)
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The sweep to compare with: its folder or URL, or a trials.csv.
+    pub a: String,
+    /// The sweep that is compared.
+    pub b: String,
+    /// Exit with 1 where B is worse than that, as `slower=5%` (time to last token) or `METRIC=5%` such as `ttftMs=5%`:
+    /// where the whole 95% interval of the overall ratio lies beyond it. May be given several times. What is not shown
+    /// fails nothing, and is said.
+    #[arg(long, value_name = "LIMIT")]
+    pub fail_if: Vec<Limit>,
+    /// The form.
+    #[arg(long, short, value_enum, default_value = "table")]
+    pub output: CompareOutput,
+}
+
+/// The forms of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompareOutput {
+    /// For a terminal.
+    Table,
+    /// For a pull request.
+    Markdown,
+    /// Everything, as one document.
+    Json,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// What is imported.
+    #[command(subcommand)]
+    pub from: ImportFrom,
+}
+
+/// What can be imported.
+#[derive(Debug, Subcommand)]
+pub enum ImportFrom {
+    /// Files that `vllm bench latency --output-json` has written, or the .pytorch.json beside them.
+    ///
+    /// A .pytorch.json (vLLM writes it where SAVE_TO_PYTORCH_BENCHMARK_FORMAT=1) says what was run; a plain file says
+    /// only the latencies, and the rest has to be told. Files of one combination are its replicates. Where DIR holds a
+    /// table already, the files are added to it.
+    VllmLatency(VllmLatencyArgs),
+}
+
+/// Arguments of `import vllm-latency`.
+#[derive(Debug, Args)]
+pub struct VllmLatencyArgs {
+    /// The files, one per run.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The folder or URL that trials.csv goes to.
+    #[arg(long, value_name = "DIR")]
+    pub out: String,
+    /// What the sweep is called.
+    #[arg(long, default_value = "vllm")]
+    pub sweep: String,
+    /// The model's level, as the other sweep calls it.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// The revision of the weights.
+    #[arg(long)]
+    pub model_revision: Option<String>,
+    /// Sequences in a batch.
+    #[arg(long)]
+    pub batch_size: Option<u32>,
+    /// Input tokens of each sequence.
+    #[arg(long)]
+    pub input_len: Option<u32>,
+    /// Output tokens of each sequence.
+    #[arg(long)]
+    pub output_len: Option<u32>,
+    /// GPUs that share the model; 0 for CPU.
+    #[arg(long)]
+    pub gpus: Option<u32>,
+    /// Data type of weights and cache: f32, bf16 or f16.
+    #[arg(long)]
+    pub dtype: Option<String>,
+    /// vLLM's version.
+    #[arg(long)]
+    pub engine_version: Option<String>,
+    /// The GPU's name, or `cpu`.
+    #[arg(long)]
+    pub device: Option<String>,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The form.
+    #[command(subcommand)]
+    pub to: ExportTo,
+}
+
+/// What can be exported to.
+#[derive(Debug, Subcommand)]
+pub enum ExportTo {
+    /// One llm-d Benchmark Report (version 0.2, JSON) per valid trial.
+    LlmD(LlmDArgs),
+}
+
+/// Arguments of `export llm-d`.
+#[derive(Debug, Args)]
+pub struct LlmDArgs {
+    /// The sweep: its folder or URL, or a trials.csv.
+    pub sweep: String,
+    /// The folder or URL that the reports go to.
+    #[arg(long, value_name = "DIR")]
+    pub out: String,
 }
 
 #[cfg(test)]

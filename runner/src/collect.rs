@@ -8,10 +8,13 @@ use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
 
 use inferbench_crds::spec::Objectives;
 use inferbench_results::{
+    analysis::{Analysis, analyze},
     columns::Table as _,
+    figures,
     key::{is_key, trial_key},
     manifest::{FileEntry, Manifest, TrialEntry},
     record::TrialRecord,
+    report::{Report, html},
     row::{IterationRow, Planned, Row, TelemetryRow},
     summary::{Summary, summarize},
     tables::{ParquetTable, TableError, write_csv},
@@ -232,8 +235,8 @@ pub fn read_records<T: Send, E: From<StoreError>>(
 }
 
 /// Collects a sweep: reads every stored attempt at the plan's trials and writes `trials.csv`, `trials.parquet`,
-/// `iterations.parquet`, `telemetry.parquet`, `summary.json` and, last, `manifest.json`. The same records, plan and
-/// objectives make the same files.
+/// `iterations.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`, `figures/*.svg` and, last,
+/// `manifest.json`. The same records, plan and objectives make the same files.
 ///
 /// # Errors
 /// Where the store cannot be read or written to.
@@ -297,7 +300,8 @@ pub fn collect(
     for portion in rows.chunks(CHUNK) {
         table.push(portion)?;
     }
-    let files = [
+    let analysis = analyze(&rows, &summary, objectives);
+    let mut files = vec![
         (format!("{}.csv", Row::NAME), write_csv(&rows)?),
         (format!("{}.parquet", Row::NAME), table.finish()?),
         (
@@ -313,6 +317,7 @@ pub fn collect(
             document("summary.json", serde_json::to_vec_pretty(&summary))?,
         ),
     ];
+    files.extend(documents(&summary, &analysis)?);
     let entries = rows.iter().zip(records).map(|(row, record)| TrialEntry {
         trial_index: row.trial_index,
         attempt: row.attempt,
@@ -338,6 +343,36 @@ pub fn collect(
         corrupt,
         strangers: found.strangers,
     })
+}
+
+/// What is made of a summary and an analysis: `analysis.json`, `report.html` and `figures/*.svg`.
+///
+/// # Errors
+/// Where the analysis cannot be written as JSON: never in practice.
+pub fn documents(
+    summary: &Summary,
+    analysis: &Analysis,
+) -> Result<Vec<(String, Vec<u8>)>, CollectError> {
+    let figures = figures::all(summary, analysis);
+    let report = Report {
+        summary,
+        analysis,
+        objectives: &summary.objectives,
+        figures: &figures,
+    };
+    let mut documents = vec![
+        (
+            "analysis.json".into(),
+            document("analysis.json", serde_json::to_vec_pretty(analysis))?,
+        ),
+        ("report.html".into(), html(&report).into_bytes()),
+    ];
+    for figure in &figures {
+        if let Some(svg) = figure.svg() {
+            documents.push((format!("figures/{}.svg", figure.name), svg.into_bytes()));
+        }
+    }
+    Ok(documents)
 }
 
 fn document(

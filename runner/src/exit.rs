@@ -8,7 +8,7 @@ pub enum Exit {
     /// All went well. Of a trial: its record is stored, whatever its outcome.
     Ok,
     /// The sweep, or the command, failed: the budget of failed trials is exceeded, a file cannot be written. Of a
-    /// trial: trying again may help.
+    /// comparison: a limit is shown to be exceeded. Of a trial: trying again may help.
     Failed,
     /// The input is wrong: an unknown flag, a file that is no valid spec. Nothing was measured.
     BadInput,

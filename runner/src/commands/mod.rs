@@ -1,8 +1,12 @@
 //! What each command does. A command prints what it has to say and returns how it ended.
 
 pub mod collect;
+pub mod compare;
+pub mod export;
 pub mod generate;
+pub mod import;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod trial;
 pub mod validate;
@@ -12,11 +16,13 @@ use std::{fs, path::Path};
 
 use inferbench_crds::{InferenceBenchmark, file, validate::Scope};
 use inferbench_engine::presets::PRESETS;
+use inferbench_results::{row::Row, tables::read_trials_csv};
 
 use crate::{
     cli::{Cli, Command, DtypeArg},
     exit::Exit,
     protocol::StoreAt,
+    store::{Store, StoreOptions},
 };
 
 /// Does what the command line says.
@@ -29,6 +35,10 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Generate(args) => generate::run(args),
         Command::Weights(args) => weights::run(args),
         Command::Collect(args) => collect::run(args),
+        Command::Report(args) => report::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args),
         Command::Trial => trial::run(),
     }
 }
@@ -84,6 +94,56 @@ fn store_at(out: Option<&str>, resource: &InferenceBenchmark) -> StoreAt {
         endpoint: store.and_then(|store| store.endpoint.clone()),
         region: store.and_then(|store| store.region.clone()),
     }
+}
+
+/// The table of the trials in a sweep's place.
+const TRIALS_CSV: &str = "trials.csv";
+
+/// The rows of a sweep, given by its folder, its URL or its trials.csv; else what is wrong has been said.
+fn rows(sweep: &str) -> Result<Vec<Row>, Exit> {
+    let bad = |what: &dyn std::fmt::Display| {
+        complain(&format!("{sweep}: {what}"));
+        Exit::BadInput
+    };
+    let path = Path::new(sweep);
+    let bytes = if path.is_file() {
+        fs::read(path).map_err(|error| bad(&error))?
+    } else if !sweep.contains("://") && !path.is_dir() {
+        return Err(bad(
+            &"is neither a folder nor a file; name a sweep's folder or URL, or a trials.csv",
+        ));
+    } else {
+        table(&open(sweep)?)?.ok_or_else(|| {
+            bad(&format!(
+                "{TRIALS_CSV} is missing; inferbench collect makes it of stored records"
+            ))
+        })?
+    };
+    read_trials_csv(&bytes).map_err(|error| bad(&error))
+}
+
+/// The bytes of a store's trials.csv, where it has one.
+fn table(store: &Store) -> Result<Option<Vec<u8>>, Exit> {
+    store.get(TRIALS_CSV).map_err(|error| {
+        complain(&error);
+        Exit::Failed
+    })
+}
+
+/// Opens a folder, which is made where it is missing, or a URL.
+fn open(target: &str) -> Result<Store, Exit> {
+    Store::open(target, &StoreOptions::default()).map_err(|error| {
+        complain(&error);
+        Exit::BadInput
+    })
+}
+
+/// Writes a file into a store.
+fn put(store: &Store, path: &str, bytes: &[u8]) -> Result<(), Exit> {
+    store.put(path, bytes).map_err(|error| {
+        complain(&error);
+        Exit::Failed
+    })
 }
 
 /// Refuses a spec that asks for what no build without GPU support can do.

@@ -673,7 +673,10 @@ impl Run<'_> {
         for failure in failures.iter().take(3) {
             eprintln!("  trial {}: {}", failure.trial_index, failure.message);
         }
-        eprintln!("{}: trials.csv, summary.json, … ", self.store.location());
+        eprintln!(
+            "{}: report.html, trials.csv, summary.json, …",
+            self.store.location()
+        );
         let budget = over_budget(failures.len(), total, &self.sweep.spec.execution);
         if stopped != Exit::Ok || budget {
             let execution = &self.sweep.spec.execution;

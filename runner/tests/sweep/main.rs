@@ -1,7 +1,9 @@
 //! Whole sweeps through the built program, on models that take milliseconds: what a user does, and what goes wrong.
 
 mod commands;
+mod comparisons;
 mod faults;
 mod interruptions;
 mod place;
+mod reports;
 mod results;

@@ -118,7 +118,7 @@ fn a_damaged_record_is_never_read_and_its_trial_is_measured_again() {
     assert_eq!(place.run(&[]).status.code(), Some(0));
     let (key, whole) = place.documents().into_iter().next().unwrap();
     let path = place.out().join("trials").join(format!("{key}.json"));
-    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
 
     let output = place.run(&[]);
     let log = stderr(&output);
@@ -129,7 +129,7 @@ fn a_damaged_record_is_never_read_and_its_trial_is_measured_again() {
     );
     assert_eq!(place.records().len(), 8);
     let aside = path.with_file_name(format!("{key}.json.corrupt-0"));
-    assert_eq!(std::fs::read(aside).unwrap(), &whole[..whole.len() / 2]);
+    assert_eq!(fs::read(aside).unwrap(), &whole[..whole.len() / 2]);
 }
 
 #[test]
@@ -232,8 +232,8 @@ fn an_invalid_trial_is_measured_again_and_every_attempt_is_kept() {
         .replace("[1, 2]", "[1]");
     let place = Place::new(&spec.replace("[4, 8]", "[4]"));
     let neighbours = place.path().join("tmp/inferbench-running");
-    std::fs::create_dir_all(&neighbours).unwrap();
-    let neighbour = std::fs::File::create(neighbours.join("neighbour")).unwrap();
+    fs::create_dir_all(&neighbours).unwrap();
+    let neighbour = fs::File::create(neighbours.join("neighbour")).unwrap();
     neighbour.lock().unwrap();
 
     let output = place.run(&[]);

@@ -1,0 +1,141 @@
+//! `inferbench report`: what a sweep's table says, as a page, as Markdown or as JSON, at any time.
+
+use std::path::Path;
+
+use inferbench_crds::spec::Objectives;
+use inferbench_results::{
+    analysis::{Analysis, analyze},
+    beside::beside,
+    figures,
+    report::{Report, markdown},
+    row::Row,
+    summary::{Summary, summarize},
+};
+
+use super::{complain, open, put, rows};
+use crate::{
+    cli::{ReportArgs, ReportFormat},
+    collect,
+    exit::Exit,
+};
+
+/// Reports on a sweep.
+pub fn run(args: &ReportArgs) -> Exit {
+    match report(args) {
+        Ok(()) => Exit::Ok,
+        Err(exit) => exit,
+    }
+}
+
+fn report(args: &ReportArgs) -> Result<(), Exit> {
+    let mut sweeps = Vec::new();
+    let mut names = Vec::new();
+    for sweep in &args.sweeps {
+        let rows = rows(sweep)?;
+        names.push(name(sweep, &rows));
+        sweeps.push(rows);
+    }
+    let rows = beside(sweeps);
+    let objectives = objectives(args)?;
+    let summary = summarize(&names.join(" + "), &rows, &objectives);
+    let analysis = analyze(&rows, &summary, &objectives);
+    match args.format {
+        ReportFormat::Html => write(args, &summary, &analysis),
+        ReportFormat::Md => {
+            print!("{}", text(&summary, &analysis));
+            Ok(())
+        }
+        ReportFormat::Json => match serde_json::to_string_pretty(&analysis) {
+            Ok(document) => {
+                println!("{document}");
+                Ok(())
+            }
+            Err(error) => {
+                complain(&error);
+                Err(Exit::Failed)
+            }
+        },
+    }
+}
+
+fn text(summary: &Summary, analysis: &Analysis) -> String {
+    markdown(&Report {
+        summary,
+        analysis,
+        objectives: &summary.objectives,
+        figures: &figures::all(summary, analysis),
+    })
+}
+
+/// Into a folder of its own: what the collection has made stays as its manifest says.
+fn write(args: &ReportArgs, summary: &Summary, analysis: &Analysis) -> Result<(), Exit> {
+    let out = args.out.clone().unwrap_or_else(|| folder(first(args)));
+    let store = open(&out)?;
+    let documents = collect::documents(summary, analysis).map_err(|error| {
+        complain(&error);
+        Exit::Failed
+    })?;
+    for (path, bytes) in &documents {
+        put(&store, path, bytes)?;
+    }
+    for figure in figures::all(summary, analysis) {
+        if let Some(png) = figure.png() {
+            put(&store, &format!("figures/{}.png", figure.name), &png)?;
+        }
+    }
+    println!("{}: report.html, analysis.json, figures/", store.location());
+    Ok(())
+}
+
+/// `report` in the sweep's folder or below its URL, or beside its table.
+fn folder(sweep: &str) -> String {
+    let path = Path::new(sweep);
+    if sweep.contains("://") {
+        return format!("{}/report", sweep.trim_end_matches('/'));
+    }
+    let folder = if path.is_file() {
+        path.parent().unwrap_or(Path::new(""))
+    } else {
+        path
+    };
+    folder.join("report").to_string_lossy().into_owned()
+}
+
+/// The name in the rows, or that of the place.
+fn name(sweep: &str, rows: &[Row]) -> String {
+    let named = rows
+        .iter()
+        .map(|row| row.sweep.as_str())
+        .find(|name| !name.is_empty());
+    named.unwrap_or(sweep).to_owned()
+}
+
+/// The first sweep; the command line asks for at least one.
+fn first(args: &ReportArgs) -> &str {
+    args.sweeps.first().map_or("", String::as_str)
+}
+
+/// Those of the command line, else those that the sweep was collected with.
+fn objectives(args: &ReportArgs) -> Result<Objectives, Exit> {
+    let stored = stored_objectives(first(args))?;
+    Ok(Objectives {
+        max_ttft: args.max_ttft.or(stored.max_ttft),
+        max_tpot: args.max_tpot.or(stored.max_tpot),
+        cost_per_gpu_hour: args.cost_per_gpu_hour.clone().or(stored.cost_per_gpu_hour),
+    })
+}
+
+/// A table made elsewhere has no summary beside it, and no objectives then.
+fn stored_objectives(sweep: &str) -> Result<Objectives, Exit> {
+    if !sweep.contains("://") && !Path::new(sweep).is_dir() {
+        return Ok(Objectives::default());
+    }
+    let bytes = open(sweep)?.get("summary.json").map_err(|error| {
+        complain(&error);
+        Exit::Failed
+    })?;
+    let summary = bytes.and_then(|bytes| serde_json::from_slice::<Summary>(&bytes).ok());
+    Ok(summary
+        .map(|summary| summary.objectives)
+        .unwrap_or_default())
+}

@@ -1,0 +1,101 @@
+//! What a sweep's report says, and where it goes.
+
+use std::fs;
+
+use crate::place::{Place, SPEC, stderr, stdout};
+
+#[test]
+fn a_sweep_is_reported_on_at_its_end_and_again_at_any_time() {
+    let spec = SPEC.replace("  execution:", "  objectives: {maxTtft: 10s}\n  execution:");
+    let place = Place::new(&spec);
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let collected = fs::read_to_string(place.out().join("report.html")).unwrap();
+    assert!(
+        collected.contains("tiny") && collected.contains("TTFT"),
+        "{collected}"
+    );
+    assert!(place.out().join("figures/factors.svg").exists());
+    let manifest = fs::read_to_string(place.out().join("manifest.json")).unwrap();
+    for name in ["analysis.json", "report.html", "figures/factors.svg"] {
+        assert!(manifest.contains(name), "{name}: {manifest}");
+    }
+
+    // The same page, beside what the collection made, and under the objectives of the collection.
+    let output = place.command(&["report", "out"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let again = fs::read_to_string(place.out().join("report/report.html")).unwrap();
+    assert_eq!(again, collected);
+    let png = fs::read(place.out().join("report/figures/factors.png")).unwrap();
+    assert!(png.starts_with(b"\x89PNG"));
+
+    // Of the table alone, and under other objectives.
+    fs::copy(
+        place.out().join("trials.csv"),
+        place.path().join("trials.csv"),
+    )
+    .unwrap();
+    let arguments = ["report", "trials.csv", "-f", "md", "--max-ttft", "0ms"];
+    let output = place.command(&arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stdout(&output).starts_with("### tiny"),
+        "{}",
+        stdout(&output)
+    );
+    assert!(stdout(&output).contains("TTFT ≤ 0"), "{}", stdout(&output));
+
+    // Twice the same sweep, side by side.
+    let output = place
+        .command(&["report", "out", "trials.csv", "-f", "json"])
+        .output()
+        .unwrap();
+    assert!(stdout(&output).contains("tiny (1)"), "{}", stderr(&output));
+
+    let output = place
+        .command(&["report", "out", "-f", "json"])
+        .output()
+        .unwrap();
+    let analysis: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(analysis["sweep"], "tiny");
+}
+
+#[test]
+fn what_cannot_be_reported_on_is_named() {
+    let place = Place::untouched(SPEC);
+    fs::create_dir(place.path().join("empty")).unwrap();
+    fs::write(place.path().join("other.csv"), "a,b\n1,2\n").unwrap();
+    for (arguments, said) in [
+        (
+            &["report", "nowhere"][..],
+            "nowhere: is neither a folder nor a file",
+        ),
+        (&["report", "empty"], "trials.csv is missing"),
+        (&["report", "other.csv"], "other.csv: "),
+        (
+            &["report", "empty", "--max-ttft", "fast"],
+            "\"fast\" is not a duration such as 500ms",
+        ),
+        (
+            &["report", "empty", "--cost-per-gpu-hour", "1e9"],
+            "\"1e9\" is not a price such as 2.50",
+        ),
+    ] {
+        let output = place.command(arguments).output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains(said),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+    assert!(
+        !place.path().join("nowhere").exists(),
+        "nothing is made by looking"
+    );
+}
