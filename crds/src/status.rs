@@ -155,6 +155,9 @@ pub struct CollectedResults {
     /// The name of the report in that folder.
     #[schemars(length(max = 253))]
     pub report: String,
+    /// A hash of what they were collected from: plan, ledger and objectives. Another one asks for a new collection.
+    #[schemars(length(max = 64))]
+    pub inputs: String,
     /// When the results were collected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub updated_at: Option<Time>,
@@ -417,6 +420,7 @@ mod tests {
                 sha256: text(64),
                 rows: 50_000,
                 report: "report.html".into(),
+                inputs: text(64),
                 updated_at: Some(time),
             }),
         };

@@ -21,5 +21,6 @@ pub mod record;
 pub mod report;
 pub mod row;
 pub mod sample;
+pub mod status;
 pub mod summary;
 pub mod tables;

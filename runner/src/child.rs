@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use inferbench_crds::contract::REQUESTS_VARIABLE;
+
 use crate::{
     cgroup::Cgroup,
     exit::Exit,
@@ -152,6 +154,8 @@ impl Child {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        // The requests of a pod are its parent's.
+        command.env_remove(REQUESTS_VARIABLE);
         // A group of its own: Ctrl-C is the parent's to handle.
         command.process_group(0);
         let parent = std::process::id();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use inferbench_crds::Duration;
+use inferbench_crds::{Duration, contract::REQUESTS_VARIABLE};
 use inferbench_results::compare::gate::Limit;
 
 /// Benchmarks LLM inference over a designed sweep of factors.
@@ -62,6 +62,9 @@ pub enum Command {
     Import(ImportArgs),
     /// Write a sweep's trials in the form of another project.
     Export(ExportArgs),
+    /// Check a sweep before any GPU is asked for (a Job starts this).
+    #[command(hide = true)]
+    Preflight(PreflightArgs),
     /// Measure trials that are asked for on standard input (`inferbench run` and Jobs start this).
     #[command(hide = true)]
     Trial,
@@ -176,11 +179,23 @@ pub struct WeightsArgs {
 /// Arguments of `collect`.
 #[derive(Debug, Args)]
 pub struct CollectArgs {
-    /// The file with the InferenceBenchmark that was run.
-    pub file: PathBuf,
+    /// The file with the InferenceBenchmark that was run. A Job's pod has its request elsewhere.
+    #[arg(required_unless_present = "requests")]
+    pub file: Option<PathBuf>,
+    /// What a Job's pod is asked for.
+    #[arg(long, env = REQUESTS_VARIABLE, hide = true)]
+    pub requests: Option<PathBuf>,
     /// Where its results are; as for run.
     #[arg(long, value_name = "DIR")]
     pub out: Option<String>,
+}
+
+/// Arguments of `preflight`.
+#[derive(Debug, Args)]
+pub struct PreflightArgs {
+    /// What a Job's pod is asked for.
+    #[arg(long, env = REQUESTS_VARIABLE)]
+    pub requests: PathBuf,
 }
 
 /// Arguments of `report`.

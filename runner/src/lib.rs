@@ -17,6 +17,7 @@ pub mod lock;
 pub mod machine;
 pub mod measure;
 pub mod models;
+pub mod pod;
 pub mod prepared;
 pub mod progress;
 pub mod protocol;

@@ -51,6 +51,19 @@ pub struct ModelError {
     why: Why,
 }
 
+impl ModelError {
+    /// Whether trying again cannot help: the model is not what or where the spec says.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match &self.why {
+            Why::Source(_) | Why::Engine(_) => true,
+            Why::Store(_) => false,
+            Why::Io { error, .. } => error.kind() == io::ErrorKind::NotFound,
+            Why::Hub { source, .. } => !matches!(**source, hf_hub::HFError::Request { .. }),
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Why {
     #[error("{0}")]

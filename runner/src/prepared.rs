@@ -134,6 +134,13 @@ impl Prepared {
         }
     }
 
+    /// Measured by a runner of this identity rather than this one.
+    #[must_use]
+    pub fn on_runner(mut self, identity: String) -> Self {
+        self.runner = identity;
+        self
+    }
+
     /// From now on the trials share this process, and the records say so.
     pub fn share_process(&mut self) {
         self.spec.measurement.isolation = Isolation::Pod;
@@ -183,6 +190,7 @@ impl Prepared {
             trial_index: trial.index,
             run_order: trial.run_order,
             attempt,
+            remeasure_invalid: self.remeasure_invalid(),
             request: self.request(trial),
             weights: self.model(&trial.combination).weights.clone(),
             store: store.clone(),

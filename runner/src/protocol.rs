@@ -41,6 +41,9 @@ pub struct TrialRequest {
     pub run_order: u32,
     /// 0, or how often an invalid trial was measured before.
     pub attempt: u32,
+    /// How often an invalid trial is measured again by a pod; a sweep on one machine sees to that itself.
+    #[serde(default)]
+    pub remeasure_invalid: u32,
     /// All that fixes the trial.
     pub request: Request,
     /// Where its model lies.

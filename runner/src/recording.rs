@@ -6,7 +6,11 @@ use inferbench_results::{
 };
 use jiff::Timestamp;
 
-use crate::{machine::Machine, protocol::TrialRequest};
+use crate::{
+    executor::Ended,
+    machine::{self, Machine},
+    protocol::TrialRequest,
+};
 
 /// The version of candle that the engine is built on.
 pub const CANDLE_VERSION: &str = "0.11.1";
@@ -83,6 +87,38 @@ pub fn unmeasured(
         harness: None,
         provenance: provenance(machine),
     }
+}
+
+/// The record of a trial whose process could not store one itself: for want of memory, or because it did not keep its own
+/// time-out. `None` where it ended in another way.
+#[must_use]
+pub fn death(
+    ask: &TrialRequest,
+    machine: &Machine,
+    ended: &Ended,
+    started_at: &str,
+) -> Option<TrialRecord> {
+    let (outcome, message) = match ended {
+        Ended::OutOfMemory(message) => (Outcome::OutOfMemory, message.clone()),
+        Ended::Overdue => (
+            Outcome::TimedOut,
+            format!(
+                "no answer when trialTimeout of {:.1} s was over; the process was ended",
+                ask.timeout_ms as f64 / 1e3
+            ),
+        ),
+        _ => return None,
+    };
+    // Its process is gone, and shared with no other trial's record but those of this attempt.
+    let process_id = machine::process_id(&format!("{}/{started_at}", machine.node));
+    Some(unmeasured(
+        ask,
+        machine,
+        &process_id,
+        started_at,
+        outcome,
+        message,
+    ))
 }
 
 /// Where the record of a trial lies in the store.

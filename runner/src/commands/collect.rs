@@ -10,6 +10,7 @@ use crate::{
     collect::{self, Collected},
     exit::Exit,
     models::Need,
+    pod,
     prepared::Prepared,
     store::Store,
     stored::{self, Failure, SweepFile},
@@ -17,7 +18,12 @@ use crate::{
 
 /// Collects a sweep that has been run.
 pub fn run(args: &CollectArgs) -> Exit {
-    let resource = match resource(&args.file) {
+    let file = match (&args.file, &args.requests) {
+        (Some(file), _) => file,
+        (None, Some(requests)) => return pod::collection::run(requests),
+        (None, None) => return Exit::BadInput,
+    };
+    let resource = match resource(file) {
         Ok(resource) => resource,
         Err(exit) => return exit,
     };

@@ -21,6 +21,7 @@ use inferbench_results::{row::Row, tables::read_trials_csv};
 use crate::{
     cli::{Cli, Command, DtypeArg},
     exit::Exit,
+    pod,
     protocol::StoreAt,
     store::{Store, StoreOptions},
 };
@@ -39,12 +40,13 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Compare(args) => compare::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
+        Command::Preflight(args) => pod::preflight::run(&args.requests),
         Command::Trial => trial::run(),
     }
 }
 
 /// Says what went wrong, all causes on one line.
-fn complain(what: &dyn std::fmt::Display) {
+pub(crate) fn complain(what: &dyn std::fmt::Display) {
     eprintln!("inferbench: {what}");
 }
 

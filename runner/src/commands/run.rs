@@ -445,8 +445,14 @@ impl Run<'_> {
         let class = self.class(trial, ceilings);
         let (started, started_at) = (Instant::now(), recording::now());
         let mut ended = executor.run(ask.clone());
-        if let Ended::OutOfMemory(_) | Ended::Overdue = ended {
-            ended = self.record_death(&ask, ended, &started_at);
+        if let Some(record) = recording::death(&ask, self.machine, &ended, &started_at) {
+            ended = match store_record(self.store, &record) {
+                Ok(()) => Ended::Stored { ceilings: None },
+                Err(message) => Ended::Failed {
+                    message,
+                    permanent: false,
+                },
+            };
         }
         let mut renewal = String::new();
         match ended {
@@ -496,31 +502,6 @@ impl Run<'_> {
         }
         progress.end(trial, &what, done, self.remaining_s());
         Ok(if done { Then::Done } else { Then::Again })
-    }
-
-    /// Stores the outcome of a trial whose process could not do so itself.
-    fn record_death(&self, ask: &TrialRequest, ended: Ended, started_at: &str) -> Ended {
-        let (outcome, message) = match ended {
-            Ended::OutOfMemory(message) => (Outcome::OutOfMemory, message),
-            _ => (
-                Outcome::TimedOut,
-                format!(
-                    "no answer when trialTimeout of {:.1} s was over; the process was ended",
-                    ask.timeout_ms as f64 / 1e3
-                ),
-            ),
-        };
-        // Its process is gone, and shared with no other trial's record but those of this attempt.
-        let process_id = machine::process_id(&format!("{}/{started_at}", self.machine.node));
-        let record =
-            recording::unmeasured(ask, self.machine, &process_id, started_at, outcome, message);
-        match store_record(self.store, &record) {
-            Ok(()) => Ended::Stored { ceilings: None },
-            Err(message) => Ended::Failed {
-                message,
-                permanent: false,
-            },
-        }
     }
 
     fn note_failure(

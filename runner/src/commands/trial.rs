@@ -1,12 +1,15 @@
 //! `inferbench trial`: the process that measures. Reads requests from standard input until it is closed, stores each
-//! record itself, and answers on standard output; a sweep starts it, in a cluster a Job does.
+//! record itself, and answers on standard output; a sweep starts it. In a pod, whose requests are in a file, it is the
+//! parent of such processes: see [`pod::trials`].
 
 use std::{
     io::{self, BufRead, Write},
+    path::Path,
     sync::{Arc, mpsc},
     time::Duration,
 };
 
+use inferbench_crds::contract::REQUESTS_VARIABLE;
 use inferbench_engine::{ceilings::Ceilings, threads};
 use inferbench_results::{
     key::trial_key,
@@ -15,7 +18,7 @@ use inferbench_results::{
 
 use crate::{
     exit::Exit,
-    fault,
+    fault, pod,
     protocol::{Answer, Ask, TrialRequest},
     recording, shape, signals,
     store::{Store, StoreError},
@@ -24,6 +27,9 @@ use crate::{
 
 /// Serves requests. The exit code is that of the last trial: of interest where there is one only, as in a Job.
 pub fn run() -> Exit {
+    if let Some(requests) = std::env::var_os(REQUESTS_VARIABLE) {
+        return pod::trials::run(Path::new(&requests));
+    }
     signals::exit_on_signal();
     let threads = threads::init(None);
     let mut session = Session::new(threads);

@@ -5,5 +5,6 @@ mod comparisons;
 mod faults;
 mod interruptions;
 mod place;
+mod pods;
 mod reports;
 mod results;

@@ -1,0 +1,201 @@
+//! What the operator and the pods that it starts say to each other: where a pod finds what it is asked for, and what
+//! it leaves in its termination message. Both sides are built from this file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    InferenceBenchmarkSpec,
+    outcome::Outcome,
+    status::{CollectedResults, Plan, Summary},
+};
+
+/// The environment variable that names the file with a pod's requests.
+///
+/// For `inferbench trial` the file has one JSON document a line, each as it would stand on its standard input. For
+/// `inferbench preflight` and `inferbench collect` it is one [`SweepRequest`].
+pub const REQUESTS_VARIABLE: &str = "INFERBENCH_REQUESTS";
+/// The file with a pod's requests: an annotation of the pod, through the downward API.
+pub const REQUESTS_FILE: &str = "/var/run/inferbench/requests";
+/// The most bytes of a termination message: the kubelet cuts what is longer.
+pub const TERMINATION_MESSAGE_BYTES: usize = 4_096;
+
+/// Where a store is, as a pod sees it: a URL, or a folder on a mounted volume.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreAt {
+    /// A folder or a URL: the sweep's own, below which `trials/` lies.
+    pub target: String,
+    /// The endpoint of an S3-compatible server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The region of a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+}
+
+/// What the preflight and the collection are told: the whole sweep.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SweepRequest {
+    /// The resource's name.
+    pub sweep: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its spec, less `runner`, which says nothing to a process inside of the pod.
+    pub spec: InferenceBenchmarkSpec,
+    /// What is pinned. Before the preflight it has no models.
+    pub plan: Plan,
+    /// What fixes the runner inside a trial's key.
+    pub runner: String,
+    /// Where the results go.
+    pub store: StoreAt,
+    /// Of a collection: `status.ledger.outcomes`, of which the failed trials may have a record all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<String>,
+    /// Of a collection: how many pods there are to hand it over, each with at most one [`Chunk`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<u32>,
+}
+
+/// The termination message of a pod that measures. It is written anew after every trial, so that it also stands where
+/// the pod was killed; the trial after the last outcome is then the one that the pod broke at.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrialReport {
+    /// One digit for each trial of the Job, in their order: [`Outcome::code`] of the record that is stored, 0 where
+    /// there is none. Trials beyond the last digit have none either.
+    pub outcomes: String,
+    /// How many of these records were found in the store rather than made.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub reused: u32,
+    /// The highest output throughput of these records, in tokens/s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<f64>,
+    /// What went wrong, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl TrialReport {
+    /// The outcome of the Job's trial at a position; none where there is no record.
+    #[must_use]
+    pub fn outcome(&self, position: usize) -> Option<Outcome> {
+        let digit = self.outcomes.as_bytes().get(position)?;
+        Outcome::from_code(digit.wrapping_sub(b'0'))
+    }
+}
+
+// The signature is serde's.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// The termination message of a preflight.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PreflightReport {
+    /// What was found out about each model, in the order of `design.factors.model`; empty where the preflight failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelReport>,
+    /// What went wrong, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// What a preflight found out about a model. What it leaves out for want of space, the trials find out themselves.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ModelReport {
+    /// The revision that every trial loads.
+    pub revision: String,
+    /// The most input and output tokens together; combinations with more are unsupported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// Levels of `gpus` that the model cannot be split over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unsupported_gpus: Vec<u32>,
+}
+
+/// The termination message of one pod of a collection: a part of [`Collected`] as JSON, zlib and base64. A pod with
+/// nothing to hand over writes none.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Chunk {
+    /// This part's number, from 0.
+    pub part: u32,
+    /// How many parts there are.
+    pub parts: u32,
+    /// The SHA-256 of the whole before it was cut: of the zlib stream, in hexadecimal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
+    /// The part, in base64.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub data: String,
+    /// What went wrong, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// What a collection hands over.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Collected {
+    /// Where the results lie; `inputs` and `updatedAt` are the operator's to fill in.
+    pub results: CollectedResults,
+    /// What they say.
+    pub summary: Summary,
+    /// Trials that the ledger has as failed and the store has a record of: index and what the record says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recovered: Vec<(u32, Outcome)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_gives_outcomes_by_position() {
+        let report = TrialReport {
+            outcomes: "1205x".into(),
+            ..TrialReport::default()
+        };
+        let found: Vec<_> = (0..6).map(|position| report.outcome(position)).collect();
+        let expected = [
+            Some(Outcome::Succeeded),
+            Some(Outcome::OutOfMemory),
+            None,
+            Some(Outcome::Failed),
+            None,
+            None,
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_report_of_the_largest_job_is_within_the_kubelets_bound() {
+        let report = TrialReport {
+            outcomes: "1".repeat(1_000),
+            reused: 1_000,
+            best: Some(-1.234_567_890_123_456_7e-300),
+            message: Some("x".repeat(2_048)),
+        };
+        let bytes = serde_json::to_vec(&report).expect("JSON").len();
+        assert!(bytes <= TERMINATION_MESSAGE_BYTES, "{bytes}");
+    }
+
+    #[test]
+    fn the_preflight_of_sixteen_models_is_within_the_kubelets_bound() {
+        let model = ModelReport {
+            revision: "x".repeat(64),
+            max_tokens: Some(1_048_576),
+            unsupported_gpus: vec![64; 12],
+        };
+        let report = PreflightReport {
+            models: vec![model; 16],
+            message: None,
+        };
+        let bytes = serde_json::to_vec(&report).expect("JSON").len();
+        assert!(bytes <= TERMINATION_MESSAGE_BYTES, "{bytes}");
+    }
+}

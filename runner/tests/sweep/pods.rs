@@ -1,0 +1,323 @@
+//! What a Job's pods run: requests in a file, and what they have to say in the termination message.
+
+use std::{fs, process::Output};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use inferbench_crds::{
+    contract::{
+        self, Chunk, Collected, PreflightReport, REQUESTS_VARIABLE, SweepRequest,
+        TERMINATION_MESSAGE_BYTES, TrialReport,
+    },
+    file,
+    ledger::Outcomes,
+    outcome::Outcome,
+    spec::ModelSource,
+    status::{PinnedModel, Plan},
+    validate::Scope,
+};
+use inferbench_results::key::sha256_hex;
+use inferbench_runner::{
+    fault,
+    models::Need,
+    pod::{REPORT_VARIABLE, collection::INDEX_VARIABLE},
+    prepared::Prepared,
+    protocol::{Ask, StoreAt},
+    recording,
+    stored::SweepFile,
+};
+
+use crate::place::{Place, SPEC, children_of, signal, stderr, wait_for};
+
+/// Writes the requests of all trials of a spec, as the operator would for one Job.
+fn ask(place: &Place, spec: &str) {
+    let resource = file::load(spec, "spec.yaml", Scope::Local)
+        .unwrap()
+        .remove(0);
+    let sweep = Prepared::new(&resource, Need::Weights, &|_| None).unwrap();
+    let store = StoreAt {
+        target: place.out().display().to_string(),
+        endpoint: None,
+        region: None,
+    };
+    // Those of the first test's sweep: measuring them takes seconds.
+    let file = fs::read(place.out().join("sweep.json")).unwrap();
+    let file: SweepFile = serde_json::from_slice(&file).unwrap();
+    let lines: String = sweep
+        .expansion
+        .trials()
+        .map(|trial| {
+            let mut ask = sweep.ask(&trial, 0, &store);
+            ask.ceilings = Some(file.ceilings[0].ceilings.clone());
+            serde_json::to_string(&Ask::Trial(Box::new(ask))).unwrap() + "\n"
+        })
+        .collect();
+    fs::write(place.path().join("requests"), lines).unwrap();
+}
+
+fn pod(place: &Place, fault: &str) -> (Output, TrialReport) {
+    let log = place.path().join("termination-log");
+    let _ = fs::remove_file(&log);
+    let output = place
+        .command(&["trial"])
+        .env(REQUESTS_VARIABLE, "requests")
+        .env(REPORT_VARIABLE, &log)
+        .env(fault::VARIABLE, fault)
+        .output()
+        .unwrap();
+    let report = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
+    (output, report)
+}
+
+#[test]
+fn a_pod_measures_its_trials_once_and_a_local_run_reuses_them() {
+    let place = Place::new(SPEC);
+    ask(&place, SPEC);
+    let (output, report) = pod(&place, "");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!((report.outcomes.as_str(), report.reused), ("11111111", 0));
+    assert!(
+        report.best.unwrap() > 0.0 && report.message.is_none(),
+        "{report:?}"
+    );
+    let before = place.documents();
+
+    let (output, again) = pod(&place, "");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!((again.outcomes.as_str(), again.reused), ("11111111", 8));
+    assert_eq!(place.documents(), before);
+    // The same trials, by their keys, as a sweep on this machine would measure.
+    let output = place.run(&[]);
+    assert!(
+        stderr(&output).contains("0 measured now, 8 reused"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_pod_that_breaks_says_where_and_the_next_goes_on() {
+    let place = Place::new(SPEC);
+    ask(&place, SPEC);
+    let broken = place_of(&place, 2);
+    let (output, report) = pod(&place, &format!("abort@trial:{broken}"));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert_eq!(report.outcomes, "11");
+    assert!(report.message.is_some(), "{report:?}");
+    let (output, report) = pod(&place, "");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!((report.outcomes.as_str(), report.reused), ("11111111", 2));
+}
+
+/// The number of the trial at a position of the requests.
+fn place_of(place: &Place, position: usize) -> u64 {
+    let requests = fs::read_to_string(place.path().join("requests")).unwrap();
+    let line: serde_json::Value =
+        serde_json::from_str(requests.lines().nth(position).unwrap()).unwrap();
+    line["trial"]["trialIndex"].as_u64().unwrap()
+}
+
+#[test]
+fn want_of_memory_and_overdue_trials_are_recorded() {
+    let spec = SPEC.replace("retries: 0", "retries: 0, trialTimeout: 1s");
+    let place = Place::new(&spec);
+    ask(&place, &spec);
+    let first = place_of(&place, 0);
+    for (kind, outcome) in [("oom", Outcome::OutOfMemory), ("hang", Outcome::TimedOut)] {
+        let _ = fs::remove_dir_all(place.out().join("trials"));
+        let (output, report) = pod(&place, &format!("{kind}@trial:{first}"));
+        assert_eq!(output.status.code(), Some(0), "{kind}: {}", stderr(&output));
+        assert_eq!(report.outcome(0), Some(outcome), "{kind}: {report:?}");
+        assert_eq!(report.outcomes.len(), 8, "{kind}: {report:?}");
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_read_are_permanent() {
+    let place = Place::new(SPEC);
+    for (text, said) in [
+        ("", "no trial is asked for"),
+        ("{\"trial\": {}}", "missing field"),
+        ("not json", "expected"),
+    ] {
+        fs::write(place.path().join("requests"), text).unwrap();
+        let (output, report) = pod(&place, "");
+        assert_eq!(
+            output.status.code(),
+            Some(64),
+            "{text}: {}",
+            stderr(&output)
+        );
+        assert!(report.message.unwrap().contains(said), "{text}");
+    }
+    // A model that is no longer what the sweep began with.
+    ask(&place, SPEC);
+    let requests = fs::read_to_string(place.path().join("requests")).unwrap();
+    fs::write(
+        place.path().join("requests"),
+        requests.replace("tiny-gpt2@42", "tiny-gpt2@7"),
+    )
+    .unwrap();
+    let (output, report) = pod(&place, "");
+    assert_eq!(output.status.code(), Some(65), "{}", stderr(&output));
+    assert!(
+        report
+            .message
+            .as_ref()
+            .unwrap()
+            .contains("the sweep began with tiny-gpt2@7"),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn a_pod_that_is_told_to_stop_never_exits_with_0() {
+    let place = Place::new(SPEC);
+    ask(&place, SPEC);
+    let hanging = place_of(&place, 1);
+    let mut child = place
+        .command(&["trial"])
+        .env(REQUESTS_VARIABLE, "requests")
+        .env(REPORT_VARIABLE, place.path().join("log"))
+        .env(fault::VARIABLE, format!("hang@trial:{hanging}"))
+        .spawn()
+        .unwrap();
+    wait_for("the first record", || place.documents().len() == 1);
+    wait_for("the second trial", || !children_of(child.id()).is_empty());
+    signal(child.id(), libc::SIGTERM);
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+/// What a preflight or a collection is asked for.
+fn sweep_request(place: &Place, spec: &str) -> SweepRequest {
+    let resource = file::load(spec, "spec.yaml", Scope::Local)
+        .unwrap()
+        .remove(0);
+    SweepRequest {
+        sweep: "tiny".into(),
+        namespace: "default".into(),
+        plan: Plan {
+            models: vec![PinnedModel {
+                name: "tiny".into(),
+                revision: "tiny-gpt2@42".into(),
+            }],
+            ..Plan::default()
+        },
+        runner: recording::runner_identity(),
+        store: contract::StoreAt {
+            target: place.out().display().to_string(),
+            ..contract::StoreAt::default()
+        },
+        spec: resource.spec,
+        ledger: None,
+        chunks: None,
+    }
+}
+
+fn command(place: &Place, name: &str, request: &SweepRequest, index: u32) -> (Output, Vec<u8>) {
+    let log = place.path().join("termination-log");
+    let _ = fs::remove_file(&log);
+    fs::write(
+        place.path().join("requests"),
+        serde_json::to_vec(request).unwrap(),
+    )
+    .unwrap();
+    let output = place
+        .command(&[name])
+        .env(REQUESTS_VARIABLE, "requests")
+        .env(REPORT_VARIABLE, &log)
+        .env(INDEX_VARIABLE, index.to_string())
+        .output()
+        .unwrap();
+    (output, fs::read(log).unwrap_or_default())
+}
+
+#[test]
+fn a_preflight_says_what_each_model_is() {
+    let spec = SPEC.replace("gpus: [0]", "gpus: [1, 2, 5]");
+    let place = Place::untouched(&spec);
+    let mut request = sweep_request(&place, &spec);
+    let (output, log) = command(&place, "preflight", &request, 0);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: PreflightReport = serde_json::from_slice(&log).unwrap();
+    assert_eq!(report.models[0].revision, "tiny-gpt2@42");
+    assert!(report.models[0].max_tokens.unwrap() > 10);
+    // Its heads do not divide by five.
+    assert_eq!(report.models[0].unsupported_gpus, [5]);
+
+    request.spec.design.factors.model[0].source = ModelSource {
+        path: Some("/nowhere".into()),
+        ..ModelSource::default()
+    };
+    let (output, log) = command(&place, "preflight", &request, 0);
+    assert_eq!(output.status.code(), Some(65), "{}", stderr(&output));
+    let report: PreflightReport = serde_json::from_slice(&log).unwrap();
+    assert!(
+        report.message.as_ref().unwrap().contains("/nowhere"),
+        "{report:?}"
+    );
+
+    request.store.target = "s3://".into();
+    let (output, _) = command(&place, "preflight", &request, 0);
+    assert_eq!(output.status.code(), Some(73), "{}", stderr(&output));
+}
+
+#[test]
+fn a_collection_hands_over_the_same_whole_whatever_pod_it_is() {
+    let place = Place::new(SPEC);
+    ask(&place, SPEC);
+    let (output, _) = pod(&place, "");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let mut request = sweep_request(&place, SPEC);
+    // The ledger has trial 3 as failed, and its record is there all the same.
+    let mut ledger = Outcomes::new(8);
+    for index in 0..8 {
+        let outcome = if index == 3 {
+            Outcome::Failed
+        } else {
+            Outcome::Succeeded
+        };
+        ledger.record(index, outcome).unwrap();
+    }
+    request.ledger = Some(ledger.encode());
+    request.chunks = Some(20);
+    let mut parts: Vec<Chunk> = Vec::new();
+    for index in 0..20 {
+        let (output, log) = command(&place, "collect", &request, index);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        if !log.is_empty() {
+            assert!(log.len() <= TERMINATION_MESSAGE_BYTES);
+            parts.push(serde_json::from_slice(&log).unwrap());
+        }
+    }
+    assert_eq!(parts.len(), parts[0].parts as usize);
+    let stream: Vec<u8> = parts
+        .iter()
+        .flat_map(|part| STANDARD.decode(&part.data).unwrap())
+        .collect();
+    assert_eq!(sha256_hex(&stream), parts[0].sha256);
+    let json = miniz_oxide::inflate::decompress_to_vec_zlib(&stream).unwrap();
+    let collected: Collected = serde_json::from_slice(&json).unwrap();
+    assert_eq!(collected.recovered, [(3, Outcome::Succeeded)]);
+    assert_eq!(
+        (
+            collected.results.rows,
+            collected.summary.trials + collected.summary.invalid
+        ),
+        (8, 8)
+    );
+    let manifest = fs::read(place.out().join("manifest.json")).unwrap();
+    assert_eq!(collected.results.sha256, sha256_hex(&manifest));
+    assert!(place.out().join(&collected.results.report).exists());
+
+    request.chunks = Some(0);
+    let (output, log) = command(&place, "collect", &request, 0);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let chunk: Chunk = serde_json::from_slice(&log).unwrap();
+    assert!(
+        chunk
+            .message
+            .unwrap()
+            .contains("termination messages, and there are 0 pods")
+    );
+}
