@@ -1,6 +1,6 @@
 //! What a Job's pods run: requests in a file, and what they have to say in the termination message.
 
-use std::{fs, process::Output};
+use std::{fs, path::Path, process::Output};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use inferbench_crds::{
@@ -320,4 +320,31 @@ fn a_collection_hands_over_the_same_whole_whatever_pod_it_is() {
             .unwrap()
             .contains("termination messages, and there are 0 pods")
     );
+}
+
+/// The operator's golden Jobs hold what this program reads.
+#[test]
+fn the_operators_requests_are_read() {
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../operator/src/controller/build/snapshots");
+    let (mut trials, mut sweeps) = (0, 0);
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("{\"trial\"") {
+                let ask: Ask =
+                    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+                let again =
+                    |ask: &Ask| matches!(ask, Ask::Trial(ask) if ask.remeasure_invalid == 1);
+                assert!(again(&ask), "{line}");
+                trials += 1;
+            } else if let Some(quoted) = line.strip_prefix("inferbench.dev/requests: \"") {
+                let json: String = serde_json::from_str(&format!("\"{quoted}")).unwrap();
+                serde_json::from_str::<SweepRequest>(&json)
+                    .unwrap_or_else(|error| panic!("{error}: {json}"));
+                sweeps += 1;
+            }
+        }
+    }
+    assert!(trials >= 5 && sweeps >= 2, "{trials} {sweeps}");
 }

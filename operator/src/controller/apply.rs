@@ -1,0 +1,305 @@
+//! The only place that talks to the API server. Every call is bounded in time; nothing is read from a cache, so that a
+//! pass decides on what is there.
+
+use std::{future::Future, time::Duration};
+
+use inferbench_crds::{InferenceBenchmark, InferenceBenchmarkStatus};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{
+    Api, Client, Resource,
+    api::{
+        DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+    },
+    core::DeserializeGuard,
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use thiserror::Error;
+
+use super::{names, observe::JobView, patch};
+
+/// Objects in one answer to a list.
+const PAGE: u32 = 500;
+
+/// Why a pass could not go on.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// The API server has not answered in time.
+    #[error("{call}: no answer within {} s", .limit.as_secs())]
+    TimedOut {
+        /// What was asked.
+        call: String,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// The API server refuses, or cannot be reached.
+    #[error("{call}: {source}")]
+    Refused {
+        /// What was asked.
+        call: String,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// The resource has changed since it was read: what was decided is void.
+    #[error("the resource has changed since it was read")]
+    Conflict,
+    /// A Job that the resource does not own has the name of one to create, or one of its own is still going.
+    #[error("there is a Job {name} that is not this resource's, or is being deleted")]
+    Taken {
+        /// The Job.
+        name: String,
+    },
+    /// Another replica leads.
+    #[error("another replica leads")]
+    Deposed,
+}
+
+impl ApplyError {
+    /// One word for metrics.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::TimedOut { .. } => "timeout",
+            Self::Refused { .. } => "refused",
+            Self::Conflict => "conflict",
+            Self::Taken { .. } => "taken",
+            Self::Deposed => "deposed",
+        }
+    }
+}
+
+/// What became of a creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The Job is there: made now, or by an earlier try whose answer was lost.
+    There,
+    /// A quota, or a namespace that is going, leaves no room: wait.
+    NoRoom,
+}
+
+/// The API server.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    limit: Duration,
+}
+
+impl Cluster {
+    /// Through this client, each call within `limit`. The client must not retry by itself: a request that is sent
+    /// again after its answer was lost is for the next pass to sort out.
+    #[must_use]
+    pub const fn new(client: Client, limit: Duration) -> Self {
+        Self { client, limit }
+    }
+
+    async fn call<T>(
+        &self,
+        call: impl Into<String>,
+        answer: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, ApplyError> {
+        let call = call.into();
+        match tokio::time::timeout(self.limit, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => Err(ApplyError::Refused {
+                call,
+                source: Box::new(source),
+            }),
+            Err(_) => Err(ApplyError::TimedOut {
+                call,
+                limit: self.limit,
+            }),
+        }
+    }
+
+    /// The resource as it is now; none where it is gone. Inside, why it cannot be read.
+    ///
+    /// # Errors
+    /// Where the API server does not say.
+    pub async fn resource(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Result<InferenceBenchmark, String>>, ApplyError> {
+        let api: Api<DeserializeGuard<InferenceBenchmark>> =
+            Api::namespaced(self.client.clone(), namespace);
+        let found = self.call("get resource", api.get_opt(name)).await?;
+        Ok(found.map(|guard| guard.0.map_err(|invalid| invalid.error)))
+    }
+
+    /// The Jobs of the resource with this uid, as they are now.
+    ///
+    /// # Errors
+    /// Where the API server does not say.
+    pub async fn jobs(&self, namespace: &str, uid: &str) -> Result<Vec<Job>, ApplyError> {
+        self.list("list Jobs", namespace, uid).await
+    }
+
+    /// The pods of the resource with this uid, as they are now.
+    ///
+    /// # Errors
+    /// Where the API server does not say.
+    pub async fn pods(&self, namespace: &str, uid: &str) -> Result<Vec<Pod>, ApplyError> {
+        self.list("list pods", namespace, uid).await
+    }
+
+    async fn list<K>(&self, call: &str, namespace: &str, uid: &str) -> Result<Vec<K>, ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let selector = format!(
+            "{}={},{}={uid}",
+            names::MANAGED_BY,
+            names::MANAGER,
+            names::UID
+        );
+        let mut params = ListParams::default().labels(&selector).limit(PAGE);
+        let mut items = Vec::new();
+        loop {
+            let page = self.call(call, api.list(&params)).await?;
+            items.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// Writes what has changed in the status, if the resource is still the one that was read. Says whether anything
+    /// was written.
+    ///
+    /// # Errors
+    /// [`ApplyError::Conflict`] where the resource has changed or is gone: whatever else was decided is void. Else,
+    /// where the API server does not take it.
+    pub async fn patch_status(
+        &self,
+        resource: &InferenceBenchmark,
+        status: &InferenceBenchmarkStatus,
+    ) -> Result<bool, ApplyError> {
+        let old = resource.status.clone().unwrap_or_default();
+        // Plain data with string keys always serializes.
+        let [old, new] =
+            [&old, status].map(|status| serde_json::to_value(status).unwrap_or_default());
+        let Some(changes) = patch::diff(&old, &new) else {
+            return Ok(false);
+        };
+        let metadata = &resource.metadata;
+        let body = json!({
+            "metadata": { "resourceVersion": metadata.resource_version, "uid": metadata.uid },
+            "status": changes,
+        });
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let api: Api<DeserializeGuard<InferenceBenchmark>> =
+            Api::namespaced(self.client.clone(), namespace);
+        let params = PatchParams {
+            field_manager: Some(names::MANAGER.into()),
+            ..PatchParams::default()
+        };
+        let body = Patch::Merge(&body);
+        match self
+            .call("patch status", api.patch_status(name, &params, &body))
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(code(&error), Some(404 | 409)) => Err(ApplyError::Conflict),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a Job, if it is still the one with this uid. While it is active its pods go first, and it stays until
+    /// they have; Kubernetes' default would leave them running.
+    ///
+    /// # Errors
+    /// Where the API server does not take it.
+    pub async fn delete_job(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        active: bool,
+    ) -> Result<(), ApplyError> {
+        let api: Api<Job> = Api::namespaced(self.client.clone(), namespace);
+        let propagation = if active {
+            PropagationPolicy::Foreground
+        } else {
+            PropagationPolicy::Background
+        };
+        let params = DeleteParams {
+            propagation_policy: Some(propagation),
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self
+            .call(format!("delete Job {name}"), api.delete(name, &params))
+            .await
+        {
+            Ok(_) => Ok(()),
+            // Gone, another one, or going already: the next look will tell.
+            Err(error) if matches!(code(&error), Some(404 | 409)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates a Job of the resource with this uid.
+    ///
+    /// # Errors
+    /// [`ApplyError::Taken`], or where the API server does not take it.
+    pub async fn create_job(
+        &self,
+        namespace: &str,
+        job: &Job,
+        owner: &str,
+    ) -> Result<Created, ApplyError> {
+        let api: Api<Job> = Api::namespaced(self.client.clone(), namespace);
+        let name = job.metadata.name.as_deref().unwrap_or_default();
+        let params = PostParams {
+            field_manager: Some(names::MANAGER.into()),
+            ..PostParams::default()
+        };
+        match self
+            .call(format!("create Job {name}"), api.create(&params, job))
+            .await
+        {
+            Ok(_) => Ok(Created::There),
+            Err(error) if code(&error) == Some(403) => Ok(Created::NoRoom),
+            Err(error) if code(&error) == Some(409) => {
+                let found = self
+                    .call(format!("get Job {name}"), api.get_opt(name))
+                    .await?;
+                let plan = |job: &Job| {
+                    let annotations = job.metadata.annotations.as_ref()?;
+                    annotations.get(names::PLAN).cloned()
+                };
+                let is_ours = |found: &Job| {
+                    plan(found) == plan(job)
+                        && JobView::of(found, owner).is_some_and(|view| !view.deleting)
+                };
+                if found.as_ref().is_some_and(is_ours) {
+                    Ok(Created::There)
+                } else {
+                    let name = name.to_owned();
+                    Err(ApplyError::Taken { name })
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The HTTP code of a refusal.
+fn code(error: &ApplyError) -> Option<u16> {
+    match error {
+        ApplyError::Refused { source, .. } => match &**source {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        },
+        _ => None,
+    }
+}

@@ -1,0 +1,335 @@
+//! Golden Jobs, and what holds for every one of them.
+
+use inferbench_crds::design::Trial;
+use k8s_openapi::api::batch::v1::Job;
+
+use super::*;
+use crate::controller::fixtures::{fresh, sweep};
+
+const CPU: &str = "
+design:
+  factors:
+    model: [{name: tiny, source: {random: {preset: tiny-llama}}}]
+    batchSize: [1, 4]
+    inputLength: [32]
+    outputLength: [16]
+    gpus: [0]
+  replicates: 2
+runner:
+  resources: {requests: {cpu: '2', memory: 4Gi}}
+  serviceAccountName: bench
+results: {store: {persistentVolumeClaim: {claimName: results, path: runs/first/}}}
+";
+
+const S3: &str = "
+design:
+  factors:
+    model: [{name: gpt2, source: {huggingFace: {repo: openai-community/gpt2}}}]
+    gpus: [1]
+runner:
+  image: ghcr.io/example/runner:1.2.3
+  huggingFaceTokenSecretRef: {name: hf, key: token}
+  env: [{name: HTTPS_PROXY, value: 'http://proxy:3128'}]
+results:
+  store:
+    url: s3://bucket/prefix/
+    endpoint: http://minio.storage:9000
+    region: eu-north-1
+    credentialsSecretRef: {name: bucket}
+";
+
+const EIGHT: &str = "
+design:
+  factors:
+    model:
+      - {name: gpt2, source: {huggingFace: {repo: openai-community/gpt2}}}
+      - {name: llama3-8b, source: {random: {preset: llama3-8b}}}
+    batchSize: [1, 2]
+    inputLength: [128]
+    outputLength: [64, 128]
+    gpus: [1, 8]
+    dtype: [bf16]
+runner:
+  gpuResource: nvidia.com/gpu.shared
+  modelCache: {persistentVolumeClaim: {claimName: models, path: cache}}
+  runtimeClassName: nvidia
+  priorityClassName: batch
+  nodeSelector: {pool: h100}
+  tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
+  affinity:
+    podAntiAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        - {topologyKey: rack, labelSelector: {matchLabels: {app: noisy}}}
+  resources: {limits: {memory: 256Gi}}
+results: {store: {url: 'gs://bucket'}}
+execution: {trialsPerJob: 3, trialTimeout: 1500ms, startupTimeout: 10m, retries: 5}
+measurement: {warmupDuration: 100ms, minDuration: 1s}
+retention: {ttlSecondsAfterFinished: 7200}
+";
+
+const KUEUE: &str = "
+design:
+  factors:
+    model: [{name: gpt2, source: {random: {preset: gpt2}}}]
+    gpus: [2]
+runner: {queueName: research}
+results: {store: {url: 'az://container/prefix'}}
+execution: {colocation: Allow}
+";
+
+const OVERRIDES: &str = "
+design:
+  factors:
+    model: [{name: gpt2, source: {path: /weights/gpt2}}]
+    gpus: [1]
+runner:
+  podOverrides:
+    metadata:
+      labels: {team: research}
+      annotations: {cluster-autoscaler.kubernetes.io/safe-to-evict: 'false'}
+    spec:
+      schedulerName: binpack
+      hostUsers: false
+      imagePullSecrets: [{name: registry}]
+      securityContext: {runAsUser: 1000}
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+            - {topologyKey: rack, labelSelector: {matchLabels: {app: noisy}}}
+      containers:
+        - name: runner
+          imagePullPolicy: Always
+          env: [{name: RUST_LOG, value: debug}]
+          resources: {requests: {cpu: '8'}}
+          volumeMounts: [{name: weights, mountPath: /weights, readOnly: true}]
+      initContainers:
+        - {name: warm, image: 'busybox:1.37', command: [ls, /weights], securityContext: {readOnlyRootFilesystem: false}}
+      volumes:
+        - {name: weights, persistentVolumeClaim: {claimName: weights}}
+results: {store: {url: 's3://bucket'}}
+";
+
+const ALL: [&str; 5] = [CPU, S3, EIGHT, KUEUE, OVERRIDES];
+
+fn yaml(job: &Job) -> String {
+    serde_saphyr::to_string(job).expect("YAML")
+}
+
+fn first(spec: &str, gpus: u32, count: usize) -> Job {
+    let sweep = sweep(spec);
+    let chosen: Vec<Trial> = sweep
+        .expansion
+        .trials()
+        .filter(|trial| trial.combination.gpus == gpus)
+        .filter(|trial| trial.combination.model.name != "llama3-8b")
+        .take(count)
+        .collect();
+    assert_eq!(chosen.len(), count);
+    trials(&sweep, &chosen)
+}
+
+#[test]
+fn golden_trial_on_cpu_with_a_claim() {
+    insta::assert_snapshot!(yaml(&first(CPU, 0, 1)));
+}
+
+#[test]
+fn golden_trial_with_s3() {
+    insta::assert_snapshot!(yaml(&first(S3, 1, 1)));
+}
+
+#[test]
+fn golden_trials_on_eight_gpus() {
+    insta::assert_snapshot!(yaml(&first(EIGHT, 8, 3)));
+}
+
+#[test]
+fn golden_trial_with_kueue() {
+    insta::assert_snapshot!(yaml(&first(KUEUE, 2, 1)));
+}
+
+#[test]
+fn golden_trial_with_overrides() {
+    insta::assert_snapshot!(yaml(&first(OVERRIDES, 1, 1)));
+}
+
+#[test]
+fn golden_preflight() {
+    insta::assert_snapshot!(yaml(&preflight(&fresh(S3), 1)));
+}
+
+#[test]
+fn golden_collector() {
+    insta::assert_snapshot!(yaml(&collector(&sweep(CPU), "KQg=", 1, 2)));
+}
+
+/// Every kind of Job of every spec.
+fn every() -> Vec<(Job, Role)> {
+    let mut jobs = Vec::new();
+    for spec in ALL {
+        let sweep = sweep(spec);
+        let group: Vec<Trial> = sweep.expansion.trials().take(1).collect();
+        jobs.push((preflight(&sweep, 1), Role::Preflight));
+        jobs.push((trials(&sweep, &group), Role::Trial));
+        jobs.push((collector(&sweep, "", 0, 1), Role::Collector));
+    }
+    jobs
+}
+
+#[test]
+fn every_job_is_ours_and_kept_within_the_restricted_standard() {
+    for (job, role) in every() {
+        let owner = &job.metadata.owner_references.as_ref().expect("an owner")[0];
+        assert_eq!(
+            (owner.controller, owner.block_owner_deletion),
+            (Some(true), None)
+        );
+        let labels = job.metadata.labels.as_ref().expect("labels");
+        assert_eq!(labels[names::MANAGED_BY], names::MANAGER);
+        assert_eq!(labels[names::COMPONENT], role.as_str());
+        let spec = job.spec.as_ref().expect("a spec");
+        assert_eq!(spec.suspend, None, "suspend is Kueue's");
+        assert_eq!(
+            spec.active_deadline_seconds, None,
+            "it would count time in a queue"
+        );
+        assert_eq!(spec.parallelism, Some(1));
+        let pod_labels = spec
+            .template
+            .metadata
+            .as_ref()
+            .and_then(|data| data.labels.as_ref());
+        for (key, value) in labels {
+            assert_eq!(
+                pod_labels.and_then(|labels| labels.get(key)),
+                Some(value),
+                "{key}"
+            );
+        }
+        let pod = spec.template.spec.as_ref().expect("a pod");
+        assert_eq!(pod.automount_service_account_token, Some(false));
+        assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
+        assert_eq!(
+            (pod.host_network, pod.host_pid, pod.host_ipc),
+            (None, None, None)
+        );
+        let security = pod.security_context.as_ref().expect("a security context");
+        assert_eq!(security.run_as_non_root, Some(true));
+        assert_eq!(
+            security
+                .seccomp_profile
+                .as_ref()
+                .map(|it| it.type_.as_str()),
+            Some("RuntimeDefault")
+        );
+        for container in pod
+            .containers
+            .iter()
+            .chain(pod.init_containers.iter().flatten())
+        {
+            let security = container
+                .security_context
+                .as_ref()
+                .expect("a security context");
+            assert_eq!(security.allow_privilege_escalation, Some(false));
+            let drop = security
+                .capabilities
+                .as_ref()
+                .and_then(|it| it.drop.clone());
+            assert_eq!(drop, Some(vec!["ALL".to_owned()]));
+        }
+    }
+}
+
+#[test]
+fn only_trials_ask_for_gpus_and_shun_each_other() {
+    for (job, role) in every() {
+        let pod = job.spec.expect("a spec").template.spec.expect("a pod");
+        let gpus = pod.containers[0]
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.limits.as_ref())
+            .is_some_and(|limits| limits.keys().any(|name| name.starts_with("nvidia.com/")));
+        if role != Role::Trial {
+            assert!(!gpus);
+            assert_eq!(pod.runtime_class_name, None);
+        }
+        let terms = pod
+            .affinity
+            .and_then(|affinity| affinity.pod_anti_affinity)
+            .and_then(|apart| apart.required_during_scheduling_ignored_during_execution)
+            .unwrap_or_default();
+        let ours = terms
+            .iter()
+            .filter(|term| {
+                term.topology_key == "kubernetes.io/hostname" && term.namespace_selector.is_some()
+            })
+            .count();
+        let queued = job
+            .metadata
+            .labels
+            .expect("labels")
+            .contains_key(names::QUEUE);
+        // Of these specs, the one with a queue allows neighbours.
+        assert_eq!(ours, usize::from(role == Role::Trial && !queued));
+    }
+}
+
+#[test]
+fn credentials_are_only_referred_to() {
+    let text = yaml(&first(S3, 1, 1));
+    assert!(text.contains("secretKeyRef") && text.contains("secretRef"));
+    let pod = first(S3, 1, 1)
+        .spec
+        .expect("a spec")
+        .template
+        .spec
+        .expect("a pod");
+    let token = pod.containers[0]
+        .env
+        .iter()
+        .flatten()
+        .find(|env| env.name == "HF_TOKEN");
+    assert_eq!(token.and_then(|token| token.value.clone()), None);
+}
+
+#[test]
+fn a_jobs_annotations_hold_the_largest_group() {
+    let wide = CPU
+        .replace("replicates: 2", "replicates: 20")
+        .replace("[1, 4]", &format!("{:?}", (1..=60).collect::<Vec<_>>()))
+        + "execution: {trialsPerJob: 1000}\n";
+    let sweep = sweep(&wide);
+    let most = request::trials_per_job(&sweep);
+    assert!((100..1_000).contains(&most), "{most}");
+    let group: Vec<Trial> = sweep.expansion.trials().take(most).collect();
+    let requests = request::of_trials(&sweep, &group);
+    assert!(requests.len() <= request::MOST_BYTES, "{}", requests.len());
+    assert_eq!(requests.lines().count(), most);
+    assert_eq!(
+        request::trials_per_job(&fresh(&wide)),
+        most,
+        "pinning changes nothing"
+    );
+}
+
+#[test]
+fn the_number_of_chunks_follows_the_design() {
+    assert_eq!(chunks(&sweep(S3), 0), 2);
+    assert!(chunks(&sweep(EIGHT), 0) <= 3);
+    let levels: Vec<u32> = (1..=64).collect();
+    let wide = S3.replace(
+        "gpus: [1]",
+        &format!("gpus: [1]\n    inputLength: {levels:?}\n    outputLength: {levels:?}"),
+    );
+    let widest = chunks(&sweep(&wide), 0);
+    assert!((3..=8).contains(&widest), "{widest}");
+    assert!(chunks(&sweep(&wide), 4_096) > widest);
+}
+
+#[test]
+fn the_same_sweep_makes_the_same_job() {
+    for spec in ALL {
+        assert_eq!(preflight(&sweep(spec), 1), preflight(&sweep(spec), 1));
+    }
+}

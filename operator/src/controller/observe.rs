@@ -1,0 +1,250 @@
+//! From Kubernetes objects to the plain data that planning looks at.
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobCondition},
+        core::v1::{ContainerStatus, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
+
+use super::names::{self, Role};
+
+/// A Job of a sweep.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobView {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// What it is for.
+    pub role: Role,
+    /// Its trials' indices in the order in which they run; empty unless it measures.
+    pub trials: Vec<u32>,
+    /// The GPUs of its pod: the shape that the scheduler has to find room for.
+    pub gpus: u32,
+    /// How often this was tried, from 1.
+    pub attempt: u32,
+    /// Of a collection: the hash of what it collects from.
+    pub inputs: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it was started: Kueue may have held it suspended before.
+    pub started: Option<Timestamp>,
+    /// Whether it is held suspended.
+    pub suspended: bool,
+    /// How it ended.
+    pub end: Option<End>,
+    /// Whether it is being deleted, and still there.
+    pub deleting: bool,
+}
+
+/// How a Job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// When.
+    pub at: Timestamp,
+    /// Whether it completed; else it failed.
+    pub complete: bool,
+    /// The reason of its condition, such as `PodFailurePolicy`.
+    pub reason: String,
+}
+
+/// The phase of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodPhase {
+    /// Its container has not been started.
+    Pending,
+    /// Its container runs.
+    Running,
+    /// Its container ended with exit code 0.
+    Succeeded,
+    /// It ended otherwise.
+    Failed,
+}
+
+/// A pod of a sweep's Job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Its name.
+    pub name: String,
+    /// The uid of its Job.
+    pub job: String,
+    /// Its completion index, in an Indexed Job.
+    pub index: Option<u32>,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it was given a node.
+    pub scheduled: Option<Timestamp>,
+    /// Whether it is being deleted, and still there.
+    pub deleting: bool,
+    /// Its phase.
+    pub phase: PodPhase,
+    /// Why it does not start, where that is known: reason and message.
+    pub stuck: Option<(String, String)>,
+    /// Whether its container ever ran.
+    pub ran: bool,
+    /// The exit code of its container.
+    pub exit_code: Option<i32>,
+    /// Why it ended: the pod's reason (`DeadlineExceeded`, `Evicted`), else its container's (`OOMKilled`, `Error`).
+    pub reason: String,
+    /// Its container's termination message.
+    pub report: String,
+}
+
+impl JobView {
+    /// The Job, if the resource with this uid controls it and it is one of the operator's making.
+    #[must_use]
+    pub fn of(job: &Job, owner: &str) -> Option<Self> {
+        let metadata = &job.metadata;
+        let owners = metadata.owner_references.iter().flatten();
+        let owned = owners
+            .filter(|reference| reference.controller == Some(true))
+            .any(|reference| reference.uid == owner);
+        let label = |key: &str| metadata.labels.as_ref()?.get(key).map(String::as_str);
+        if !owned || label(names::MANAGED_BY) != Some(names::MANAGER) {
+            return None;
+        }
+        let role = Role::parse(label(names::COMPONENT)?)?;
+        let annotation = |key: &str| metadata.annotations.as_ref()?.get(key).map(String::as_str);
+        let trials = match role {
+            Role::Trial => names::read_indices(annotation(names::TRIALS)?)?,
+            Role::Preflight | Role::Collector => Vec::new(),
+        };
+        let status = job.status.as_ref();
+        let conditions = status
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
+        let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let created = created.unwrap_or(Timestamp::UNIX_EPOCH);
+        let suspend = job.spec.as_ref().and_then(|spec| spec.suspend);
+        Some(Self {
+            name: metadata.name.clone()?,
+            uid: metadata.uid.clone()?,
+            role,
+            trials,
+            gpus: label(names::GPUS)
+                .and_then(|gpus| gpus.parse().ok())
+                .unwrap_or(0),
+            attempt: annotation(names::ATTEMPT)
+                .and_then(|attempt| attempt.parse().ok())
+                .unwrap_or(1),
+            inputs: annotation(names::INPUTS).unwrap_or_default().to_owned(),
+            created,
+            started: status
+                .and_then(|status| status.start_time.as_ref())
+                .map(|time| time.0),
+            suspended: suspend == Some(true),
+            end: conditions
+                .iter()
+                .find_map(|condition| end(condition, created)),
+            deleting: metadata.deletion_timestamp.is_some(),
+        })
+    }
+}
+
+fn end(condition: &JobCondition, created: Timestamp) -> Option<End> {
+    let complete = match condition.type_.as_str() {
+        "Complete" => true,
+        "Failed" => false,
+        _ => return None,
+    };
+    let at = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+    (condition.status == "True").then(|| End {
+        at: at(&condition.last_transition_time).unwrap_or(created),
+        complete,
+        reason: condition.reason.clone().unwrap_or_default(),
+    })
+}
+
+/// Reasons for which a container waits and that do not go away by waiting a moment.
+const STUCK: [&str; 7] = [
+    "ImagePullBackOff",
+    "ErrImagePull",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+];
+
+impl PodView {
+    /// The pod, if a Job controls it.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let metadata = &pod.metadata;
+        let owners = metadata.owner_references.iter().flatten();
+        let job = owners
+            .filter(|reference| reference.controller == Some(true) && reference.kind == "Job")
+            .map(|reference| reference.uid.clone())
+            .next()?;
+        let status = pod.status.as_ref();
+        let text = |value: Option<&String>| value.cloned().unwrap_or_default();
+        let containers = status.and_then(|status| status.container_statuses.as_ref());
+        let runner = containers
+            .into_iter()
+            .flatten()
+            .find(|container| container.name == names::CONTAINER);
+        let state = runner.and_then(|runner| runner.state.as_ref());
+        let ended = state.and_then(|state| state.terminated.as_ref());
+        let running = state.is_some_and(|state| state.running.is_some());
+        let conditions = status.and_then(|status| status.conditions.as_ref());
+        let scheduled = conditions
+            .into_iter()
+            .flatten()
+            .find(|condition| condition.type_ == "PodScheduled");
+        let unschedulable = scheduled
+            .filter(|condition| condition.status == "False")
+            .filter(|condition| condition.reason.as_deref() == Some("Unschedulable"))
+            .map(|condition| ("Unschedulable".to_owned(), text(condition.message.as_ref())));
+        let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let created = created.unwrap_or(Timestamp::UNIX_EPOCH);
+        let phase = match status.and_then(|status| status.phase.as_deref()) {
+            Some("Running") => PodPhase::Running,
+            Some("Succeeded") => PodPhase::Succeeded,
+            Some("Failed") => PodPhase::Failed,
+            _ => PodPhase::Pending,
+        };
+        let reason = status
+            .and_then(|status| status.reason.clone())
+            .or_else(|| ended.and_then(|ended| ended.reason.clone()));
+        let index = metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get("batch.kubernetes.io/job-completion-index"));
+        Some(Self {
+            name: text(metadata.name.as_ref()),
+            job,
+            index: index.and_then(|index| index.parse().ok()),
+            created,
+            scheduled: scheduled
+                .filter(|condition| condition.status == "True")
+                .map(|condition| condition.last_transition_time.as_ref())
+                .map(|time| time.map_or(created, |time| time.0)),
+            deleting: metadata.deletion_timestamp.is_some(),
+            phase,
+            stuck: unschedulable
+                .or_else(|| runner.and_then(waits))
+                .filter(|_| phase == PodPhase::Pending),
+            ran: running || ended.is_some(),
+            exit_code: ended.map(|ended| ended.exit_code),
+            reason: reason.unwrap_or_default(),
+            report: ended
+                .and_then(|ended| ended.message.clone())
+                .unwrap_or_default(),
+        })
+    }
+}
+
+fn waits(container: &ContainerStatus) -> Option<(String, String)> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.clone()?;
+    let message = waiting.message.clone().unwrap_or_default();
+    STUCK
+        .contains(&reason.as_str())
+        .then_some((reason, message))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! What is read from Jobs and pods, and what is not ours.
+
+use serde_json::json;
+
+use super::*;
+use crate::controller::{
+    build,
+    fixtures::{UID, sweep},
+};
+
+const SPEC: &str = "
+design: {factors: {model: [{name: gpt2, source: {random: {preset: gpt2}}}], gpus: [2], batchSize: [1, 2]}}
+results: {store: {url: 's3://bucket'}}
+execution: {trialsPerJob: 2}
+";
+
+/// A built Job as the API server hands it out.
+fn stored(mut job: Job) -> Job {
+    job.metadata.uid = Some("job-1".into());
+    job.metadata.creation_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().expect("a time")));
+    job
+}
+
+fn trials() -> Job {
+    let sweep = sweep(SPEC);
+    let trials: Vec<_> = sweep.expansion.trials().collect();
+    stored(build::trials(&sweep, &trials))
+}
+
+#[test]
+fn what_was_built_is_read_back() {
+    let view = JobView::of(&trials(), UID).expect("ours");
+    assert_eq!(view.role, Role::Trial);
+    assert_eq!((view.gpus, view.trials.len()), (2, 2));
+    assert_eq!(
+        (view.end, view.suspended, view.deleting),
+        (None, false, false)
+    );
+    let sweep = sweep(SPEC);
+    let preflight = JobView::of(&stored(build::preflight(&sweep, 3)), UID).expect("ours");
+    assert_eq!((preflight.role, preflight.attempt), (Role::Preflight, 3));
+    let collector = JobView::of(&stored(build::collector(&sweep, "", 0, 2)), UID).expect("ours");
+    assert_eq!((collector.role, collector.attempt), (Role::Collector, 2));
+    assert_eq!(collector.inputs, sweep.inputs(""));
+}
+
+#[test]
+fn jobs_of_others_are_not_seen() {
+    assert_eq!(JobView::of(&trials(), "another-uid"), None);
+    let mut orphan = trials();
+    orphan.metadata.owner_references = None;
+    assert_eq!(JobView::of(&orphan, UID), None);
+    let mut foreign = trials();
+    foreign.metadata.labels = None;
+    assert_eq!(JobView::of(&foreign, UID), None);
+    let mut broken = trials();
+    broken.metadata.annotations = Some([(names::TRIALS.to_owned(), "x".to_owned())].into());
+    assert_eq!(JobView::of(&broken, UID), None);
+}
+
+#[test]
+fn a_job_has_ended_when_its_condition_is_true() {
+    let with = |conditions: serde_json::Value| {
+        let mut job = trials();
+        job.status =
+            Some(serde_json::from_value(json!({ "conditions": conditions })).expect("a status"));
+        JobView::of(&job, UID).expect("ours").end
+    };
+    assert_eq!(
+        with(json!([{"type": "FailureTarget", "status": "True"}])),
+        None
+    );
+    assert_eq!(with(json!([{"type": "Complete", "status": "False"}])), None);
+    let end = with(json!([{
+        "type": "Failed", "status": "True", "reason": "PodFailurePolicy", "lastTransitionTime": "2026-01-01T00:01:00Z",
+    }]))
+    .expect("ended");
+    assert!(!end.complete && end.reason == "PodFailurePolicy");
+    assert_eq!(end.at, "2026-01-01T00:01:00Z".parse().expect("a time"));
+    assert!(
+        with(json!([{"type": "Complete", "status": "True"}]))
+            .expect("ended")
+            .complete
+    );
+}
+
+fn pod(status: serde_json::Value) -> PodView {
+    let pod = json!({
+        "metadata": {
+            "name": "p", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "annotations": {"batch.kubernetes.io/job-completion-index": "3"},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "job-1", "controller": true}],
+        },
+        "status": status,
+    });
+    PodView::of(&serde_json::from_value(pod).expect("a pod")).expect("a Job's")
+}
+
+#[test]
+fn a_pod_that_has_ended_says_why() {
+    let killed = pod(json!({
+        "phase": "Failed",
+        "containerStatuses": [
+            {"name": "sidecar", "image": "", "imageID": "", "ready": false, "restartCount": 0},
+            {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+             "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "{}"}}},
+        ],
+    }));
+    assert_eq!(
+        (killed.phase, killed.exit_code, killed.ran),
+        (PodPhase::Failed, Some(137), true)
+    );
+    assert_eq!(
+        (killed.reason.as_str(), killed.report.as_str(), killed.index),
+        ("OOMKilled", "{}", Some(3))
+    );
+    let late = pod(json!({
+        "phase": "Failed", "reason": "DeadlineExceeded",
+        "containerStatuses": [
+            {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+             "state": {"terminated": {"exitCode": 1, "reason": "Error"}}},
+        ],
+    }));
+    assert_eq!(late.reason, "DeadlineExceeded");
+}
+
+#[test]
+fn a_pod_that_does_not_start_says_why() {
+    let unschedulable = pod(json!({
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}],
+    }));
+    assert_eq!(
+        unschedulable.stuck,
+        Some(("Unschedulable".into(), "0/3 nodes".into()))
+    );
+    assert_eq!(unschedulable.scheduled, None);
+    let gated = pod(json!({
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}],
+    }));
+    assert_eq!(gated.stuck, None);
+    let waiting = |reason: &str| {
+        pod(json!({
+            "phase": "Pending",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z"},
+            ],
+            "containerStatuses": [
+                {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                 "state": {"waiting": {"reason": reason, "message": "why"}}},
+            ],
+        }))
+    };
+    let pulling = waiting("ImagePullBackOff");
+    assert_eq!(
+        pulling.stuck,
+        Some(("ImagePullBackOff".into(), "why".into()))
+    );
+    assert_eq!(
+        pulling.scheduled,
+        Some("2026-01-01T00:00:05Z".parse().expect("a time"))
+    );
+    assert_eq!(waiting("ContainerCreating").stuck, None);
+}
+
+#[test]
+fn a_pod_without_a_job_is_not_seen() {
+    assert_eq!(PodView::of(&Pod::default()), None);
+}

@@ -1,0 +1,353 @@
+//! What `runner.podOverrides` may not do, by field. Whoever may create an `InferenceBenchmark` is not thereby allowed
+//! to reach the node, nor to change what is measured and how it is accounted for.
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::{Map, Value};
+
+use inferbench_crds::Violation;
+
+use super::{
+    build::{GPU_RESOURCE, MOUNTS, REQUESTS_FOLDER, RESERVED_ENV},
+    names,
+};
+
+/// Where the overrides stand in the resource.
+const ROOT: &str = "spec.runner.podOverrides";
+
+/// Fields of the pod that the operator alone decides on.
+const POD: [(&str, &str); 6] = [
+    ("restartPolicy", "a pod that ended is replaced by its Job"),
+    ("activeDeadlineSeconds", "it follows from execution"),
+    ("ephemeralContainers", "a template has none"),
+    (
+        "nodeName",
+        "it would go round the scheduler: use nodeSelector",
+    ),
+    ("serviceAccount", "use runner.serviceAccountName"),
+    ("serviceAccountName", "use runner.serviceAccountName"),
+];
+
+/// Fields of the container that measures that the operator alone decides on.
+const RUNNER: [(&str, &str); 9] = [
+    ("image", "use runner.image, which becomes part of the plan"),
+    ("command", "it is what measures"),
+    ("args", "it is what measures"),
+    ("envFrom", "use runner.env"),
+    ("restartPolicy", "a pod that ended is replaced by its Job"),
+    ("terminationMessagePath", "the operator reads it"),
+    ("terminationMessagePolicy", "the operator reads it"),
+    ("stdin", "it is what measures"),
+    ("tty", "it is what measures"),
+];
+
+/// Everything that overrides do and may not. `gpu_resource` is the sweep's.
+#[must_use]
+pub fn check(overrides: &Value, gpu_resource: Option<&str>) -> Vec<Violation> {
+    let mut found = Found(Vec::new());
+    let Some(template) = overrides.as_object() else {
+        found.add(ROOT, "is not an object");
+        return found.0;
+    };
+    match serde_json::from_value::<PodTemplateSpec>(overrides.clone()) {
+        Err(error) => found.add(ROOT, format!("is no patch of a pod template: {error}")),
+        Ok(parsed) => {
+            let known = serde_json::to_value(parsed).unwrap_or_default();
+            found.unknown(overrides, &known, ROOT);
+        }
+    }
+    found.metadata(template);
+    if let Some(Value::Object(pod)) = template.get("spec") {
+        found.pod(pod, gpu_resource.unwrap_or(GPU_RESOURCE));
+    }
+    found.0
+}
+
+struct Found(Vec<Violation>);
+
+impl Found {
+    fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Violation {
+            path: path.into(),
+            message: message.into(),
+        });
+    }
+
+    /// What did not survive being read as a pod template: fields that there are not, and nulls, which would change
+    /// nothing.
+    fn unknown(&mut self, given: &Value, known: &Value, path: &str) {
+        match (given, known) {
+            (Value::Object(given), known) => {
+                for (name, value) in given {
+                    let path = format!("{path}.{name}");
+                    match known.get(name) {
+                        Some(known) => self.unknown(value, known, &path),
+                        None if value.is_null() => {
+                            self.add(
+                                path,
+                                "is null: an override adds or replaces, it cannot remove",
+                            );
+                        }
+                        None => self.add(path, "is not a field of a pod template"),
+                    }
+                }
+            }
+            (Value::Array(given), Value::Array(known)) => {
+                for (index, (given, known)) in given.iter().zip(known).enumerate() {
+                    self.unknown(given, known, &format!("{path}[{index}]"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn metadata(&mut self, template: &Map<String, Value>) {
+        let Some(Value::Object(metadata)) = template.get("metadata") else {
+            return;
+        };
+        for (name, value) in metadata {
+            let path = format!("{ROOT}.metadata.{name}");
+            if !matches!(name.as_str(), "labels" | "annotations") {
+                self.add(
+                    path,
+                    "is not allowed: of metadata, labels and annotations are",
+                );
+                continue;
+            }
+            for key in value.as_object().into_iter().flat_map(Map::keys) {
+                if is_reserved(key) {
+                    self.add(format!("{path}[{key}]"), "is reserved");
+                }
+            }
+        }
+    }
+
+    fn pod(&mut self, pod: &Map<String, Value>, gpu_resource: &str) {
+        let path = format!("{ROOT}.spec");
+        for (field, why) in POD {
+            if pod.contains_key(field) {
+                self.add(format!("{path}.{field}"), format!("is not allowed: {why}"));
+            }
+        }
+        for field in ["hostNetwork", "hostPID", "hostIPC", "hostUsers"] {
+            if pod.get(field) == Some(&Value::Bool(true)) {
+                self.add(
+                    format!("{path}.{field}"),
+                    "is not allowed: it shares a namespace of the node",
+                );
+            }
+        }
+        self.security(pod, &path);
+        for (index, volume) in items(pod, "volumes") {
+            let path = format!("{path}.volumes[{index}]");
+            if volume.contains_key("hostPath") {
+                self.add(
+                    format!("{path}.hostPath"),
+                    "is not allowed: it is a folder of the node",
+                );
+            }
+            let name = text(volume, "name");
+            if name.is_empty() {
+                self.add(format!("{path}.name"), "is required");
+            } else if name.starts_with(names::VOLUME_PREFIX) {
+                self.add(
+                    format!("{path}.name"),
+                    format!(
+                        "{name:?} is reserved, as is all that begins with {}",
+                        names::VOLUME_PREFIX
+                    ),
+                );
+            }
+        }
+        for list in ["containers", "initContainers"] {
+            for (index, container) in items(pod, list) {
+                self.container(
+                    container,
+                    &format!("{path}.{list}[{index}]"),
+                    list,
+                    gpu_resource,
+                );
+            }
+        }
+    }
+
+    fn container(
+        &mut self,
+        container: &Map<String, Value>,
+        path: &str,
+        list: &str,
+        gpu_resource: &str,
+    ) {
+        let name = text(container, "name");
+        if name.is_empty() {
+            self.add(format!("{path}.name"), "is required");
+        }
+        self.security(container, path);
+        for (index, port) in items(container, "ports") {
+            if port.contains_key("hostPort") {
+                self.add(
+                    format!("{path}.ports[{index}].hostPort"),
+                    "is not allowed: it is a port of the node",
+                );
+            }
+        }
+        for side in ["limits", "requests"] {
+            let amounts = container.get("resources").and_then(|all| all.get(side));
+            if amounts.is_some_and(|amounts| amounts.get(gpu_resource).is_some()) {
+                self.add(
+                    format!("{path}.resources.{side}[{gpu_resource}]"),
+                    "is not allowed: GPUs come from the design",
+                );
+            }
+        }
+        if name != names::CONTAINER {
+            return;
+        }
+        if list == "initContainers" {
+            self.add(format!("{path}.name"), "\"runner\" is reserved");
+            return;
+        }
+        for (field, why) in RUNNER {
+            if container.contains_key(field) {
+                self.add(format!("{path}.{field}"), format!("is not allowed: {why}"));
+            }
+        }
+        for (index, env) in items(container, "env") {
+            let name = text(env, "name");
+            if is_reserved_env(name) {
+                self.add(
+                    format!("{path}.env[{index}].name"),
+                    format!("{name:?} is reserved"),
+                );
+            }
+        }
+        for (index, mount) in items(container, "volumeMounts") {
+            let path = format!("{path}.volumeMounts[{index}]");
+            let at = text(mount, "mountPath");
+            if hides(at) {
+                self.add(
+                    format!("{path}.mountPath"),
+                    format!(
+                        "{at:?} is where the operator mounts its own: {}",
+                        MOUNTS.join(", ")
+                    ),
+                );
+            }
+        }
+    }
+
+    /// The security context of a pod or a container.
+    fn security(&mut self, of: &Map<String, Value>, path: &str) {
+        let Some(Value::Object(security)) = of.get("securityContext") else {
+            return;
+        };
+        let path = format!("{path}.securityContext");
+        let yes = Value::Bool(true);
+        let is = |field: &str, value: &Value| security.get(field) == Some(value);
+        if is("privileged", &yes) {
+            self.add(format!("{path}.privileged"), "is not allowed");
+        }
+        if is("allowPrivilegeEscalation", &yes) {
+            self.add(format!("{path}.allowPrivilegeEscalation"), "is not allowed");
+        }
+        for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+            if is(field, &Value::from(0)) {
+                self.add(format!("{path}.{field}"), "is root, which is not allowed");
+            }
+        }
+        if let Some(groups) = security.get("supplementalGroups").and_then(Value::as_array)
+            && groups.contains(&Value::from(0))
+        {
+            self.add(
+                format!("{path}.supplementalGroups"),
+                "has root's, which is not allowed",
+            );
+        }
+        if is("runAsNonRoot", &Value::Bool(false)) {
+            self.add(
+                format!("{path}.runAsNonRoot"),
+                "is false, which is not allowed",
+            );
+        }
+        // Also what to drop: the list would take the place of ours, which drops all.
+        if security.contains_key("capabilities") {
+            self.add(format!("{path}.capabilities"), "is not allowed");
+        }
+        if security
+            .get("procMount")
+            .is_some_and(|mount| mount != "Default")
+        {
+            self.add(format!("{path}.procMount"), "is not allowed");
+        }
+        for profile in ["seccompProfile", "appArmorProfile"] {
+            let kind = security
+                .get(profile)
+                .and_then(|profile| profile.get("type"));
+            if kind.is_some_and(|kind| kind == "Unconfined") {
+                self.add(
+                    format!("{path}.{profile}.type"),
+                    "is Unconfined, which is not allowed",
+                );
+            }
+        }
+        if security.contains_key("windowsOptions") {
+            self.add(format!("{path}.windowsOptions"), "is not allowed");
+        }
+        if security.contains_key("sysctls") {
+            self.add(format!("{path}.sysctls"), "is not allowed");
+        }
+    }
+}
+
+/// Whether an environment variable is the operator's to set.
+#[must_use]
+pub fn is_reserved_env(name: &str) -> bool {
+    name.starts_with("INFERBENCH_") || RESERVED_ENV.contains(&name)
+}
+
+/// Whether a label or annotation is ours, or that of a controller whose work depends on it.
+fn is_reserved(key: &str) -> bool {
+    const OWNERS: [&str; 3] = ["inferbench.dev", "batch.kubernetes.io", "kueue.x-k8s.io"];
+    const KEYS: [&str; 5] = [
+        names::APP,
+        names::MANAGED_BY,
+        names::COMPONENT,
+        "job-name",
+        "controller-uid",
+    ];
+    let owner = key.split_once('/').map_or("", |(owner, _)| owner);
+    OWNERS.contains(&owner) || KEYS.contains(&key)
+}
+
+/// Whether a mount at this path would take the place of one of the operator's, lie over it, or change what a pod is
+/// asked for.
+fn hides(path: &str) -> bool {
+    let parts = |path: &str| -> Vec<String> {
+        let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+        parts.map(str::to_owned).collect()
+    };
+    let given = parts(path);
+    given.iter().any(|part| part == "..")
+        || given.starts_with(&parts(REQUESTS_FOLDER))
+        || MOUNTS.iter().any(|own| parts(own).starts_with(&given))
+}
+
+fn items<'a>(
+    object: &'a Map<String, Value>,
+    list: &str,
+) -> impl Iterator<Item = (usize, &'a Map<String, Value>)> {
+    let list = object.get(list).and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .enumerate()
+        .filter_map(|(index, item)| Some((index, item.as_object()?)))
+}
+
+fn text<'a>(object: &'a Map<String, Value>, field: &str) -> &'a str {
+    object
+        .get(field)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,414 @@
+//! What is to be done next: a pure function of a sweep, what its status records, its Jobs and pods, and the time. A
+//! trial's state is derived and never stored: in the ledger it has ended, in an unfinished Job it is active, else it
+//! waits.
+
+mod collection;
+mod preflight;
+mod trials;
+
+use std::time::Duration;
+
+use inferbench_crds::{
+    Outcome, contract::Collected, ledger::Outcomes, spec::OnFailure, status::PinnedModel,
+};
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    observe::{JobView, PodPhase, PodView},
+    sweep::Sweep,
+};
+
+/// How long the pods of a Job that has ended are waited for: the watch on pods may lag behind that on Jobs.
+const GRACE: Duration = Duration::from_secs(60);
+/// The shortest and longest wait between two attempts at a preflight or a collection.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1_800));
+
+/// What a sweep's status records, apart from its plan.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// How trials ended.
+    pub ledger: Outcomes,
+    /// What the results that stand in the status were collected from; empty where there are none.
+    pub inputs: String,
+}
+
+/// Something to do. They are carried out in the order in which they stand: what is recorded first, then deletions,
+/// then creations; where the record cannot be written, nothing after it happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Record what the models were resolved to.
+    Pin(Vec<PinnedModel>),
+    /// Record how trials ended.
+    Record(Vec<Ended>),
+    /// Record what a collection from `inputs` has handed over.
+    Collect {
+        /// What it handed over.
+        collected: Box<Collected>,
+        /// The hash of plan, objectives and the ledger as it is afterwards.
+        inputs: String,
+    },
+    /// Delete a Job.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Its uid: another Job of the same name is left alone.
+        uid: String,
+        /// Whether it is still running: its pods have to go first then, and before it is forgotten.
+        active: bool,
+    },
+    /// Create a Job.
+    Create(Create),
+    /// Look again after so long, if nothing happens before.
+    Wait(Duration),
+}
+
+/// A Job to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Create {
+    /// The preflight, for the nth time.
+    Preflight(u32),
+    /// One that measures these trials.
+    Trials(Vec<u32>),
+    /// The collection, for the nth time.
+    Collector(u32),
+}
+
+/// How a trial ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The trial.
+    pub index: u32,
+    /// How.
+    pub outcome: Outcome,
+    /// Why, where it failed.
+    pub why: String,
+}
+
+/// Where a sweep stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It is being checked.
+    Preflight,
+    /// Its trials run.
+    Measuring,
+    /// Its results are being collected.
+    Collecting,
+    /// All is done that could be.
+    Finished,
+}
+
+/// Something that keeps a sweep from going on, and that a person may have to see to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// One word, as a condition's reason.
+    pub reason: String,
+    /// What it is, and what to look at.
+    pub message: String,
+}
+
+/// What is to be done, and what there is to say about it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is to be done, in this order.
+    pub actions: Vec<Action>,
+    /// The ledger as the actions leave it.
+    pub ledger: Outcomes,
+    /// How many trials ended in which way, after the actions.
+    pub tally: Tally,
+    /// Where the sweep stands.
+    pub phase: Phase,
+    /// Whether more trials have failed than `execution` allows.
+    pub over_budget: bool,
+    /// Trials in Jobs that have not ended.
+    pub active: u32,
+    /// Whether a pod runs.
+    pub running: bool,
+    /// What keeps it from going on.
+    pub problem: Option<Problem>,
+    /// What the Jobs that have just been recorded say of their trials.
+    pub measured: Measured,
+}
+
+/// What the Jobs that have just been recorded say of their trials.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// Trials whose records were found rather than made.
+    pub reused: u32,
+    /// The highest output throughput, in tokens/s.
+    pub best: Option<f64>,
+    /// How long their Jobs took, from start to end.
+    pub took: Duration,
+    /// How many trials these Jobs measured.
+    pub trials: u32,
+}
+
+/// How many trials ended in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally([u32; Outcome::ALL.len()]);
+
+impl Tally {
+    /// Counts a ledger.
+    #[must_use]
+    pub fn of(ledger: &Outcomes) -> Self {
+        let mut tally = Self::default();
+        for (_, outcome) in ledger.iter() {
+            tally.add(outcome);
+        }
+        tally
+    }
+
+    fn add(&mut self, outcome: Outcome) {
+        if let Some(count) = self.0.get_mut(usize::from(outcome.code()) - 1) {
+            *count += 1;
+        }
+    }
+
+    /// How many ended so.
+    #[must_use]
+    pub fn count(&self, outcome: Outcome) -> u32 {
+        let count = self.0.get(usize::from(outcome.code()) - 1);
+        count.copied().unwrap_or(0)
+    }
+
+    /// How many ended at all.
+    #[must_use]
+    pub fn ended(&self) -> u32 {
+        self.0.iter().sum()
+    }
+}
+
+/// What is to be done next.
+#[must_use]
+pub fn plan(
+    sweep: &Sweep,
+    known: &Known,
+    jobs: &[JobView],
+    pods: &[PodView],
+    now: Timestamp,
+) -> Plan {
+    let mut pass = Pass {
+        sweep,
+        jobs,
+        pods,
+        now,
+        ledger: known.ledger.clone(),
+        ended: Vec::new(),
+        pinned: None,
+        collected: None,
+        deletes: Vec::new(),
+        creates: Vec::new(),
+        wait: None,
+        problem: None,
+        measured: Measured::default(),
+    };
+    let phase;
+    let mut active = 0;
+    if sweep.is_pinned() {
+        pass.forget_preflights();
+        let live = pass.trials();
+        let tally = Tally::of(&pass.ledger);
+        active = live.trials();
+        let all_ended = tally.ended() >= sweep.expansion.len();
+        if !all_ended && !is_over_budget(sweep, tally) {
+            pass.forget_collectors(None);
+            pass.create_trials(&live);
+            phase = Phase::Measuring;
+        } else if live.is_empty() {
+            phase = pass.collection(&known.inputs);
+        } else {
+            phase = Phase::Measuring;
+        }
+    } else {
+        pass.preflight();
+        phase = Phase::Preflight;
+    }
+    let tally = Tally::of(&pass.ledger);
+    Plan {
+        tally,
+        phase,
+        over_budget: is_over_budget(sweep, tally),
+        active,
+        running: pods.iter().any(|pod| pod.phase == PodPhase::Running),
+        actions: pass.actions(),
+        ledger: pass.ledger,
+        problem: pass.problem,
+        measured: pass.measured,
+    }
+}
+
+/// Whether more trials have failed than `execution` allows.
+fn is_over_budget(sweep: &Sweep, tally: Tally) -> bool {
+    let execution = &sweep.spec.execution;
+    let failed = u64::from(tally.count(Outcome::Failed));
+    let percent = u64::from(execution.max_failed_percent.max(0).unsigned_abs());
+    let all = u64::from(sweep.expansion.len());
+    failed * 100 > percent * all || (execution.on_failure == OnFailure::Stop && failed > 0)
+}
+
+/// A pass over a sweep: what is seen, and what has been decided so far.
+struct Pass<'a> {
+    sweep: &'a Sweep,
+    jobs: &'a [JobView],
+    pods: &'a [PodView],
+    now: Timestamp,
+    ledger: Outcomes,
+    ended: Vec<Ended>,
+    pinned: Option<Vec<PinnedModel>>,
+    collected: Option<(Box<Collected>, String)>,
+    deletes: Vec<Action>,
+    creates: Vec<Create>,
+    wait: Option<Duration>,
+    problem: Option<Problem>,
+    measured: Measured,
+}
+
+impl<'a> Pass<'a> {
+    /// What was decided, in the order in which it may be done.
+    fn actions(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        actions.extend(self.pinned.take().map(Action::Pin));
+        if !self.ended.is_empty() {
+            actions.push(Action::Record(std::mem::take(&mut self.ended)));
+        }
+        actions.extend(
+            self.collected
+                .take()
+                .map(|(collected, inputs)| Action::Collect { collected, inputs }),
+        );
+        actions.append(&mut self.deletes);
+        actions.extend(self.creates.drain(..).map(Action::Create));
+        actions.extend(self.wait.map(Action::Wait));
+        actions
+    }
+
+    /// Records how a trial ended, unless the ledger knows better; only what failed can still become something else.
+    fn record(&mut self, index: u32, outcome: Outcome, why: &str) {
+        if outcome == Outcome::Failed && self.ledger.get(index).is_some() {
+            return;
+        }
+        // What is recorded as something else stays; an index beyond the design is none of ours.
+        if !self.sweep.expansion.is_excluded(index)
+            && self.ledger.record(index, outcome) == Ok(true)
+        {
+            let why = why.to_owned();
+            self.ended.push(Ended {
+                index,
+                outcome,
+                why,
+            });
+        }
+    }
+
+    fn delete(&mut self, job: &JobView) {
+        if !job.deleting {
+            self.deletes.push(Action::Delete {
+                name: job.name.clone(),
+                uid: job.uid.clone(),
+                active: job.end.is_none(),
+            });
+        }
+    }
+
+    /// Looks again after so long at the latest.
+    fn wait(&mut self, wait: Duration) {
+        self.wait = Some(self.wait.map_or(wait, |other| other.min(wait)));
+    }
+
+    /// How long ago something was; zero where clocks disagree and it is yet to come.
+    fn since(&self, time: Timestamp) -> Duration {
+        let millis = self.now.as_millisecond() - time.as_millisecond();
+        Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+    }
+
+    /// Whether so much time has passed; if not, there is a look when it has.
+    fn passed(&mut self, since: Timestamp, limit: Duration) -> bool {
+        let passed = self.since(since);
+        if passed < limit {
+            self.wait(limit - passed);
+        }
+        passed >= limit
+    }
+
+    /// The pods of a Job, the newest last.
+    fn pods_of(&self, job: &JobView) -> Vec<&'a PodView> {
+        let mut pods: Vec<&PodView> = self.pods.iter().filter(|pod| pod.job == job.uid).collect();
+        pods.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+        pods
+    }
+
+    /// Tells of the pod of a Job that does not start; the first that is told of stays.
+    fn tell_if_stuck(&mut self, job: &JobView) {
+        let pods = self.pods_of(job);
+        if let Some(pod) = pods.last()
+            && let Some((reason, message)) = &pod.stuck
+        {
+            let problem = problem_of(pod, reason, message);
+            self.problem.get_or_insert(problem);
+        }
+    }
+
+    /// Of several attempts: goes on with the newest, which is the only one that matters. Returns the number of the
+    /// next attempt where one may be created now.
+    fn next_attempt(&mut self, newest: Option<&JobView>) -> Option<u32> {
+        let Some(job) = newest else {
+            return Some(1);
+        };
+        let end = job.end.as_ref()?;
+        let shift = job.attempt.saturating_sub(1).min(16);
+        let backoff = BACKOFF.0.saturating_mul(1 << shift).min(BACKOFF.1);
+        self.passed(end.at, backoff)
+            .then_some(job.attempt.saturating_add(1))
+    }
+}
+
+/// What keeps a pod from starting, in words that stay the same while it does: the kubelet's own change with every try.
+fn problem_of(pod: &PodView, reason: &str, message: &str) -> Problem {
+    let name = &pod.name;
+    let (reason, message) = match reason {
+        "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => (
+            "ImagePullFailed",
+            format!("pod {name} cannot pull its image: kubectl describe pod {name}"),
+        ),
+        "Unschedulable" if message.contains("persistentvolumeclaim") => (
+            "ClaimNotReady",
+            format!("pod {name} cannot be scheduled: {message}"),
+        ),
+        "Unschedulable" => (
+            "Unschedulable",
+            format!("pod {name} cannot be scheduled: {message}"),
+        ),
+        other => ("PodCannotStart", format!("pod {name}: {other}: {message}")),
+    };
+    Problem {
+        reason: reason.into(),
+        message,
+    }
+}
+
+/// Why a pod failed, for people: what it said itself, else what Kubernetes says.
+fn why(pod: Option<&PodView>, job: &JobView, said: Option<&str>) -> String {
+    let reason = job.end.as_ref().map_or("", |end| end.reason.as_str());
+    let Some(pod) = pod else {
+        return format!("Job {} failed ({reason}) and its pods are gone", job.name);
+    };
+    let code = pod
+        .exit_code
+        .map_or(String::new(), |code| format!(" with exit code {code}"));
+    let why = match said {
+        Some(said) if !said.is_empty() => format!(": {said}"),
+        _ if pod.reason.is_empty() => String::new(),
+        _ => format!(": {}", pod.reason),
+    };
+    format!("pod {} ended{code}{why}", pod.name)
+}
+
+/// The newest of the pods that have ended.
+fn last_ended<'p>(pods: &[&'p PodView]) -> Option<&'p PodView> {
+    let ended = |pod: &&&PodView| matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed);
+    pods.iter().rev().find(ended).copied()
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,284 @@
+//! The trials: Jobs that ended are recorded and deleted, and as many others are created as the window has room for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use inferbench_crds::{Outcome, contract::TrialReport};
+
+use super::{Create, GRACE, Pass, last_ended, problem_of, why};
+use crate::controller::{
+    groups::{Groups, Kinds},
+    names::Role,
+    observe::{End, JobView, PodPhase, PodView},
+    request,
+};
+
+/// The Jobs that take a place in the window.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    jobs: usize,
+    /// Their trials.
+    trials: BTreeSet<u32>,
+    /// By number of GPUs: what is known of room for pods of this shape.
+    shapes: BTreeMap<u32, Shape>,
+}
+
+/// What is known of room for pods of a shape.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shape {
+    /// There is a Job.
+    waits: bool,
+    /// A pod runs, or a Job has just ended.
+    runs: bool,
+    /// A pod does not start.
+    stuck: bool,
+}
+
+impl Live {
+    pub(super) fn trials(&self) -> u32 {
+        u32::try_from(self.trials.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.jobs == 0
+    }
+
+    fn add(&mut self, job: &JobView) -> &mut Shape {
+        self.jobs += 1;
+        self.trials.extend(&job.trials);
+        let shape = self.shapes.entry(job.gpus).or_default();
+        shape.waits = true;
+        shape
+    }
+}
+
+/// What all pods of a Job say together about its trials.
+struct Reports<'p> {
+    outcomes: Vec<Option<Outcome>>,
+    best: Option<f64>,
+    reused: u32,
+    /// The newest pod that has ended, and what it said.
+    last: Option<(&'p PodView, Option<String>)>,
+}
+
+impl<'p> Reports<'p> {
+    fn of(job: &JobView, pods: &[&'p PodView]) -> Self {
+        let read = |pod: &&&PodView| serde_json::from_str::<TrialReport>(&pod.report).ok();
+        let reports: Vec<TrialReport> = pods.iter().filter_map(|pod| read(&pod)).collect();
+        let of = |position| reports.iter().find_map(|report| report.outcome(position));
+        let best = reports.iter().filter_map(|report| report.best);
+        let last = last_ended(pods).map(|pod| (pod, read(&&pod).and_then(|it| it.message)));
+        Self {
+            outcomes: (0..job.trials.len()).map(of).collect(),
+            best: best.filter(|best| best.is_finite()).reduce(f64::max),
+            // What a later pod found, an earlier one of this very Job has measured.
+            reused: reports.first().map_or(0, |report| report.reused),
+            last,
+        }
+    }
+
+    /// The first trial without an outcome, if any: the one that the Job broke at.
+    fn broke_at(&self) -> Option<usize> {
+        self.outcomes.iter().position(Option::is_none)
+    }
+}
+
+impl Pass<'_> {
+    /// Records and deletes what has ended; returns what lives.
+    pub(super) fn trials(&mut self) -> Live {
+        let mut live = Live::default();
+        let mut kept: Vec<(&JobView, &End)> = Vec::new();
+        let mut expired: Vec<(&JobView, &PodView)> = Vec::new();
+        let jobs = self.jobs;
+        for job in jobs.iter().filter(|job| job.role == Role::Trial) {
+            let pods = self.pods_of(job);
+            if let Some(end) = &job.end {
+                let before = self.ended.len();
+                if self.record_ended(job, end, &pods) {
+                    let shape = live.shapes.entry(job.gpus).or_default();
+                    shape.runs |= self.ended.len() > before;
+                    if end.complete {
+                        self.delete(job);
+                    } else {
+                        kept.push((job, end));
+                    }
+                } else {
+                    live.add(job);
+                }
+                continue;
+            }
+            if job
+                .trials
+                .iter()
+                .all(|&index| self.ledger.get(index).is_some())
+            {
+                // A leader that did not know it any more has made it again.
+                self.delete(job);
+            }
+            let shape = live.add(job);
+            let current = pods.iter().rev().find(|pod| !pod.deleting).copied();
+            shape.runs |= current.is_some_and(|pod| pod.phase == PodPhase::Running);
+            let stuck = current.filter(|pod| pod.phase == PodPhase::Pending);
+            if let (Some(pod), false, false) = (stuck, job.suspended, job.deleting) {
+                shape.stuck |= pod.stuck.is_some();
+                self.tell_if_stuck(job);
+                if self.has_expired(pod) {
+                    expired.push((job, pod));
+                }
+            }
+        }
+        self.expire(&live, expired);
+        self.retain(kept);
+        live
+    }
+
+    /// Records a Job that has ended; false where its pods have not been seen yet. What is recorded already stays as it
+    /// is, so that a Job may be looked at again and again.
+    fn record_ended(&mut self, job: &JobView, end: &End, pods: &[&PodView]) -> bool {
+        let is_known =
+            |index: Option<&u32>| index.is_some_and(|&index| self.ledger.get(index).is_some());
+        let reports = Reports::of(job, pods);
+        let is_recorded = if end.complete {
+            job.trials.iter().all(|index| is_known(Some(index)))
+        } else {
+            // The trials after the one that it broke at are not its any more.
+            let broke_at = reports.broke_at().unwrap_or(0);
+            is_known(job.trials.first()) && is_known(job.trials.get(broke_at))
+        };
+        if !is_recorded && reports.last.is_none() && !self.passed(end.at, GRACE) {
+            return false;
+        }
+        let before = self.ended.len();
+        self.record_known(job, &reports);
+        if end.complete {
+            // Exit code 0 says that the rest is stored too, but not how it ended: the collection finds out.
+            for &index in &job.trials {
+                let why = format!("Job {} completed and its pod left no report", job.name);
+                self.record(index, Outcome::Failed, &why);
+            }
+        } else if let Some(&index) = reports.broke_at().and_then(|at| job.trials.get(at)) {
+            let (pod, said) = reports.last.unzip();
+            let outcome = match pod {
+                Some(pod) if pod.reason == "OOMKilled" => Outcome::OutOfMemory,
+                Some(pod) if pod.reason == "DeadlineExceeded" && pod.ran => Outcome::TimedOut,
+                _ => Outcome::Failed,
+            };
+            // The trials after it were never begun: they wait again.
+            let why = why(pod, job, said.flatten().as_deref());
+            if self.ledger.get(index).is_none() {
+                self.record(index, outcome, &why);
+            }
+        }
+        let ended = u32::try_from(self.ended.len() - before).unwrap_or(0);
+        if ended > 0 {
+            self.measured.trials += ended;
+            let took = self.since(job.started.unwrap_or(job.created));
+            self.measured.took += took.saturating_sub(self.since(end.at));
+        }
+        true
+    }
+
+    /// Records what a Job's pods are known to have stored.
+    fn record_known(&mut self, job: &JobView, reports: &Reports<'_>) {
+        let before = self.ended.len();
+        for (&index, outcome) in job.trials.iter().zip(&reports.outcomes) {
+            if let Some(outcome) = outcome {
+                self.record(index, *outcome, "the runner recorded it as failed");
+            }
+        }
+        if self.ended.len() > before {
+            self.measured.reused += reports.reused;
+            let best = self.measured.best.into_iter().chain(reports.best);
+            self.measured.best = best.reduce(f64::max);
+        }
+    }
+
+    /// Whether a pod that has not started has had all the time that it may take for that.
+    fn has_expired(&mut self, pod: &PodView) -> bool {
+        let execution = &self.sweep.spec.execution;
+        match pod.scheduled {
+            None => self.passed(pod.created, execution.pending_timeout.std()),
+            Some(scheduled) => self.passed(scheduled, execution.startup_timeout.std()),
+        }
+    }
+
+    /// Gives up pods that have waited too long. While others of the same shape run, there is room, only not yet: the
+    /// trial waits again. Else the oldest fails, and with it one trial: the others of its shape may have better luck.
+    fn expire(&mut self, live: &Live, mut expired: Vec<(&JobView, &PodView)>) {
+        expired.sort_by_key(|(job, pod)| (pod.created, &job.name));
+        let mut failed = BTreeSet::new();
+        for (job, pod) in expired {
+            let reports = Reports::of(job, &self.pods_of(job));
+            self.record_known(job, &reports);
+            let runs = live.shapes.get(&job.gpus).is_some_and(|shape| shape.runs);
+            if !runs && failed.insert(job.gpus) {
+                let waited = if pod.scheduled.is_none() {
+                    "pendingTimeout"
+                } else {
+                    "startupTimeout"
+                };
+                let (reason, message) = pod.stuck.clone().unwrap_or_default();
+                let problem = problem_of(pod, &reason, &message);
+                let why = format!("not started within {waited}: {}", problem.message);
+                if let Some(&index) = reports.broke_at().and_then(|at| job.trials.get(at)) {
+                    self.record(index, Outcome::Failed, &why);
+                }
+            }
+            self.delete(job);
+        }
+    }
+
+    /// Keeps the newest of the failed Jobs, for people to look at, and deletes the others.
+    fn retain(&mut self, mut kept: Vec<(&JobView, &End)>) {
+        kept.sort_by(|(a, ended_a), (b, ended_b)| {
+            (ended_b.at, &b.name).cmp(&(ended_a.at, &a.name))
+        });
+        let most = usize::try_from(self.sweep.spec.retention.failed_jobs).unwrap_or(0);
+        for (job, _) in kept.into_iter().skip(most) {
+            self.delete(job);
+        }
+    }
+
+    /// Fills the window. A shape of which nothing is known to run begins with a single Job, and one whose pods do not
+    /// start gets no further: neither fills the window with pods that only wait.
+    pub(super) fn create_trials(&mut self, live: &Live) {
+        let spec = &self.sweep.spec;
+        let window = usize::try_from(spec.execution.parallelism).unwrap_or(0);
+        let mut room = window.saturating_sub(live.jobs);
+        if spec.suspend || room == 0 {
+            return;
+        }
+        let expansion = &self.sweep.expansion;
+        let kinds = Kinds::of(expansion);
+        let gpus = &expansion.levels().gpus;
+        let mut shapes = live.shapes.clone();
+        let is_open = |shape: &Shape| !shape.stuck && (shape.runs || !shape.waits);
+        let mut created: Vec<Create> = Vec::new();
+        for mut group in Groups::new(expansion, &self.ledger, request::trials_per_job(self.sweep)) {
+            if room == 0
+                || gpus
+                    .iter()
+                    .all(|gpus| shapes.get(gpus).is_some_and(|it| !is_open(it)))
+            {
+                break;
+            }
+            group.retain(|index| !live.trials.contains(index));
+            let Some(&first) = group.first() else {
+                continue;
+            };
+            let shape = gpus.get(kinds.gpus(first)).copied().unwrap_or(0);
+            let shape = shapes.entry(shape).or_default();
+            if is_open(shape) && !self.is_taken(first) {
+                shape.waits = true;
+                room -= 1;
+                created.push(Create::Trials(group));
+            }
+        }
+        self.creates.append(&mut created);
+    }
+
+    /// Whether the name of a Job that begins with this trial is still taken.
+    fn is_taken(&self, first: u32) -> bool {
+        let mut trials = self.jobs.iter().filter(|job| job.role == Role::Trial);
+        trials.any(|job| job.trials.first() == Some(&first))
+    }
+}

@@ -1,0 +1,471 @@
+//! Passes against a scripted API server: what is asked, in which order, and what is made of each refusal.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use http::{Request, Response};
+use inferbench_crds::{InferenceBenchmarkStatus, Outcome, contract::TrialReport};
+use k8s_openapi::DeepMerge;
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::controller::{
+    build,
+    fixtures::{defaults, resource, sweep},
+};
+
+const SPEC: &str = "
+design:
+  factors:
+    model: [{name: a, source: {random: {preset: gpt2}}}]
+    batchSize: [1, 2, 4]
+    gpus: [1]
+  order: Sequential
+results: {store: {url: 's3://bucket'}}
+";
+
+/// An API server with one resource, its Jobs and its pods.
+#[derive(Default)]
+struct Server {
+    resource: Value,
+    version: u64,
+    jobs: Vec<Value>,
+    pods: Vec<Value>,
+    /// Every request, as `METHOD kind/name`.
+    asked: Vec<String>,
+    /// Bodies of requests that write.
+    bodies: Vec<Value>,
+    /// Answers to give instead, for requests that begin so.
+    refuse: VecDeque<(&'static str, u16)>,
+    /// Requests that are never answered.
+    hang: Option<&'static str>,
+}
+
+impl Server {
+    fn answer(&mut self, method: &str, path: &str, body: Value) -> Option<(u16, Value)> {
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let at = parts
+            .iter()
+            .position(|part| *part == "namespaces")
+            .expect("a namespace");
+        let rest = parts[at + 2..].join("/");
+        let asked = format!("{method} {rest}");
+        self.asked.push(asked.clone());
+        if !body.is_null() {
+            self.bodies.push(body.clone());
+        }
+        if self.hang.is_some_and(|hang| asked.starts_with(hang)) {
+            return None;
+        }
+        if let Some(at) = self
+            .refuse
+            .iter()
+            .position(|(start, _)| asked.starts_with(start))
+        {
+            let code = self.refuse.remove(at).map_or(500, |(_, code)| code);
+            return Some((code, refusal(code)));
+        }
+        let name = |value: &Value| {
+            value["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let list = |items: &[Value]| json!({ "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items });
+        Some(
+            match (method, rest.split('/').collect::<Vec<_>>().as_slice()) {
+                ("GET", ["inferencebenchmarks", _]) => {
+                    if self.resource.is_null() {
+                        (404, refusal(404))
+                    } else {
+                        (200, self.resource.clone())
+                    }
+                }
+                ("GET", ["inferencebenchmarks"]) => {
+                    (200, list(std::slice::from_ref(&self.resource)))
+                }
+                ("GET", ["pods"]) => (200, list(&self.pods)),
+                ("GET", ["jobs"]) => (200, list(&self.jobs)),
+                ("GET", ["jobs", wanted]) => {
+                    match self.jobs.iter().find(|job| name(job) == *wanted) {
+                        Some(job) => (200, job.clone()),
+                        None => (404, refusal(404)),
+                    }
+                }
+                ("PATCH", ["inferencebenchmarks", _, "status"]) => {
+                    if body["metadata"]["resourceVersion"]
+                        != self.resource["metadata"]["resourceVersion"]
+                    {
+                        return Some((409, refusal(409)));
+                    }
+                    self.version += 1;
+                    let status = json!({ "status": body["status"] });
+                    self.resource.merge_from(status);
+                    self.resource["metadata"]["resourceVersion"] = json!(self.version.to_string());
+                    (200, self.resource.clone())
+                }
+                ("POST", ["jobs"]) => {
+                    if self.jobs.iter().any(|job| name(job) == name(&body)) {
+                        return Some((409, refusal(409)));
+                    }
+                    let mut job = body;
+                    job["metadata"]["uid"] = json!(format!("uid-{}", name(&job)));
+                    self.jobs.push(job.clone());
+                    (201, job)
+                }
+                ("DELETE", ["jobs", wanted]) => {
+                    self.jobs.retain(|job| name(job) != *wanted);
+                    (
+                        200,
+                        json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" }),
+                    )
+                }
+                other => panic!("{other:?}"),
+            },
+        )
+    }
+}
+
+fn refusal(code: u16) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": if code == 404 { "NotFound" } else { "Scripted" }, "message": "no" })
+}
+
+#[derive(Clone)]
+pub struct World(Arc<Mutex<Server>>);
+
+impl World {
+    fn new(status: Option<InferenceBenchmarkStatus>) -> Self {
+        let mut resource = resource(SPEC);
+        resource.status = status;
+        resource.metadata.resource_version = Some("0".into());
+        let server = Server {
+            resource: serde_json::to_value(resource).expect("JSON"),
+            ..Server::default()
+        };
+        Self(Arc::new(Mutex::new(server)))
+    }
+
+    /// One with a resource that nobody has looked at yet.
+    pub fn fresh() -> Self {
+        Self::new(None)
+    }
+
+    /// How many Jobs there are.
+    pub fn jobs(&self) -> usize {
+        self.with(|server| server.jobs.len())
+    }
+
+    /// One whose preflight is over.
+    fn pinned() -> Self {
+        Self::new(Some(InferenceBenchmarkStatus {
+            plan: Some(sweep(SPEC).plan),
+            ..InferenceBenchmarkStatus::default()
+        }))
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Server) -> T) -> T {
+        look(&mut self.0.lock().expect("not poisoned"))
+    }
+
+    fn cluster(&self) -> Cluster {
+        Cluster::new(self.client(), Duration::from_secs(5))
+    }
+
+    pub fn client(&self) -> Client {
+        let server = Arc::clone(&self.0);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = Arc::clone(&server);
+            async move {
+                let method = request.method().to_string();
+                let path = request.uri().path().to_owned();
+                if request
+                    .uri()
+                    .query()
+                    .is_some_and(|query| query.contains("watch=true"))
+                {
+                    // Nothing ever happens.
+                    return std::future::pending().await;
+                }
+                let bytes = request.into_body().collect_bytes().await.expect("a body");
+                let body = serde_json::from_slice(&bytes).unwrap_or_default();
+                let answer = server
+                    .lock()
+                    .expect("not poisoned")
+                    .answer(&method, &path, body);
+                let Some((code, body)) = answer else {
+                    return std::future::pending().await;
+                };
+                let response = Response::builder()
+                    .status(code)
+                    .body(Body::from(serde_json::to_vec(&body).expect("JSON")))
+                    .expect("a response");
+                Ok::<_, std::convert::Infallible>(response)
+            }
+        });
+        Client::new(service, "bench")
+    }
+
+    async fn pass(&self) -> Result<Next, ApplyError> {
+        reconcile(
+            &self.cluster(),
+            &defaults(),
+            &|| true,
+            ("bench", "thesis"),
+            now(),
+        )
+        .await
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.with(|server| std::mem::take(&mut server.asked))
+    }
+
+    fn status(&self) -> InferenceBenchmarkStatus {
+        let status = self.with(|server| server.resource["status"].clone());
+        serde_json::from_value(status).expect("a status")
+    }
+
+    /// The first trial's Job, ended well, with its pod.
+    fn first_ended(&self) {
+        let sweep = sweep(SPEC);
+        let trial = sweep.expansion.trial(0).expect("there");
+        let mut job = serde_json::to_value(build::trials(&sweep, &[trial])).expect("JSON");
+        job["metadata"]["uid"] = json!("job-uid");
+        job["status"] = json!({"conditions": [
+            {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        ]});
+        let report = TrialReport {
+            outcomes: "1".into(),
+            ..TrialReport::default()
+        };
+        let pod = json!({
+            "metadata": {"name": "p", "ownerReferences": [
+                {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "job-uid", "controller": true},
+            ]},
+            "status": {"phase": "Succeeded", "containerStatuses": [
+                {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                 "state": {"terminated": {"exitCode": 0, "message": serde_json::to_string(&report).expect("JSON")}}},
+            ]},
+        });
+        self.with(|server| {
+            server.jobs.push(job);
+            server.pods.push(pod);
+        });
+    }
+}
+
+fn now() -> Timestamp {
+    "2026-01-01T00:00:30Z".parse().expect("a time")
+}
+
+#[tokio::test]
+async fn a_new_resource_is_accepted_and_its_preflight_created() {
+    let world = World::new(None);
+    assert_eq!(world.pass().await.expect("fine"), Next::After(LOOK));
+    assert_eq!(
+        world.asked(),
+        [
+            "GET inferencebenchmarks/thesis",
+            "GET jobs",
+            "GET pods",
+            "PATCH inferencebenchmarks/thesis/status",
+            "POST jobs",
+        ]
+    );
+    let status = world.status();
+    assert_eq!(status.plan.expect("pinned").image, Some(defaults().image));
+    assert_eq!(status.conditions.len(), 5);
+    world.with(|server| {
+        assert_eq!(
+            server.jobs[0]["metadata"]["name"],
+            "thesis-0f1e2d3c-preflight-1"
+        )
+    });
+    // P5: nothing has changed, nothing is written.
+    world.pass().await.expect("fine");
+    assert_eq!(
+        world.asked(),
+        ["GET inferencebenchmarks/thesis", "GET jobs", "GET pods"]
+    );
+}
+
+#[tokio::test]
+async fn what_ended_is_recorded_then_deleted_and_then_followed() {
+    let world = World::pinned();
+    world.first_ended();
+    world.pass().await.expect("fine");
+    assert_eq!(
+        world.asked()[3..],
+        [
+            "PATCH inferencebenchmarks/thesis/status",
+            "DELETE jobs/thesis-0f1e2d3c-0",
+            "POST jobs",
+        ]
+    );
+    let delete = world.with(|server| server.bodies[1].clone());
+    assert_eq!(delete["preconditions"]["uid"], "job-uid");
+    assert_eq!(delete["propagationPolicy"], "Background");
+    let ledger = world.status().ledger.expect("there");
+    let ledger = Outcomes::decode(&ledger.outcomes, 3).expect("a ledger");
+    assert_eq!(ledger.get(0), Some(Outcome::Succeeded));
+}
+
+#[tokio::test]
+async fn a_conflict_ends_the_pass_before_anything_is_deleted_or_created() {
+    let world = World::pinned();
+    world.first_ended();
+    world.with(|server| server.refuse.push_back(("PATCH", 409)));
+    assert!(matches!(world.pass().await, Err(ApplyError::Conflict)));
+    assert_eq!(world.asked().len(), 4);
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_made_up_for() {
+    // Between the list and the creation, the Job of an earlier try appears.
+    let world = World::pinned();
+    let writes = AtomicUsize::new(0);
+    let sneak = || {
+        if writes.fetch_add(1, Ordering::SeqCst) == 1 {
+            let sweep = sweep(SPEC);
+            let trial = sweep.expansion.trial(0).expect("there");
+            let mut job = serde_json::to_value(build::trials(&sweep, &[trial])).expect("JSON");
+            job["metadata"]["uid"] = json!("earlier");
+            world.with(|server| server.jobs.push(job));
+        }
+        true
+    };
+    let result = reconcile(
+        &world.cluster(),
+        &defaults(),
+        &sneak,
+        ("bench", "thesis"),
+        now(),
+    )
+    .await;
+    assert_eq!(result.expect("fine"), Next::After(LOOK));
+    assert_eq!(
+        world.asked()[4..],
+        ["POST jobs", "GET jobs/thesis-0f1e2d3c-0"]
+    );
+    world.with(|server| assert_eq!(server.jobs.len(), 1));
+}
+
+#[tokio::test]
+async fn a_foreign_job_of_the_same_name_is_left_alone() {
+    let world = World::pinned();
+    world.with(|server| {
+        server.jobs.push(json!({"metadata": {"name": "thesis-0f1e2d3c-0", "uid": "foreign"}, "spec": {"template": {}}}));
+    });
+    let error = world.pass().await.expect_err("refused");
+    assert!(matches!(error, ApplyError::Taken { .. }), "{error}");
+    world.with(|server| assert_eq!(server.jobs.len(), 1));
+    assert!(
+        !world
+            .asked()
+            .iter()
+            .any(|asked| asked.starts_with("DELETE"))
+    );
+}
+
+#[tokio::test]
+async fn a_quota_means_wait() {
+    let world = World::pinned();
+    world.with(|server| server.refuse.push_back(("POST", 403)));
+    assert_eq!(world.pass().await.expect("fine"), Next::After(NO_ROOM));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_is_given_up() {
+    for call in ["GET inferencebenchmarks", "GET jobs", "PATCH", "POST"] {
+        let world = World::pinned();
+        world.with(|server| server.hang = Some(call));
+        let error = world.pass().await.expect_err("given up");
+        assert_eq!(error.kind(), "timeout", "{call}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_does_not_lead_writes_nothing() {
+    let world = World::pinned();
+    world.first_ended();
+    let result = reconcile(
+        &world.cluster(),
+        &defaults(),
+        &|| false,
+        ("bench", "thesis"),
+        now(),
+    )
+    .await;
+    assert!(matches!(result, Err(ApplyError::Deposed)));
+    assert!(world.asked().iter().all(|asked| asked.starts_with("GET")));
+    // The lead is lost in mid-pass: not one more write.
+    let left = AtomicUsize::new(1);
+    let may_write = || {
+        left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            left.checked_sub(1)
+        })
+        .is_ok()
+    };
+    let result = reconcile(
+        &world.cluster(),
+        &defaults(),
+        &may_write,
+        ("bench", "thesis"),
+        now(),
+    )
+    .await;
+    assert!(matches!(result, Err(ApplyError::Deposed)));
+    let writes = world
+        .asked()
+        .iter()
+        .filter(|asked| !asked.starts_with("GET"))
+        .count();
+    assert_eq!(writes, 1);
+}
+
+#[tokio::test]
+async fn a_resource_that_goes_is_left_to_go() {
+    let world = World::pinned();
+    world.with(|server| {
+        server.resource["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")
+    });
+    assert_eq!(world.pass().await.expect("fine"), Next::Changed);
+    assert_eq!(world.asked().len(), 1);
+    world.with(|server| server.resource = Value::Null);
+    assert_eq!(world.pass().await.expect("fine"), Next::Changed);
+}
+
+#[tokio::test]
+async fn a_bad_resource_is_told_so_once_and_stops_nothing() {
+    let world = World::new(None);
+    world.with(|server| {
+        server.resource["spec"]["runner"]["podOverrides"] = json!({"spec": {"hostNetwork": true}})
+    });
+    assert_eq!(world.pass().await.expect("fine"), Next::Changed);
+    let accepted = world.status().conditions.remove(0);
+    assert!(
+        accepted
+            .message
+            .contains("spec.runner.podOverrides.spec.hostNetwork"),
+        "{}",
+        accepted.message
+    );
+    world.asked();
+    world.pass().await.expect("fine");
+    assert_eq!(world.asked().len(), 1, "it is looked at, and nothing more");
+    // One that is no InferenceBenchmark at all.
+    world.with(|server| server.resource["spec"] = json!({"design": 3}));
+    assert_eq!(world.pass().await.expect("fine"), Next::Changed);
+    // A ledger that cannot be read stops the sweep: to begin anew would measure everything again.
+    let world = World::pinned();
+    world.with(|server| server.resource["status"]["ledger"] = json!({"outcomes": "nonsense!"}));
+    world.pass().await.expect("fine");
+    assert!(!world.asked().iter().any(|asked| asked.starts_with("POST")));
+    assert_eq!(world.status().conditions[0].status, "False");
+}

@@ -1,0 +1,388 @@
+//! What a resource's status says: a pure function of what it said before, of the plan and of the time. Where nothing
+//! has changed, it is what it was to the last letter, and nothing is written.
+
+use std::fmt::Write as _;
+
+use inferbench_crds::{
+    InferenceBenchmarkStatus, Outcome, Violation, limits,
+    status::{CONDITIONS, Counts, MAX_BYTES, Plan as Pinned, Progress},
+};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::{SignedDuration, Timestamp},
+};
+
+use super::{
+    plan::{Action, Phase, Plan, Problem},
+    sweep::Sweep,
+};
+
+/// How much of the estimate a pass changes: Jobs differ, and a user wants a number that stands still.
+const SMOOTHING: f64 = 0.2;
+
+/// What the API server keeps of who wrote which field of a status takes less than this.
+const MANAGED_FIELDS: usize = 1_536;
+
+/// The status of a sweep once the actions of this pass that record something are carried out.
+#[must_use]
+pub fn status(
+    sweep: &Sweep,
+    old: &InferenceBenchmarkStatus,
+    plan: &Plan,
+    now: Timestamp,
+) -> InferenceBenchmarkStatus {
+    let mut status = old.clone();
+    status.observed_generation = Some(sweep.generation);
+    status.plan = Some(sweep.plan.clone());
+    let mut records = false;
+    for action in &plan.actions {
+        match action {
+            Action::Pin(models) => {
+                let image = sweep.image().to_owned();
+                let pinned: Pinned =
+                    Sweep::pin(&sweep.spec, &sweep.expansion, image, models.clone());
+                status.plan = Some(pinned);
+            }
+            Action::Record(_) => records = true,
+            Action::Collect { collected, inputs } => {
+                let mut results = collected.results.clone();
+                results.inputs.clone_from(inputs);
+                results.updated_at = Some(Time(whole_seconds(now)));
+                status.results = Some(results);
+                status.summary = Some(collected.summary.clone());
+            }
+            Action::Delete { .. } | Action::Create(_) | Action::Wait(_) => {}
+        }
+    }
+    let before = old.counts.unwrap_or_default();
+    let counts = counts(sweep, plan, before.reused);
+    status.counts = Some(counts);
+    if records {
+        status.ledger = Some(plan.ledger.status());
+        status.progress = Some(progress(sweep, old, plan, counts, now));
+    }
+    status.conditions = conditions(sweep, old, plan, counts, now);
+    if records || status.results != old.results {
+        fit(&mut status);
+    }
+    status
+}
+
+/// Shortens what only people read where a status would be larger than it may be.
+fn fit(status: &mut InferenceBenchmarkStatus) {
+    const CUT: &str = ",...";
+    let bytes = serde_json::to_vec(status).map_or(0, |json| json.len());
+    let excess = bytes.saturating_sub(MAX_BYTES - MANAGED_FIELDS);
+    if let Some(ledger) = status.ledger.as_mut().filter(|_| excess > 0) {
+        let most = ledger.failed.len().saturating_sub(excess + CUT.len());
+        let kept = ledger.failed.get(..most).unwrap_or_default();
+        let kept = kept.rsplit_once(',').map_or("", |(kept, _)| kept);
+        ledger.failed = format!("{kept}{CUT}");
+    }
+}
+
+/// The status of a resource that breaks rules.
+#[must_use]
+pub fn rejected(
+    generation: i64,
+    old: &InferenceBenchmarkStatus,
+    violations: &[Violation],
+    now: Timestamp,
+) -> InferenceBenchmarkStatus {
+    let mut message = String::new();
+    for violation in violations {
+        let separator = if message.is_empty() { "" } else { "; " };
+        // Writing to a string cannot fail.
+        let _ = write!(message, "{separator}{violation}");
+    }
+    let mut status = old.clone();
+    status.observed_generation = Some(generation);
+    let said = [
+        ("Accepted", "False", "Invalid", message.as_str()),
+        (
+            "Progressing",
+            "False",
+            "Invalid",
+            "The spec breaks rules: see Accepted.",
+        ),
+        ("Suspended", "False", "NotSuspended", ""),
+        (
+            "ResultsAvailable",
+            "False",
+            "Invalid",
+            "There are no results.",
+        ),
+        (
+            "Succeeded",
+            "False",
+            "Invalid",
+            "The spec breaks rules: see Accepted.",
+        ),
+    ];
+    status.conditions = said
+        .into_iter()
+        .map(|(kind, value, reason, message)| {
+            condition(old, generation, now, kind, value, reason, message)
+        })
+        .collect();
+    status
+}
+
+fn counts(sweep: &Sweep, plan: &Plan, reused: i32) -> Counts {
+    let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+    let count = |outcome| number(plan.tally.count(outcome));
+    let ended = plan.tally.ended();
+    let waiting = sweep.expansion.len().saturating_sub(ended);
+    let active = plan.active.min(waiting);
+    Counts {
+        done: number(ended),
+        pending: number(waiting - active),
+        active: number(active),
+        succeeded: count(Outcome::Succeeded),
+        out_of_memory: count(Outcome::OutOfMemory),
+        unsupported: count(Outcome::Unsupported),
+        timed_out: count(Outcome::TimedOut),
+        failed: count(Outcome::Failed),
+        reused: reused.saturating_add(number(plan.measured.reused)),
+    }
+}
+
+fn progress(
+    sweep: &Sweep,
+    old: &InferenceBenchmarkStatus,
+    plan: &Plan,
+    counts: Counts,
+    now: Timestamp,
+) -> Progress {
+    let before = old.progress.clone().unwrap_or_default();
+    let best = before.best.into_iter().chain(plan.measured.best);
+    let best = best.reduce(f64::max);
+    let left = counts.pending.saturating_add(counts.active);
+    Progress {
+        best: best.and_then(inferbench_crds::status::significant),
+        estimated_finish: estimate(sweep, &before, plan, left, now),
+    }
+}
+
+/// When the trials that are left should have ended, `parallelism` Jobs at a time, each trial taking as long as those
+/// that were just recorded; smoothed with what was estimated before.
+fn estimate(
+    sweep: &Sweep,
+    before: &Progress,
+    plan: &Plan,
+    left: i32,
+    now: Timestamp,
+) -> Option<Time> {
+    let measured = &plan.measured;
+    if left <= 0 || plan.over_budget {
+        return None;
+    }
+    if measured.trials == 0 {
+        return before.estimated_finish.clone();
+    }
+    let at_a_time = f64::from(sweep.spec.execution.parallelism.clamp(1, left));
+    let each = measured.took.as_secs_f64() / f64::from(measured.trials);
+    let fresh = f64::from(left) * each / at_a_time;
+    let stood = before
+        .estimated_finish
+        .as_ref()
+        .map(|time| time.0.duration_since(now).as_secs_f64());
+    let seconds = match stood.filter(|seconds| *seconds > 0.0) {
+        Some(stood) => stood + SMOOTHING * (fresh - stood),
+        None => fresh,
+    };
+    // A century is as good as any longer time, and every clock can show it.
+    let seconds = SignedDuration::from_secs(seconds.clamp(0.0, 3.2e9) as i64);
+    let finish = now.checked_add(seconds).ok()?;
+    Some(Time(whole_seconds(finish)))
+}
+
+fn conditions(
+    sweep: &Sweep,
+    old: &InferenceBenchmarkStatus,
+    plan: &Plan,
+    counts: Counts,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let all_ended = counts.pending == 0 && counts.active == 0;
+    let finished = plan.phase == Phase::Finished;
+    let suspended = sweep.spec.suspend && !finished;
+    let progressing = progressing(sweep, plan, counts, suspended);
+    let succeeded = if finished && plan.over_budget {
+        let failed = counts.failed;
+        let (total, most) = (sweep.plan.trials, sweep.spec.execution.max_failed_percent);
+        let message = format!(
+            "{failed} of {total} trials failed, and execution allows {most}%{}.",
+            if sweep.spec.execution.on_failure == inferbench_crds::spec::OnFailure::Stop {
+                " and stops at the first"
+            } else {
+                ""
+            }
+        );
+        ("False", "TooManyFailures", message)
+    } else if finished && all_ended {
+        let message = format!(
+            "All {} trials ended; {} failed.",
+            sweep.plan.trials, counts.failed
+        );
+        ("True", "Succeeded", message)
+    } else {
+        let reason = match (&plan.problem, plan.phase) {
+            _ if suspended => "Suspended",
+            (Some(problem), Phase::Preflight | Phase::Collecting)
+                if problem.reason.ends_with("Failed") =>
+            {
+                problem.reason.as_str()
+            }
+            (_, Phase::Preflight) => "Preflight",
+            (_, Phase::Measuring) => "Measuring",
+            (_, Phase::Collecting | Phase::Finished) => "Collecting",
+        };
+        ("Unknown", reason, "The sweep has not ended.".to_owned())
+    };
+    let results = match (&plan.actions, old.results.is_some()) {
+        (actions, false)
+            if !actions
+                .iter()
+                .any(|action| matches!(action, Action::Collect { .. })) =>
+        {
+            (
+                "False",
+                "NotCollected",
+                "Results are collected when the trials have ended.",
+            )
+        }
+        _ if finished => (
+            "True",
+            "Collected",
+            "Tables, summary and report are in the store.",
+        ),
+        _ => (
+            "True",
+            "Outdated",
+            "The results are of an earlier state and are being renewed.",
+        ),
+    };
+    let pause = if suspended {
+        (
+            "True",
+            "Suspended",
+            "No Jobs are created; those that run end on their own.",
+        )
+    } else {
+        ("False", "NotSuspended", "")
+    };
+    let said = [
+        ("True", "Accepted", "The spec keeps to every rule."),
+        (
+            progressing.0,
+            progressing.1.as_str(),
+            progressing.2.as_str(),
+        ),
+        pause,
+        results,
+        (succeeded.0, succeeded.1, succeeded.2.as_str()),
+    ];
+    std::iter::zip(CONDITIONS, said)
+        .map(|(kind, (value, reason, message))| {
+            condition(old, sweep.generation, now, kind, value, reason, message)
+        })
+        .collect()
+}
+
+/// Whether the sweep moves, and if not, why.
+fn progressing(
+    sweep: &Sweep,
+    plan: &Plan,
+    counts: Counts,
+    suspended: bool,
+) -> (&'static str, String, String) {
+    if plan.phase == Phase::Finished {
+        return (
+            "False",
+            "Finished".into(),
+            "There is nothing left to do.".into(),
+        );
+    }
+    if let Some(Problem { reason, message }) = &plan.problem {
+        // While some trials run, others may wait: that is no standstill.
+        let stands = plan.phase != Phase::Measuring || !plan.running;
+        return (
+            if stands { "False" } else { "True" },
+            reason.clone(),
+            message.clone(),
+        );
+    }
+    if suspended && counts.active == 0 {
+        let message = "spec.suspend is true.".into();
+        return ("False", "Suspended".into(), message);
+    }
+    let (reason, message) = match plan.phase {
+        Phase::Preflight => (
+            "Preflight",
+            "Store, models and combinations are being checked.".into(),
+        ),
+        Phase::Measuring if plan.over_budget => (
+            "TooManyFailures",
+            "No more Jobs are created; those that run end on their own.".into(),
+        ),
+        Phase::Measuring => (
+            "Measuring",
+            format!("{} trials are planned.", sweep.plan.trials),
+        ),
+        Phase::Collecting | Phase::Finished => (
+            "Collecting",
+            "Tables, summary and report are being made.".into(),
+        ),
+    };
+    ("True", reason.to_owned(), message)
+}
+
+/// A condition; its time is that of the last change of its value.
+fn condition(
+    old: &InferenceBenchmarkStatus,
+    generation: i64,
+    now: Timestamp,
+    kind: &str,
+    value: &str,
+    reason: &str,
+    message: &str,
+) -> Condition {
+    let before = old
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind);
+    let since = before
+        .filter(|condition| condition.status == value)
+        .map_or_else(
+            || Time(whole_seconds(now)),
+            |condition| condition.last_transition_time.clone(),
+        );
+    Condition {
+        type_: kind.into(),
+        status: value.into(),
+        reason: reason.into(),
+        message: cut(message),
+        observed_generation: Some(generation),
+        last_transition_time: since,
+    }
+}
+
+/// A message that is not longer than a condition's may be.
+fn cut(message: &str) -> String {
+    const END: &str = "...";
+    let most = limits::CONDITION_MESSAGE as usize;
+    if message.chars().count() <= most {
+        return message.to_owned();
+    }
+    let kept: String = message.chars().take(most - END.len()).collect();
+    kept + END
+}
+
+/// Kubernetes writes these times in whole seconds: what is read back has to equal what was written.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! What the status tells, that it says nothing twice, and that it stays small.
+
+use std::time::Duration;
+
+use inferbench_crds::{
+    contract::Collected,
+    ledger::Outcomes,
+    splitmix::SplitMix64,
+    status::{CollectedResults, PinnedModel, Summary},
+};
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::controller::{
+    fixtures::{fresh, sweep},
+    plan::{Ended, Known, Measured, Tally, plan},
+};
+
+const SPEC: &str = "
+design:
+  factors:
+    model: [{name: a, source: {random: {preset: gpt2}}}]
+    batchSize: [1, 2, 4, 8]
+    gpus: [1]
+results: {store: {url: 's3://bucket'}}
+";
+
+fn at(seconds: i64) -> Timestamp {
+    let start: Timestamp = "2026-01-01T00:00:00.25Z".parse().expect("a time");
+    start + SignedDuration::from_secs(seconds)
+}
+
+fn ledger(sweep: &Sweep, outcomes: &[(u32, Outcome)]) -> Outcomes {
+    let mut ledger = Outcomes::new(sweep.expansion.len_before_exclusion());
+    for &(index, outcome) in outcomes {
+        ledger.record(index, outcome).expect("new");
+    }
+    ledger
+}
+
+/// A plan that does nothing, at some state of the ledger.
+fn quiet(sweep: &Sweep, ledger: Outcomes) -> Plan {
+    let known = Known {
+        ledger,
+        inputs: String::new(),
+    };
+    let mut plan = plan(sweep, &known, &[], &[], at(0));
+    plan.actions.clear();
+    plan
+}
+
+fn said<'a>(status: &'a InferenceBenchmarkStatus, kind: &str) -> (&'a str, &'a str, &'a str) {
+    let found = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind);
+    let found = found.expect("every condition is there");
+    (&found.status, &found.reason, &found.message)
+}
+
+#[test]
+fn every_condition_is_there_from_the_first_visit() {
+    let sweep = fresh(SPEC);
+    let status = status(
+        &sweep,
+        &InferenceBenchmarkStatus::default(),
+        &quiet(&sweep, ledger(&sweep, &[])),
+        at(0),
+    );
+    let kinds: Vec<&str> = status
+        .conditions
+        .iter()
+        .map(|condition| condition.type_.as_str())
+        .collect();
+    assert_eq!(kinds, CONDITIONS);
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|condition| condition.observed_generation == Some(3))
+    );
+    assert_eq!(said(&status, "Accepted").0, "True");
+    assert_eq!(said(&status, "Progressing").1, "Preflight");
+    assert_eq!(
+        said(&status, "Succeeded"),
+        ("Unknown", "Preflight", "The sweep has not ended.")
+    );
+    assert_eq!(status.plan.expect("pinned").trials, 4);
+    let counts = status.counts.expect("counted");
+    assert_eq!((counts.done, counts.pending, counts.active), (0, 4, 0));
+    assert_eq!(status.ledger, None, "nothing is recorded yet");
+}
+
+#[test]
+fn nothing_changed_is_nothing_written() {
+    let sweep = sweep(SPEC);
+    let plan = quiet(&sweep, ledger(&sweep, &[(0, Outcome::Succeeded)]));
+    let first = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    // As the API server hands it back, hours later.
+    let text = serde_json::to_string(&first).expect("JSON");
+    let read: InferenceBenchmarkStatus = serde_json::from_str(&text).expect("a status");
+    assert_eq!(read, first);
+    assert_eq!(status(&sweep, &read, &plan, at(9_999)), read);
+}
+
+#[test]
+fn what_is_recorded_is_counted_with_progress() {
+    let sweep = sweep(&format!("{SPEC}execution: {{maxFailedPercent: 50}}\n"));
+    let mut plan = quiet(
+        &sweep,
+        ledger(
+            &sweep,
+            &[
+                (0, Outcome::Succeeded),
+                (1, Outcome::OutOfMemory),
+                (2, Outcome::Failed),
+            ],
+        ),
+    );
+    let ended = Ended {
+        index: 0,
+        outcome: Outcome::Succeeded,
+        why: String::new(),
+    };
+    plan.actions = vec![Action::Record(vec![ended])];
+    plan.measured = Measured {
+        reused: 1,
+        best: Some(1_234.56),
+        took: Duration::from_secs(30),
+        trials: 3,
+    };
+    let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    let counts = status.counts.expect("counted");
+    assert_eq!(
+        (
+            counts.done,
+            counts.succeeded,
+            counts.out_of_memory,
+            counts.failed
+        ),
+        (3, 1, 1, 1)
+    );
+    assert_eq!((counts.pending, counts.reused), (1, 1));
+    let progress = status.progress.clone().expect("there");
+    assert_eq!(progress.best, Some(1_235.0));
+    assert_eq!(progress.estimated_finish, Some(Time(whole_seconds(at(10)))));
+    assert_eq!(status.ledger.as_ref().expect("there").failed, "2");
+    // A slower Job moves the estimate, by a part; a lower throughput is no best.
+    plan.measured = Measured {
+        reused: 0,
+        best: Some(7.0),
+        took: Duration::from_secs(110),
+        trials: 1,
+    };
+    let later = super::status(&sweep, &status, &plan, at(0));
+    let progress = later.progress.expect("there");
+    assert_eq!(progress.best, Some(1_235.0));
+    assert_eq!(progress.estimated_finish, Some(Time(whole_seconds(at(29)))));
+    assert_eq!(later.counts.expect("counted").reused, 1);
+}
+
+#[test]
+fn a_problem_is_told_until_it_has_gone() {
+    let sweep = sweep(SPEC);
+    let mut plan = quiet(&sweep, ledger(&sweep, &[]));
+    let message = "pod p cannot be scheduled: 0/3 nodes are available";
+    plan.problem = Some(Problem {
+        reason: "Unschedulable".into(),
+        message: message.into(),
+    });
+    let stuck = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    assert_eq!(
+        said(&stuck, "Progressing"),
+        ("False", "Unschedulable", message)
+    );
+    assert_eq!(said(&stuck, "Succeeded").1, "Measuring");
+    plan.running = true;
+    let partly = status(&sweep, &stuck, &plan, at(10));
+    assert_eq!(said(&partly, "Progressing").0, "True");
+    plan.problem = None;
+    let fine = status(&sweep, &partly, &plan, at(20));
+    assert_eq!(said(&fine, "Progressing").1, "Measuring");
+    let since =
+        |status: &InferenceBenchmarkStatus| status.conditions[1].last_transition_time.clone();
+    assert_ne!(since(&stuck), since(&partly), "its value has changed");
+    assert_eq!(since(&partly), since(&fine), "its value has not");
+}
+
+#[test]
+fn a_failed_preflight_shows_in_the_state_column() {
+    let sweep = fresh(SPEC);
+    let mut plan = quiet(&sweep, ledger(&sweep, &[]));
+    let message = "pod p ended with exit code 73: s3://bucket refuses the credentials";
+    plan.problem = Some(Problem {
+        reason: "PreflightFailed".into(),
+        message: message.into(),
+    });
+    let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    assert_eq!(
+        said(&status, "Progressing"),
+        ("False", "PreflightFailed", message)
+    );
+    assert_eq!(said(&status, "Succeeded").1, "PreflightFailed");
+}
+
+#[test]
+fn suspension_and_the_end_are_told() {
+    let mut sweep = sweep(SPEC);
+    sweep.spec.suspend = true;
+    let old = InferenceBenchmarkStatus::default();
+    let paused = status(&sweep, &old, &quiet(&sweep, ledger(&sweep, &[])), at(0));
+    assert_eq!(said(&paused, "Suspended").0, "True");
+    assert_eq!(said(&paused, "Progressing").1, "Suspended");
+    assert_eq!(
+        said(&paused, "Succeeded"),
+        ("Unknown", "Suspended", "The sweep has not ended.")
+    );
+
+    sweep.spec.suspend = false;
+    let all: Vec<(u32, Outcome)> = (0..4).map(|index| (index, Outcome::Succeeded)).collect();
+    let mut plan = quiet(&sweep, ledger(&sweep, &all));
+    assert_eq!(plan.phase, Phase::Collecting);
+    let collecting = status(&sweep, &paused, &plan, at(1));
+    assert_eq!(said(&collecting, "Succeeded").1, "Collecting");
+    assert_eq!(said(&collecting, "ResultsAvailable").0, "False");
+    plan.phase = Phase::Finished;
+    let collected = Collected {
+        results: CollectedResults {
+            rows: 4,
+            ..CollectedResults::default()
+        },
+        ..Collected::default()
+    };
+    plan.actions = vec![Action::Collect {
+        collected: Box::new(collected),
+        inputs: "abc".into(),
+    }];
+    let done = status(&sweep, &collecting, &plan, at(2));
+    assert_eq!(
+        said(&done, "Succeeded"),
+        ("True", "Succeeded", "All 4 trials ended; 0 failed.")
+    );
+    assert_eq!(said(&done, "ResultsAvailable").0, "True");
+    assert_eq!(said(&done, "Progressing").1, "Finished");
+    let results = done.results.clone().expect("there");
+    assert_eq!((results.inputs.as_str(), results.rows), ("abc", 4));
+    // New objectives: the old results stay until they are renewed.
+    plan.phase = Phase::Collecting;
+    plan.actions.clear();
+    let again = status(&sweep, &done, &plan, at(3));
+    assert_eq!(said(&again, "ResultsAvailable").1, "Outdated");
+    assert_eq!(again.results, done.results);
+}
+
+#[test]
+fn too_many_failures_are_no_success() {
+    let sweep = sweep(SPEC);
+    let mut plan = quiet(&sweep, ledger(&sweep, &[(0, Outcome::Failed)]));
+    plan.phase = Phase::Finished;
+    assert!(plan.over_budget);
+    let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    assert_eq!(
+        said(&status, "Succeeded"),
+        (
+            "False",
+            "TooManyFailures",
+            "1 of 4 trials failed, and execution allows 10%."
+        )
+    );
+}
+
+#[test]
+fn a_resource_that_breaks_rules_is_told_which() {
+    let violation = |path: &str| Violation {
+        path: path.into(),
+        message: "is wrong".into(),
+    };
+    let old = InferenceBenchmarkStatus::default();
+    let few = rejected(7, &old, &[violation("spec.a"), violation("spec.b")], at(0));
+    assert_eq!(
+        said(&few, "Accepted"),
+        ("False", "Invalid", "spec.a: is wrong; spec.b: is wrong")
+    );
+    assert_eq!(few.observed_generation, Some(7));
+    let many = rejected(7, &few, &vec![violation("spec.a"); 40], at(0));
+    let message = said(&many, "Accepted").2;
+    assert!(
+        message.len() == 256 && message.ends_with("..."),
+        "{message}"
+    );
+}
+
+/// What the API server keeps of who wrote which field, as it writes it: lists without keys are one field.
+fn managed(value: &Value) -> Value {
+    let Value::Object(members) = value else {
+        return json!({});
+    };
+    let mut fields = Map::new();
+    for (name, member) in members {
+        let field = match member {
+            Value::Array(items) if name == "conditions" => {
+                let keyed = items.iter().map(|item| {
+                    let mut fields = managed(item);
+                    fields["."] = json!({});
+                    (format!("k:{{\"type\":{}}}", item["type"]), fields)
+                });
+                Value::Object(keyed.collect())
+            }
+            other => managed(other),
+        };
+        fields.insert(format!("f:{name}"), field);
+    }
+    Value::Object(fields)
+}
+
+#[test]
+fn the_largest_status_is_small_enough() {
+    let levels = |most: u32| (1..=most).collect::<Vec<_>>();
+    let spec = format!(
+        "
+design:
+  factors:
+    model: [{{name: a, source: {{random: {{preset: gpt2}}}}}}]
+    batchSize: {:?}
+    inputLength: {:?}
+    gpus: [1]
+  replicates: 20
+results: {{store: {{url: 's3://bucket'}}}}",
+        levels(50),
+        levels(50)
+    );
+    let mut sweep = sweep(&spec);
+    assert_eq!(sweep.expansion.len(), 50_000);
+    // As many models with as long names as there may be, and the longest reference to an image.
+    sweep.plan.models = vec![
+        PinnedModel {
+            name: "m".repeat(63),
+            revision: "r".repeat(64)
+        };
+        16
+    ];
+    sweep.plan.image = Some("i".repeat(512));
+    let mut rng = SplitMix64::new(1);
+    let mut order: Vec<u32> = (0..50_000).collect();
+    rng.shuffle(&mut order);
+    let mut ledger = Outcomes::new(50_000);
+    for &index in &order[..25_000] {
+        let outcome = Outcome::ALL[rng.below(5) as usize];
+        ledger.record(index, outcome).expect("new");
+    }
+    let mut plan = quiet(&sweep, ledger);
+    plan.problem = Some(Problem {
+        reason: "CollectionFailed".into(),
+        message: "x".repeat(9_999),
+    });
+    plan.measured = Measured {
+        reused: 9,
+        best: Some(1.234e100),
+        took: Duration::from_secs(9),
+        trials: 9,
+    };
+    let collected = Collected {
+        results: CollectedResults {
+            uri: "u".repeat(768),
+            sha256: "s".repeat(64),
+            rows: 50_000,
+            report: "report.html".into(),
+            ..CollectedResults::default()
+        },
+        summary: Summary {
+            intervals: "x".repeat(limits::SUMMARY_BYTES - 110),
+            ..Summary::default()
+        },
+        recovered: Vec::new(),
+    };
+    let ended = Ended {
+        index: 0,
+        outcome: Outcome::Succeeded,
+        why: String::new(),
+    };
+    plan.actions = vec![
+        Action::Record(vec![ended]),
+        Action::Collect {
+            collected: Box::new(collected),
+            inputs: "i".repeat(64),
+        },
+    ];
+    plan.tally = Tally::of(&plan.ledger);
+    let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    let summary = serde_json::to_vec(&status.summary).expect("JSON").len();
+    assert!(
+        (limits::SUMMARY_BYTES - 64..=limits::SUMMARY_BYTES).contains(&summary),
+        "{summary}"
+    );
+    let value = serde_json::to_value(&status).expect("JSON");
+    let bytes = value.to_string().len();
+    let fields = json!({
+        "manager": "inferbench-operator", "operation": "Update", "apiVersion": "inferbench.dev/v1alpha1",
+        "time": "2026-01-01T00:00:00Z", "fieldsType": "FieldsV1", "subresource": "status",
+        "fieldsV1": {"f:status": managed(&value)},
+    });
+    let managed = fields.to_string().len();
+    assert!(managed <= MANAGED_FIELDS, "{managed}");
+    assert!(bytes + managed <= MAX_BYTES, "{bytes} + {managed}");
+    // What was cut says so.
+    let failed = status.ledger.expect("there").failed;
+    assert!(failed.ends_with(",...") && failed.len() > 500, "{failed}");
+}

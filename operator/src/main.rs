@@ -1,0 +1,154 @@
+//! `inferbench-operator`: waits for the lead, then works until it is told to stop or has lost it.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use inferbench_operator::{
+    controller::{run::run, sweep::Defaults},
+    lease::{Holder, Settings},
+    metrics::Metrics,
+    server,
+};
+use kube::{Client, Config};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+/// Turns InferenceBenchmarks into Jobs, and what becomes of them into their status.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    /// The runner's image, where a resource names none; with a digest, so that all trials of a sweep run the same.
+    #[arg(long, env = "INFERBENCH_RUNNER_IMAGE")]
+    runner_image: String,
+    /// The namespace to work in; all of them by default.
+    #[arg(long, env = "INFERBENCH_WATCH_NAMESPACE")]
+    watch_namespace: Option<String>,
+    /// The operator's own namespace, where its Lease is.
+    #[arg(long, env = "INFERBENCH_NAMESPACE")]
+    namespace: Option<String>,
+    /// The name of the Lease.
+    #[arg(long, default_value = "inferbench-operator")]
+    lease: String,
+    /// What this replica is called in the Lease; the pod's name.
+    #[arg(long, env = "HOSTNAME")]
+    identity: String,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    listen: String,
+    /// The longest that one call to the API server may take, in seconds.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=300))]
+    call_timeout: u64,
+    /// How logs are written; RUST_LOG says how much.
+    #[arg(long, value_enum, default_value_t = Logs::Json)]
+    logs: Logs,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Logs {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter);
+    match cli.logs {
+        Logs::Json => logs.json().flatten_event(true).init(),
+        Logs::Text => logs.init(),
+    }
+    match operate(cli).await {
+        Ok(code) => code,
+        Err(message) => {
+            error!(message, "the operator cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn operate(cli: Cli) -> Result<ExitCode, String> {
+    let mut config = Config::infer().await.map_err(|error| error.to_string())?;
+    // A request that is sent again after its answer was lost is for the next pass to sort out.
+    config.default_retry = false;
+    let namespace = cli
+        .namespace
+        .unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config).map_err(|error| error.to_string())?;
+
+    let settings = Settings {
+        name: cli.lease,
+        namespace,
+        identity: cli.identity,
+        duration: Duration::from_secs(15),
+        every: Duration::from_secs(5),
+    };
+    let mut holder = Holder::new(client.clone(), settings);
+    let metrics = Arc::new(Metrics::default());
+    let listener = TcpListener::bind(&cli.listen)
+        .await
+        .map_err(|error| format!("--listen {}: {error}", cli.listen))?;
+    info!(listen = cli.listen, "serving");
+    tokio::spawn(server::serve(listener, Arc::clone(&metrics), holder.lead()));
+
+    let (stop, stopped) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let told = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(told);
+
+    tokio::select! {
+        () = &mut told => return Ok(ExitCode::SUCCESS),
+        () = holder.acquire() => {}
+    }
+    let shutdown = {
+        let mut stopped = stopped.clone();
+        async move {
+            // A sender that is gone says stop, too.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }
+    };
+    let defaults = Defaults {
+        image: cli.runner_image,
+    };
+    let mut work = tokio::spawn({
+        let (lead, limit) = (holder.lead(), Duration::from_secs(cli.call_timeout));
+        let watched = cli.watch_namespace;
+        async move {
+            let namespace = watched.as_deref();
+            run(client, namespace, defaults, lead, metrics, limit, shutdown).await;
+        }
+    });
+    let code = tokio::select! {
+        () = &mut told => {
+            info!("told to stop: passes that are under way go on to their end");
+            ExitCode::SUCCESS
+        }
+        // Another replica may lead by now: this one begins anew, with an empty memory.
+        () = holder.renew() => ExitCode::FAILURE,
+        _ = &mut work => ExitCode::FAILURE,
+    };
+    stop.send_replace(true);
+    if !work.is_finished() {
+        tokio::select! {
+            _ = &mut work => {}
+            // The lead is kept for as long as it takes.
+            () = holder.renew() => {}
+        }
+    }
+    holder.release().await;
+    Ok(code)
+}
