@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use inferbench_crds::{Scope, design::Expansion, file::load};
+use inferbench_crds::{
+    Scope,
+    design::Expansion,
+    file::{load, parse},
+};
 
 fn examples() -> BTreeMap<String, String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
@@ -34,13 +38,17 @@ fn every_example_is_valid() {
         examples.keys()
     );
     for (name, text) in examples {
-        let resources = load(&text, &name, Scope::Local).unwrap_or_else(|error| panic!("{error}"));
-        // One with a store is meant for a cluster.
-        if resources
-            .iter()
-            .all(|resource| resource.spec.results.store.is_some())
-        {
+        let resources = parse(&text, &name).unwrap_or_else(|error| panic!("{error}"));
+        let stores = || resources.iter().map(|one| one.spec.results.store.as_ref());
+        // One with a store is meant for a cluster, and one whose store is a claim for nothing else.
+        if stores().all(|store| store.is_some()) {
             load(&text, &name, Scope::Cluster).unwrap_or_else(|error| panic!("{error}"));
+        }
+        if stores()
+            .flatten()
+            .all(|store| store.persistent_volume_claim.is_none())
+        {
+            load(&text, &name, Scope::Local).unwrap_or_else(|error| panic!("{error}"));
         }
     }
 }
@@ -48,7 +56,7 @@ fn every_example_is_valid() {
 #[test]
 fn the_sizes_in_the_comments_are_true() {
     let size = |name: &str| {
-        let resources = load(&examples()[name], name, Scope::Local).expect("a valid example");
+        let resources = parse(&examples()[name], name).expect("a valid example");
         let expansion = Expansion::new(&resources[0].spec.design);
         (
             expansion.combinations_before_exclusion(),
@@ -56,7 +64,11 @@ fn the_sizes_in_the_comments_are_true() {
             expansion.len(),
         )
     };
+    assert_eq!(size("kueue.yaml"), (9, 0, 45));
     assert_eq!(size("quickstart.yaml"), (8, 0, 16));
+    assert_eq!(size("quickstart-pvc.yaml"), (8, 0, 16));
+    assert_eq!(size("quickstart-s3.yaml"), (8, 0, 16));
+    assert_eq!(size("spot.yaml"), (16, 0, 80));
     assert_eq!(size("thesis-gpt2.yaml"), (1_260, 252, 10_080));
     assert_eq!(size("thesis-llama3.yaml"), (1_260, 252, 10_080));
 }
