@@ -19,7 +19,7 @@ use inferbench_crds::contract::REQUESTS_VARIABLE;
 use crate::{
     cgroup::Cgroup,
     exit::Exit,
-    machine::Machine,
+    machine::{Machine, kib_line},
     protocol::{Answer, Ask},
     signals,
 };
@@ -370,15 +370,7 @@ fn keep_last_lines(from: impl Read, kept: &Mutex<VecDeque<String>>) {
 /// The peak of another process' resident memory, in bytes.
 fn peak_rss(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+    kib_line(&status, "VmHWM:")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use inferbench_crds::spec::Objectives;
 use inferbench_results::{
     analysis::{Analysis, analyze},
     columns::Table as _,
-    figures,
+    figures::{self, Figure},
     key::{is_key, trial_key},
     manifest::{FileEntry, Manifest, TrialEntry},
     record::TrialRecord,
@@ -317,7 +317,8 @@ pub fn collect(
             document("summary.json", serde_json::to_vec_pretty(&summary))?,
         ),
     ];
-    files.extend(documents(&summary, &analysis)?);
+    let figures = figures::all(&summary, &analysis);
+    files.extend(documents(&summary, &analysis, &figures)?);
     let entries = rows.iter().zip(records).map(|(row, record)| TrialEntry {
         trial_index: row.trial_index,
         attempt: row.attempt,
@@ -345,20 +346,20 @@ pub fn collect(
     })
 }
 
-/// What is made of a summary and an analysis: `analysis.json`, `report.html` and `figures/*.svg`.
+/// What is made of a summary, an analysis and their figures: `analysis.json`, `report.html` and `figures/*.svg`.
 ///
 /// # Errors
 /// Where the analysis cannot be written as JSON: never in practice.
 pub fn documents(
     summary: &Summary,
     analysis: &Analysis,
+    figures: &[Figure],
 ) -> Result<Vec<(String, Vec<u8>)>, CollectError> {
-    let figures = figures::all(summary, analysis);
     let report = Report {
         summary,
         analysis,
         objectives: &summary.objectives,
-        figures: &figures,
+        figures,
     };
     let mut documents = vec![
         (
@@ -367,7 +368,7 @@ pub fn documents(
         ),
         ("report.html".into(), html(&report).into_bytes()),
     ];
-    for figure in &figures {
+    for figure in figures {
         if let Some(svg) = figure.svg() {
             documents.push((format!("figures/{}.svg", figure.name), svg.into_bytes()));
         }

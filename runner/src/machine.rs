@@ -150,16 +150,19 @@ fn os_name() -> Option<String> {
     Some(format!("{name}, kernel {}", kernel.trim()))
 }
 
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+/// The bytes that a line of /proc gives in kB, such as `MemTotal:       24605628 kB`.
+pub(crate) fn kib_line(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim()
         .strip_suffix("kB")?
         .trim()
         .parse::<u64>()
         .ok()?
         .checked_mul(1024)
+}
+
+fn mem_total(meminfo: &str) -> Option<u64> {
+    kib_line(meminfo, "MemTotal:")
 }
 
 fn numa_nodes(cpus: &[usize]) -> Option<u32> {

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+pub use inferbench_crds::contract::StoreAt;
 use inferbench_crds::spec::Dtype;
 use inferbench_engine::{
     Weights,
@@ -11,8 +12,6 @@ use inferbench_engine::{
 };
 use inferbench_results::record::Request;
 use serde::{Deserialize, Serialize};
-
-use crate::store::{Store, StoreError, StoreOptions};
 
 /// What a measuring process is asked for.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -94,35 +93,6 @@ impl WeightsAt {
             },
             WeightsAt::Folder(folder) => Ok(Weights::Directory(folder.clone())),
         }
-    }
-}
-
-/// Where a store is.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct StoreAt {
-    /// A folder or a URL.
-    pub target: String,
-    /// The endpoint of an S3-compatible server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// The region of a bucket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-}
-
-impl StoreAt {
-    /// Opens it.
-    ///
-    /// # Errors
-    /// Those of [`Store::open`].
-    pub fn open(&self) -> Result<Store, StoreError> {
-        let options = StoreOptions {
-            endpoint: self.endpoint.clone(),
-            region: self.region.clone(),
-            settings: Vec::new(),
-        };
-        Store::open(&self.target, &options)
     }
 }
 

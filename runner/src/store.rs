@@ -16,6 +16,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use inferbench_crds::contract::StoreAt;
 use object_store::{
     Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, WriteMultipart,
     memory::InMemory, path::Path,
@@ -86,6 +87,19 @@ impl Store {
         store.root = address.root();
         store.folder = address.folder().map(FilePath::to_path_buf);
         Ok(store)
+    }
+
+    /// Opens what a request or a command line names; otherwise as [`Store::open`].
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn at(at: &StoreAt) -> Result<Self, StoreError> {
+        let options = StoreOptions {
+            endpoint: at.endpoint.clone(),
+            region: at.region.clone(),
+            settings: Vec::new(),
+        };
+        Self::open(&at.target, &options)
     }
 
     /// A store in memory, for tests.

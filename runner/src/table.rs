@@ -1,6 +1,6 @@
 //! The table at the end of a sweep: one line per combination, over its replicates.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use inferbench_results::{record::Outcome, row::Row};
@@ -150,15 +150,7 @@ pub fn render(lines: &[Line]) -> String {
             percent(line.prefill),
             valid,
         ];
-        table.add_row(cells.into_iter().enumerate().map(|(column, text)| {
-            let right = (3..=10).contains(&column);
-            let alignment = if right {
-                CellAlignment::Right
-            } else {
-                CellAlignment::Left
-            };
-            Cell::new(text).set_alignment(alignment)
-        }));
+        table.add_row(aligned(cells, 3..=10));
     }
     let mut text = table.trim_fmt();
     if left_out > 0 {
@@ -207,6 +199,21 @@ pub fn best(lines: &[Line]) -> Vec<String> {
         ))
     })
     .collect()
+}
+
+/// The cells of a row, those of the columns `right` flush right: numbers.
+pub fn aligned(
+    cells: impl IntoIterator<Item = String>,
+    right: RangeInclusive<usize>,
+) -> impl Iterator<Item = Cell> {
+    cells.into_iter().enumerate().map(move |(column, text)| {
+        let alignment = if right.contains(&column) {
+            CellAlignment::Right
+        } else {
+            CellAlignment::Left
+        };
+        Cell::new(text).set_alignment(alignment)
+    })
 }
 
 #[cfg(test)]

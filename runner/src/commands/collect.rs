@@ -28,7 +28,7 @@ pub fn run(args: &CollectArgs) -> Exit {
         Err(exit) => return exit,
     };
     let at = store_at(args.out.as_deref(), &resource);
-    let result = at.open().and_then(|store| {
+    let result = Store::at(&at).and_then(|store| {
         let (file, _) = SweepFile::read(&store)?;
         let failures = stored::read_failures(&store)?;
         Ok((store, file, failures))

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::Table;
 use inferbench_crds::design::Combination;
 use inferbench_results::record::dtype_name;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::{
     machine::Machine,
     models::Need,
     prepared::{Fate, Prepared, gib},
-    table::STYLE,
+    table::{STYLE, aligned},
 };
 
 /// More lines than that are left to the other forms.
@@ -208,15 +208,7 @@ fn table(plan: &Plan) -> String {
             amount(line.peak_bytes),
             note,
         ];
-        table.add_row(cells.into_iter().enumerate().map(|(column, text)| {
-            let right = (3..=8).contains(&column);
-            let alignment = if right {
-                CellAlignment::Right
-            } else {
-                CellAlignment::Left
-            };
-            Cell::new(text).set_alignment(alignment)
-        }));
+        table.add_row(aligned(cells, 3..=8));
     }
     let mut text = format!("{}\n", table.trim_fmt());
     if plan.lines.len() > MAX_LINES {

@@ -71,14 +71,15 @@ fn text(summary: &Summary, analysis: &Analysis) -> String {
 fn write(args: &ReportArgs, summary: &Summary, analysis: &Analysis) -> Result<(), Exit> {
     let out = args.out.clone().unwrap_or_else(|| folder(first(args)));
     let store = open(&out)?;
-    let documents = collect::documents(summary, analysis).map_err(|error| {
+    let figures = figures::all(summary, analysis);
+    let documents = collect::documents(summary, analysis, &figures).map_err(|error| {
         complain(&error);
         Exit::Failed
     })?;
     for (path, bytes) in &documents {
         put(&store, path, bytes)?;
     }
-    for figure in figures::all(summary, analysis) {
+    for figure in &figures {
         if let Some(png) = figure.png() {
             put(&store, &format!("figures/{}.png", figure.name), &png)?;
         }

@@ -68,7 +68,7 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     let resource = resource(&args.file)?;
     refuse_gpus(&args.file, &resource)?;
     let at = store_at(args.out.as_deref(), &resource);
-    let store = at.open()?;
+    let store = Store::at(&at)?;
     let _lock = occupy(&store)?;
     store.probe()?;
     store.remove_leftovers(LEFTOVER_AGE)?;

@@ -21,7 +21,7 @@ use crate::{
     fault, pod,
     protocol::{Answer, Ask, TrialRequest},
     recording, shape, signals,
-    store::{Store, StoreError},
+    store::Store,
     trial::{Clock, NoRecord, Session},
 };
 
@@ -65,7 +65,7 @@ pub fn run() -> Exit {
 
 /// Measures a trial under the eyes of a watchdog, which stores a time-out and ends the process when time is over.
 fn serve(session: &mut Session, ask: &TrialRequest) -> (Answer, Exit) {
-    let store = match open(ask) {
+    let store = match Store::at(&ask.store) {
         Ok(store) => Arc::new(store),
         Err(error) => return failed(format!("{error:#}"), Exit::BadStore),
     };
@@ -112,10 +112,6 @@ fn serve(session: &mut Session, ask: &TrialRequest) -> (Answer, Exit) {
         }) => failed(message, Exit::Failed),
         Err(NoRecord::Interrupted) => failed("interrupted".into(), Exit::Failed),
     }
-}
-
-fn open(ask: &TrialRequest) -> Result<Store, StoreError> {
-    ask.store.open()
 }
 
 /// Stores a record. One that is there already wins.

@@ -54,7 +54,7 @@ pub fn run(requests: &Path) -> Exit {
 }
 
 fn part(request: &SweepRequest, index: u32) -> Result<Option<Chunk>, Broken> {
-    let store = open(request)?;
+    let store = open(&request.store)?;
     let ledger = ledger(request)?;
     if index == 0 {
         make(request, &store, &ledger)?;

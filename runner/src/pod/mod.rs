@@ -10,10 +10,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use inferbench_crds::contract::{SweepRequest, TERMINATION_MESSAGE_BYTES};
+use inferbench_crds::{
+    contract::{StoreAt, SweepRequest, TERMINATION_MESSAGE_BYTES},
+    spec::Model,
+};
 use serde::Serialize;
 
-use crate::{commands::complain, exit::Exit, protocol::StoreAt, store::Store};
+use crate::{
+    commands::complain,
+    exit::Exit,
+    models::{Need, Resolved, resolve},
+    store::Store,
+};
 
 /// Names the file of the termination message, where it is another than Kubernetes' own.
 pub const REPORT_VARIABLE: &str = "INFERBENCH_TERMINATION_LOG";
@@ -44,14 +52,20 @@ fn read_sweep(requests: &Path) -> Result<SweepRequest, Broken> {
     serde_json::from_str(&text).map_err(|error| wrong(&error))
 }
 
-fn open(request: &SweepRequest) -> Result<Store, Broken> {
-    let at = StoreAt {
-        target: request.store.target.clone(),
-        endpoint: request.store.endpoint.clone(),
-        region: request.store.region.clone(),
-    };
-    at.open()
-        .map_err(|error| broken(format!("{error:#}"), Exit::BadStore))
+fn open(at: &StoreAt) -> Result<Store, Broken> {
+    Store::at(at).map_err(|error| broken(format!("{error:#}"), Exit::BadStore))
+}
+
+/// A model with all its files; what is wrong with it tells whether trying again can help.
+fn load(model: &Model, seed: i64, pinned: Option<&str>) -> Result<Resolved, Broken> {
+    resolve(model, seed, Need::Weights, pinned).map_err(|error| {
+        let exit = if error.is_permanent() {
+            Exit::BadModel
+        } else {
+            Exit::Failed
+        };
+        broken(error, exit)
+    })
 }
 
 /// Leaves a termination message. It is for whoever looks: a pod that cannot has done its work all the same.

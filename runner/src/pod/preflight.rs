@@ -9,13 +9,8 @@ use inferbench_crds::{
 };
 use inferbench_engine::{config::ModelConfig, size};
 
-use super::{Broken, broken, leave, open, read_sweep, shortened};
-use crate::{
-    commands::complain,
-    exit::Exit,
-    models::{Need, resolve},
-    signals,
-};
+use super::{Broken, broken, leave, load, open, read_sweep, shortened};
+use crate::{commands::complain, exit::Exit, signals};
 
 /// Checks a sweep.
 pub fn run(requests: &Path) -> Exit {
@@ -37,7 +32,7 @@ pub fn run(requests: &Path) -> Exit {
 }
 
 fn check(request: &SweepRequest) -> Result<PreflightReport, Broken> {
-    open(request)?
+    open(&request.store)?
         .probe()
         .map_err(|error| broken(format!("{error:#}"), Exit::BadStore))?;
     let factors = &request.spec.design.factors;
@@ -50,14 +45,7 @@ fn check(request: &SweepRequest) -> Result<PreflightReport, Broken> {
 
 fn look_at(model: &Model, request: &SweepRequest) -> Result<ModelReport, Broken> {
     let design = &request.spec.design;
-    let resolved = resolve(model, design.seed, Need::Weights, None).map_err(|error| {
-        let exit = if error.is_permanent() {
-            Exit::BadModel
-        } else {
-            Exit::Failed
-        };
-        broken(error, exit)
-    })?;
+    let resolved = load(model, design.seed, None)?;
     let Some(config) = &resolved.config else {
         return Err(broken(
             format!("model {}: it has no configuration", model.name),

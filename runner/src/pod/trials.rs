@@ -8,13 +8,12 @@ use inferbench_crds::{contract::TrialReport, outcome::Outcome, spec::Dtype};
 use inferbench_engine::ceilings::Ceilings;
 use inferbench_results::{key::trial_key, record::TrialRecord, row::Row};
 
-use super::{Broken, broken, leave, shortened};
+use super::{Broken, broken, leave, load, open, shortened};
 use crate::{
     commands::{complain, trial::store_record},
     executor::{Ended, Executor, Processes},
     exit::Exit,
     machine::Machine,
-    models::{Need, resolve},
     protocol::{Ask, TrialRequest},
     recording, shape, signals,
     store::Store,
@@ -100,10 +99,7 @@ struct Pod {
 impl Pod {
     /// Finds the trial's record, or makes it; again while it is invalid and the spec allows.
     fn settle(&mut self, mut ask: TrialRequest) -> Result<Settled, Broken> {
-        let store = ask
-            .store
-            .open()
-            .map_err(|error| broken(format!("{error:#}"), Exit::BadStore))?;
+        let store = open(&ask.store)?;
         let mut reused = true;
         loop {
             let key = trial_key(&ask.request, ask.attempt);
@@ -111,7 +107,7 @@ impl Pod {
                 Some(record) => record,
                 None => {
                     reused = false;
-                    self.measure(&mut ask)?;
+                    self.measure(&mut ask, &store)?;
                     stored(&store, &key)?.ok_or_else(|| {
                         broken(
                             format!("the record of {key} cannot be read back"),
@@ -132,7 +128,7 @@ impl Pod {
         }
     }
 
-    fn measure(&mut self, ask: &mut TrialRequest) -> Result<(), Broken> {
+    fn measure(&mut self, ask: &mut TrialRequest, store: &Store) -> Result<(), Broken> {
         let interrupted = || broken("interrupted", Exit::Failed);
         if signals::interrupted() {
             return Err(interrupted());
@@ -159,31 +155,14 @@ impl Pod {
                 };
             }
         };
-        let store = ask
-            .store
-            .open()
-            .map_err(|error| broken(format!("{error:#}"), Exit::BadStore))?;
-        store_record(&store, &record).map_err(|message| broken(message, Exit::Failed))
+        store_record(store, &record).map_err(|message| broken(message, Exit::Failed))
     }
 
     /// Sees to the model's files, and to the ceilings that the trial is judged by.
     fn prepare(&mut self, ask: &mut TrialRequest) -> Result<(), Broken> {
         let combination = &ask.request.combination;
         let pinned = &ask.request.model_revision;
-        let model = resolve(
-            &combination.model,
-            ask.request.seed,
-            Need::Weights,
-            Some(pinned),
-        )
-        .map_err(|error| {
-            let exit = if error.is_permanent() {
-                Exit::BadModel
-            } else {
-                Exit::Failed
-            };
-            broken(error, exit)
-        })?;
+        let model = load(&combination.model, ask.request.seed, Some(pinned))?;
         if model.revision != *pinned {
             return Err(broken(
                 format!(

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::hygiene::process_cpu_time;
+use crate::{hygiene::process_cpu_time, machine::kib_line};
 
 /// One reading.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,10 +35,7 @@ pub fn reset_peak_memory() {
 #[must_use]
 pub fn peak_memory_mib() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+    Some(kib_line(&status, "VmHWM:")? as f64 / f64::from(1 << 20))
 }
 
 fn resident_mib(statm: &str) -> Option<f64> {

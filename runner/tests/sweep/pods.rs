@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Output};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use inferbench_crds::{
     contract::{
-        self, Chunk, Collected, PreflightReport, REQUESTS_VARIABLE, SweepRequest,
+        Chunk, Collected, PreflightReport, REQUESTS_VARIABLE, SweepRequest,
         TERMINATION_MESSAGE_BYTES, TrialReport,
     },
     file,
@@ -204,9 +204,9 @@ fn sweep_request(place: &Place, spec: &str) -> SweepRequest {
             ..Plan::default()
         },
         runner: recording::runner_identity(),
-        store: contract::StoreAt {
+        store: StoreAt {
             target: place.out().display().to_string(),
-            ..contract::StoreAt::default()
+            ..StoreAt::default()
         },
         spec: resource.spec,
         ledger: None,
