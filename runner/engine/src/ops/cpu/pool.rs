@@ -6,6 +6,7 @@
 use candle_core::utils::barrier_pool;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Below this many multiply-adds or bytes moved, waking the pool costs more than it saves.
 const WORTH_SHARING: usize = 1 << 15;
@@ -18,6 +19,28 @@ pub(super) fn share(items: usize, cost: usize, f: impl Fn(Range<usize>) + Sync) 
     } else if items > 0 {
         f(0..items);
     }
+}
+
+/// [`share`] where long ranges are worth having and all threads had better end together: each takes
+/// its part of what is left, so that ranges are long at first and single items at the end.
+pub(super) fn share_guided(items: usize, cost: usize, f: impl Fn(Range<usize>) + Sync) {
+    if items <= 1 || cost < WORTH_SHARING {
+        if items > 0 {
+            f(0..items);
+        }
+        return;
+    }
+    let parts = threads() + 1;
+    let next = AtomicUsize::new(0);
+    barrier_pool().execute(|_| {
+        let take = |start: usize| {
+            let left = items.checked_sub(start).filter(|left| *left > 0)?;
+            Some(start + left.div_ceil(parts))
+        };
+        while let Ok(start) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            f(start..take(start).unwrap_or(items));
+        }
+    });
 }
 
 /// Threads that take part in [`share`].
@@ -64,5 +87,28 @@ impl<'a> Disjoint<'a> {
         debug_assert!(index < self.len);
         // SAFETY: inside the buffer by the caller's promise.
         unsafe { self.start.add(index) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn guided_ranges_hold_every_item_once() {
+        for items in [0, 1, 2, 3, 24, 100, 1_001] {
+            for cost in [1, WORTH_SHARING] {
+                let held: Vec<AtomicU32> = (0..items).map(|_| AtomicU32::new(0)).collect();
+                share_guided(items, cost, |range| {
+                    assert!(!range.is_empty());
+                    for item in range {
+                        held[item].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                let once = held.iter().all(|count| count.load(Ordering::Relaxed) == 1);
+                assert!(once, "{items} items at cost {cost}");
+            }
+        }
     }
 }

@@ -3,18 +3,17 @@
 
 use super::arch;
 use super::linear::{Finish, Product};
-use super::pool::{Disjoint, share};
+use super::pool::{Disjoint, share_guided};
 use crate::ops::prefetch;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
-/// Weight rows in one piece of work: a multiple of every tile height below.
-const UNIT: usize = 24;
+/// Weight rows in the smallest piece of work: a multiple of every tile height below.
+const UNIT: usize = 12;
+/// Elements of weights worth a piece of work.
+const WORTH: usize = 16 << 10;
 /// Rows of `x` that share one pass over a weight row.
 const ROW_BLOCK: usize = 8;
-/// Elements of `x` that one pass over the weights comes back to for every row: a part of the
-/// first-level cache.
-const HELD: usize = 6 << 10;
 
 impl Product<'_> {
     /// Streams the weights past the rows of `x`, which stay in cache.
@@ -28,8 +27,13 @@ impl Product<'_> {
             packed = arch.dispatch(Interleave(self));
             &packed
         };
-        share(self.n.div_ceil(UNIT), self.n * self.k, |units| {
-            let columns = units.start * UNIT..(units.end * UNIT).min(self.n);
+        let unit = if self.k * UNIT < WORTH {
+            2 * UNIT
+        } else {
+            UNIT
+        };
+        share_guided(self.n.div_ceil(unit), self.n * self.k, |units| {
+            let columns = units.start * unit..(units.end * unit).min(self.n);
             arch.dispatch(Stream {
                 product: self,
                 x,
@@ -81,11 +85,13 @@ impl WithSimd for Stream<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Product { m, k, .. } = self.product;
-        // Weights that are come back to, by more rows or in more passes than one, had better be few
-        // enough to stay in the cache.
-        let once = m == 1 || m <= ROW_BLOCK && m * k <= HELD;
-        let block = if once { self.columns.len() } else { UNIT };
+        let m = self.product.m;
+        // Weights that are come back to, by more rows, had better be few enough to stay in the cache.
+        let block = if m <= ROW_BLOCK {
+            self.columns.len()
+        } else {
+            UNIT
+        };
         for start in self.columns.clone().step_by(block) {
             let columns = start..(start + block).min(self.columns.end);
             for first in (0..m).step_by(ROW_BLOCK) {
@@ -137,23 +143,17 @@ impl Stream<'_> {
         first: usize,
         columns: Range<usize>,
     ) {
-        let k = self.product.k;
-        let passes = if M == 1 { 1 } else { (M * k).div_ceil(HELD) };
-        let depth = k.div_ceil(passes).next_multiple_of(S::F32_LANES);
         let apart = columns.len() / R;
-        for start in (0..k).step_by(depth) {
-            let part = start..(start + depth).min(k);
-            for column in columns.start..columns.start + apart {
-                self.tile::<S, R, M>(simd, first, column, apart, part.clone());
-            }
-            for column in columns.start + R * apart..columns.end {
-                self.tile::<S, 1, M>(simd, first, column, 0, part.clone());
-            }
+        for column in columns.start..columns.start + apart {
+            self.tile::<S, R, M>(simd, first, column, apart);
+        }
+        for column in columns.start + R * apart..columns.end {
+            self.tile::<S, 1, M>(simd, first, column, 0);
         }
     }
 
-    /// What the elements `part` of the sums add to the products of `x`'s rows `first..first + M`
-    /// with `R` weight rows, `apart` from one another from `column` on.
+    /// The products of `x`'s rows `first..first + M` with `R` weight rows, `apart` from one another
+    /// from `column` on.
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const M: usize>(
         &self,
@@ -161,7 +161,6 @@ impl Stream<'_> {
         first: usize,
         column: usize,
         apart: usize,
-        part: Range<usize>,
     ) {
         // Bytes of a stream of weights to ask for before they are needed: more where arithmetic
         // keeps them waiting for longer.
@@ -170,16 +169,16 @@ impl Stream<'_> {
         let mut rows = [&w[..0]; R];
         for (r, row) in rows.iter_mut().enumerate() {
             let start = (column + r * apart) * k;
-            *row = &w[start + part.start..start + part.end];
+            *row = &w[start..start + k];
         }
         let lanes = S::F32_LANES;
-        let (body, tail) = (part.len() / lanes, part.len() % lanes);
-        let start = first * k.next_multiple_of(lanes) + part.start * M;
+        let (body, tail) = (k / lanes, k % lanes);
+        let start = first * k.next_multiple_of(lanes);
         // Of a single row the last vector may be cut short, see `stream`.
         let span = if M == 1 {
-            part.len()
+            k
         } else {
-            M * part.len().next_multiple_of(lanes)
+            M * k.next_multiple_of(lanes)
         };
         let x = &self.x[start..start + span];
         let mut acc = [[simd.splat_f32s(0.0); M]; R];
@@ -187,7 +186,7 @@ impl Stream<'_> {
         for i in 0..body {
             let mut weights = [simd.splat_f32s(0.0); R];
             for (weights, row) in weights.iter_mut().zip(&rows) {
-                // SAFETY: vector i of the `body` whole ones that the row's part has.
+                // SAFETY: vector i of the `body` whole ones that the row has.
                 *weights = unsafe { load::<S>(row.as_ptr().add(i * lanes)) };
                 prefetch(row.as_ptr().wrapping_add(i * lanes), ahead);
             }
@@ -219,14 +218,9 @@ impl Stream<'_> {
         let acc = std::hint::black_box(acc);
         for (r, acc) in acc.iter().enumerate() {
             for (j, acc) in acc.iter().enumerate() {
-                let at = (first + j) * n + column + r * apart;
                 let sum = simd.reduce_sum_f32s(*acc);
-                // SAFETY: these columns belong to this piece of work alone, and their first part
-                // is written before any other adds to it.
-                unsafe {
-                    let y = self.out.at(at);
-                    *y = if part.start == 0 { sum } else { *y + sum };
-                }
+                // SAFETY: these columns belong to this piece of work alone.
+                unsafe { *self.out.at((first + j) * n + column + r * apart) = sum };
             }
         }
     }
