@@ -1,18 +1,21 @@
 //! What the operator and the pods that it starts say to each other: where a pod finds what it is asked for, and what
 //! it leaves in its termination message. Both sides are built from this file.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     InferenceBenchmarkSpec,
+    design::{Combination, Trial},
     outcome::Outcome,
+    spec::{Colocation, Isolation, Measurement},
     status::{CollectedResults, Plan, Summary},
 };
 
 /// The environment variable that names the file with a pod's requests.
 ///
-/// For `inferbench trial` the file has one JSON document a line, each as it would stand on its standard input. For
-/// `inferbench preflight` and `inferbench collect` it is one [`SweepRequest`].
+/// For `inferbench trial` the file has one [`PodRequest`] a line. For `inferbench preflight` and `inferbench collect` it
+/// is one [`SweepRequest`].
 pub const REQUESTS_VARIABLE: &str = "INFERBENCH_REQUESTS";
 /// The file with a pod's requests: an annotation of the pod, through the downward API.
 pub const REQUESTS_FILE: &str = "/var/run/inferbench/requests";
@@ -31,6 +34,128 @@ pub struct StoreAt {
     /// The region of a bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+}
+
+/// All that fixes a trial's request; its hash, with the attempt, is the trial's key.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// The levels: model with its source, batch size, lengths, gpus, dtype.
+    pub combination: Combination,
+    /// The commit (Hugging Face), content hash (path, object store) or `preset@seed` (random) of the weights.
+    pub model_revision: String,
+    /// The block.
+    pub replicate: u32,
+    /// The seed that prompts and random weights derive from.
+    pub seed: i64,
+    /// How it is measured, defaults filled in.
+    pub measurement: EffectiveMeasurement,
+    /// The runner's image digest or, outside a cluster, its version.
+    pub runner: String,
+}
+
+impl Request {
+    /// What fixes a trial of this spec, of a model pinned to `revision`, measured by `runner`.
+    #[must_use]
+    pub fn of(spec: &InferenceBenchmarkSpec, trial: &Trial, revision: &str, runner: &str) -> Self {
+        Self {
+            combination: trial.combination.clone(),
+            model_revision: revision.to_owned(),
+            replicate: trial.replicate,
+            seed: spec.design.seed,
+            measurement: EffectiveMeasurement::of(&spec.measurement, trial.combination.gpus),
+            runner: runner.to_owned(),
+        }
+    }
+}
+
+/// The measurement of one trial with every default filled in.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveMeasurement {
+    /// Warm-up iterations, at least.
+    pub warmup_iterations: u32,
+    /// Warm-up time in ms, at least.
+    pub warmup_ms: u64,
+    /// Timed iterations, at least.
+    pub iterations: u32,
+    /// Time over all timed iterations in ms, at least.
+    pub min_duration_ms: u64,
+    /// What the trials of one Job share.
+    pub isolation: Isolation,
+}
+
+impl EffectiveMeasurement {
+    /// How a trial on so many GPUs is measured.
+    #[must_use]
+    pub fn of(asked: &Measurement, gpus: u32) -> Self {
+        let gpus = i32::try_from(gpus).unwrap_or(i32::MAX);
+        Self {
+            warmup_iterations: asked.warmup_iterations.unsigned_abs(),
+            warmup_ms: asked.warmup_duration.millis(),
+            iterations: asked.iterations.unsigned_abs(),
+            min_duration_ms: asked.min_duration_for(gpus).millis(),
+            isolation: asked.isolation,
+        }
+    }
+}
+
+/// One trial to measure. Where its model's files lie, whoever measures finds out: the revision says which they are.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TrialRequest {
+    /// The sweep's name.
+    pub sweep: String,
+    /// The trial's number in the design.
+    pub trial_index: u32,
+    /// Its position in the order of execution.
+    pub run_order: u32,
+    /// 0, or how often an invalid trial was measured before.
+    pub attempt: u32,
+    /// How often an invalid trial is measured again by a pod; a sweep on one machine sees to that itself.
+    #[serde(default)]
+    pub remeasure_invalid: u32,
+    /// All that fixes the trial.
+    pub request: Request,
+    /// Where its record goes.
+    pub store: StoreAt,
+    /// The longest that it may take, in ms.
+    pub timeout_ms: u64,
+    /// Whether other trials may run on this machine at the same time without making this one invalid.
+    #[serde(default)]
+    pub neighbours_allowed: bool,
+}
+
+impl TrialRequest {
+    /// The first attempt at a trial of a sweep, whose record goes to `store`.
+    #[must_use]
+    pub fn of(
+        sweep: &str,
+        spec: &InferenceBenchmarkSpec,
+        trial: &Trial,
+        request: Request,
+        store: &StoreAt,
+    ) -> Self {
+        Self {
+            sweep: sweep.to_owned(),
+            trial_index: trial.index,
+            run_order: trial.run_order,
+            attempt: 0,
+            remeasure_invalid: spec.measurement.remeasure_invalid.unsigned_abs(),
+            request,
+            store: store.clone(),
+            timeout_ms: spec.execution.trial_timeout.millis(),
+            neighbours_allowed: spec.execution.colocation == Colocation::Allow,
+        }
+    }
+}
+
+/// A line of what a measuring pod is asked for.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum PodRequest {
+    /// Measure a trial and store its record.
+    Trial(Box<TrialRequest>),
 }
 
 /// What the preflight and the collection are told: the whole sweep.

@@ -25,6 +25,12 @@ impl Duration {
         Self(std::time::Duration::from_secs(secs))
     }
 
+    /// In milliseconds.
+    #[must_use]
+    pub fn millis(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// The same length as the standard library's type.
     #[must_use]
     pub const fn std(self) -> std::time::Duration {

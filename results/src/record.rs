@@ -1,50 +1,16 @@
 //! The record of one trial: what was asked, what ran, every iteration, telemetry and a verdict. One JSON document,
 //! created once in the store and never overwritten; all tables derive from it.
 
-pub use inferbench_crds::outcome::Outcome;
-use inferbench_crds::{
-    design::Combination,
-    spec::{Dtype, Isolation, Model},
+use inferbench_crds::spec::{Dtype, Model};
+pub use inferbench_crds::{
+    contract::{EffectiveMeasurement, Request},
+    outcome::Outcome,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Changes whenever the meaning or the shape of a record does.
 pub const SCHEMA_VERSION: &str = "inferbench.dev/trial/v1";
-
-/// All that fixes a trial's request; its hash, with the attempt, is the trial's key.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Request {
-    /// The levels: model with its source, batch size, lengths, gpus, dtype.
-    pub combination: Combination,
-    /// The commit (Hugging Face), content hash (path, object store) or `preset@seed` (random) of the weights.
-    pub model_revision: String,
-    /// The block.
-    pub replicate: u32,
-    /// The seed that prompts and random weights derive from.
-    pub seed: i64,
-    /// How it is measured, defaults filled in.
-    pub measurement: EffectiveMeasurement,
-    /// The runner's image digest or, outside a cluster, its version.
-    pub runner: String,
-}
-
-/// The measurement of one trial with every default filled in.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct EffectiveMeasurement {
-    /// Warm-up iterations, at least.
-    pub warmup_iterations: u32,
-    /// Warm-up time in ms, at least.
-    pub warmup_ms: u64,
-    /// Timed iterations, at least.
-    pub iterations: u32,
-    /// Time over all timed iterations in ms, at least.
-    pub min_duration_ms: u64,
-    /// What the trials of one Job share.
-    pub isolation: Isolation,
-}
 
 /// The record of one trial.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]

@@ -12,7 +12,7 @@ use crate::{
     child::{Child, Death, Reply, Verdict},
     commands::trial::store_record,
     machine::Machine,
-    protocol::{Answer, Ask, TrialRequest},
+    protocol::{Answer, Ask, Measure},
     shape, signals,
     store::Store,
     trial::{Clock, NoRecord, Session},
@@ -49,7 +49,7 @@ pub enum Ended {
 /// Who measures.
 pub trait Executor {
     /// Measures a trial and stores its record.
-    fn run(&mut self, ask: TrialRequest) -> Ended;
+    fn run(&mut self, ask: Measure) -> Ended;
     /// Measures the ceilings.
     ///
     /// # Errors
@@ -124,15 +124,15 @@ impl Processes {
 }
 
 impl Executor for Processes {
-    fn run(&mut self, ask: TrialRequest) -> Ended {
-        let combination = &ask.request.combination;
+    fn run(&mut self, ask: Measure) -> Ended {
+        let combination = &ask.trial.request.combination;
         let group = Group {
             model: combination.model.name.clone(),
             gpus: combination.gpus,
             dtype: combination.dtype,
-            replicate: ask.request.replicate,
+            replicate: ask.trial.request.replicate,
         };
-        let patience = Duration::from_millis(ask.timeout_ms).saturating_add(BACKSTOP);
+        let patience = Duration::from_millis(ask.trial.timeout_ms).saturating_add(BACKSTOP);
         match self.talk(&Ask::Trial(Box::new(ask)), group, patience) {
             Reply::Answer(Answer::Stored { ceilings, .. }) => Ended::Stored { ceilings },
             Reply::Answer(Answer::Failed { message, permanent }) => {
@@ -190,8 +190,8 @@ impl<'a> InProcess<'a> {
 }
 
 impl Executor for InProcess<'_> {
-    fn run(&mut self, ask: TrialRequest) -> Ended {
-        let clock = Clock::start(Duration::from_millis(ask.timeout_ms));
+    fn run(&mut self, ask: Measure) -> Ended {
+        let clock = Clock::start(Duration::from_millis(ask.trial.timeout_ms));
         match self.session.run(&ask, &clock, &signals::interrupted) {
             Ok(record) => match store_record(self.store, &record) {
                 Ok(()) => Ended::Stored {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use inferbench_crds::{
     InferenceBenchmark, InferenceBenchmarkSpec,
     design::{Combination, Expansion, Trial},
-    spec::{Colocation, Isolation},
+    spec::Isolation,
 };
 use inferbench_engine::{
     config::ModelConfig,
@@ -19,7 +19,7 @@ use inferbench_results::{
 
 use crate::{
     models::{ModelError, Need, Resolved, resolve},
-    protocol::{StoreAt, TrialRequest},
+    protocol::{Measure, StoreAt, TrialRequest},
     recording, shape,
 };
 
@@ -119,19 +119,7 @@ impl Prepared {
     /// The measurement with its defaults filled in, on so many GPUs.
     #[must_use]
     pub fn measurement(&self, gpus: u32) -> EffectiveMeasurement {
-        let asked = &self.spec.measurement;
-        let millis = |duration: inferbench_crds::Duration| {
-            u64::try_from(duration.std().as_millis()).unwrap_or(u64::MAX)
-        };
-        EffectiveMeasurement {
-            warmup_iterations: asked.warmup_iterations.unsigned_abs(),
-            warmup_ms: millis(asked.warmup_duration),
-            iterations: asked.iterations.unsigned_abs(),
-            min_duration_ms: millis(
-                asked.min_duration_for(i32::try_from(gpus).unwrap_or(i32::MAX)),
-            ),
-            isolation: asked.isolation,
-        }
+        EffectiveMeasurement::of(&self.spec.measurement, gpus)
     }
 
     /// Measured by a runner of this identity rather than this one.
@@ -149,14 +137,8 @@ impl Prepared {
     /// All that fixes a trial.
     #[must_use]
     pub fn request(&self, trial: &Trial) -> Request {
-        Request {
-            combination: trial.combination.clone(),
-            model_revision: self.model(&trial.combination).revision.clone(),
-            replicate: trial.replicate,
-            seed: self.spec.design.seed,
-            measurement: self.measurement(trial.combination.gpus),
-            runner: self.runner.clone(),
-        }
+        let revision = &self.model(&trial.combination).revision;
+        Request::of(&self.spec, trial, revision, &self.runner)
     }
 
     /// The key of a trial's attempt.
@@ -183,20 +165,15 @@ impl Prepared {
 
     /// What the measuring process is told of a trial; the ceilings are for the caller to add.
     #[must_use]
-    pub fn ask(&self, trial: &Trial, attempt: u32, store: &StoreAt) -> TrialRequest {
-        let timeout = self.spec.execution.trial_timeout.std().as_millis();
-        TrialRequest {
-            sweep: self.name.clone(),
-            trial_index: trial.index,
-            run_order: trial.run_order,
-            attempt,
-            remeasure_invalid: self.remeasure_invalid(),
-            request: self.request(trial),
-            weights: self.model(&trial.combination).weights.clone(),
-            store: store.clone(),
+    pub fn ask(&self, trial: &Trial, attempt: u32, store: &StoreAt) -> Measure {
+        let request = self.request(trial);
+        Measure {
+            trial: TrialRequest {
+                attempt,
+                ..TrialRequest::of(&self.name, &self.spec, trial, request, store)
+            },
+            weights: Some(self.model(&trial.combination).weights.clone()),
             ceilings: None,
-            timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),
-            neighbours_allowed: self.spec.execution.colocation == Colocation::Allow,
         }
     }
 

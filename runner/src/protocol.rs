@@ -1,16 +1,16 @@
 //! What a sweep and the process that measures for it say to each other: one JSON document a line, requests on the
-//! child's standard input, answers on its standard output. A Job in a cluster is given the same requests.
+//! child's standard input, answers on its standard output. What a Job in a cluster is given, `inferbench_crds::contract`
+//! says; these requests are the same with what its pod has found out.
 
 use std::path::PathBuf;
 
-pub use inferbench_crds::contract::StoreAt;
+pub use inferbench_crds::contract::{StoreAt, TrialRequest};
 use inferbench_crds::spec::Dtype;
 use inferbench_engine::{
     Weights,
     ceilings::{Ceilings, roofline::Shape},
     presets,
 };
-use inferbench_results::record::Request;
 use serde::{Deserialize, Serialize};
 
 /// What a measuring process is asked for.
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub enum Ask {
     /// Measure a trial and store its record.
-    Trial(Box<TrialRequest>),
+    Trial(Box<Measure>),
     /// Measure the ceilings of this machine.
     Ceilings {
         /// The data type of the matrix products.
@@ -28,35 +28,19 @@ pub enum Ask {
     },
 }
 
-/// One trial to measure.
+/// One trial to measure, with what whoever asks has found out already.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct TrialRequest {
-    /// The sweep's name.
-    pub sweep: String,
-    /// The trial's number in the design.
-    pub trial_index: u32,
-    /// Its position in the order of execution.
-    pub run_order: u32,
-    /// 0, or how often an invalid trial was measured before.
-    pub attempt: u32,
-    /// How often an invalid trial is measured again by a pod; a sweep on one machine sees to that itself.
-    #[serde(default)]
-    pub remeasure_invalid: u32,
-    /// All that fixes the trial.
-    pub request: Request,
-    /// Where its model lies.
-    pub weights: WeightsAt,
-    /// Where its record goes.
-    pub store: StoreAt,
+pub struct Measure {
+    /// The trial.
+    #[serde(flatten)]
+    pub trial: TrialRequest,
+    /// Where its model lies. In a pod's file it is absent: the pod sees to the model itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<WeightsAt>,
     /// The ceilings that it is judged by; measured first where they are absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ceilings: Option<Ceilings>,
-    /// The longest that it may take, in ms.
-    pub timeout_ms: u64,
-    /// Whether other trials may run on this machine at the same time without making this one invalid.
-    #[serde(default)]
-    pub neighbours_allowed: bool,
 }
 
 /// Where a model lies.

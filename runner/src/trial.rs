@@ -29,7 +29,7 @@ use crate::{
     lock::Presence,
     machine::{self, Machine},
     measure::{Around, Measured, Plan, Stop, measure},
-    protocol::{TrialRequest, WeightsAt},
+    protocol::{Measure, WeightsAt},
     recording, shape,
     telemetry::{Sampler, min_samples, process},
 };
@@ -172,14 +172,14 @@ impl Session {
     /// Where there is nothing to store: the trial broke, or `interrupted` said so.
     pub fn run(
         &mut self,
-        ask: &TrialRequest,
+        ask: &Measure,
         clock: &Clock,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<TrialRecord, NoRecord> {
         let result = self.measure(ask, clock, interrupted);
         let outcome = |outcome, message: String| {
             Ok(recording::unmeasured(
-                ask,
+                &ask.trial,
                 &self.machine,
                 &self.process_id,
                 &clock.started_at,
@@ -210,18 +210,21 @@ impl Session {
 
     fn measure(
         &mut self,
-        ask: &TrialRequest,
+        ask: &Measure,
         clock: &Clock,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<TrialRecord, Stop> {
-        let combination = &ask.request.combination;
+        let combination = &ask.trial.request.combination;
         if combination.gpus > 0 {
             return Err(invalid(format!(
                 "gpus: {}: this build computes on the CPU only (gpus: 0)",
                 combination.gpus
             )));
         }
-        let weights = ask.weights.weights().map_err(invalid)?;
+        let at = ask.weights.as_ref();
+        let at =
+            at.ok_or_else(|| invalid("the request does not say where the model lies".into()))?;
+        let weights = at.weights().map_err(invalid)?;
         let config = weights.config()?;
         let dtype = shape::dtype(combination.dtype);
         let shape = shape::of(&config, dtype);
@@ -233,7 +236,7 @@ impl Session {
         };
         let aside = aside.elapsed();
 
-        let key = trial_key(&ask.request, ask.attempt);
+        let key = trial_key(&ask.trial.request, ask.trial.attempt);
         let seed = prompt_seed(&key);
         let presence = Presence::enter().ok();
         process::reset_peak_memory();
@@ -243,11 +246,11 @@ impl Session {
         let load_start = Instant::now();
         let fresh = std::mem::replace(&mut self.fresh, false);
         let (machine, cgroup) = (&self.machine, &self.cgroup);
-        let loaded = load(&mut self.loaded, ask, &weights)?;
+        let loaded = load(&mut self.loaded, ask, at, &weights)?;
         let load_time = load_start.elapsed();
 
         clock.enter(2);
-        let measurement = &ask.request.measurement;
+        let measurement = &ask.trial.request.measurement;
         let plan = Plan {
             batch: combination.batch_size as usize,
             input: combination.input_length as usize,
@@ -319,7 +322,7 @@ impl Session {
             samples: during.count(),
             min_samples: min_samples(Duration::from_secs_f64(window.wall_s)),
             concurrent_trials: neighbours,
-            concurrency_allowed: ask.neighbours_allowed,
+            concurrency_allowed: ask.trial.neighbours_allowed,
             logits_finite: Some(logits_finite),
             foreign_gpu_processes: Vec::new(),
             gpu_telemetry_missing: None,
@@ -378,7 +381,7 @@ impl Session {
             roofline: Some(roofline),
             harness: Some(harness),
             ..recording::unmeasured(
-                ask,
+                &ask.trial,
                 machine,
                 &self.process_id,
                 &clock.started_at,
@@ -399,22 +402,23 @@ fn invalid(message: String) -> Stop {
 /// The loaded model, if it is the one and has room; else it makes way, so that there are never two in memory.
 fn load<'a>(
     slot: &'a mut Option<Loaded>,
-    ask: &TrialRequest,
+    ask: &Measure,
+    at: &WeightsAt,
     weights: &Weights,
 ) -> Result<&'a mut Loaded, EngineError> {
-    let combination: &Combination = &ask.request.combination;
+    let combination: &Combination = &ask.trial.request.combination;
     let (dtype, world) = (dtype_name(combination.dtype), shape::world(combination));
     let batch = combination.batch_size as usize;
     let seq = combination.input_length as usize + combination.output_length as usize;
     let fits = slot.as_ref().is_some_and(|loaded| {
-        loaded.weights == ask.weights
+        loaded.weights == *at
             && loaded.dtype == dtype
             && loaded.world == world
             && loaded.max_batch >= batch
             && loaded.max_seq >= seq
     });
     if !fits {
-        let same = slot.take().filter(|loaded| loaded.weights == ask.weights);
+        let same = slot.take().filter(|loaded| loaded.weights == *at);
         // Room for what came before too, or two shapes in turn would load the model every time.
         let batch = same
             .as_ref()
@@ -435,7 +439,7 @@ fn load<'a>(
             Weights::Random { .. } => None,
         };
         *slot = Some(Loaded {
-            weights: ask.weights.clone(),
+            weights: at.clone(),
             dtype: dtype.into(),
             world,
             max_batch: batch,

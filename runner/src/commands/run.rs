@@ -22,7 +22,7 @@ use crate::{
     models::Need,
     prepared::{Fate, Prepared},
     progress::{self, Progress},
-    protocol::{StoreAt, TrialRequest},
+    protocol::{Measure, StoreAt},
     recording, shape, signals,
     store::{Store, StoreError},
     stored::{self, Failure, Ledger, Measured, Pin, SweepFile},
@@ -301,7 +301,7 @@ impl Run<'_> {
             let ask = self.sweep.ask(&trial, 0, self.at);
             let now = recording::now();
             let record =
-                recording::unmeasured(&ask, self.machine, &process_id, &now, outcome, reason);
+                recording::unmeasured(&ask.trial, self.machine, &process_id, &now, outcome, reason);
             self.keep(&record)?;
             self.ledger.add(trial.index, &record);
         }
@@ -445,7 +445,7 @@ impl Run<'_> {
         let class = self.class(trial, ceilings);
         let (started, started_at) = (Instant::now(), recording::now());
         let mut ended = executor.run(ask.clone());
-        if let Some(record) = recording::death(&ask, self.machine, &ended, &started_at) {
+        if let Some(record) = recording::death(&ask.trial, self.machine, &ended, &started_at) {
             ended = match store_record(self.store, &record) {
                 Ok(()) => Ended::Stored { ceilings: None },
                 Err(message) => Ended::Failed {
@@ -507,13 +507,13 @@ impl Run<'_> {
     fn note_failure(
         &mut self,
         trial: &Trial,
-        ask: &TrialRequest,
+        ask: &Measure,
         message: String,
         permanent: bool,
         class: (u64, u32),
         progress: &mut Progress,
     ) -> Result<Then, Failed> {
-        let key = self.sweep.key(trial, ask.attempt);
+        let key = self.sweep.key(trial, ask.trial.attempt);
         let failure = Failure {
             key,
             trial_index: trial.index,

@@ -19,7 +19,7 @@ use inferbench_results::{
 use crate::{
     exit::Exit,
     fault, pod,
-    protocol::{Answer, Ask, TrialRequest},
+    protocol::{Answer, Ask, Measure},
     recording, shape, signals,
     store::Store,
     trial::{Clock, NoRecord, Session},
@@ -64,15 +64,15 @@ pub fn run() -> Exit {
 }
 
 /// Measures a trial under the eyes of a watchdog, which stores a time-out and ends the process when time is over.
-fn serve(session: &mut Session, ask: &TrialRequest) -> (Answer, Exit) {
-    let store = match Store::at(&ask.store) {
+fn serve(session: &mut Session, ask: &Measure) -> (Answer, Exit) {
+    let store = match Store::at(&ask.trial.store) {
         Ok(store) => Arc::new(store),
         Err(error) => return failed(format!("{error:#}"), Exit::BadStore),
     };
-    let clock = Arc::new(Clock::start(Duration::from_millis(ask.timeout_ms)));
+    let clock = Arc::new(Clock::start(Duration::from_millis(ask.trial.timeout_ms)));
     let (done, watched) = mpsc::channel::<()>();
     let watchdog = {
-        let (clock, store, ask) = (Arc::clone(&clock), Arc::clone(&store), ask.clone());
+        let (clock, store, ask) = (Arc::clone(&clock), Arc::clone(&store), ask.trial.clone());
         let (machine, process) = (session.machine().clone(), session.process_id().to_owned());
         std::thread::spawn(move || {
             let waited = watched.recv_timeout(clock.left());
@@ -93,7 +93,7 @@ fn serve(session: &mut Session, ask: &TrialRequest) -> (Answer, Exit) {
             std::process::exit(i32::from(exit.code()));
         })
     };
-    fault::strike(ask.trial_index);
+    fault::strike(ask.trial.trial_index);
     let result = session.run(ask, &clock, &|| false);
     if !clock.settle() {
         // The watchdog was faster; it ends the process.

@@ -14,7 +14,7 @@ use crate::{
     executor::{Ended, Executor, Processes},
     exit::Exit,
     machine::Machine,
-    protocol::{Ask, TrialRequest},
+    protocol::{Ask, Measure},
     recording, shape, signals,
     store::Store,
 };
@@ -62,7 +62,7 @@ fn measure_all(requests: &Path, settled: &mut dyn FnMut(Settled)) -> Result<(), 
         ));
     };
     let machine = Machine::look();
-    let isolation = first.request.measurement.isolation;
+    let isolation = first.trial.request.measurement.isolation;
     let together = i32::try_from(asks.len()).unwrap_or(i32::MAX);
     let mut pod = Pod {
         executor: Processes::new(machine.clone(), isolation, together),
@@ -75,7 +75,7 @@ fn measure_all(requests: &Path, settled: &mut dyn FnMut(Settled)) -> Result<(), 
     Ok(())
 }
 
-fn read(requests: &Path) -> Result<Vec<TrialRequest>, Broken> {
+fn read(requests: &Path) -> Result<Vec<Measure>, Broken> {
     let wrong = |what: &dyn std::fmt::Display| {
         broken(format!("{}: {what}", requests.display()), Exit::BadRequest)
     };
@@ -98,11 +98,11 @@ struct Pod {
 
 impl Pod {
     /// Finds the trial's record, or makes it; again while it is invalid and the spec allows.
-    fn settle(&mut self, mut ask: TrialRequest) -> Result<Settled, Broken> {
-        let store = open(&ask.store)?;
+    fn settle(&mut self, mut ask: Measure) -> Result<Settled, Broken> {
+        let store = open(&ask.trial.store)?;
         let mut reused = true;
         loop {
-            let key = trial_key(&ask.request, ask.attempt);
+            let key = trial_key(&ask.trial.request, ask.trial.attempt);
             let record = match stored(&store, &key)? {
                 Some(record) => record,
                 None => {
@@ -116,8 +116,8 @@ impl Pod {
                     })?
                 }
             };
-            if !record.valid && ask.attempt < ask.remeasure_invalid {
-                ask.attempt += 1;
+            if !record.valid && ask.trial.attempt < ask.trial.remeasure_invalid {
+                ask.trial.attempt += 1;
                 continue;
             }
             return Ok(Settled {
@@ -128,7 +128,7 @@ impl Pod {
         }
     }
 
-    fn measure(&mut self, ask: &mut TrialRequest, store: &Store) -> Result<(), Broken> {
+    fn measure(&mut self, ask: &mut Measure, store: &Store) -> Result<(), Broken> {
         let interrupted = || broken("interrupted", Exit::Failed);
         if signals::interrupted() {
             return Err(interrupted());
@@ -136,12 +136,12 @@ impl Pod {
         self.prepare(ask)?;
         let started_at = recording::now();
         let ended = self.executor.run(ask.clone());
-        let record = match recording::death(ask, &self.machine, &ended, &started_at) {
+        let record = match recording::death(&ask.trial, &self.machine, &ended, &started_at) {
             Some(record) => record,
             None => {
                 return match ended {
                     Ended::Stored { ceilings } => {
-                        let dtype = ask.request.combination.dtype;
+                        let dtype = ask.trial.request.combination.dtype;
                         self.ceilings
                             .extend(ceilings.map(|ceilings| (dtype, ceilings)));
                         Ok(())
@@ -159,10 +159,10 @@ impl Pod {
     }
 
     /// Sees to the model's files, and to the ceilings that the trial is judged by.
-    fn prepare(&mut self, ask: &mut TrialRequest) -> Result<(), Broken> {
-        let combination = &ask.request.combination;
-        let pinned = &ask.request.model_revision;
-        let model = load(&combination.model, ask.request.seed, Some(pinned))?;
+    fn prepare(&mut self, ask: &mut Measure) -> Result<(), Broken> {
+        let request = &ask.trial.request;
+        let (combination, pinned) = (&request.combination, &request.model_revision);
+        let model = load(&combination.model, request.seed, Some(pinned))?;
         if model.revision != *pinned {
             return Err(broken(
                 format!(
@@ -172,8 +172,8 @@ impl Pod {
                 Exit::BadModel,
             ));
         }
-        ask.weights = model.weights;
         let dtype = combination.dtype;
+        ask.weights = Some(model.weights);
         if let Some(given) = ask.ceilings.take() {
             self.ceilings.entry(dtype).or_insert(given);
         }

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Output};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use inferbench_crds::{
     contract::{
-        Chunk, Collected, PreflightReport, REQUESTS_VARIABLE, SweepRequest,
+        Chunk, Collected, PodRequest, PreflightReport, REQUESTS_VARIABLE, SweepRequest,
         TERMINATION_MESSAGE_BYTES, TrialReport,
     },
     file,
@@ -47,6 +47,7 @@ fn ask(place: &Place, spec: &str) {
         .trials()
         .map(|trial| {
             let mut ask = sweep.ask(&trial, 0, &store);
+            ask.weights = None;
             ask.ceilings = Some(file.ceilings[0].ceilings.clone());
             serde_json::to_string(&Ask::Trial(Box::new(ask))).unwrap() + "\n"
         })
@@ -332,11 +333,13 @@ fn the_operators_requests_are_read() {
         let text = fs::read_to_string(entry.unwrap().path()).unwrap();
         for line in text.lines().map(str::trim) {
             if line.starts_with("{\"trial\"") {
+                let contract: PodRequest =
+                    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+                let PodRequest::Trial(wanted) = contract;
                 let ask: Ask =
                     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-                let again =
-                    |ask: &Ask| matches!(ask, Ask::Trial(ask) if ask.remeasure_invalid == 1);
-                assert!(again(&ask), "{line}");
+                let is_it = |ask: &Ask| matches!(ask, Ask::Trial(ask) if ask.trial == *wanted);
+                assert!(is_it(&ask) && wanted.remeasure_invalid == 1, "{line}");
                 trials += 1;
             } else if let Some(quoted) = line.strip_prefix("inferbench.dev/requests: \"") {
                 let json: String = serde_json::from_str(&format!("\"{quoted}")).unwrap();
