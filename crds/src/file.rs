@@ -8,7 +8,8 @@ use crate::{
     node::{Kind, Node, Position},
     schema::{Finding, check, member},
     suggest::did_you_mean,
-    validate::{Scope, Violation, validate},
+    validate::{Scope, validate},
+    violation::Violation,
 };
 
 /// Something that is wrong with a file.

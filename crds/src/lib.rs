@@ -20,10 +20,12 @@ pub mod splitmix;
 pub mod status;
 pub mod suggest;
 pub mod validate;
+pub mod violation;
 
 pub use duration::Duration;
 pub use node::Position;
 pub use outcome::Outcome;
 pub use spec::{InferenceBenchmark, InferenceBenchmarkSpec};
 pub use status::InferenceBenchmarkStatus;
-pub use validate::{Scope, Violation, validate};
+pub use validate::{Scope, validate};
+pub use violation::Violation;

@@ -12,6 +12,7 @@ use crate::{
     schema::check,
     spec::{Design, Exclude, InferenceBenchmarkSpec, ModelSource, Store},
     suggest::did_you_mean,
+    violation::{Found, Violation},
 };
 
 /// Where a resource is to run.
@@ -23,25 +24,10 @@ pub enum Scope {
     Cluster,
 }
 
-/// A rule that a resource breaks.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Violation {
-    /// The field, as `spec.design.factors.batchSize[2]`.
-    pub path: String,
-    /// The value and what is allowed, to follow the path and a colon.
-    pub message: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
-    }
-}
-
 /// Every rule that a resource breaks; empty where it may run.
 #[must_use]
 pub fn validate(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {
-    let mut found = Found(Vec::new());
+    let mut found = Found::default();
     let node = Node::from(serde_json::to_value(resource).unwrap_or_default());
     for finding in check(&node, schema(), "") {
         found.add(finding.path, finding.message);
@@ -73,20 +59,10 @@ pub fn validate(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {
             format!("{:?} begins with INFERBENCH_, which is reserved", env.name),
         );
     }
-    found.0
+    found.all()
 }
 
-/// What was found so far.
-struct Found(Vec<Violation>);
-
 impl Found {
-    fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Violation {
-            path: path.into(),
-            message: message.into(),
-        });
-    }
-
     fn design(&mut self, design: &Design) {
         let gpus = &design.factors.gpus;
         if let Some(index) = gpus
@@ -112,12 +88,12 @@ impl Found {
                 ),
             );
         }
-        let before = self.0.len();
+        let before = self.len();
         for (index, entry) in design.exclude.iter().enumerate() {
             self.exclude(entry, design, &format!("spec.design.exclude[{index}]"));
         }
         let small = trials <= limits::TRIALS && design.exclude.len() <= limits::EXCLUDES as usize;
-        if small && trials > 0 && self.0.len() == before && Expansion::new(design).is_empty() {
+        if small && trials > 0 && self.len() == before && Expansion::new(design).is_empty() {
             self.add(
                 "spec.design.exclude",
                 format!("leaves out all {trials} trials, and at least one is needed"),

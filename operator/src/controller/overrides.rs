@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
 
-use inferbench_crds::Violation;
+use inferbench_crds::{Violation, violation::Found};
 
 use super::{
     build::{GPU_RESOURCE, MOUNTS, REQUESTS_FOLDER, RESERVED_ENV},
@@ -43,258 +43,248 @@ const RUNNER: [(&str, &str); 9] = [
 /// Everything that overrides do and may not. `gpu_resource` is the sweep's.
 #[must_use]
 pub fn check(overrides: &Value, gpu_resource: Option<&str>) -> Vec<Violation> {
-    let mut found = Found(Vec::new());
+    let mut found = Found::default();
     let Some(template) = overrides.as_object() else {
         found.add(ROOT, "is not an object");
-        return found.0;
+        return found.all();
     };
     match serde_json::from_value::<PodTemplateSpec>(overrides.clone()) {
         Err(error) => found.add(ROOT, format!("is no patch of a pod template: {error}")),
         Ok(parsed) => {
             let known = serde_json::to_value(parsed).unwrap_or_default();
-            found.unknown(overrides, &known, ROOT);
+            unknown(&mut found, overrides, &known, ROOT);
         }
     }
-    found.metadata(template);
+    metadata(&mut found, template);
     if let Some(Value::Object(pod)) = template.get("spec") {
-        found.pod(pod, gpu_resource.unwrap_or(GPU_RESOURCE));
+        self::pod(&mut found, pod, gpu_resource.unwrap_or(GPU_RESOURCE));
     }
-    found.0
+    found.all()
 }
 
-struct Found(Vec<Violation>);
-
-impl Found {
-    fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Violation {
-            path: path.into(),
-            message: message.into(),
-        });
-    }
-
-    /// What did not survive being read as a pod template: fields that there are not, and nulls, which would change
-    /// nothing.
-    fn unknown(&mut self, given: &Value, known: &Value, path: &str) {
-        match (given, known) {
-            (Value::Object(given), known) => {
-                for (name, value) in given {
-                    let path = format!("{path}.{name}");
-                    match known.get(name) {
-                        Some(known) => self.unknown(value, known, &path),
-                        None if value.is_null() => {
-                            self.add(
-                                path,
-                                "is null: an override adds or replaces, it cannot remove",
-                            );
-                        }
-                        None => self.add(path, "is not a field of a pod template"),
+/// What did not survive being read as a pod template: fields that there are not, and nulls, which would change
+/// nothing.
+fn unknown(found: &mut Found, given: &Value, known: &Value, path: &str) {
+    match (given, known) {
+        (Value::Object(given), known) => {
+            for (name, value) in given {
+                let path = format!("{path}.{name}");
+                match known.get(name) {
+                    Some(known) => unknown(found, value, known, &path),
+                    None if value.is_null() => {
+                        found.add(
+                            path,
+                            "is null: an override adds or replaces, it cannot remove",
+                        );
                     }
-                }
-            }
-            (Value::Array(given), Value::Array(known)) => {
-                for (index, (given, known)) in given.iter().zip(known).enumerate() {
-                    self.unknown(given, known, &format!("{path}[{index}]"));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn metadata(&mut self, template: &Map<String, Value>) {
-        let Some(Value::Object(metadata)) = template.get("metadata") else {
-            return;
-        };
-        for (name, value) in metadata {
-            let path = format!("{ROOT}.metadata.{name}");
-            if !matches!(name.as_str(), "labels" | "annotations") {
-                self.add(
-                    path,
-                    "is not allowed: of metadata, labels and annotations are",
-                );
-                continue;
-            }
-            for key in value.as_object().into_iter().flat_map(Map::keys) {
-                if is_reserved(key) {
-                    self.add(format!("{path}[{key}]"), "is reserved");
+                    None => found.add(path, "is not a field of a pod template"),
                 }
             }
         }
+        (Value::Array(given), Value::Array(known)) => {
+            for (index, (given, known)) in given.iter().zip(known).enumerate() {
+                unknown(found, given, known, &format!("{path}[{index}]"));
+            }
+        }
+        _ => {}
     }
+}
 
-    fn pod(&mut self, pod: &Map<String, Value>, gpu_resource: &str) {
-        let path = format!("{ROOT}.spec");
-        for (field, why) in POD {
-            if pod.contains_key(field) {
-                self.add(format!("{path}.{field}"), format!("is not allowed: {why}"));
-            }
+fn metadata(found: &mut Found, template: &Map<String, Value>) {
+    let Some(Value::Object(metadata)) = template.get("metadata") else {
+        return;
+    };
+    for (name, value) in metadata {
+        let path = format!("{ROOT}.metadata.{name}");
+        if !matches!(name.as_str(), "labels" | "annotations") {
+            found.add(
+                path,
+                "is not allowed: of metadata, labels and annotations are",
+            );
+            continue;
         }
-        for field in ["hostNetwork", "hostPID", "hostIPC", "hostUsers"] {
-            if pod.get(field) == Some(&Value::Bool(true)) {
-                self.add(
-                    format!("{path}.{field}"),
-                    "is not allowed: it shares a namespace of the node",
-                );
-            }
-        }
-        self.security(pod, &path);
-        for (index, volume) in items(pod, "volumes") {
-            let path = format!("{path}.volumes[{index}]");
-            if volume.contains_key("hostPath") {
-                self.add(
-                    format!("{path}.hostPath"),
-                    "is not allowed: it is a folder of the node",
-                );
-            }
-            let name = text(volume, "name");
-            if name.is_empty() {
-                self.add(format!("{path}.name"), "is required");
-            } else if name.starts_with(names::VOLUME_PREFIX) {
-                self.add(
-                    format!("{path}.name"),
-                    format!(
-                        "{name:?} is reserved, as is all that begins with {}",
-                        names::VOLUME_PREFIX
-                    ),
-                );
-            }
-        }
-        for list in ["containers", "initContainers"] {
-            for (index, container) in items(pod, list) {
-                self.container(
-                    container,
-                    &format!("{path}.{list}[{index}]"),
-                    list,
-                    gpu_resource,
-                );
+        for key in value.as_object().into_iter().flat_map(Map::keys) {
+            if is_reserved(key) {
+                found.add(format!("{path}[{key}]"), "is reserved");
             }
         }
     }
+}
 
-    fn container(
-        &mut self,
-        container: &Map<String, Value>,
-        path: &str,
-        list: &str,
-        gpu_resource: &str,
-    ) {
-        let name = text(container, "name");
+fn pod(found: &mut Found, pod: &Map<String, Value>, gpu_resource: &str) {
+    let path = format!("{ROOT}.spec");
+    for (field, why) in POD {
+        if pod.contains_key(field) {
+            found.add(format!("{path}.{field}"), format!("is not allowed: {why}"));
+        }
+    }
+    for field in ["hostNetwork", "hostPID", "hostIPC", "hostUsers"] {
+        if pod.get(field) == Some(&Value::Bool(true)) {
+            found.add(
+                format!("{path}.{field}"),
+                "is not allowed: it shares a namespace of the node",
+            );
+        }
+    }
+    security(found, pod, &path);
+    for (index, volume) in items(pod, "volumes") {
+        let path = format!("{path}.volumes[{index}]");
+        if volume.contains_key("hostPath") {
+            found.add(
+                format!("{path}.hostPath"),
+                "is not allowed: it is a folder of the node",
+            );
+        }
+        let name = text(volume, "name");
         if name.is_empty() {
-            self.add(format!("{path}.name"), "is required");
-        }
-        self.security(container, path);
-        for (index, port) in items(container, "ports") {
-            if port.contains_key("hostPort") {
-                self.add(
-                    format!("{path}.ports[{index}].hostPort"),
-                    "is not allowed: it is a port of the node",
-                );
-            }
-        }
-        for side in ["limits", "requests"] {
-            let amounts = container.get("resources").and_then(|all| all.get(side));
-            if amounts.is_some_and(|amounts| amounts.get(gpu_resource).is_some()) {
-                self.add(
-                    format!("{path}.resources.{side}[{gpu_resource}]"),
-                    "is not allowed: GPUs come from the design",
-                );
-            }
-        }
-        if name != names::CONTAINER {
-            return;
-        }
-        if list == "initContainers" {
-            self.add(format!("{path}.name"), "\"runner\" is reserved");
-            return;
-        }
-        for (field, why) in RUNNER {
-            if container.contains_key(field) {
-                self.add(format!("{path}.{field}"), format!("is not allowed: {why}"));
-            }
-        }
-        for (index, env) in items(container, "env") {
-            let name = text(env, "name");
-            if is_reserved_env(name) {
-                self.add(
-                    format!("{path}.env[{index}].name"),
-                    format!("{name:?} is reserved"),
-                );
-            }
-        }
-        for (index, mount) in items(container, "volumeMounts") {
-            let path = format!("{path}.volumeMounts[{index}]");
-            let at = text(mount, "mountPath");
-            if hides(at) {
-                self.add(
-                    format!("{path}.mountPath"),
-                    format!(
-                        "{at:?} is where the operator mounts its own: {}",
-                        MOUNTS.join(", ")
-                    ),
-                );
-            }
+            found.add(format!("{path}.name"), "is required");
+        } else if name.starts_with(names::VOLUME_PREFIX) {
+            found.add(
+                format!("{path}.name"),
+                format!(
+                    "{name:?} is reserved, as is all that begins with {}",
+                    names::VOLUME_PREFIX
+                ),
+            );
         }
     }
+    for list in ["containers", "initContainers"] {
+        for (index, container) in items(pod, list) {
+            self::container(
+                found,
+                container,
+                &format!("{path}.{list}[{index}]"),
+                list,
+                gpu_resource,
+            );
+        }
+    }
+}
 
-    /// The security context of a pod or a container.
-    fn security(&mut self, of: &Map<String, Value>, path: &str) {
-        let Some(Value::Object(security)) = of.get("securityContext") else {
-            return;
-        };
-        let path = format!("{path}.securityContext");
-        let yes = Value::Bool(true);
-        let is = |field: &str, value: &Value| security.get(field) == Some(value);
-        if is("privileged", &yes) {
-            self.add(format!("{path}.privileged"), "is not allowed");
-        }
-        if is("allowPrivilegeEscalation", &yes) {
-            self.add(format!("{path}.allowPrivilegeEscalation"), "is not allowed");
-        }
-        for field in ["runAsUser", "runAsGroup", "fsGroup"] {
-            if is(field, &Value::from(0)) {
-                self.add(format!("{path}.{field}"), "is root, which is not allowed");
-            }
-        }
-        if let Some(groups) = security.get("supplementalGroups").and_then(Value::as_array)
-            && groups.contains(&Value::from(0))
-        {
-            self.add(
-                format!("{path}.supplementalGroups"),
-                "has root's, which is not allowed",
+fn container(
+    found: &mut Found,
+    container: &Map<String, Value>,
+    path: &str,
+    list: &str,
+    gpu_resource: &str,
+) {
+    let name = text(container, "name");
+    if name.is_empty() {
+        found.add(format!("{path}.name"), "is required");
+    }
+    security(found, container, path);
+    for (index, port) in items(container, "ports") {
+        if port.contains_key("hostPort") {
+            found.add(
+                format!("{path}.ports[{index}].hostPort"),
+                "is not allowed: it is a port of the node",
             );
         }
-        if is("runAsNonRoot", &Value::Bool(false)) {
-            self.add(
-                format!("{path}.runAsNonRoot"),
-                "is false, which is not allowed",
+    }
+    for side in ["limits", "requests"] {
+        let amounts = container.get("resources").and_then(|all| all.get(side));
+        if amounts.is_some_and(|amounts| amounts.get(gpu_resource).is_some()) {
+            found.add(
+                format!("{path}.resources.{side}[{gpu_resource}]"),
+                "is not allowed: GPUs come from the design",
             );
         }
-        // Also what to drop: the list would take the place of ours, which drops all.
-        if security.contains_key("capabilities") {
-            self.add(format!("{path}.capabilities"), "is not allowed");
+    }
+    if name != names::CONTAINER {
+        return;
+    }
+    if list == "initContainers" {
+        found.add(format!("{path}.name"), "\"runner\" is reserved");
+        return;
+    }
+    for (field, why) in RUNNER {
+        if container.contains_key(field) {
+            found.add(format!("{path}.{field}"), format!("is not allowed: {why}"));
         }
-        if security
-            .get("procMount")
-            .is_some_and(|mount| mount != "Default")
-        {
-            self.add(format!("{path}.procMount"), "is not allowed");
+    }
+    for (index, env) in items(container, "env") {
+        let name = text(env, "name");
+        if is_reserved_env(name) {
+            found.add(
+                format!("{path}.env[{index}].name"),
+                format!("{name:?} is reserved"),
+            );
         }
-        for profile in ["seccompProfile", "appArmorProfile"] {
-            let kind = security
-                .get(profile)
-                .and_then(|profile| profile.get("type"));
-            if kind.is_some_and(|kind| kind == "Unconfined") {
-                self.add(
-                    format!("{path}.{profile}.type"),
-                    "is Unconfined, which is not allowed",
-                );
-            }
+    }
+    for (index, mount) in items(container, "volumeMounts") {
+        let path = format!("{path}.volumeMounts[{index}]");
+        let at = text(mount, "mountPath");
+        if hides(at) {
+            found.add(
+                format!("{path}.mountPath"),
+                format!(
+                    "{at:?} is where the operator mounts its own: {}",
+                    MOUNTS.join(", ")
+                ),
+            );
         }
-        if security.contains_key("windowsOptions") {
-            self.add(format!("{path}.windowsOptions"), "is not allowed");
+    }
+}
+
+/// The security context of a pod or a container.
+fn security(found: &mut Found, of: &Map<String, Value>, path: &str) {
+    let Some(Value::Object(security)) = of.get("securityContext") else {
+        return;
+    };
+    let path = format!("{path}.securityContext");
+    let yes = Value::Bool(true);
+    let is = |field: &str, value: &Value| security.get(field) == Some(value);
+    if is("privileged", &yes) {
+        found.add(format!("{path}.privileged"), "is not allowed");
+    }
+    if is("allowPrivilegeEscalation", &yes) {
+        found.add(format!("{path}.allowPrivilegeEscalation"), "is not allowed");
+    }
+    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+        if is(field, &Value::from(0)) {
+            found.add(format!("{path}.{field}"), "is root, which is not allowed");
         }
-        if security.contains_key("sysctls") {
-            self.add(format!("{path}.sysctls"), "is not allowed");
+    }
+    if let Some(groups) = security.get("supplementalGroups").and_then(Value::as_array)
+        && groups.contains(&Value::from(0))
+    {
+        found.add(
+            format!("{path}.supplementalGroups"),
+            "has root's, which is not allowed",
+        );
+    }
+    if is("runAsNonRoot", &Value::Bool(false)) {
+        found.add(
+            format!("{path}.runAsNonRoot"),
+            "is false, which is not allowed",
+        );
+    }
+    // Also what to drop: the list would take the place of ours, which drops all.
+    if security.contains_key("capabilities") {
+        found.add(format!("{path}.capabilities"), "is not allowed");
+    }
+    if security
+        .get("procMount")
+        .is_some_and(|mount| mount != "Default")
+    {
+        found.add(format!("{path}.procMount"), "is not allowed");
+    }
+    for profile in ["seccompProfile", "appArmorProfile"] {
+        let kind = security
+            .get(profile)
+            .and_then(|profile| profile.get("type"));
+        if kind.is_some_and(|kind| kind == "Unconfined") {
+            found.add(
+                format!("{path}.{profile}.type"),
+                "is Unconfined, which is not allowed",
+            );
         }
+    }
+    if security.contains_key("windowsOptions") {
+        found.add(format!("{path}.windowsOptions"), "is not allowed");
+    }
+    if security.contains_key("sysctls") {
+        found.add(format!("{path}.sysctls"), "is not allowed");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use inferbench_crds::{
     InferenceBenchmark, Scope, Violation, design::Expansion, ledger::MAX_TEXT, status::Plan,
-    validate as validate_spec,
+    validate as validate_spec, violation::Found,
 };
 
 use super::{
@@ -22,7 +22,8 @@ pub fn validate(
     resource: &InferenceBenchmark,
     defaults: &Defaults,
 ) -> Result<Sweep, Vec<Violation>> {
-    let mut found = validate_spec(resource, Scope::Cluster);
+    let mut found = Found::default();
+    found.extend(validate_spec(resource, Scope::Cluster));
     let spec = &resource.spec;
     let runner = &spec.runner;
     let gpu_resource = runner.gpu_resource.as_deref();
@@ -37,10 +38,10 @@ pub fn validate(
             } else {
                 ""
             };
-            found.push(Violation {
-                path: format!("spec.runner.env[{index}].name"),
-                message: format!("{:?} is set by the operator{advice}", env.name),
-            });
+            found.add(
+                format!("spec.runner.env[{index}].name"),
+                format!("{:?} is set by the operator{advice}", env.name),
+            );
         }
     }
     let gpu = gpu_resource.unwrap_or(GPU_RESOURCE);
@@ -53,26 +54,27 @@ pub fn validate(
         .into_iter()
         .filter(|(_, amounts)| amounts.is_some_and(|amounts| amounts.contains_key(gpu)))
     {
-        found.push(Violation {
-            path: format!("spec.runner.resources.{side}[{gpu}]"),
-            message: "is not allowed: GPUs come from design.factors.gpus".into(),
-        });
+        found.add(
+            format!("spec.runner.resources.{side}[{gpu}]"),
+            "is not allowed: GPUs come from design.factors.gpus",
+        );
     }
     if !found.is_empty() {
-        return Err(found);
+        return Err(found.all());
     }
     let sweep = sweep(resource, defaults);
     let bytes = request::of_sweep(&sweep, None).len() + MAX_TEXT;
     if bytes > MOST_BYTES {
         let most = MOST_BYTES - MAX_TEXT;
-        return Err(vec![Violation {
-            path: "spec".into(),
-            message: format!(
+        found.add(
+            "spec",
+            format!(
                 "has {} bytes without runner, and at most {most} can be handed to a pod: write fewer or shorter \
                  entries of design.exclude",
                 bytes - MAX_TEXT
             ),
-        }]);
+        );
+        return Err(found.all());
     }
     Ok(sweep)
 }
