@@ -11,12 +11,14 @@ use kube::{
         DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
     },
     core::DeserializeGuard,
+    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
+use tracing::warn;
 
-use super::{names, observe::JobView, patch};
+use super::{events::Told, names, observe::JobView, patch};
 
 /// Objects in one answer to a list.
 const PAGE: u32 = 500;
@@ -77,19 +79,38 @@ pub enum Created {
     NoRoom,
 }
 
+/// The longest that an event may take: nothing depends on it, and a pass waits for it.
+const EVENT_LIMIT: Duration = Duration::from_secs(5);
+/// The most characters of an event's `reportingInstance`.
+const INSTANCE_CHARS: usize = 128;
+
 /// The API server.
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
     limit: Duration,
+    recorder: Recorder,
 }
 
 impl Cluster {
     /// Through this client, each call within `limit`. The client must not retry by itself: a request that is sent
     /// again after its answer was lost is for the next pass to sort out.
     #[must_use]
-    pub const fn new(client: Client, limit: Duration) -> Self {
-        Self { client, limit }
+    pub fn new(client: Client, limit: Duration) -> Self {
+        let recorder = Recorder::new(client.clone(), reporter(None));
+        Self {
+            client,
+            limit,
+            recorder,
+        }
+    }
+
+    /// With events that say which replica they come from.
+    #[must_use]
+    pub fn reporting_as(self, identity: &str) -> Self {
+        // One for all passes: it counts repetitions, and makes names that differ.
+        let recorder = Recorder::new(self.client.clone(), reporter(Some(identity)));
+        Self { recorder, ..self }
     }
 
     async fn call<T>(
@@ -210,6 +231,33 @@ impl Cluster {
         }
     }
 
+    /// Posts events. They are for people alone: one that cannot be posted is only logged.
+    pub async fn tell(&self, resource: &InferenceBenchmark, told: &[Told]) {
+        let mut regarding = resource.object_ref(&());
+        // The same resource at another time is the same resource: its events are told as one series.
+        regarding.resource_version = None;
+        for told in told {
+            let event = Event {
+                type_: if told.warning {
+                    EventType::Warning
+                } else {
+                    EventType::Normal
+                },
+                reason: told.reason.clone(),
+                note: Some(told.note.clone()),
+                action: told.action.into(),
+                secondary: None,
+            };
+            let posted = self.recorder.publish(&event, &regarding);
+            let why = match tokio::time::timeout(EVENT_LIMIT.min(self.limit), posted).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            warn!(why, reason = told.reason, "an event could not be posted");
+        }
+    }
+
     /// Deletes a Job, if it is still the one with this uid. While it is active its pods go first, and it stays until
     /// they have; Kubernetes' default would leave them running.
     ///
@@ -290,6 +338,14 @@ impl Cluster {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Who an event comes from.
+fn reporter(identity: Option<&str>) -> Reporter {
+    Reporter {
+        controller: names::MANAGER.into(),
+        instance: identity.map(|name| name.chars().take(INSTANCE_CHARS).collect()),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod build;
 pub mod collected;
+pub mod events;
 pub mod groups;
 pub mod names;
 pub mod observe;

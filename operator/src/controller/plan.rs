@@ -209,7 +209,7 @@ pub fn plan(
         let tally = Tally::of(&pass.ledger);
         active = live.trials();
         let all_ended = tally.ended() >= sweep.expansion.len();
-        if !all_ended && !is_over_budget(sweep, tally) {
+        if !all_ended && !is_over_budget(sweep, tally.count(Outcome::Failed)) {
             pass.forget_collectors(None);
             pass.create_trials(&live);
             phase = Phase::Measuring;
@@ -226,7 +226,7 @@ pub fn plan(
     Plan {
         tally,
         phase,
-        over_budget: is_over_budget(sweep, tally),
+        over_budget: is_over_budget(sweep, tally.count(Outcome::Failed)),
         active,
         running: pods.iter().any(|pod| pod.phase == PodPhase::Running),
         actions: pass.actions(),
@@ -236,10 +236,11 @@ pub fn plan(
     }
 }
 
-/// Whether more trials have failed than `execution` allows.
-fn is_over_budget(sweep: &Sweep, tally: Tally) -> bool {
+/// Whether so many failed trials are more than `execution` allows.
+#[must_use]
+pub fn is_over_budget(sweep: &Sweep, failed: u32) -> bool {
     let execution = &sweep.spec.execution;
-    let failed = u64::from(tally.count(Outcome::Failed));
+    let failed = u64::from(failed);
     let percent = u64::from(execution.max_failed_percent.max(0).unsigned_abs());
     let all = u64::from(sweep.expansion.len());
     failed * 100 > percent * all || (execution.on_failure == OnFailure::Stop && failed > 0)

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{
     apply::{ApplyError, Cluster, Created},
-    build,
+    build, events,
     observe::{JobView, PodView},
     plan::{Action, Create, Known, Phase, Plan, plan},
     status,
@@ -70,6 +70,8 @@ pub async fn reconcile(
                     violations = violations.len(),
                     violation, "the resource breaks rules"
                 );
+                let told = events::of_rejection(&old, &status);
+                cluster.tell(&resource, &told).await;
             }
             Ok(Next::Changed)
         }
@@ -121,6 +123,8 @@ async fn pass(
     lead(may_write)?;
     if cluster.patch_status(resource, &status).await? {
         tell(&plan);
+        let told = events::of_pass(&sweep, &old, &status, &plan);
+        cluster.tell(resource, &told).await;
     }
     for action in &plan.actions {
         if let Action::Delete { name, uid, active } = action {

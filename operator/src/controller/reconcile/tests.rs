@@ -18,6 +18,7 @@ use super::*;
 use crate::controller::{
     build,
     fixtures::{defaults, resource, sweep},
+    names,
 };
 
 const SPEC: &str = "
@@ -37,6 +38,8 @@ struct Server {
     version: u64,
     jobs: Vec<Value>,
     pods: Vec<Value>,
+    /// Those that were posted.
+    events: Vec<Value>,
     /// Every request, as `METHOD kind/name`.
     asked: Vec<String>,
     /// Bodies of requests that write.
@@ -57,7 +60,7 @@ impl Server {
         let rest = parts[at + 2..].join("/");
         let asked = format!("{method} {rest}");
         self.asked.push(asked.clone());
-        if !body.is_null() {
+        if !body.is_null() && !rest.starts_with("events") {
             self.bodies.push(body.clone());
         }
         if self.hang.is_some_and(|hang| asked.starts_with(hang)) {
@@ -110,6 +113,11 @@ impl Server {
                     self.resource["metadata"]["resourceVersion"] = json!(self.version.to_string());
                     (200, self.resource.clone())
                 }
+                ("POST", ["events"]) => {
+                    self.events.push(body.clone());
+                    (201, body)
+                }
+                ("PATCH", ["events", _]) => (200, body),
                 ("POST", ["jobs"]) => {
                     if self.jobs.iter().any(|job| name(job) == name(&body)) {
                         return Some((409, refusal(409)));
@@ -222,8 +230,11 @@ impl World {
         .await
     }
 
+    /// What was asked, but for events, which nothing waits for.
     fn asked(&self) -> Vec<String> {
-        self.with(|server| std::mem::take(&mut server.asked))
+        let asked = self.with(|server| std::mem::take(&mut server.asked));
+        let other = |asked: &String| !asked.contains(" events");
+        asked.into_iter().filter(other).collect()
     }
 
     fn status(&self) -> InferenceBenchmarkStatus {
@@ -376,13 +387,13 @@ async fn a_foreign_job_of_the_same_name_is_left_alone() {
 #[tokio::test]
 async fn a_quota_means_wait() {
     let world = World::pinned();
-    world.with(|server| server.refuse.push_back(("POST", 403)));
+    world.with(|server| server.refuse.push_back(("POST jobs", 403)));
     assert_eq!(world.pass().await.expect("fine"), Next::After(NO_ROOM));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_answer_is_given_up() {
-    for call in ["GET inferencebenchmarks", "GET jobs", "PATCH", "POST"] {
+    for call in ["GET inferencebenchmarks", "GET jobs", "PATCH", "POST jobs"] {
         let world = World::pinned();
         world.with(|server| server.hang = Some(call));
         let error = world.pass().await.expect_err("given up");
@@ -468,4 +479,50 @@ async fn a_bad_resource_is_told_so_once_and_stops_nothing() {
     world.pass().await.expect("fine");
     assert!(!world.asked().iter().any(|asked| asked.starts_with("POST")));
     assert_eq!(world.status().conditions[0].status, "False");
+}
+
+#[tokio::test]
+async fn events_regard_the_resource_and_are_posted_once() {
+    let world = World::new(None);
+    world.pass().await.expect("fine");
+    world.pass().await.expect("fine");
+    let events = world.with(|server| server.events.clone());
+    assert_eq!(events.len(), 1, "{events:?}");
+    let event = &events[0];
+    assert_eq!(
+        event["regarding"],
+        json!({
+            "apiVersion": "inferbench.dev/v1alpha1", "kind": "InferenceBenchmark",
+            "namespace": "bench", "name": "thesis", "uid": crate::controller::fixtures::UID,
+        }),
+        "kubectl describe finds it by these"
+    );
+    let of = |field: &str| event[field].as_str().unwrap_or_default();
+    assert_eq!(
+        (of("type"), of("reason"), of("action")),
+        ("Normal", "Accepted", "Validate")
+    );
+    assert_eq!(of("reportingController"), names::MANAGER);
+    assert!(!of("reportingInstance").is_empty() && !of("eventTime").is_empty());
+    assert_eq!(event["metadata"]["namespace"], "bench");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_cannot_be_posted_hold_up_nothing() {
+    let world = World::new(None);
+    world.with(|server| server.hang = Some("POST events"));
+    assert_eq!(world.pass().await.expect("fine"), Next::After(LOOK));
+    assert_eq!(world.jobs(), 1);
+    let world = World::pinned();
+    world.with(|server| server.refuse.push_back(("POST events", 403)));
+    world.pass().await.expect("fine");
+    assert_eq!(world.jobs(), 1);
+}
+
+#[tokio::test]
+async fn what_was_not_written_is_not_told() {
+    let world = World::new(None);
+    world.with(|server| server.refuse.push_back(("PATCH", 409)));
+    assert!(matches!(world.pass().await, Err(ApplyError::Conflict)));
+    world.with(|server| assert_eq!(server.events.len(), 0));
 }

@@ -1,0 +1,221 @@
+//! What there is to tell the people who watch a resource: one event for each transition of its status, none for a trial
+//! and none twice. A pure function of the status before and after, and of the plan; `apply` posts what it says.
+
+use inferbench_crds::{InferenceBenchmarkStatus, Outcome, status::Counts};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::{
+    plan::{Action, Ended, Plan, is_over_budget},
+    sweep::Sweep,
+};
+
+/// The most bytes of an event's note that the API server takes.
+const NOTE_BYTES: usize = 1_024;
+
+/// An event to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whether somebody should have a look.
+    pub warning: bool,
+    /// What happened, in a word.
+    pub reason: String,
+    /// What the operator was about.
+    pub action: &'static str,
+    /// What there is to say, within what the API server takes.
+    pub note: String,
+}
+
+/// The events of a pass over an accepted resource.
+#[must_use]
+pub fn of_pass(
+    sweep: &Sweep,
+    old: &InferenceBenchmarkStatus,
+    new: &InferenceBenchmarkStatus,
+    plan: &Plan,
+) -> Vec<Told> {
+    let mut told = Vec::new();
+    let (before, after) = (Seen::of(old), Seen::of(new));
+    if before.status("Accepted") != "True" {
+        let image = sweep.image();
+        let (trials, combinations) = (sweep.plan.trials, sweep.plan.combinations);
+        let note = format!("{trials} trials of {combinations} combinations, by {image}.");
+        told.push(normal("Accepted", "Validate", note));
+    }
+    match (before.status("Suspended"), after.status("Suspended")) {
+        ("True", "True") => {}
+        (_, "True") => told.push(normal("Suspended", "Suspend", after.message("Suspended"))),
+        // One that has finished is not suspended any more, and not resumed either.
+        ("True", _) if !sweep.spec.suspend => {
+            told.push(normal("Resumed", "Suspend", "Jobs are created again."));
+        }
+        _ => {}
+    }
+    told.extend(preflight(old, plan));
+    if !has_begun(old) && has_begun(new) {
+        let note = format!("The first of {} trials has its Job.", sweep.plan.trials);
+        told.push(normal("MeasuringStarted", "Measure", note));
+    }
+    told.extend(failures(sweep, old, new, plan));
+    told.extend(stuck(&before, &after, plan));
+    let inputs = |status: &InferenceBenchmarkStatus| {
+        let results = status.results.as_ref();
+        results.map(|results| results.inputs.clone())
+    };
+    if let Some(results) = new.results.as_ref().filter(|_| inputs(old) != inputs(new)) {
+        let note = format!("{} rows, report and summary: {}", results.rows, results.uri);
+        told.push(normal("ResultsCollected", "Collect", note));
+    }
+    if before.status("Succeeded") != after.status("Succeeded") {
+        let note = after.message("Succeeded");
+        match after.status("Succeeded") {
+            "True" => told.push(normal("Succeeded", "Measure", note)),
+            "False" => told.push(warning("Failed", "Measure", note)),
+            _ => {}
+        }
+    }
+    told
+}
+
+/// The events of a resource that breaks rules.
+#[must_use]
+pub fn of_rejection(old: &InferenceBenchmarkStatus, new: &InferenceBenchmarkStatus) -> Vec<Told> {
+    let (before, after) = (Seen::of(old), Seen::of(new));
+    let said = |seen: &Seen<'_>| {
+        let accepted = seen.condition("Accepted")?;
+        Some((accepted.status.clone(), accepted.message.clone()))
+    };
+    if said(&before) == said(&after) {
+        return Vec::new();
+    }
+    vec![warning("Rejected", "Validate", after.message("Accepted"))]
+}
+
+fn preflight(old: &InferenceBenchmarkStatus, plan: &Plan) -> Option<Told> {
+    let pinned = old
+        .plan
+        .as_ref()
+        .is_some_and(|plan| !plan.models.is_empty());
+    let models = plan.actions.iter().find_map(|action| match action {
+        Action::Pin(models) if !pinned => Some(models),
+        _ => None,
+    })?;
+    let named = models.iter();
+    let named = named.map(|model| format!("{}@{}", model.name, model.revision));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let note = match plan.tally.count(Outcome::Unsupported) {
+        0 => format!("Models: {named}"),
+        never => format!("{never} trials can never run. Models: {named}"),
+    };
+    Some(normal("PreflightPassed", "Preflight", note))
+}
+
+/// Whether a trial has had a Job.
+fn has_begun(status: &InferenceBenchmarkStatus) -> bool {
+    let counts = status.counts.unwrap_or_default();
+    counts.active > 0 || counts.done > counts.unsupported
+}
+
+/// The first failure, and the one that is too many.
+fn failures(
+    sweep: &Sweep,
+    old: &InferenceBenchmarkStatus,
+    new: &InferenceBenchmarkStatus,
+    plan: &Plan,
+) -> Vec<Told> {
+    let mut told = Vec::new();
+    let failed = |counts: Option<Counts>| counts.unwrap_or_default().failed.unsigned_abs();
+    let (before, after) = (failed(old.counts), failed(new.counts));
+    if before == 0 && after > 0 {
+        let mut ended = plan.actions.iter().filter_map(|action| match action {
+            Action::Record(ended) => Some(ended),
+            _ => None,
+        });
+        let is_failed = |ended: &&Ended| ended.outcome == Outcome::Failed;
+        if let Some(first) = ended.find_map(|ended| ended.iter().find(is_failed)) {
+            let note = format!(
+                "Trial {}, the first to fail; status.counts.failed counts the others. {}",
+                first.index, first.why
+            );
+            told.push(warning("TrialFailed", "Measure", note));
+        }
+    }
+    if plan.over_budget && !is_over_budget(sweep, before) {
+        let note = format!(
+            "{after} of {} trials failed: no more Jobs are created, and what there is will be collected.",
+            sweep.plan.trials
+        );
+        told.push(warning("TooManyFailures", "Measure", note));
+    }
+    told
+}
+
+/// What keeps the sweep from going on, when it begins to.
+fn stuck(before: &Seen<'_>, after: &Seen<'_>, plan: &Plan) -> Option<Told> {
+    let problem = plan.problem.as_ref()?;
+    let reason = |seen: &Seen<'_>| {
+        let progressing = seen.condition("Progressing")?;
+        Some(progressing.reason.clone())
+    };
+    let (was, is) = (reason(before), reason(after));
+    let action = match problem.reason.as_str() {
+        "PreflightFailed" => "Preflight",
+        "CollectionFailed" => "Collect",
+        _ => "StartPod",
+    };
+    let is_new = was != is && is.as_deref() == Some(problem.reason.as_str());
+    is_new.then(|| warning(&problem.reason, action, problem.message.as_str()))
+}
+
+/// The conditions of a status.
+struct Seen<'a>(&'a [Condition]);
+
+impl<'a> Seen<'a> {
+    fn of(status: &'a InferenceBenchmarkStatus) -> Self {
+        Self(&status.conditions)
+    }
+
+    fn condition(&self, kind: &str) -> Option<&'a Condition> {
+        self.0.iter().find(|condition| condition.type_ == kind)
+    }
+
+    fn status(&self, kind: &str) -> &'a str {
+        self.condition(kind)
+            .map_or("", |condition| condition.status.as_str())
+    }
+
+    fn message(&self, kind: &str) -> &'a str {
+        self.condition(kind)
+            .map_or("", |condition| condition.message.as_str())
+    }
+}
+
+fn normal(reason: &str, action: &'static str, note: impl Into<String>) -> Told {
+    Told {
+        warning: false,
+        reason: reason.into(),
+        action,
+        note: cut(note.into()),
+    }
+}
+
+fn warning(reason: &str, action: &'static str, note: impl Into<String>) -> Told {
+    Told {
+        warning: true,
+        ..normal(reason, action, note)
+    }
+}
+
+/// A note within the bound, cut between characters.
+fn cut(note: String) -> String {
+    const END: &str = "...";
+    if note.len() <= NOTE_BYTES {
+        return note;
+    }
+    let most = NOTE_BYTES - END.len();
+    let fits = |at: &usize| note.is_char_boundary(*at);
+    let end = (0..=most).rev().find(fits).unwrap_or(0);
+    note.get(..end).unwrap_or_default().to_owned() + END
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! Which transitions are told, and that none is told twice.
+
+use inferbench_crds::{
+    Violation,
+    contract::{Collected, TrialReport},
+    ledger::Outcomes,
+    status::{CollectedResults, PinnedModel},
+};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::*;
+use crate::controller::{
+    fixtures::{fresh, sweep},
+    names::Role,
+    observe::{End, JobView, PodPhase, PodView},
+    plan::{Known, Problem, plan},
+    status::{rejected, status},
+};
+
+const SPEC: &str = "
+design:
+  factors:
+    model: [{name: a, source: {random: {preset: gpt2}}}]
+    batchSize: [1, 2, 4, 8]
+    gpus: [1]
+  order: Sequential
+results: {store: {url: 's3://bucket'}}
+execution: {maxFailedPercent: 25}
+";
+
+fn at(seconds: i64) -> Timestamp {
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+    start + SignedDuration::from_secs(seconds)
+}
+
+fn ledger(sweep: &Sweep, failed: u32) -> Outcomes {
+    let mut ledger = Outcomes::new(sweep.expansion.len_before_exclusion());
+    for index in 0..failed {
+        ledger.record(index, Outcome::Failed).expect("new");
+    }
+    ledger
+}
+
+/// Passes over a sweep, one after the other, each on the status that the one before has left.
+struct Story {
+    sweep: Sweep,
+    status: InferenceBenchmarkStatus,
+}
+
+impl Story {
+    fn of(sweep: Sweep) -> Self {
+        Self {
+            sweep,
+            status: InferenceBenchmarkStatus::default(),
+        }
+    }
+
+    fn pass(&mut self, plan: &Plan) -> Vec<Told> {
+        let new = status(&self.sweep, &self.status, plan, at(0));
+        let told = of_pass(&self.sweep, &self.status, &new, plan);
+        let again = of_pass(
+            &self.sweep,
+            &new,
+            &status(&self.sweep, &new, &unmoved(plan), at(9)),
+            &unmoved(plan),
+        );
+        assert_eq!(again, [], "nothing has changed, nothing is told");
+        self.status = new;
+        told
+    }
+
+    /// What a pass would decide on nothing but a ledger.
+    fn plan(&self, ledger: Outcomes) -> Plan {
+        let known = Known {
+            ledger,
+            inputs: String::new(),
+        };
+        plan(&self.sweep, &known, &[], &[], at(0))
+    }
+}
+
+/// The same state of affairs with nothing more to record.
+fn unmoved(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    plan.actions.clear();
+    plan
+}
+
+fn reasons(told: &[Told]) -> Vec<(&str, bool)> {
+    told.iter()
+        .map(|told| (told.reason.as_str(), told.warning))
+        .collect()
+}
+
+#[test]
+fn a_sweep_tells_its_story_once() {
+    let mut story = Story::of(fresh(SPEC));
+    let mut passed = story.plan(ledger(&story.sweep, 0));
+    let told = story.pass(&unmoved(&passed));
+    assert_eq!(reasons(&told), [("Accepted", false)]);
+    assert!(
+        told[0]
+            .note
+            .starts_with("4 trials of 4 combinations, by ghcr.io/"),
+        "{}",
+        told[0].note
+    );
+
+    let model = PinnedModel {
+        name: "a".into(),
+        revision: "gpt2@42".into(),
+    };
+    passed.actions = vec![Action::Pin(vec![model])];
+    let told = story.pass(&passed);
+    assert_eq!(reasons(&told), [("PreflightPassed", false)]);
+    assert_eq!(told[0].note, "Models: a@gpt2@42");
+
+    story.sweep.plan = story.status.plan.clone().expect("pinned");
+    let mut measuring = story.plan(ledger(&story.sweep, 0));
+    assert_eq!(
+        story.pass(&measuring),
+        [],
+        "its Job is only about to be created"
+    );
+    measuring.active = 2;
+    assert_eq!(
+        reasons(&story.pass(&measuring)),
+        [("MeasuringStarted", false)]
+    );
+
+    let mut failed = story.plan(ledger(&story.sweep, 1));
+    let ended = Ended {
+        index: 0,
+        outcome: Outcome::Failed,
+        why: "pod p ended with exit code 65".into(),
+    };
+    failed.actions = vec![Action::Record(vec![ended])];
+    let told = story.pass(&failed);
+    assert_eq!(reasons(&told), [("TrialFailed", true)]);
+    assert!(
+        told[0].note.contains("Trial 0") && told[0].note.ends_with("exit code 65"),
+        "{}",
+        told[0].note
+    );
+
+    let over = story.plan(ledger(&story.sweep, 2));
+    let told = story.pass(&over);
+    assert_eq!(reasons(&told), [("TooManyFailures", true)]);
+    assert!(
+        told[0].note.starts_with("2 of 4 trials failed"),
+        "{}",
+        told[0].note
+    );
+
+    let mut done = over.clone();
+    done.phase = crate::controller::plan::Phase::Finished;
+    let collected = Collected {
+        results: CollectedResults {
+            uri: "s3://bucket/bench/thesis-0f1e2d3c".into(),
+            rows: 4,
+            ..CollectedResults::default()
+        },
+        ..Collected::default()
+    };
+    done.actions = vec![Action::Collect {
+        collected: Box::new(collected),
+        inputs: "i".into(),
+    }];
+    let told = story.pass(&done);
+    assert_eq!(
+        reasons(&told),
+        [("ResultsCollected", false), ("Failed", true)]
+    );
+    assert!(
+        told[0].note.ends_with("s3://bucket/bench/thesis-0f1e2d3c"),
+        "{}",
+        told[0].note
+    );
+}
+
+#[test]
+fn what_keeps_it_from_going_on_is_told_when_it_begins_to() {
+    let mut story = Story::of(sweep(SPEC));
+    let quiet = unmoved(&story.plan(ledger(&story.sweep, 0)));
+    story.pass(&quiet);
+    let with = |reason: &str, message: &str| {
+        let mut plan = quiet.clone();
+        plan.problem = Some(Problem {
+            reason: reason.into(),
+            message: message.into(),
+        });
+        plan
+    };
+    let refused = with("ImagePullFailed", "pod p cannot pull its image");
+    let told = story.pass(&refused);
+    assert_eq!(reasons(&told), [("ImagePullFailed", true)]);
+    assert_eq!(
+        (told[0].action, told[0].note.as_str()),
+        ("StartPod", "pod p cannot pull its image")
+    );
+    // Another pod with the same trouble is no news; another trouble is.
+    assert_eq!(
+        story.pass(&with("ImagePullFailed", "pod q cannot pull its image")),
+        []
+    );
+    assert_eq!(
+        reasons(&story.pass(&with("Unschedulable", "no node"))),
+        [("Unschedulable", true)]
+    );
+    // It goes on, and is stuck again.
+    assert_eq!(story.pass(&quiet), []);
+    assert_eq!(
+        reasons(&story.pass(&with("Unschedulable", "no node"))),
+        [("Unschedulable", true)]
+    );
+}
+
+#[test]
+fn a_refused_store_is_told_with_what_the_preflight_said() {
+    let mut story = Story::of(fresh(SPEC));
+    let job = JobView {
+        name: "preflight".into(),
+        uid: "u".into(),
+        role: Role::Preflight,
+        trials: Vec::new(),
+        gpus: 0,
+        attempt: 1,
+        inputs: String::new(),
+        created: at(0),
+        started: None,
+        suspended: false,
+        end: Some(End {
+            at: at(9),
+            complete: false,
+            reason: "PodFailurePolicy".into(),
+        }),
+        deleting: false,
+    };
+    let report = TrialReport {
+        message: Some("s3://bucket: 403 AccessDenied".into()),
+        ..TrialReport::default()
+    };
+    let pod = PodView {
+        name: "p".into(),
+        job: "u".into(),
+        index: None,
+        created: at(0),
+        scheduled: Some(at(1)),
+        deleting: false,
+        phase: PodPhase::Failed,
+        stuck: None,
+        ran: true,
+        exit_code: Some(73),
+        reason: "Error".into(),
+        report: serde_json::to_string(&report).expect("JSON"),
+    };
+    let known = Known {
+        ledger: ledger(&story.sweep, 0),
+        inputs: String::new(),
+    };
+    let failed = plan(&story.sweep, &known, &[job], &[pod], at(10));
+    let told = story.pass(&failed);
+    assert_eq!(
+        reasons(&told),
+        [("Accepted", false), ("PreflightFailed", true)]
+    );
+    assert!(
+        told[1].note.ends_with("s3://bucket: 403 AccessDenied"),
+        "{}",
+        told[1].note
+    );
+}
+
+#[test]
+fn suspending_and_resuming_are_told() {
+    let mut story = Story::of(sweep(SPEC));
+    let quiet = unmoved(&story.plan(ledger(&story.sweep, 0)));
+    story.pass(&quiet);
+    story.sweep.spec.suspend = true;
+    assert_eq!(reasons(&story.pass(&quiet)), [("Suspended", false)]);
+    story.sweep.spec.suspend = false;
+    assert_eq!(reasons(&story.pass(&quiet)), [("Resumed", false)]);
+}
+
+#[test]
+fn broken_rules_are_told_until_they_are_others() {
+    let reject = |old: &InferenceBenchmarkStatus, message: &str| {
+        let violation = Violation {
+            path: "spec.runner".into(),
+            message: message.into(),
+        };
+        rejected(1, old, &[violation], at(0))
+    };
+    let old = InferenceBenchmarkStatus::default();
+    let new = reject(&old, "is wrong");
+    let told = of_rejection(&old, &new);
+    assert_eq!(reasons(&told), [("Rejected", true)]);
+    assert_eq!(told[0].note, "spec.runner: is wrong");
+    assert_eq!(of_rejection(&new, &reject(&new, "is wrong")), []);
+    assert_eq!(of_rejection(&new, &reject(&new, "is worse")).len(), 1);
+    // Mended, it is accepted.
+    let sweep = fresh(SPEC);
+    let mut story = Story::of(sweep);
+    story.status = new;
+    let quiet = unmoved(&story.plan(ledger(&story.sweep, 0)));
+    assert_eq!(reasons(&story.pass(&quiet)), [("Accepted", false)]);
+}
+
+#[test]
+fn a_note_is_cut_between_characters() {
+    assert_eq!(cut("short".into()), "short");
+    for long in ["x".repeat(5_000), "é".repeat(600), "\u{1F600}".repeat(300)] {
+        let note = cut(long);
+        assert!(
+            (NOTE_BYTES - 6..=NOTE_BYTES).contains(&note.len()),
+            "{}",
+            note.len()
+        );
+        assert!(note.ends_with("..."));
+    }
+}
