@@ -3,6 +3,7 @@
 //! Observe, plan, act: `controller/` decides by pure functions over plain data, and its `apply` alone talks to the API
 //! server.
 
+pub mod client;
 pub mod controller;
 pub mod lease;
 pub mod metrics;

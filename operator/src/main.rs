@@ -4,12 +4,17 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use inferbench_operator::{
-    controller::{run::run, sweep::Defaults},
-    lease::{Holder, Settings},
+    client::client,
+    controller::{
+        bounds::Limits,
+        run::{Settings, run},
+        sweep::Defaults,
+    },
+    lease,
     metrics::Metrics,
     server,
 };
-use kube::{Client, Config};
+use kube::Config;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -25,9 +30,9 @@ struct Cli {
     /// The runner's image, where a resource names none; with a digest, so that all trials of a sweep run the same.
     #[arg(long, env = "INFERBENCH_RUNNER_IMAGE")]
     runner_image: String,
-    /// The namespace to work in; all of them by default.
-    #[arg(long, env = "INFERBENCH_WATCH_NAMESPACE")]
-    watch_namespace: Option<String>,
+    /// A namespace to work in; may be repeated, or several given with commas. All of them by default.
+    #[arg(long, env = "INFERBENCH_WATCH_NAMESPACE", value_delimiter = ',')]
+    watch_namespace: Vec<String>,
     /// The operator's own namespace, where its Lease is.
     #[arg(long, env = "INFERBENCH_NAMESPACE")]
     namespace: Option<String>,
@@ -43,6 +48,18 @@ struct Cli {
     /// The longest that one call to the API server may take, in seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=300))]
     call_timeout: u64,
+    /// How many Jobs may be created in a second, on average, over all resources; 0 for any number.
+    #[arg(long, default_value_t = Limits::default().create_rate)]
+    create_rate: u32,
+    /// How many Jobs may be created at once, where none were created for a while.
+    #[arg(long, default_value_t = Limits::default().create_burst, value_parser = clap::value_parser!(u32).range(1..))]
+    create_burst: u32,
+    /// How many Jobs may live at a time over all resources; each may have one all the same.
+    #[arg(long, default_value_t = Limits::default().max_live_jobs, value_parser = clap::value_parser!(u32).range(1..))]
+    max_live_jobs: u32,
+    /// The shortest time between two writes to a resource's status that are no transition, in seconds.
+    #[arg(long, default_value_t = Limits::default().status_interval.as_secs(), value_parser = clap::value_parser!(u64).range(..=60))]
+    status_interval: u64,
     /// How logs are written; RUST_LOG says how much.
     #[arg(long, value_enum, default_value_t = Logs::Json)]
     logs: Logs,
@@ -76,23 +93,21 @@ async fn main() -> ExitCode {
 }
 
 async fn operate(cli: Cli) -> Result<ExitCode, String> {
-    let mut config = Config::infer().await.map_err(|error| error.to_string())?;
-    // A request that is sent again after its answer was lost is for the next pass to sort out.
-    config.default_retry = false;
+    let config = Config::infer().await.map_err(|error| error.to_string())?;
     let namespace = cli
         .namespace
         .unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).map_err(|error| error.to_string())?;
+    let metrics = Arc::new(Metrics::default());
+    let client = client(config, Arc::clone(&metrics)).map_err(|error| error.to_string())?;
 
-    let settings = Settings {
+    let settings = lease::Settings {
         name: cli.lease,
         namespace,
-        identity: cli.identity,
+        identity: cli.identity.clone(),
         duration: Duration::from_secs(15),
         every: Duration::from_secs(5),
     };
-    let mut holder = Holder::new(client.clone(), settings);
-    let metrics = Arc::new(Metrics::default());
+    let mut holder = lease::Holder::new(client.clone(), settings);
     let listener = TcpListener::bind(&cli.listen)
         .await
         .map_err(|error| format!("--listen {}: {error}", cli.listen))?;
@@ -121,17 +136,25 @@ async fn operate(cli: Cli) -> Result<ExitCode, String> {
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     };
-    let defaults = Defaults {
-        image: cli.runner_image,
+    let mut namespaces = cli.watch_namespace;
+    namespaces.retain(|namespace| !namespace.is_empty());
+    namespaces.sort_unstable();
+    namespaces.dedup();
+    let settings = Settings {
+        namespaces,
+        defaults: Defaults {
+            image: cli.runner_image,
+        },
+        identity: cli.identity,
+        limit: Duration::from_secs(cli.call_timeout),
+        bounds: Limits {
+            create_rate: cli.create_rate,
+            create_burst: cli.create_burst,
+            max_live_jobs: cli.max_live_jobs,
+            status_interval: Duration::from_secs(cli.status_interval),
+        },
     };
-    let mut work = tokio::spawn({
-        let (lead, limit) = (holder.lead(), Duration::from_secs(cli.call_timeout));
-        let watched = cli.watch_namespace;
-        async move {
-            let namespace = watched.as_deref();
-            run(client, namespace, defaults, lead, metrics, limit, shutdown).await;
-        }
-    });
+    let mut work = tokio::spawn(run(client, settings, holder.lead(), metrics, shutdown));
     let code = tokio::select! {
         () = &mut told => {
             info!("told to stop: passes that are under way go on to their end");

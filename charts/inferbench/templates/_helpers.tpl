@@ -10,28 +10,6 @@
 {{- end }}
 {{- end }}
 
-{{/* The Deployment, and its Lease, for a namespace or for all: (list $ "namespace"). Room for a pod's suffixes. */}}
-{{- define "inferbench.deployment" -}}
-{{- $root := index . 0 }}
-{{- $namespace := index . 1 }}
-{{- $name := include "inferbench.name" $root }}
-{{- if $namespace }}
-{{- $long := printf "%s-%s" $name $namespace }}
-{{- if gt (len $long) 46 }}
-{{- printf "%s-%s" ($long | trunc 37 | trimSuffix "-") ($long | sha256sum | trunc 8) }}
-{{- else }}
-{{- $long }}
-{{- end }}
-{{- else }}
-{{- $name }}
-{{- end }}
-{{- end }}
-
-{{/* The namespaces to work in; one that is empty stands for all of them. */}}
-{{- define "inferbench.namespaces" -}}
-{{- .Values.watchNamespaces | default (list "") | toJson }}
-{{- end }}
-
 {{- define "inferbench.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -44,16 +22,6 @@ app.kubernetes.io/component: operator
 app.kubernetes.io/part-of: inferbench
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "inferbench.selector" . }}
-{{- end }}
-
-{{/* Selector of one Deployment's pods: (list $ "namespace"). */}}
-{{- define "inferbench.podSelector" -}}
-{{- $root := index . 0 }}
-{{- $namespace := index . 1 }}
-{{- include "inferbench.selector" $root }}
-{{- if $namespace }}
-inferbench.dev/watches: {{ $namespace | quote }}
-{{- end }}
 {{- end }}
 
 {{- define "inferbench.serviceAccount" -}}

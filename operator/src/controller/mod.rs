@@ -1,6 +1,7 @@
 //! The controller: from a resource and its Jobs to what is to be done next.
 
 pub mod apply;
+pub mod bounds;
 pub mod build;
 pub mod collected;
 pub mod events;

@@ -1,21 +1,25 @@
 //! One pass over one resource: look, decide, act. What is decided rests on what the API server says in this very pass,
 //! and is void when the resource changes meanwhile.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use inferbench_crds::{InferenceBenchmark, Violation, ledger::Outcomes};
 use k8s_openapi::{api::batch::v1::Job, jiff::Timestamp};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
     apply::{ApplyError, Cluster, Created},
+    bounds::{Bounds, Key},
     build, events,
+    names::Role,
     observe::{JobView, PodView},
     plan::{Action, Create, Known, Phase, Plan, plan},
     status,
     sweep::{Defaults, Sweep},
     validate::validate,
 };
+use crate::metrics::Metrics;
 
 /// How long to wait where there is no room for a Job.
 const NO_ROOM: Duration = Duration::from_secs(30);
@@ -31,6 +35,26 @@ pub enum Next {
     After(Duration),
 }
 
+/// What every pass works with.
+pub struct Context {
+    /// The API server.
+    pub cluster: Cluster,
+    /// What a resource does not say itself.
+    pub defaults: Defaults,
+    /// What all resources share.
+    pub bounds: Bounds,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Context {
+    /// A resource is gone, or its Jobs go with it.
+    pub fn forget(&self, key: &Key) {
+        self.bounds.forget(key);
+        self.metrics.live(self.bounds.live());
+    }
+}
+
 /// Whether this replica may write; asked before every single write.
 pub type MayWrite<'a> = &'a (dyn Fn() -> bool + Send + Sync);
 
@@ -39,14 +63,18 @@ pub type MayWrite<'a> = &'a (dyn Fn() -> bool + Send + Sync);
 /// # Errors
 /// Where the API server does not play along; the next pass begins anew from what is there then.
 pub async fn reconcile(
-    cluster: &Cluster,
-    defaults: &Defaults,
+    context: &Context,
     may_write: MayWrite<'_>,
-    (namespace, name): (&str, &str),
+    key: &Key,
     now: Timestamp,
 ) -> Result<Next, ApplyError> {
+    let cluster = &context.cluster;
+    let (namespace, name) = key;
     let resource = match cluster.resource(namespace, name).await? {
-        None => return Ok(Next::Changed),
+        None => {
+            context.forget(key);
+            return Ok(Next::Changed);
+        }
         Some(Err(error)) => {
             warn!(%error, "the resource cannot be read");
             return Ok(Next::Changed);
@@ -55,10 +83,14 @@ pub async fn reconcile(
     };
     if resource.metadata.deletion_timestamp.is_some() {
         // Its Jobs go with it.
+        context.forget(key);
         return Ok(Next::Changed);
     }
-    match accept(&resource, defaults) {
-        Ok((sweep, known)) => pass(cluster, may_write, &resource, sweep, known, now).await,
+    match accept(&resource, &context.defaults) {
+        Ok((sweep, known)) => {
+            let decided = (sweep, known);
+            pass(context, may_write, key, &resource, decided, now).await
+        }
         Err(violations) => {
             let old = resource.status.clone().unwrap_or_default();
             let generation = resource.metadata.generation.unwrap_or_default();
@@ -101,13 +133,19 @@ fn accept(
 }
 
 async fn pass(
-    cluster: &Cluster,
+    context: &Context,
     may_write: MayWrite<'_>,
+    key: &Key,
     resource: &InferenceBenchmark,
-    sweep: Sweep,
-    known: Known,
+    (sweep, known): (Sweep, Known),
     now: Timestamp,
 ) -> Result<Next, ApplyError> {
+    let Context {
+        cluster,
+        bounds,
+        metrics,
+        ..
+    } = context;
     let (namespace, uid) = (&sweep.namespace, &sweep.uid);
     // Jobs before pods: the pods of a Job that is seen to have ended are seen to have ended, too.
     let jobs = cluster.jobs(namespace, uid).await?;
@@ -117,12 +155,20 @@ async fn pass(
         .iter()
         .filter_map(|job| JobView::of(job, uid))
         .collect();
+    bounds.seen(key, &jobs);
+    metrics.live(bounds.live());
     let plan = plan(&sweep, &known, &jobs, &pods, now);
     let old = resource.status.clone().unwrap_or_default();
     let status = status::status(&sweep, &old, &plan, now);
+    let goes_on = status != old && !status::is_transition(&old, &status);
+    if goes_on && let Err(wait) = bounds.write(key, Instant::now()) {
+        // With all of the pass: nothing may be deleted before it is recorded.
+        return Ok(Next::After(wait));
+    }
     lead(may_write)?;
     if cluster.patch_status(resource, &status).await? {
-        tell(&plan);
+        bounds.written(key, Instant::now());
+        tell(&plan, metrics);
         let told = events::of_pass(&sweep, &old, &status, &plan);
         cluster.tell(resource, &told).await;
     }
@@ -141,6 +187,10 @@ async fn pass(
         match action {
             Action::Create(create) => {
                 let job = job(&sweep, create, &plan);
+                if let Err(wait) = bounds.create(key, role(create), Instant::now()) {
+                    next = Next::After(wait);
+                    break;
+                }
                 lead(may_write)?;
                 let created = cluster.create_job(namespace, &job, uid).await?;
                 let job = job.metadata.name.unwrap_or_default();
@@ -154,7 +204,16 @@ async fn pass(
             _ => {}
         }
     }
+    metrics.live(bounds.live());
     Ok(next)
+}
+
+const fn role(create: &Create) -> Role {
+    match create {
+        Create::Preflight(_) => Role::Preflight,
+        Create::Trials(_) => Role::Trial,
+        Create::Collector(_) => Role::Collector,
+    }
 }
 
 fn lead(may_write: MayWrite<'_>) -> Result<(), ApplyError> {
@@ -182,12 +241,15 @@ fn job(sweep: &Sweep, create: &Create, plan: &Plan) -> Job {
     }
 }
 
-/// What was recorded, for the logs.
-fn tell(plan: &Plan) {
+/// What was recorded, for the logs and the metrics.
+fn tell(plan: &Plan, metrics: &Metrics) {
     for action in &plan.actions {
         match action {
             Action::Pin(models) => info!(models = models.len(), "models pinned"),
             Action::Record(ended) => {
+                for trial in ended {
+                    metrics.recorded(trial.outcome);
+                }
                 for trial in ended.iter().filter(|trial| !trial.why.is_empty()) {
                     warn!(trial = trial.index, outcome = %trial.outcome, why = trial.why, "trial failed");
                 }

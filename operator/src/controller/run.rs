@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{Future, StreamExt as _};
+use futures::{Future, FutureExt as _, StreamExt as _, future::join_all};
 use inferbench_crds::InferenceBenchmark;
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -13,82 +13,148 @@ use kube::{
     Api, Client, Resource, ResourceExt as _,
     core::PartialObjectMeta,
     runtime::{
-        Config, Controller,
+        Controller,
         controller::{Action, Error},
         reflector::ObjectRef,
         watcher,
     },
 };
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::{
     apply::{ApplyError, Cluster},
+    bounds::{Bounds, Key, Limits},
     names,
-    reconcile::{Next, reconcile},
+    reconcile::{Context, Next, reconcile},
     sweep::Defaults,
 };
 use crate::{lease::Lead, metrics::Metrics};
 
-/// Changes within so short a time are one: Jobs that end together are recorded by one patch.
-const DEBOUNCE: Duration = Duration::from_secs(1);
-/// Passes at a time.
-const CONCURRENCY: u16 = 8;
+/// Passes at a time, over all resources.
+const PLACES: usize = 8;
+/// How long to wait after a pass that a change of its resource has made void.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long to wait after a pass that could not go on.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked which resources are still there: a watch that was interrupted tells of no deletion.
+const TIDY: Duration = Duration::from_secs(30);
 
 /// A resource, of which nothing but its metadata is kept, so that one that cannot be read stops no other.
 type Known = PartialObjectMeta<InferenceBenchmark>;
 
-/// What every pass needs.
-struct Context {
-    cluster: Cluster,
-    defaults: Defaults,
+/// How the operator was told to work.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The namespaces to work in; all where there is none.
+    pub namespaces: Vec<String>,
+    /// What a resource does not say itself.
+    pub defaults: Defaults,
+    /// What this replica is called in events.
+    pub identity: String,
+    /// The longest that one call to the API server may take.
+    pub limit: Duration,
+    /// What all resources share.
+    pub bounds: Limits,
+}
+
+/// What the passes of all namespaces share.
+struct Shared {
+    context: Context,
     lead: Lead,
-    metrics: Arc<Metrics>,
+    places: Semaphore,
 }
 
 /// Runs until `shutdown`, and then until the passes that are under way have ended.
 pub async fn run(
     client: Client,
-    namespace: Option<&str>,
-    defaults: Defaults,
+    settings: Settings,
     lead: Lead,
     metrics: Arc<Metrics>,
-    limit: Duration,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
+    let cluster = Cluster::new(client.clone(), settings.limit);
+    let shared = Arc::new(Shared {
+        context: Context {
+            cluster: cluster.reporting_as(&settings.identity),
+            defaults: settings.defaults,
+            bounds: Bounds::new(settings.bounds),
+            metrics,
+        },
+        lead,
+        places: Semaphore::new(PLACES),
+    });
+    let stopping = Arc::clone(&shared);
+    // What waits for its place need not wait any longer.
+    let shutdown = async move {
+        shutdown.await;
+        stopping.places.close();
+    };
+    let shutdown = shutdown.boxed().shared();
+    let namespaces = settings.namespaces.iter();
+    let mut namespaces: Vec<Option<&str>> = namespaces.map(|name| Some(name.as_str())).collect();
+    if namespaces.is_empty() {
+        namespaces.push(None);
+    }
+    // One for each: with a Role for each namespace, no watch may go over several.
+    let controllers: Vec<Controller<Known>> = namespaces
+        .into_iter()
+        .map(|namespace| controller(&client, namespace).graceful_shutdown_on(shutdown.clone()))
+        .collect();
+    let stores: Vec<_> = controllers.iter().map(Controller::store).collect();
+    let works = controllers.into_iter().map(|controller| {
+        let shared = Arc::clone(&shared);
+        controller
+            .run(pass, retry, Arc::clone(&shared))
+            .for_each(move |result| {
+                told(&shared.context, result);
+                std::future::ready(())
+            })
+    });
+    let tidy = async {
+        loop {
+            tokio::time::sleep(TIDY).await;
+            let context = &shared.context;
+            context.bounds.retain(|(namespace, name)| {
+                let reference = ObjectRef::new(name).within(namespace);
+                stores.iter().any(|store| store.get(&reference).is_some())
+            });
+            context.metrics.live(context.bounds.live());
+        }
+    };
+    tokio::select! {
+        _ = join_all(works) => {}
+        () = tidy => {}
+    }
+}
+
+/// Watches resources, Jobs and pods. What follows each other closely is put together by the bounds of each resource: the
+/// debounce of the library begins anew with every event, and a busy sweep would never be looked at.
+fn controller(client: &Client, namespace: Option<&str>) -> Controller<Known> {
     let ours = format!("{}={}", names::MANAGED_BY, names::MANAGER);
     let children = watcher::Config::default().labels(&ours);
-    let context = Arc::new(Context {
-        cluster: Cluster::new(client.clone(), limit),
-        defaults,
-        lead,
-        metrics,
-    });
-    let resources: Api<Known> = api(&client, namespace);
-    let jobs: Api<PartialObjectMeta<Job>> = api(&client, namespace);
-    let pods: Api<Pod> = api(&client, namespace);
+    let resources: Api<Known> = api(client, namespace);
+    let jobs: Api<PartialObjectMeta<Job>> = api(client, namespace);
+    let pods: Api<Pod> = api(client, namespace);
     Controller::new(resources, watcher::Config::default())
-        .with_config(
-            Config::default()
-                .debounce(DEBOUNCE)
-                .concurrency(CONCURRENCY),
-        )
         .watches(jobs, children.clone(), |job| owner(&job))
         .watches(pods, children, |pod| owner(&pod))
-        .graceful_shutdown_on(shutdown)
-        .run(pass, retry, context)
-        .for_each(|result| {
-            match result {
-                // Jobs outlive their resource for a moment.
-                Err(Error::ObjectNotFound(_)) | Ok(_) => {}
-                Err(Error::QueueError(error)) => warn!(%error, "a watch was interrupted"),
-                Err(error) => debug!(%error, "a pass could not go on"),
-            }
-            std::future::ready(())
-        })
-        .await;
+}
+
+fn told<T, E: std::error::Error + 'static>(
+    context: &Context,
+    result: Result<T, Error<ApplyError, E>>,
+) {
+    match result {
+        // Jobs outlive their resource for a moment.
+        Err(Error::ObjectNotFound(reference)) => {
+            let namespace = reference.namespace.unwrap_or_default();
+            context.forget(&(namespace, reference.name));
+        }
+        Ok(_) => {}
+        Err(Error::QueueError(error)) => warn!(%error, "a watch was interrupted"),
+        Err(error) => debug!(%error, "a pass could not go on"),
+    }
 }
 
 fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -108,28 +174,35 @@ fn owner<K: Resource>(child: &K) -> Option<ObjectRef<Known>> {
     Some(ObjectRef::new(name).within(namespace))
 }
 
-async fn pass(resource: Arc<Known>, context: Arc<Context>) -> Result<Action, ApplyError> {
-    let namespace = resource.namespace().unwrap_or_default();
-    let name = resource.name_any();
-    let span = info_span!("reconcile", namespace, name);
+async fn pass(resource: Arc<Known>, shared: Arc<Shared>) -> Result<Action, ApplyError> {
+    let Shared { context, lead, .. } = &*shared;
+    let key: Key = (
+        resource.namespace().unwrap_or_default(),
+        resource.name_any(),
+    );
+    if let Err(wait) = context.bounds.look(&key, Instant::now()) {
+        return Ok(Action::requeue(wait));
+    }
+    let waits = context.metrics.waits();
+    let Ok(_place) = shared.places.acquire().await else {
+        // It is time to stop.
+        return Ok(Action::await_change());
+    };
+    drop(waits);
+    let _runs = context.metrics.runs();
+    let span = info_span!("reconcile", namespace = key.0, name = key.1);
     let began = Instant::now();
-    let may_write = || context.lead.holds();
-    let result = reconcile(
-        &context.cluster,
-        &context.defaults,
-        &may_write,
-        (&namespace, &name),
-        Timestamp::now(),
-    )
-    .instrument(span.clone())
-    .await;
+    let may_write = || lead.holds();
+    let result = reconcile(context, &may_write, &key, Timestamp::now())
+        .instrument(span.clone())
+        .await;
     let error = result.as_ref().err().map(ApplyError::kind);
     context.metrics.reconciled(began.elapsed(), error);
     match result {
         Ok(Next::Changed) => Ok(Action::await_change()),
         Ok(Next::After(wait)) => Ok(Action::requeue(wait)),
         // It happens whenever a user edits what is being worked on, and costs nothing.
-        Err(ApplyError::Conflict) => Ok(Action::requeue(DEBOUNCE)),
+        Err(ApplyError::Conflict) => Ok(Action::requeue(AGAIN)),
         Err(error) => {
             span.in_scope(|| warn!(%error, "the pass could not go on"));
             Err(error)
@@ -137,7 +210,7 @@ async fn pass(resource: Arc<Known>, context: Arc<Context>) -> Result<Action, App
     }
 }
 
-fn retry(_: Arc<Known>, _: &ApplyError, _: Arc<Context>) -> Action {
+fn retry(_: Arc<Known>, _: &ApplyError, _: Arc<Shared>) -> Action {
     Action::requeue(RETRY)
 }
 
@@ -155,23 +228,20 @@ mod tests {
         lead.hold_until(Instant::now() + Duration::from_secs(3_600));
         let metrics = Arc::new(Metrics::default());
         let (stop, stopped) = oneshot::channel::<()>();
-        let limit = Duration::from_secs(5);
+        let settings = Settings {
+            namespaces: vec!["bench".into(), "lab".into()],
+            defaults: defaults(),
+            identity: "operator-0".into(),
+            limit: Duration::from_secs(5),
+            bounds: Limits::default(),
+        };
         let shutdown = async {
             let _ = stopped.await;
         };
         let counted = Arc::clone(&metrics);
         let client = world.client();
         let work = tokio::spawn(async move {
-            run(
-                client,
-                Some("bench"),
-                defaults(),
-                lead,
-                counted,
-                limit,
-                shutdown,
-            )
-            .await;
+            run(client, settings, lead, counted, shutdown).await;
         });
         for _ in 0..600 {
             if world.jobs() > 0 {

@@ -68,6 +68,22 @@ pub fn status(
     status
 }
 
+/// Whether a status says more than that trials have gone on as before: what people and controllers wait for is not to
+/// wait itself.
+#[must_use]
+pub fn is_transition(old: &InferenceBenchmarkStatus, new: &InferenceBenchmarkStatus) -> bool {
+    let said = |status: &InferenceBenchmarkStatus| -> Vec<(String, String)> {
+        let conditions = status.conditions.iter();
+        conditions
+            .map(|condition| (condition.status.clone(), condition.reason.clone()))
+            .collect()
+    };
+    old.observed_generation != new.observed_generation
+        || old.plan != new.plan
+        || old.results != new.results
+        || said(old) != said(new)
+}
+
 /// Shortens what only people read where a status would be larger than it may be.
 fn fit(status: &mut InferenceBenchmarkStatus) {
     const CUT: &str = ",...";

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::controller::{
+    bounds::Limits,
     build,
     fixtures::{defaults, resource, sweep},
     names,
@@ -80,7 +81,11 @@ impl Server {
                 .unwrap_or_default()
                 .to_owned()
         };
-        let list = |items: &[Value]| json!({ "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items });
+        let is_ours = parts[at + 1] == "bench";
+        let list = |items: &[Value]| {
+            let items = if is_ours { items } else { &[] };
+            json!({ "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items })
+        };
         Some(
             match (method, rest.split('/').collect::<Vec<_>>().as_slice()) {
                 ("GET", ["inferencebenchmarks", _]) => {
@@ -181,8 +186,21 @@ impl World {
         look(&mut self.0.lock().expect("not poisoned"))
     }
 
-    fn cluster(&self) -> Cluster {
-        Cluster::new(self.client(), Duration::from_secs(5))
+    /// A context that knows nothing yet and holds nothing up.
+    fn context(&self) -> Context {
+        self.bounded(Limits {
+            status_interval: Duration::ZERO,
+            ..Limits::default()
+        })
+    }
+
+    fn bounded(&self, limits: Limits) -> Context {
+        Context {
+            cluster: Cluster::new(self.client(), Duration::from_secs(5)),
+            defaults: defaults(),
+            bounds: Bounds::new(limits),
+            metrics: Arc::default(),
+        }
     }
 
     pub fn client(&self) -> Client {
@@ -220,14 +238,11 @@ impl World {
     }
 
     async fn pass(&self) -> Result<Next, ApplyError> {
-        reconcile(
-            &self.cluster(),
-            &defaults(),
-            &|| true,
-            ("bench", "thesis"),
-            now(),
-        )
-        .await
+        self.pass_in(&self.context()).await
+    }
+
+    async fn pass_in(&self, context: &Context) -> Result<Next, ApplyError> {
+        reconcile(context, &|| true, &key(), now()).await
     }
 
     /// What was asked, but for events, which nothing waits for.
@@ -269,6 +284,10 @@ impl World {
             server.pods.push(pod);
         });
     }
+}
+
+fn key() -> Key {
+    ("bench".into(), "thesis".into())
 }
 
 fn now() -> Timestamp {
@@ -351,14 +370,7 @@ async fn an_answer_that_was_lost_is_made_up_for() {
         }
         true
     };
-    let result = reconcile(
-        &world.cluster(),
-        &defaults(),
-        &sneak,
-        ("bench", "thesis"),
-        now(),
-    )
-    .await;
+    let result = reconcile(&world.context(), &sneak, &key(), now()).await;
     assert_eq!(result.expect("fine"), Next::After(LOOK));
     assert_eq!(
         world.asked()[4..],
@@ -405,14 +417,7 @@ async fn a_server_that_does_not_answer_is_given_up() {
 async fn whoever_does_not_lead_writes_nothing() {
     let world = World::pinned();
     world.first_ended();
-    let result = reconcile(
-        &world.cluster(),
-        &defaults(),
-        &|| false,
-        ("bench", "thesis"),
-        now(),
-    )
-    .await;
+    let result = reconcile(&world.context(), &|| false, &key(), now()).await;
     assert!(matches!(result, Err(ApplyError::Deposed)));
     assert!(world.asked().iter().all(|asked| asked.starts_with("GET")));
     // The lead is lost in mid-pass: not one more write.
@@ -423,14 +428,7 @@ async fn whoever_does_not_lead_writes_nothing() {
         })
         .is_ok()
     };
-    let result = reconcile(
-        &world.cluster(),
-        &defaults(),
-        &may_write,
-        ("bench", "thesis"),
-        now(),
-    )
-    .await;
+    let result = reconcile(&world.context(), &may_write, &key(), now()).await;
     assert!(matches!(result, Err(ApplyError::Deposed)));
     let writes = world
         .asked()
@@ -525,4 +523,92 @@ async fn what_was_not_written_is_not_told() {
     world.with(|server| server.refuse.push_back(("PATCH", 409)));
     assert!(matches!(world.pass().await, Err(ApplyError::Conflict)));
     world.with(|server| assert_eq!(server.events.len(), 0));
+}
+
+#[tokio::test]
+async fn what_is_recorded_and_live_is_counted() {
+    let world = World::pinned();
+    world.first_ended();
+    let context = world.context();
+    world.pass_in(&context).await.expect("fine");
+    let expect = |line: &str| {
+        let text = context.metrics.text(true);
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    };
+    expect("inferbench_operator_trials_total{outcome=\"Succeeded\"} 1");
+    // The Job that was created in this very pass counts.
+    expect("inferbench_operator_jobs_live{component=\"trial\"} 1");
+    world.pass_in(&context).await.expect("fine");
+    expect("inferbench_operator_trials_total{outcome=\"Succeeded\"} 1");
+    expect("inferbench_operator_jobs_live{component=\"trial\"} 1");
+    // Another operator, later: what is there counts, whoever made it.
+    let restarted = world.context();
+    world.pass_in(&restarted).await.expect("fine");
+    assert_eq!(restarted.bounds.live(), [(Role::Trial, 1)].into());
+    world.with(|server| server.resource = Value::Null);
+    world.pass_in(&context).await.expect("fine");
+    expect("inferbench_operator_jobs_live{component=\"trial\"} 0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_transition_waits_with_the_whole_pass() {
+    let world = World::pinned();
+    let context = world.bounded(Limits::default());
+    world.pass_in(&context).await.expect("fine");
+    assert_eq!(
+        world.asked()[3..],
+        ["PATCH inferencebenchmarks/thesis/status", "POST jobs"]
+    );
+    // That it is active is no transition, and neither is what it ends as.
+    world.with(|server| server.jobs.clear());
+    world.first_ended();
+    let wait = Duration::from_secs(2);
+    assert_eq!(
+        world.pass_in(&context).await.expect("fine"),
+        Next::After(wait)
+    );
+    assert_eq!(
+        world.asked().len(),
+        3,
+        "nothing is written, deleted or created"
+    );
+    tokio::time::advance(wait).await;
+    world.pass_in(&context).await.expect("fine");
+    assert_eq!(
+        world.asked()[3..],
+        [
+            "PATCH inferencebenchmarks/thesis/status",
+            "DELETE jobs/thesis-0f1e2d3c-0",
+            "POST jobs"
+        ]
+    );
+    // Suspending is one.
+    world.with(|server| server.resource["spec"]["suspend"] = json!(true));
+    world.pass_in(&context).await.expect("fine");
+    assert_eq!(
+        world.asked()[3..],
+        ["PATCH inferencebenchmarks/thesis/status"]
+    );
+}
+
+#[tokio::test]
+async fn a_job_that_must_not_be_created_yet_is_waited_for() {
+    let world = World::pinned();
+    let context = world.bounded(Limits {
+        create_rate: 1,
+        create_burst: 1,
+        status_interval: Duration::ZERO,
+        ..Limits::default()
+    });
+    let other = ("bench".to_owned(), "other".to_owned());
+    context
+        .bounds
+        .create(&other, Role::Trial, Instant::now())
+        .expect("the burst");
+    let next = world.pass_in(&context).await.expect("fine");
+    let Next::After(wait) = next else {
+        panic!("{next:?}");
+    };
+    assert!(wait <= Duration::from_secs(1), "{wait:?}");
+    assert_eq!(world.jobs(), 0);
 }
