@@ -30,6 +30,9 @@ struct Cli {
     /// The runner's image, where a resource names none; with a digest, so that all trials of a sweep run the same.
     #[arg(long, env = "INFERBENCH_RUNNER_IMAGE")]
     runner_image: String,
+    /// User, group and volume group of runner pods; without it the platform chooses them, as OpenShift does.
+    #[arg(long, env = "INFERBENCH_RUNNER_USER", value_parser = clap::value_parser!(i64).range(1..))]
+    runner_user: Option<i64>,
     /// A namespace to work in; may be repeated, or several given with commas. All of them by default.
     #[arg(long, env = "INFERBENCH_WATCH_NAMESPACE", value_delimiter = ',')]
     watch_namespace: Vec<String>,
@@ -144,6 +147,7 @@ async fn operate(cli: Cli) -> Result<ExitCode, String> {
         namespaces,
         defaults: Defaults {
             image: cli.runner_image,
+            user: cli.runner_user,
         },
         identity: cli.identity,
         limit: Duration::from_secs(cli.call_timeout),

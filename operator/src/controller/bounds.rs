@@ -159,6 +159,16 @@ impl Bounds {
         })
     }
 
+    /// A Job of a resource was not created after all.
+    pub fn not_created(&self, key: &Key, role: Role) {
+        self.with(|state| {
+            let share = state.shares.get_mut(key);
+            if let Some(count) = share.and_then(|share| share.live.get_mut(&role)) {
+                *count = count.saturating_sub(1);
+            }
+        });
+    }
+
     /// A resource is gone.
     pub fn forget(&self, key: &Key) {
         self.with(|state| state.shares.remove(key));
@@ -311,6 +321,8 @@ mod tests {
             bounds.live(),
             [(Role::Trial, 3), (Role::Preflight, 1)].into()
         );
+        bounds.not_created(&key("a"), Role::Trial);
+        assert_eq!(bounds.live()[&Role::Trial], 2);
         bounds.seen(&key("a"), &[]);
         assert_eq!(bounds.live(), [(Role::Preflight, 1)].into());
         bounds.retain(|key| key.1 != "b");

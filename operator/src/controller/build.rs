@@ -39,8 +39,6 @@ use super::{
 
 /// The extended resource of a GPU, where the spec names none.
 pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
-/// The user, group and volume group of the pods.
-const USER: i64 = 65_532;
 /// How often a collection's pods are replaced, whatever `retries` says of trials.
 const COLLECTOR_RETRIES: i32 = 3;
 /// The longest that one pod of a collection may take, in seconds.
@@ -70,8 +68,11 @@ pub fn trials(sweep: &Sweep, trials: &[Trial]) -> Job {
     let gpus = trials.first().map_or(0, |trial| trial.combination.gpus);
     let indices: Vec<u32> = trials.iter().map(|trial| trial.index).collect();
     let first = indices.first().copied().unwrap_or(0);
-    let measuring =
-        seconds(execution.trial_timeout).saturating_mul(execution.trials_per_job.into());
+    // Every trial may be measured again where something disturbed it.
+    let attempts = i64::from(sweep.spec.measurement.remeasure_invalid).saturating_add(1);
+    let measuring = seconds(execution.trial_timeout)
+        .saturating_mul(execution.trials_per_job.into())
+        .saturating_mul(attempts);
     let kind = Kind {
         role: Role::Trial,
         command: "trial",
@@ -257,7 +258,7 @@ fn template(sweep: &Sweep, kind: &Kind) -> PodTemplateSpec {
             active_deadline_seconds: Some(kind.deadline),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            security_context: Some(pod_security()),
+            security_context: Some(pod_security(sweep.user)),
             service_account_name: runner.service_account_name.clone(),
             runtime_class_name: runtime_class,
             priority_class_name: runner.priority_class_name.clone(),
@@ -483,12 +484,13 @@ fn mounts(sweep: &Sweep, kind: &Kind) -> Vec<VolumeMount> {
     mounts
 }
 
-fn pod_security() -> PodSecurityContext {
+/// With this user, group and volume group; without one, the platform chooses them, and refuses any other.
+fn pod_security(user: Option<i64>) -> PodSecurityContext {
     PodSecurityContext {
         run_as_non_root: Some(true),
-        run_as_user: Some(USER),
-        run_as_group: Some(USER),
-        fs_group: Some(USER),
+        run_as_user: user,
+        run_as_group: user,
+        fs_group: user,
         fs_group_change_policy: Some("OnRootMismatch".into()),
         seccomp_profile: Some(SeccompProfile {
             type_: "RuntimeDefault".into(),

@@ -15,6 +15,7 @@ pub const UID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 pub fn defaults() -> Defaults {
     Defaults {
         image: format!("ghcr.io/inferbench/runner@sha256:{}", "ab".repeat(32)),
+        user: Some(65_532),
     }
 }
 

@@ -91,6 +91,8 @@ pub struct PodView {
     pub reason: String,
     /// Its container's termination message.
     pub report: String,
+    /// Whether it was not its own doing: its node drove it out, or went away.
+    pub disrupted: bool,
 }
 
 impl JobView {
@@ -209,6 +211,10 @@ impl PodView {
         let reason = status
             .and_then(|status| status.reason.clone())
             .or_else(|| ended.and_then(|ended| ended.reason.clone()));
+        let target = conditions
+            .into_iter()
+            .flatten()
+            .any(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True");
         let index = metadata
             .annotations
             .as_ref()
@@ -229,6 +235,7 @@ impl PodView {
                 .filter(|_| phase == PodPhase::Pending),
             ran: running || ended.is_some(),
             exit_code: ended.map(|ended| ended.exit_code),
+            disrupted: target || reason.as_deref() == Some("Evicted"),
             reason: reason.unwrap_or_default(),
             report: ended
                 .and_then(|ended| ended.message.clone())

@@ -20,6 +20,9 @@ use super::{
 
 /// How long the pods of a Job that has ended are waited for: the watch on pods may lag behind that on Jobs.
 const GRACE: Duration = Duration::from_secs(60);
+/// How often nodes may drive out the pods of one Job. Its own retries do not count these, and without a bound a trial
+/// that no node keeps would be begun for ever. Pods that vanish together with their node are not seen, and not counted.
+const MOST_EVICTIONS: usize = 10;
 /// The shortest and longest wait between two attempts at a preflight or a collection.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1_800));
 
@@ -340,6 +343,20 @@ impl<'a> Pass<'a> {
     /// Tells of the pod of a Job that does not start; the first that is told of stays.
     fn tell_if_stuck(&mut self, job: &JobView) {
         let pods = self.pods_of(job);
+        // What keeps the Job controller from creating a pod, it tells in events of the Job alone.
+        if pods.is_empty()
+            && !job.suspended
+            && !job.deleting
+            && let Some(started) = job.started
+            && self.passed(started, GRACE)
+        {
+            let name = &job.name;
+            let problem = Problem {
+                reason: "PodNotCreated".into(),
+                message: format!("Job {name} has no pod: kubectl describe job {name}"),
+            };
+            self.problem.get_or_insert(problem);
+        }
         if let Some(pod) = pods.last()
             && let Some((reason, message)) = &pod.stuck
         {

@@ -192,7 +192,12 @@ async fn pass(
                     break;
                 }
                 lead(may_write)?;
-                let created = cluster.create_job(namespace, &job, uid).await?;
+                let created = cluster.create_job(namespace, &job, uid).await;
+                if !matches!(created, Ok(Created::There)) {
+                    bounds.not_created(key, role(create));
+                    metrics.live(bounds.live());
+                }
+                let created = created?;
                 let job = job.metadata.name.unwrap_or_default();
                 if created == Created::NoRoom {
                     warn!(job, "the API server forbids the Job: a quota?");

@@ -19,6 +19,8 @@ pub const RESULTS_FOLDER: &str = "/var/lib/inferbench/results";
 pub struct Defaults {
     /// The runner's image.
     pub image: String,
+    /// The user, group and volume group of pods; none where the platform chooses them.
+    pub user: Option<i64>,
 }
 
 /// A resource that was accepted.
@@ -38,6 +40,8 @@ pub struct Sweep {
     pub plan: Plan,
     /// The design, expanded.
     pub expansion: Expansion,
+    /// The user, group and volume group of its pods; none where the platform chooses them.
+    pub user: Option<i64>,
 }
 
 /// What the plan's hash covers.

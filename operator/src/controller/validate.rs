@@ -103,6 +103,7 @@ fn sweep(resource: &InferenceBenchmark, defaults: &Defaults) -> Sweep {
         spec,
         plan,
         expansion,
+        user: defaults.user,
     }
 }
 

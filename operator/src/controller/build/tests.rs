@@ -333,3 +333,41 @@ fn the_same_sweep_makes_the_same_job() {
         assert_eq!(preflight(&sweep(spec), 1), preflight(&sweep(spec), 1));
     }
 }
+
+#[test]
+fn the_platform_may_choose_the_user() {
+    let mut sweep = sweep(CPU);
+    sweep.user = None;
+    let trial = sweep.expansion.trials().next().expect("a trial");
+    for job in [
+        preflight(&sweep, 1),
+        trials(&sweep, &[trial]),
+        collector(&sweep, "", 0, 1),
+    ] {
+        let pod = job.spec.expect("a spec").template.spec.expect("a pod");
+        let security = pod.security_context.expect("a security context");
+        assert_eq!(
+            (
+                security.run_as_user,
+                security.run_as_group,
+                security.fs_group
+            ),
+            (None, None, None)
+        );
+        assert_eq!(security.run_as_non_root, Some(true));
+    }
+}
+
+#[test]
+fn the_deadline_leaves_time_for_every_attempt() {
+    let deadline = |remeasure: u32| {
+        let spec = CPU.to_owned()
+            + "execution: {trialTimeout: 10m, startupTimeout: 1h, trialsPerJob: 4}\n"
+            + &format!("measurement: {{remeasureInvalid: {remeasure}}}\n");
+        let job = first(&spec, 0, 1);
+        let pod = job.spec.expect("a spec").template.spec.expect("a pod");
+        pod.active_deadline_seconds
+    };
+    assert_eq!(deadline(0), Some(3_600 + 4 * 600));
+    assert_eq!(deadline(2), Some(3_600 + 3 * 4 * 600));
+}

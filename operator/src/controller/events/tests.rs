@@ -253,6 +253,7 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
         exit_code: Some(73),
         reason: "Error".into(),
         report: serde_json::to_string(&report).expect("JSON"),
+        disrupted: false,
     };
     let known = Known {
         ledger: ledger(&story.sweep, 0),

@@ -122,6 +122,17 @@ fn a_pod_that_has_ended_says_why() {
         ],
     }));
     assert_eq!(late.reason, "DeadlineExceeded");
+    assert!(!late.disrupted);
+}
+
+#[test]
+fn a_pod_that_was_driven_out_is_told_from_one_that_broke() {
+    let target =
+        json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
+    assert!(pod(json!({"phase": "Failed", "conditions": target})).disrupted);
+    assert!(pod(json!({"phase": "Failed", "reason": "Evicted"})).disrupted);
+    let spared = json!([{"type": "DisruptionTarget", "status": "False"}]);
+    assert!(!pod(json!({"phase": "Failed", "conditions": spared})).disrupted);
 }
 
 #[test]

@@ -170,6 +170,7 @@ fn pod(job: &JobView, phase: PodPhase) -> PodView {
         exit_code: None,
         reason: String::new(),
         report: String::new(),
+        disrupted: false,
     }
 }
 
@@ -669,7 +670,9 @@ fn suspending_keeps_the_collection_from_being_created_and_does_not_kill_it() {
     assert!(plan(&sweep, &memory, &[], &[], at(0)).actions.is_empty());
     let mut job = job(Role::Collector, &[]);
     job.inputs = sweep.inputs(&memory.ledger.encode());
-    assert!(plan(&sweep, &memory, &[job], &[], at(0)).actions.is_empty());
+    let running = pod(&job, PodPhase::Running);
+    let plan = plan(&sweep, &memory, &[job], &[running], at(0));
+    assert!(plan.actions.is_empty(), "{:?}", plan.actions);
 }
 
 #[test]
@@ -706,4 +709,76 @@ fn a_job_whose_trials_have_ended_is_stopped() {
         creates(&plan).is_empty(),
         "it keeps its place until it has gone"
     );
+}
+
+#[test]
+fn a_trial_whose_pods_are_driven_out_again_and_again_fails() {
+    let sweep = one_shape("parallelism: 1, trialsPerJob: 3");
+    let job = job(Role::Trial, &[0, 1, 2]);
+    let driven_out = |count: usize| -> Vec<PodView> {
+        let pods = (0..count).map(|number| PodView {
+            name: format!("p-{number}"),
+            created: at(i64::try_from(number).expect("few")),
+            disrupted: true,
+            ..said(&job, 137, "Evicted", &outcomes("1"))
+        });
+        let current = PodView {
+            created: at(99),
+            ..pod(&job, PodPhase::Running)
+        };
+        pods.chain([current]).collect()
+    };
+    let look = |count| {
+        plan(
+            &sweep,
+            &known(&sweep),
+            &[job.clone()],
+            &driven_out(count),
+            at(100),
+        )
+    };
+    let few = look(5);
+    assert!(records(&few).is_empty() && deletes(&few).is_empty() && few.problem.is_none());
+    let more = look(9);
+    assert!(records(&more).is_empty() && deletes(&more).is_empty());
+    assert_eq!(more.problem.expect("told").reason, "Evicted");
+    let enough = look(10);
+    assert_eq!(
+        records(&enough),
+        [(0, Outcome::Succeeded), (1, Outcome::Failed)]
+    );
+    assert_eq!(deletes(&enough), [("trial-0", true)]);
+    assert!(
+        creates(&enough).is_empty(),
+        "it keeps its place until it has gone"
+    );
+    // Pods that break by themselves are for the Job's own retries to count.
+    let mut broken = driven_out(10);
+    for pod in &mut broken {
+        pod.disrupted = false;
+    }
+    let plan = plan(&sweep, &known(&sweep), &[job.clone()], &broken, at(100));
+    assert!(records(&plan).is_empty(), "{:?}", plan.actions);
+}
+
+#[test]
+fn a_job_that_gets_no_pod_is_told() {
+    let sweep = one_shape("parallelism: 1");
+    let waits = job(Role::Trial, &[0]);
+    let early = plan(&sweep, &known(&sweep), &[waits.clone()], &[], at(59));
+    assert_eq!(early.problem, None);
+    assert_eq!(early.actions, [Action::Wait(Duration::from_secs(1))]);
+    let late = plan(&sweep, &known(&sweep), &[waits.clone()], &[], at(60));
+    assert_eq!(late.problem.expect("told").reason, "PodNotCreated");
+    // While a queue holds it, that is as it should be.
+    let mut held = waits;
+    held.suspended = true;
+    assert_eq!(
+        plan(&sweep, &known(&sweep), &[held], &[], at(999)).problem,
+        None
+    );
+    let fresh = fresh(ONE_SHAPE);
+    let preflight = job(Role::Preflight, &[]);
+    let late = plan(&fresh, &known(&fresh), &[preflight], &[], at(60));
+    assert_eq!(late.problem.expect("told").reason, "PodNotCreated");
 }

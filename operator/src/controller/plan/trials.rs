@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use inferbench_crds::{Outcome, contract::TrialReport};
 
-use super::{Create, GRACE, Pass, last_ended, problem_of, why};
+use super::{Create, GRACE, MOST_EVICTIONS, Pass, Problem, last_ended, problem_of, why};
 use crate::controller::{
     groups::{Groups, Kinds},
     names::Role,
@@ -113,6 +113,13 @@ impl Pass<'_> {
             {
                 // A leader that did not know it any more has made it again.
                 self.delete(job);
+            } else if !job.deleting && self.is_driven_out(job, &pods) {
+                self.delete(job);
+                live.add(job);
+                continue;
+            }
+            if pods.is_empty() {
+                self.tell_if_stuck(job);
             }
             let shape = live.add(job);
             let current = pods.iter().rev().find(|pod| !pod.deleting).copied();
@@ -173,6 +180,33 @@ impl Pass<'_> {
             self.measured.trials += ended;
             let took = self.since(job.started.unwrap_or(job.created));
             self.measured.took += took.saturating_sub(self.since(end.at));
+        }
+        true
+    }
+
+    /// Whether nodes have driven out the pods of a Job too often: then the trial that it is at fails. Tells of it before.
+    fn is_driven_out(&mut self, job: &JobView, pods: &[&PodView]) -> bool {
+        let driven_out = |pod: &&&PodView| pod.disrupted && pod.phase == PodPhase::Failed;
+        let evictions = pods.iter().filter(driven_out).count();
+        let name = &job.name;
+        if evictions < MOST_EVICTIONS {
+            if evictions > MOST_EVICTIONS / 2 {
+                let message = format!(
+                    "nodes have driven out {evictions} pods of Job {name}: after {MOST_EVICTIONS}, its trial fails"
+                );
+                self.problem.get_or_insert(Problem {
+                    reason: "Evicted".into(),
+                    message,
+                });
+            }
+            return false;
+        }
+        let reports = Reports::of(job, pods);
+        self.record_known(job, &reports);
+        if let Some(&index) = reports.broke_at().and_then(|at| job.trials.get(at)) {
+            let last = last_ended(pods).map_or("", |pod| pod.reason.as_str());
+            let why = format!("nodes have driven out {evictions} pods of Job {name} ({last})");
+            self.record(index, Outcome::Failed, &why);
         }
         true
     }

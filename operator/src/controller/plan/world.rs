@@ -365,6 +365,7 @@ impl World {
                     exit_code: None,
                     reason: String::new(),
                     report: String::new(),
+                    disrupted: false,
                 });
             }
         }
@@ -407,6 +408,7 @@ impl World {
         };
         pod.exit_code = Some(code);
         pod.reason = reason.into();
+        pod.disrupted = reason == "Evicted";
         pod.phase = if code == 0 {
             PodPhase::Succeeded
         } else {

@@ -49,6 +49,7 @@ fn what_is_pinned_outlives_a_new_default() {
     });
     let upgraded = Defaults {
         image: "ghcr.io/inferbench/runner:2".into(),
+        ..defaults()
     };
     let again = validate(&resource, &upgraded).expect("valid");
     assert_eq!(again.plan, sweep.plan);
