@@ -8,3 +8,4 @@ pub mod controller;
 pub mod lease;
 pub mod metrics;
 pub mod server;
+pub mod traces;

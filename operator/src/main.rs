@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use inferbench_operator::{
     client::client,
     controller::{
@@ -13,6 +13,7 @@ use inferbench_operator::{
     lease,
     metrics::Metrics,
     server,
+    traces::{self, Logs},
 };
 use kube::Config;
 use tokio::{
@@ -21,7 +22,6 @@ use tokio::{
     sync::watch,
 };
 use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
 
 /// Turns InferenceBenchmarks into Jobs, and what becomes of them into their status.
 #[derive(Debug, Parser)]
@@ -68,24 +68,16 @@ struct Cli {
     logs: Logs,
 }
 
-/// How logs are written.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Logs {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter);
-    match cli.logs {
-        Logs::Json => logs.json().flatten_event(true).init(),
-        Logs::Text => logs.init(),
-    }
+    let _traces = match traces::init(cli.logs, &cli.identity) {
+        Ok(traces) => traces,
+        Err(message) => {
+            eprintln!("inferbench-operator: {message}");
+            return ExitCode::FAILURE;
+        }
+    };
     match operate(cli).await {
         Ok(code) => code,
         Err(message) => {

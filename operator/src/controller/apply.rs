@@ -16,7 +16,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
-use tracing::warn;
+use tracing::{Instrument as _, debug_span, warn};
 
 use super::{events::Told, names, observe::JobView, patch};
 
@@ -119,7 +119,9 @@ impl Cluster {
         answer: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, ApplyError> {
         let call = call.into();
-        match tokio::time::timeout(self.limit, answer).await {
+        let span = debug_span!("call", call);
+        let answer = tokio::time::timeout(self.limit, answer.instrument(span));
+        match answer.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => Err(ApplyError::Refused {
                 call,
