@@ -65,13 +65,11 @@ impl Metrics {
     }
 
     /// A pass is due and waits for its place, until what this returns is dropped.
-    #[must_use]
     pub fn waits(&self) -> Gauge<'_> {
         Gauge::up(self, |counts| &mut counts.waiting)
     }
 
     /// A pass is under way, until what this returns is dropped.
-    #[must_use]
     pub fn runs(&self) -> Gauge<'_> {
         Gauge::up(self, |counts| &mut counts.under_way)
     }
