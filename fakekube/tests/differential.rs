@@ -712,6 +712,21 @@ scenarios! {
         assert_eq!(world.get(&path).await.code, 404);
     }
 
+    async fn a_pod_is_bound_once(world) {
+        let pod = json!({ "metadata": { "name": "a" }, "spec": { "automountServiceAccountToken": false, "containers": [{ "name": "c", "image": "i:1" }] } });
+        let created = world.post(PODS, pod).await.ok();
+        let path = format!("{PODS}/a");
+        world.patch(&path, json!({ "spec": { "nodeName": "n" } })).await.refused(422, "Invalid");
+        let binding = |node: &str| json!({ "metadata": { "name": "a", "uid": created["metadata"]["uid"] }, "target": { "kind": "Node", "name": node } });
+        world.post(&format!("{path}/binding"), binding("n")).await.ok();
+        let bound = world.get(&path).await.ok();
+        assert_eq!(bound["spec"]["nodeName"], "n");
+        let condition = &bound["status"]["conditions"][0];
+        assert_eq!((text(condition, "/type"), text(condition, "/status")), ("PodScheduled", "True"));
+        let again = world.post(&format!("{path}/binding"), binding("m")).await.refused(409, "Conflict");
+        assert_eq!(again, "Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"n\"");
+    }
+
     async fn a_namespace_that_goes_takes_nothing_new(world) {
         let name = format!("{}-b", world.namespace);
         let path = format!("/api/v1/namespaces/{name}");

@@ -667,7 +667,7 @@ fn plain(quantity: &Value) -> String {
         .map_or_else(|| quantity.to_string(), ToOwned::to_owned)
 }
 
-/// Of a pod's spec, little may change: its images, deadline and tolerations; and the scheduler binds it.
+/// Of a pod's spec, little may change: its images, deadline and tolerations. The scheduler binds it by a subresource.
 fn pod_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     let frozen = |pod: &Value| {
         let mut spec = pod["spec"].clone();
@@ -678,9 +678,6 @@ fn pod_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
             "schedulingGates",
         ] {
             object(&mut spec, "").remove(field);
-        }
-        if text(old, "spec.nodeName").is_empty() {
-            object(&mut spec, "").remove("nodeName");
         }
         for which in ["containers", "initContainers"] {
             for container in spec

@@ -131,7 +131,21 @@ fn changes(
 
 fn all(kind: &Kind, object: &Value) -> Fields {
     let root = kind.schema.root();
-    changes(&kind.schema, root, "", &ownable(object), None).unwrap_or_default()
+    let mut fields = changes(&kind.schema, root, "", &ownable(object), None).unwrap_or_default();
+    undot(&mut fields);
+    fields
+}
+
+/// Who applies fields of an object does not own the object itself; items of lists are another matter.
+fn undot(fields: &mut Fields) {
+    for (key, below) in fields.iter_mut() {
+        if let Some(below) = below.as_object_mut() {
+            undot(below);
+            if key.starts_with("f:") {
+                below.remove(".");
+            }
+        }
+    }
 }
 
 fn is_leaf(value: &Value) -> bool {

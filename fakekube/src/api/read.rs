@@ -157,9 +157,9 @@ impl State {
         let mut wanted = all.filter(|(_, object)| selector.matches(object));
         for (key, object) in wanted.by_ref() {
             if limit > 0 && page.items.len() == limit {
-                let rest = wanted.count() + 1;
                 page.go_on = last.map(|last| token(version, last));
-                page.remaining = selector.is_empty().then_some(rest);
+                // What a selector leaves is not counted.
+                page.remaining = selector.is_empty().then(|| wanted.count() + 1);
                 break;
             }
             page.items.push(Arc::clone(object));

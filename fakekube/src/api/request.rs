@@ -137,6 +137,9 @@ impl Target {
             (&Method::GET, Some(_)) => Verb::Get,
             (&Method::GET, None) => Verb::List,
             (&Method::POST, None) => Verb::Create,
+            (&Method::POST, Some(_)) if self.subresource.as_deref() == Some("binding") => {
+                Verb::Create
+            }
             (&Method::PUT, Some(_)) => Verb::Update,
             (&Method::PATCH, Some(_)) => Verb::Patch,
             (&Method::DELETE, Some(_)) => Verb::Delete,

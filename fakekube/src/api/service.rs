@@ -192,6 +192,12 @@ impl Service {
                     .map(|event| Ok::<_, BoxError>(Frame::data(event)));
                 Ok(response(200, StreamBody::new(events).boxed_unsync()))
             }
+            Verb::Create if target.subresource.is_some() => {
+                self.shared
+                    .write(|state| state.bind(&kind, namespace, name, &body, &how))?;
+                let answer = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+                Ok(json_response(201, &answer))
+            }
             Verb::Create => written(
                 self.shared
                     .write(|state| state.create(&kind, namespace, body, &how)),
@@ -289,13 +295,15 @@ fn check_subresource(kind: &Kind, target: &Target, verb: Verb) -> Answered<()> {
     let known = match subresource {
         "status" => kind.status,
         "finalize" => kind.is_namespace(),
+        "binding" => kind.is_pod(),
         _ => false,
     };
     if !known {
         return Err(Refusal::no_such_resource());
     }
     match verb {
-        Verb::Get | Verb::Update | Verb::Patch => Ok(()),
+        Verb::Create => Ok(()),
+        Verb::Get | Verb::Update | Verb::Patch if subresource != "binding" => Ok(()),
         _ => Err(Refusal::method_not_allowed()),
     }
 }

@@ -433,6 +433,63 @@ impl State {
         (new, false)
     }
 
+    /// Puts a pod on a node, as the scheduler does.
+    pub fn bind(
+        &mut self,
+        kind: &Arc<Kind>,
+        namespace: Option<&str>,
+        name: &str,
+        binding: &Value,
+        how: &Writing,
+    ) -> Answered<()> {
+        let key = key_of(kind, namespace, name);
+        let Some(stored) = self.store.get(&key).cloned() else {
+            return Err(Refusal::not_found(kind, name));
+        };
+        let node = text(binding, "target.name");
+        if node.is_empty() {
+            let cause = Cause::required("target.name", "");
+            return Err(Refusal::invalid_as("", "Binding", name, &[cause]));
+        }
+        for field in ["uid", "resourceVersion"] {
+            let (wanted, found) = (
+                text(&binding["metadata"], field),
+                text(&stored["metadata"], field),
+            );
+            if !wanted.is_empty() && wanted != found {
+                let detail = format!(
+                    "the {field} in the precondition ({wanted}) does not match that in record ({found})"
+                );
+                return Err(Refusal::precondition(kind, name, &detail));
+            }
+        }
+        let detail = if at(&stored, "metadata.deletionTimestamp").is_some() {
+            format!("pod {name} is being deleted, cannot be assigned to a host")
+        } else if text(&stored, "spec.nodeName").is_empty() {
+            String::new()
+        } else {
+            format!(
+                "pod {name} is already assigned to node {:?}",
+                text(&stored, "spec.nodeName")
+            )
+        };
+        if !detail.is_empty() {
+            let mut refusal = Refusal::modified(kind, name);
+            refusal.message =
+                format!("Operation cannot be fulfilled on pods/binding \"{name}\": {detail}");
+            return Err(refusal);
+        }
+        let mut new = presented(kind, &stored);
+        object(&mut new, "spec").insert("nodeName".into(), node.into());
+        let condition = json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": seconds(how.now) });
+        patch::strategic(
+            &mut new,
+            &json!({ "status": { "conditions": [condition] } }),
+        )?;
+        self.commit(kind, &key, new, how.dry_run);
+        Ok(())
+    }
+
     /// Removes an object for good.
     pub fn remove(&mut self, kind: &Kind, key: &Key) {
         self.store.write(key, None);
