@@ -94,13 +94,14 @@ impl Kubectl {
         let api: kube::Api<kube::api::DynamicObject> = kube::Api::namespaced_with(
             self.fake.client("operator"),
             "default",
-            &kube::api::ApiResource {
-                group: "inferbench.dev".into(),
-                version: "v1alpha1".into(),
-                api_version: "inferbench.dev/v1alpha1".into(),
-                kind: "InferenceBenchmark".into(),
-                plural: "inferencebenchmarks".into(),
-            },
+            &kube::api::ApiResource::from_gvk_with_plural(
+                &kube::api::GroupVersionKind::gvk(
+                    "inferbench.dev",
+                    "v1alpha1",
+                    "InferenceBenchmark",
+                ),
+                "inferencebenchmarks",
+            ),
         );
         let params = kube::api::PatchParams::default();
         let patch = kube::api::Patch::Merge(status);
@@ -253,7 +254,7 @@ async fn jobs_are_applied_and_deleted_with_what_they_own() {
         "{refused:?}"
     );
 
-    let owner = &kubectl.fake.objects("jobs.batch")[0]["metadata"];
+    let owner = kubectl.fake.objects("jobs.batch")[0]["metadata"].clone();
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": "p", "namespace": "default", "ownerReferences": [{

@@ -671,9 +671,21 @@ fn decode(kind: &Kind, body: &mut Value, how: &Writing) -> Answered<Vec<String>>
     })
 }
 
-/// Sees to it that an object is of the namespace that it is written to.
+/// Tidies the metadata, and sees to it that the object is of the namespace that it is written to.
 fn fits(kind: &Kind, namespace: Option<&str>, new: &mut Value) -> Answered<()> {
     let meta = metadata(new);
+    // What is empty is as good as absent.
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let empty = match meta.get(field) {
+            Some(Value::Object(map)) => map.is_empty(),
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(Value::Null) => true,
+            _ => false,
+        };
+        if empty {
+            meta.remove(field);
+        }
+    }
     let Some(namespace) = namespace.filter(|_| kind.namespaced) else {
         meta.remove("namespace");
         return Ok(());

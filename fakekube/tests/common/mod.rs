@@ -15,7 +15,7 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
 /// How long anything may take that happens by itself.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A server with a namespace of this test's own.
 pub struct World {
