@@ -2,5 +2,6 @@
 //! controller and nodes) that lives on it through its API, as the real ones do. Nothing that is shipped depends on it.
 
 mod api;
+pub mod cluster;
 
 pub use api::{Call, Clock, Counts, FakeKube, Fault, Listening, Verb, WatchFault};
