@@ -82,6 +82,22 @@ impl Server {
         Store::open(&format!("s3://{bucket}/{prefix}"), &options).unwrap()
     }
 
+    /// Its address, its region and its bucket.
+    pub fn address(&self) -> (&str, &str, &str) {
+        let Ready {
+            endpoint,
+            region,
+            bucket,
+            ..
+        } = &self.ready;
+        (endpoint, region, bucket)
+    }
+
+    /// Whom it lets in.
+    pub fn access_key(&self) -> &str {
+        &self.ready.access_key_id
+    }
+
     /// The secret that opens it.
     pub fn secret(&self) -> &str {
         &self.ready.secret_access_key

@@ -1,0 +1,176 @@
+//! What a user and an operator's upgrade do to a sweep while it runs.
+
+use kube::{ResourceExt as _, api::ListParams};
+use serde_json::json;
+
+use crate::world::{World, by_trial, condition, records, until};
+
+/// Four trials, one Job each, one after the other.
+const SPEC: &str = "
+apiVersion: inferbench.dev/v1alpha1
+kind: InferenceBenchmark
+metadata: {name: tiny}
+spec:
+  design:
+    factors:
+      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
+      batchSize: [1, 2]
+      inputLength: [4, 8]
+      outputLength: [3]
+      gpus: [0]
+    replicates: 1
+    order: Sequential
+  measurement:
+    {warmupIterations: 1, warmupDuration: 1ms, iterations: 2, minDuration: 5ms, remeasureInvalid: 0}
+  results: {store: {persistentVolumeClaim: {claimName: results}}}
+  execution: {retries: 1}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_is_created_anew_measures_anew() {
+    let spec = SPEC.replace("retries: 1", "retries: 1, trialsPerJob: 4");
+    let world = World::new().await;
+    let operator = world.operator();
+    world.apply(&spec).await;
+    let first = world.wait_for_success("tiny").await;
+    let before = records(&world.results(&first));
+    assert_eq!(before.len(), 4);
+    world.delete("tiny").await;
+    let second = world.apply(&spec).await;
+    assert_ne!(first.uid(), second.uid());
+    assert!(second.status.is_none());
+    let second = world.wait_for_success("tiny").await;
+    operator.stop().await;
+    // The same keys, as the request is the same, but records of its own.
+    let after = records(&world.results(&second));
+    assert_eq!(
+        before.keys().collect::<Vec<_>>(),
+        after.keys().collect::<Vec<_>>()
+    );
+    assert!(before.iter().all(|(key, record)| after[key] != *record));
+    assert_eq!(records(&world.results(&first)), before, "they stay");
+    let counts = second.status.unwrap().counts.unwrap();
+    assert_eq!((counts.done, counts.reused), (4, 0));
+    assert_eq!(world.started.of("trial"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_is_killed_has_a_successor_that_repeats_nothing() {
+    let world = World::new().await;
+    let operator = world.operator();
+    world.apply(SPEC).await;
+    let midway = world
+        .wait("tiny", "the first record", |status| {
+            status.counts.is_some_and(|counts| counts.done > 0)
+        })
+        .await;
+    operator.kill().await;
+    // What was under way goes on without it.
+    let folder = world.results(&midway);
+    until("the Job under way", async || {
+        let running = world.processes.running();
+        running.is_empty() && !records(&folder).is_empty()
+    })
+    .await;
+    let stored = records(&folder);
+    let operator = world.operator();
+    let resource = world.wait_for_success("tiny").await;
+    operator.stop().await;
+    let counts = resource.status.unwrap().counts.unwrap();
+    assert_eq!((counts.done, counts.succeeded, counts.reused), (4, 4, 0));
+    for trial in 0..4 {
+        assert_eq!(world.started.times(trial), 1, "trial {trial}");
+    }
+    let after = records(&folder);
+    assert!(stored.iter().all(|(key, record)| after[key] == *record));
+    assert_eq!(after.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspension_starts_nothing_more_and_resumption_goes_on() {
+    let world = World::new().await;
+    let operator = world.operator();
+    world.apply(SPEC).await;
+    world
+        .wait("tiny", "the first record", |status| {
+            status.counts.is_some_and(|counts| counts.done > 0)
+        })
+        .await;
+    world
+        .patch("tiny", &json!({"spec": {"suspend": true}}))
+        .await;
+    let suspended = world
+        .wait("tiny", "suspension", |status| {
+            condition(status, "Suspended").0 == "True"
+                && status.counts.is_some_and(|counts| counts.active == 0)
+        })
+        .await;
+    world.wait_for_quiet().await;
+    let status = suspended.status.clone().unwrap();
+    assert_eq!(
+        condition(&status, "Succeeded"),
+        ("Unknown".into(), "Suspended".into())
+    );
+    let done = records(&world.results(&suspended)).len();
+    assert!((1..4).contains(&done), "{done}");
+    let started = world.started.of("trial");
+    assert_eq!(started, done);
+    // What has ended meanwhile is recorded, and nothing is begun.
+    let resource = world
+        .wait("tiny", "the last record", |status| {
+            status
+                .counts
+                .is_some_and(|counts| counts.done == done as i32)
+        })
+        .await;
+    assert_eq!(world.started.of("trial"), started);
+    assert!(world.job_names().await.is_empty());
+    assert_eq!(
+        resource.status.unwrap().results,
+        None,
+        "nothing is collected"
+    );
+
+    world
+        .patch("tiny", &json!({"spec": {"suspend": false}}))
+        .await;
+    let resource = world.wait_for_success("tiny").await;
+    operator.stop().await;
+    assert_eq!(by_trial(&world.results(&resource)).len(), 4);
+    for trial in 0..4 {
+        assert_eq!(world.started.times(trial), 1, "trial {trial}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_is_deleted_takes_its_pods_and_processes_along() {
+    let world = World::new().await;
+    world.fault("hang@trial:1");
+    let operator = world.operator();
+    world.apply(SPEC).await;
+    until("the trial that hangs", async || {
+        world.started.times(1) > 0 && !world.processes.running().is_empty()
+    })
+    .await;
+    let processes: Vec<u32> = world.processes.running().into_values().collect();
+    assert!(processes.iter().all(|process| crate::place::runs(*process)));
+    world.delete("tiny").await;
+    world.wait_for_quiet().await;
+    until("the Jobs to go", async || {
+        world.job_names().await.is_empty()
+    })
+    .await;
+    assert!(!processes.iter().any(|process| crate::place::runs(*process)));
+    let left = world
+        .resources()
+        .list(&ListParams::default())
+        .await
+        .unwrap();
+    assert!(left.items.is_empty());
+    // The operator has nothing to say to that, and goes on.
+    world
+        .apply(&SPEC.replace("name: tiny}\nspec", "name: next}\nspec"))
+        .await;
+    world.wait_for_success("next").await;
+    operator.stop().await;
+}

@@ -1,0 +1,14 @@
+//! Whole sweeps in a cluster, through the real operator and the built program: spec → operator → a test double of
+//! Kubernetes, whose pods are `inferbench` processes on models that take milliseconds → store → collection → status.
+
+mod bucket;
+mod faults;
+mod lifecycle;
+#[expect(dead_code, reason = "the sweeps on this machine use more of it")]
+#[path = "../sweep/place.rs"]
+mod place;
+#[expect(dead_code, reason = "the store's tests use more of it")]
+#[path = "../store/server.rs"]
+mod server;
+mod volume;
+mod world;

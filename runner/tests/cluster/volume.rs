@@ -1,0 +1,243 @@
+//! A sweep whose results go to a volume: all of the way, and next to the same one on this machine.
+
+use std::{collections::BTreeMap, fs};
+
+use inferbench_crds::outcome::Outcome;
+use inferbench_results::{key::sha256_hex, row::Row};
+use serde_json::Value;
+
+use crate::{
+    place::{Place, stderr},
+    world::{IMAGE, NAMESPACE, World, condition, records, rows},
+};
+
+/// Eight trials in two Jobs, two of them too long for the model.
+const SPEC: &str = "
+apiVersion: inferbench.dev/v1alpha1
+kind: InferenceBenchmark
+metadata: {name: tiny}
+spec:
+  design:
+    factors:
+      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
+      batchSize: [1, 2]
+      inputLength: [4, 8]
+      outputLength: [3]
+      gpus: [0]
+    replicates: 2
+  measurement:
+    warmupIterations: 1
+    warmupDuration: 1ms
+    iterations: 2
+    minDuration: 5ms
+    remeasureInvalid: 0
+  results: {store: {persistentVolumeClaim: {claimName: results, path: sweeps}}}
+  execution: {retries: 1, maxFailedPercent: 50, trialsPerJob: 4, parallelism: 2}
+  objectives: {maxTtft: 1h, maxTpot: 1h, costPerGpuHour: \"2.50\"}
+";
+
+/// What a local run has to be told to be the same sweep: the image is part of what a trial's key covers.
+fn local(spec: &str, fault: &str) -> Place {
+    let place = Place::new(spec);
+    let (_, digest) = IMAGE.split_once('@').unwrap();
+    let output = place
+        .command(&["run", "spec.yaml", "--out", "out"])
+        .env("INFERBENCH_IMAGE_DIGEST", digest)
+        .env("INFERBENCH_FAULT", fault)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    place
+}
+
+/// What of a row does not depend on where, when and how fast it was measured.
+fn fixed(row: &Row) -> String {
+    let trial = (
+        row.trial_index,
+        &row.trial_key,
+        row.attempt,
+        row.replicate,
+        row.run_order,
+        row.outcome,
+        row.iterations.is_some(),
+    );
+    let combination = (
+        &row.model,
+        &row.model_revision,
+        &row.architecture,
+        row.model_params,
+        &row.dtype,
+        row.batch_size,
+        row.input_len,
+        row.output_len,
+        row.gpus,
+    );
+    let by = (
+        &row.engine,
+        &row.engine_version,
+        &row.runner_version,
+        &row.image_digest,
+        row.prompt_seed,
+    );
+    format!("{trial:?} {combination:?} {by:?}")
+}
+
+fn by_index(rows: &[Row]) -> BTreeMap<u32, String> {
+    rows.iter()
+        .map(|row| (row.trial_index, fixed(row)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
+    let world = World::new().await;
+    world.apply(SPEC).await;
+    let operator = world.operator();
+    let here = tokio::task::spawn_blocking(|| local(SPEC, ""));
+    let resource = world.wait_for_success("tiny").await;
+    world.wait_for_quiet().await;
+    let here = here.await.unwrap();
+    operator.stop().await;
+
+    // What the status says.
+    let status = resource.status.clone().unwrap();
+    for (kind, expected) in [
+        ("Accepted", ("True", "Accepted")),
+        ("Progressing", ("False", "Finished")),
+        ("Suspended", ("False", "NotSuspended")),
+        ("ResultsAvailable", ("True", "Collected")),
+        ("Succeeded", ("True", "Succeeded")),
+    ] {
+        let (value, reason) = condition(&status, kind);
+        assert_eq!((value.as_str(), reason.as_str()), expected, "{kind}");
+    }
+    let counts = status.counts.unwrap();
+    assert_eq!(
+        (counts.done, counts.succeeded, counts.failed, counts.active),
+        (8, 8, 0, 0)
+    );
+    assert_eq!(counts.reused, 0);
+    assert!(status.progress.unwrap().best.unwrap() > 0.0);
+    let summary = status.summary.unwrap();
+    assert_eq!(summary.trials, 8);
+    let factors: Vec<&str> = summary
+        .factors
+        .iter()
+        .map(|factor| factor.factor.as_str())
+        .collect();
+    assert!(factors.contains(&"batchSize"), "{factors:?}");
+    assert!(!summary.best.is_empty() && !summary.effects.is_empty());
+
+    // What lies on the volume: by name, size and hash what the manifest says, and that is what the status names.
+    let folder = world.claim().join("sweeps").join(NAMESPACE);
+    let name = format!("tiny-{}", &resource.metadata.uid.as_deref().unwrap()[..8]);
+    let folder = folder.join(name);
+    let results = status.results.unwrap();
+    assert_eq!(results.rows, 8);
+    let manifest = fs::read(folder.join("manifest.json")).unwrap();
+    assert_eq!(results.sha256, sha256_hex(&manifest));
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let files = manifest["files"].as_array().unwrap();
+    for file in files {
+        let bytes = fs::read(folder.join(file["name"].as_str().unwrap())).unwrap();
+        assert_eq!(file["sha256"], sha256_hex(&bytes), "{file}");
+    }
+    assert!(folder.join(&results.report).is_file());
+
+    // The same trials under the same keys, in the same columns, with the same outcomes.
+    let keys = |records: BTreeMap<String, Vec<u8>>| records.into_keys().collect::<Vec<_>>();
+    assert_eq!(keys(records(&folder)), keys(here.documents()));
+    let header = |bytes: Vec<u8>| {
+        let text = String::from_utf8(bytes).unwrap();
+        text.lines().next().unwrap().to_owned()
+    };
+    assert_eq!(
+        header(fs::read(folder.join("trials.csv")).unwrap()),
+        header(fs::read(here.out().join("trials.csv")).unwrap())
+    );
+    assert_eq!(by_index(&rows(&folder)), by_index(&here.rows()));
+    // The same files, but for those of a local run's own.
+    let made: Vec<&Value> = files.iter().map(|file| &file["name"]).collect();
+    let there: Value =
+        serde_json::from_slice(&fs::read(here.out().join("manifest.json")).unwrap()).unwrap();
+    let local_files = there["files"].as_array().unwrap();
+    assert_eq!(
+        made,
+        local_files
+            .iter()
+            .map(|file| &file["name"])
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(manifest["outcomesSha256"], there["outcomesSha256"]);
+
+    // Nothing is left of how it was done, and nothing was done twice.
+    assert!(world.job_names().await.is_empty());
+    assert_eq!(
+        ["preflight", "trial", "collect"].map(|command| world.started.of(command) > 0),
+        [true; 3]
+    );
+    for trial in 0..8 {
+        assert_eq!(world.started.times(trial), 1, "trial {trial}");
+    }
+    let table = table(&world).await;
+    assert_eq!(table["Name"], "tiny");
+    assert_eq!(table["State"], "Succeeded");
+    assert_eq!((&table["Done"], &table["Total"]), (&8.into(), &8.into()));
+    assert_eq!(table["Failed"], 0);
+    assert!(table["Best"].as_f64().unwrap() > 0.0, "{table}");
+}
+
+/// The row that `kubectl get ib` shows.
+async fn table(world: &World) -> Value {
+    let request = http::Request::get(format!(
+        "/apis/inferbench.dev/v1alpha1/namespaces/{NAMESPACE}/inferencebenchmarks"
+    ))
+    .header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+    .body(Vec::new())
+    .unwrap();
+    let table: Value = world.client.request(request).await.unwrap();
+    let columns = table["columnDefinitions"].as_array().unwrap();
+    let cells = table["rows"][0]["cells"].as_array().unwrap();
+    columns
+        .iter()
+        .zip(cells)
+        .map(|(column, cell)| (column["name"].as_str().unwrap().to_owned(), cell.clone()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_measured_is_an_outcome_and_the_same_one_as_on_this_machine() {
+    // With 300 tokens of input the model is over its 256; trial 0 has too little memory.
+    let spec = SPEC
+        .replace("inputLength: [4, 8]", "inputLength: [4, 300]")
+        .replace("replicates: 2", "replicates: 1");
+    let world = World::new().await;
+    world.fault("oom@trial:0");
+    world.apply(&spec).await;
+    let operator = world.operator();
+    let copy = spec.clone();
+    let here = tokio::task::spawn_blocking(move || local(&copy, "oom@trial:0"));
+    let resource = world.wait_for_success("tiny").await;
+    world.wait_for_quiet().await;
+    let here = here.await.unwrap();
+    operator.stop().await;
+
+    let counts = resource.status.clone().unwrap().counts.unwrap();
+    assert_eq!(
+        (
+            counts.done,
+            counts.succeeded,
+            counts.out_of_memory,
+            counts.unsupported
+        ),
+        (4, 1, 1, 2)
+    );
+    let folder = world.claim().join("sweeps").join(NAMESPACE);
+    let name = format!("tiny-{}", &resource.metadata.uid.as_deref().unwrap()[..8]);
+    let outcomes = |rows: Vec<Row>| -> BTreeMap<u32, Option<Outcome>> {
+        rows.iter()
+            .map(|row| (row.trial_index, row.outcome))
+            .collect()
+    };
+    assert_eq!(outcomes(rows(&folder.join(name))), outcomes(here.rows()));
+}

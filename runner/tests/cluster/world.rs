@@ -1,0 +1,423 @@
+//! A cluster with an operator in it, for one test.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use inferbench_crds::{InferenceBenchmark, InferenceBenchmarkStatus, crd::crd};
+use inferbench_fakekube::{
+    FakeKube,
+    cluster::{
+        Backoff, Cluster, Processes, Settings,
+        environment::{Environment, Source},
+        node,
+    },
+};
+use inferbench_operator::{
+    controller::{
+        bounds::Limits,
+        run::{Settings as OperatorSettings, run},
+        sweep::Defaults,
+    },
+    lease::{Holder, Settings as LeaseSettings},
+    metrics::Metrics,
+};
+use inferbench_results::{record::TrialRecord, row::Row, tables::read_trials_csv};
+use inferbench_runner::{fault, pod::REPORT_VARIABLE};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::place::{Place, SPEC};
+
+/// Long enough for a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The namespace of the sweeps.
+pub const NAMESPACE: &str = "bench";
+/// The runner's image, by a digest that a local run can go by, too.
+pub const IMAGE: &str = "registry.example/inferbench@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// A cluster.
+pub struct World {
+    pub kube: FakeKube,
+    pub client: Client,
+    pub cluster: Cluster,
+    pub processes: Processes,
+    /// What was started, in this order.
+    pub started: Started,
+    faults: Arc<Mutex<Vec<String>>>,
+    _folder: TempDir,
+}
+
+/// The pods that were started: what each is for, and its trials.
+#[derive(Clone, Default)]
+pub struct Started(Arc<Mutex<Vec<(String, Vec<u64>)>>>);
+
+impl Started {
+    /// How often a pod was started that was to measure this trial.
+    pub fn times(&self, trial: u64) -> usize {
+        let pods = self.0.lock().unwrap();
+        pods.iter()
+            .filter(|(_, trials)| trials.contains(&trial))
+            .count()
+    }
+
+    /// How often a pod of a kind was started.
+    pub fn of(&self, command: &str) -> usize {
+        let pods = self.0.lock().unwrap();
+        pods.iter().filter(|(name, _)| name == command).count()
+    }
+}
+
+/// What this machine can do at most: measured once, as it takes seconds, and handed to every trial.
+fn ceilings() -> &'static Value {
+    static CEILINGS: OnceLock<Value> = OnceLock::new();
+    CEILINGS.get_or_init(|| {
+        let place = Place::new(SPEC);
+        let file = fs::read(place.out().join("sweep.json")).unwrap();
+        let file: Value = serde_json::from_slice(&file).unwrap();
+        file["ceilings"][0]["ceilings"].clone()
+    })
+}
+
+impl World {
+    /// Three nodes without GPUs, one namespace, a claim `results`, and the resource's definition.
+    pub async fn new() -> Self {
+        tokio::task::spawn_blocking(ceilings).await.unwrap();
+        let kube = FakeKube::new();
+        kube.spawn_garbage_collector(Duration::from_millis(20));
+        let client = kube.client("test");
+        let folder = tempfile::tempdir().unwrap();
+        kube.install_crd(&crd()).unwrap();
+        for object in [
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "inferbench"}}),
+            json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "metadata": {"name": "results", "namespace": NAMESPACE},
+                "spec": {
+                    "accessModes": ["ReadWriteMany"],
+                    "resources": {"requests": {"storage": "1Gi"}},
+                },
+            }),
+        ] {
+            kube.create(&object).unwrap();
+        }
+        let (started, faults) = (Started::default(), Arc::new(Mutex::new(Vec::new())));
+        let (begun, strikes) = (started.clone(), Arc::clone(&faults));
+        let processes = Processes::new(folder.path(), REPORT_VARIABLE, 4)
+            .program("inferbench", env!("CARGO_BIN_EXE_inferbench"))
+            .adjust(move |_, environment| {
+                prepare(environment, &begun, &strikes);
+            });
+        let mut settings = Settings::new(
+            ["a", "b", "c"]
+                .map(|name| node(name, &[("cpu", "16"), ("memory", "64Gi"), ("pods", "110")]))
+                .to_vec(),
+        );
+        // What happens in a cluster within minutes happens here within a second.
+        settings.backoff = Backoff {
+            first: Duration::from_millis(200),
+            longest: Duration::from_secs(1),
+        };
+        settings.retry = Duration::from_millis(500);
+        let cluster = Cluster::start(kube.client("cluster"), settings, processes.clone());
+        Self {
+            kube,
+            client,
+            cluster,
+            processes,
+            started,
+            faults,
+            _folder: folder,
+        }
+    }
+
+    /// Lets the next pod that measures go with a fault, such as `hang@trial:3`.
+    pub fn fault(&self, fault: &str) {
+        self.faults.lock().unwrap().push(fault.into());
+    }
+
+    /// The folder of the claim `results`.
+    pub fn claim(&self) -> PathBuf {
+        self.processes.claim(NAMESPACE, "results")
+    }
+
+    /// Where a resource's results lie on the claim.
+    pub fn results(&self, resource: &InferenceBenchmark) -> PathBuf {
+        let uid = resource.uid().unwrap();
+        let name = format!("{}-{}", resource.name_any(), &uid[..8]);
+        self.claim().join(NAMESPACE).join(name)
+    }
+
+    pub fn resources(&self) -> Api<InferenceBenchmark> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    pub fn jobs(&self) -> Api<Job> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// Creates a resource from a spec.
+    pub async fn apply(&self, yaml: &str) -> InferenceBenchmark {
+        let mut object: Value = serde_saphyr::from_str(yaml).unwrap();
+        object["metadata"]["namespace"] = NAMESPACE.into();
+        let resource: InferenceBenchmark = serde_json::from_value(object).unwrap();
+        let params = PostParams::default();
+        let created = self.resources().create(&params, &resource).await;
+        created.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub async fn patch(&self, name: &str, patch: &Value) {
+        let patch = Patch::Merge(patch);
+        let params = PatchParams::default();
+        self.resources()
+            .patch(name, &params, &patch)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    pub async fn delete(&self, name: &str) {
+        self.resources()
+            .delete(name, &DeleteParams::background())
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    pub async fn get(&self, name: &str) -> InferenceBenchmark {
+        self.resources().get(name).await.unwrap()
+    }
+
+    /// Waits until a resource is so, and returns it.
+    pub async fn wait(
+        &self,
+        name: &str,
+        what: &str,
+        is_so: impl Fn(&InferenceBenchmarkStatus) -> bool,
+    ) -> InferenceBenchmark {
+        let begun = Instant::now();
+        loop {
+            let resource = self.get(name).await;
+            let status = resource.status.clone().unwrap_or_default();
+            if is_so(&status) {
+                return resource;
+            }
+            if begun.elapsed() > PATIENCE {
+                let jobs = self.jobs().list(&ListParams::default()).await.unwrap();
+                let pods = self.pods().list(&ListParams::default()).await.unwrap();
+                panic!(
+                    "waited in vain for {what}:\n{status:#?}\n{:#?}\n{:#?}\n{}",
+                    jobs.items
+                        .iter()
+                        .map(|job| (job.name_any(), &job.status))
+                        .collect::<Vec<_>>(),
+                    pods.items
+                        .iter()
+                        .map(|pod| (pod.name_any(), &pod.status))
+                        .collect::<Vec<_>>(),
+                    self.processes.logs()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What `kubectl wait --for=condition=Succeeded` waits for.
+    pub async fn wait_for_success(&self, name: &str) -> InferenceBenchmark {
+        self.wait(name, "Succeeded", |status| {
+            condition(status, "Succeeded").0 == "True"
+        })
+        .await
+    }
+
+    /// Waits until no pod is left, and no process.
+    pub async fn wait_for_quiet(&self) {
+        until("the last pod to go", async || {
+            let pods = self.pods().list(&ListParams::default()).await.unwrap();
+            pods.items.is_empty() && self.processes.running().is_empty()
+        })
+        .await;
+    }
+
+    /// The names of the Jobs that are there.
+    pub async fn job_names(&self) -> Vec<String> {
+        let jobs = self.jobs().list(&ListParams::default()).await.unwrap();
+        jobs.items.iter().map(ResourceExt::name_any).collect()
+    }
+
+    /// Starts an operator.
+    pub fn operator(&self) -> Operator {
+        Operator::start(&self.kube)
+    }
+}
+
+/// Notes what a pod is for, hands it this machine's ceilings, and a fault where one is due.
+fn prepare(environment: &mut Environment, started: &Started, faults: &Mutex<Vec<String>>) {
+    let command = environment.command.get(1).cloned().unwrap_or_default();
+    let mut trials = Vec::new();
+    for mount in &mut environment.mounts {
+        let Source::Files(files) = &mut mount.source else {
+            continue;
+        };
+        let Some(requests) = files.get_mut("requests").filter(|_| command == "trial") else {
+            continue;
+        };
+        let mut lines = String::new();
+        for line in requests.lines() {
+            let mut ask: Value = serde_json::from_str(line).unwrap();
+            trials.extend(ask["trial"]["trialIndex"].as_u64());
+            ask["trial"]["ceilings"] = ceilings().clone();
+            lines.push_str(&ask.to_string());
+            lines.push('\n');
+        }
+        *requests = lines;
+    }
+    let mut faults = faults.lock().unwrap();
+    let due = faults.iter().position(|fault| {
+        let trial = fault
+            .rsplit(':')
+            .next()
+            .and_then(|trial| trial.parse().ok());
+        trial.is_some_and(|trial: u64| trials.contains(&trial))
+    });
+    if let Some(due) = due {
+        let fault = faults.remove(due);
+        environment.variables.insert(fault::VARIABLE.into(), fault);
+    }
+    started.0.lock().unwrap().push((command, trials));
+}
+
+/// The status and reason of a condition.
+pub fn condition(status: &InferenceBenchmarkStatus, kind: &str) -> (String, String) {
+    let found = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind);
+    found.map_or_else(Default::default, |condition| {
+        (condition.status.clone(), condition.reason.clone())
+    })
+}
+
+/// The message of a condition.
+pub fn message(status: &InferenceBenchmarkStatus, kind: &str) -> String {
+    let found = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind);
+    found.map_or_else(String::new, |condition| condition.message.clone())
+}
+
+/// Waits for something.
+pub async fn until<F: Future<Output = bool>>(what: &str, is_so: impl Fn() -> F) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The records below a folder by key, as bytes.
+pub fn records(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder.join("trials"));
+    let entries = entries.into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let key = name.strip_suffix(".json")?.to_owned();
+            Some((key, fs::read(entry.path()).ok()?))
+        })
+        .collect()
+}
+
+/// The record of each trial.
+pub fn by_trial(folder: &Path) -> BTreeMap<u32, TrialRecord> {
+    let records = records(folder);
+    let read = |(key, bytes): (&String, &Vec<u8>)| TrialRecord::read(key, bytes).unwrap();
+    let records = records.iter().map(read);
+    records.map(|record| (record.trial_index, record)).collect()
+}
+
+/// The rows of `trials.csv`.
+pub fn rows(folder: &Path) -> Vec<Row> {
+    read_trials_csv(&fs::read(folder.join("trials.csv")).unwrap()).unwrap()
+}
+
+/// An operator: the real one, with its Lease.
+pub struct Operator {
+    task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+static OPERATORS: AtomicU32 = AtomicU32::new(0);
+
+impl Operator {
+    fn start(kube: &FakeKube) -> Self {
+        let number = OPERATORS.fetch_add(1, Ordering::Relaxed);
+        let identity = format!("operator-{number}");
+        let client = kube.client("operator");
+        let lease = LeaseSettings {
+            name: "inferbench-operator".into(),
+            namespace: "inferbench".into(),
+            identity: identity.clone(),
+            duration: Duration::from_secs(2),
+            every: Duration::from_millis(500),
+        };
+        let settings = OperatorSettings {
+            namespaces: Vec::new(),
+            defaults: Defaults {
+                image: IMAGE.into(),
+                user: None,
+            },
+            identity,
+            limit: Duration::from_secs(10),
+            bounds: Limits {
+                status_interval: Duration::from_millis(200),
+                ..Limits::default()
+            },
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let mut holder = Holder::new(client.clone(), lease);
+            holder.acquire().await;
+            let metrics = Arc::new(Metrics::default());
+            let told = async {
+                let _ = stopped.await;
+            };
+            tokio::select! {
+                () = run(client, settings, holder.lead(), metrics, told) => {}
+                () = holder.renew() => {}
+            }
+            holder.release().await;
+        });
+        Self { task, stop }
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+    }
+
+    /// Ends it in the middle of whatever it does; its Lease stands.
+    pub async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}
