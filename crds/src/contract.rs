@@ -8,7 +8,7 @@ use crate::{
     InferenceBenchmarkSpec,
     design::{Combination, Trial},
     outcome::Outcome,
-    spec::{Colocation, Isolation, Measurement},
+    spec::{Colocation, Isolation, Measurement, Model},
     status::{CollectedResults, Plan, Summary},
 };
 
@@ -66,6 +66,12 @@ impl Request {
             measurement: EffectiveMeasurement::of(&spec.measurement, trial.combination.gpus),
             runner: runner.to_owned(),
         }
+    }
+
+    /// The model level that was asked for.
+    #[must_use]
+    pub const fn model(&self) -> &Model {
+        &self.combination.model
     }
 }
 

@@ -1,7 +1,7 @@
 //! The record of one trial: what was asked, what ran, every iteration, telemetry and a verdict. One JSON document,
 //! created once in the store and never overwritten; all tables derive from it.
 
-use inferbench_crds::spec::{Dtype, Model};
+use inferbench_crds::spec::Dtype;
 pub use inferbench_crds::{
     contract::{EffectiveMeasurement, Request},
     outcome::Outcome,
@@ -313,14 +313,6 @@ pub struct Provenance {
     pub image_digest: Option<String>,
     /// Kernel and distribution.
     pub os: Option<String>,
-}
-
-impl Request {
-    /// The model level that was asked for.
-    #[must_use]
-    pub fn model(&self) -> &Model {
-        &self.combination.model
-    }
 }
 
 /// The name of a data type as specs and records write it.

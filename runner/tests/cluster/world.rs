@@ -34,7 +34,7 @@ use inferbench_results::{record::TrialRecord, row::Row, tables::read_trials_csv}
 use inferbench_runner::{fault, pod::REPORT_VARIABLE};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
