@@ -184,7 +184,12 @@ impl Schema {
             return;
         }
         let wanted = node.get("type").and_then(Value::as_str).unwrap_or_default();
+        let is_any = wanted == "object"
+            && node.get("properties").is_none()
+            && node.get("additionalProperties").is_none();
         let right = match wanted {
+            // Any JSON at all, which Kubernetes' schemas call an object.
+            _ if is_any => true,
             "string" => value.is_string(),
             "boolean" => value.is_boolean(),
             "integer" => value.is_i64() || value.is_u64(),
