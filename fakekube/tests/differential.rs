@@ -301,7 +301,13 @@ scenarios! {
                 let refused = world.patch(&path, stale).await.refused(409, "Conflict");
                 assert!(refused.ends_with("\"a\": the object has been modified; please apply your changes to the latest version and try again"), "{refused}");
                 let other = json!({ "metadata": { "uid": "11111111-1111-4111-8111-111111111111" } });
-                let refused = world.patch(&path, other).await.refused(422, "Invalid");
+                let answer = world.patch(&path, other).await;
+                if list == BENCHMARKS && sub == "/status" {
+                    // Here only the version fences: a custom resource's status is taken whatever uid comes with it.
+                    assert_eq!(answer.ok()["metadata"]["uid"], created["metadata"]["uid"]);
+                    continue;
+                }
+                let refused = answer.refused(422, "Invalid");
                 assert!(refused.contains("metadata.uid: Invalid value: \"11111111-1111-4111-8111-111111111111\": field is immutable"), "{refused}");
                 let right = json!({ "metadata": { "resourceVersion": version(&created), "uid": created["metadata"]["uid"] } });
                 world.patch(&path, right).await.ok();
@@ -643,8 +649,8 @@ scenarios! {
         assert_eq!(apply("two", false, json!({ "a": "1", "c": "2" })).await.ok()["data"], json!({ "a": "1", "c": "2" }));
         let contested = apply("two", false, json!({ "a": "2" })).await;
         let message = contested.refused(409, "Conflict");
-        assert_eq!(message, "Apply failed with 1 conflict: conflict with \"one\" using v1: .data.a");
-        assert_eq!(contested.body["details"]["causes"], json!([{ "reason": "FieldManagerConflict", "message": "conflict with \"one\" using v1", "field": ".data.a" }]));
+        assert_eq!(message, "Apply failed with 1 conflict: conflict with \"one\": .data.a");
+        assert_eq!(contested.body["details"]["causes"], json!([{ "reason": "FieldManagerConflict", "message": "conflict with \"one\"", "field": ".data.a" }]));
         assert_eq!(apply("two", true, json!({ "a": "2" })).await.ok()["data"], json!({ "a": "2" }));
         let before = world.get(&path).await.ok();
         assert_eq!(version(&apply("two", true, json!({ "a": "2" })).await.ok()), version(&before));

@@ -329,11 +329,13 @@ pub(crate) fn apply(
         if is_of(entry, "Apply", subresource, how) {
             continue;
         }
-        let who = format!(
-            "conflict with {:?} using {}",
-            text(entry, "manager"),
-            text(entry, "apiVersion")
-        );
+        let mut who = format!("conflict with {:?}", text(entry, "manager"));
+        if let Some(subresource) = entry.get("subresource").and_then(Value::as_str) {
+            who.push_str(&format!(" with subresource {subresource:?}"));
+        }
+        if text(entry, "operation") == "Update" {
+            who.push_str(&format!(" using {}", text(entry, "apiVersion")));
+        }
         let theirs = object(entry, "fieldsV1");
         let contested = intersect(theirs, &differing);
         if how.force {

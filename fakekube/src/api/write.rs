@@ -275,11 +275,10 @@ impl State {
                     Some(status) => object(new, "").insert("status".into(), status),
                     None => object(new, "").remove("status"),
                 };
-                // Of custom resources nothing but status is taken; of others labels and the like, too.
+                // Of custom resources nothing but status is taken, and not even another uid is minded; of others labels
+                // and the like, too.
                 if kind.custom.is_none() {
                     new["metadata"] = meta;
-                } else {
-                    copy(&meta, &mut new["metadata"], "uid");
                 }
             }
             Some("finalize") => {
