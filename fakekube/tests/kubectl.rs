@@ -81,11 +81,11 @@ impl Kubectl {
 
     fn status(&self, done: u32, outcome: &str) -> Value {
         json!({ "status": {
-            "observedGeneration": 1,
+            "observedGeneration": 2,
             "counts": { "done": done },
             "conditions": [{
                 "type": "Succeeded", "status": outcome, "reason": "Measured", "message": "m",
-                "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1,
+                "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 2,
             }],
         } })
     }
@@ -297,9 +297,15 @@ async fn the_definition_goes_with_all_that_it_defines() {
         .run(&["delete", "crd", "inferencebenchmarks.inferbench.dev"])
         .await;
     assert_eq!(kubectl.fake.count("inferencebenchmarks.inferbench.dev"), 0);
-    kubectl.run(&["create", "namespace", "x"]).await;
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "x" } });
     kubectl
-        .run(&["create", "configmap", "c", "-n", "x", "--from-literal=a=b"])
+        .run(&["apply", "-f", &kubectl.file(&namespace)])
+        .await;
+    let mut map = common::config_map("c");
+    map["apiVersion"] = json!("v1");
+    map["kind"] = json!("ConfigMap");
+    kubectl
+        .run(&["apply", "-n", "x", "-f", &kubectl.file(&map)])
         .await;
     kubectl.run(&["delete", "namespace", "x"]).await;
     assert_eq!(kubectl.fake.count("configmaps"), 0);

@@ -125,6 +125,9 @@ impl Service {
             return Err(Refusal::no_such_resource());
         }
         check_subresource(&kind, &target, verb)?;
+        if matches!(verb, Verb::Create | Verb::Update) {
+            speaks_json(parts)?;
+        }
         let body = read_body(body, &kind)?;
         let shape = shape(parts);
         let now = self.shared.now();
@@ -310,6 +313,20 @@ fn check_subresource(kind: &Kind, target: &Target, verb: Verb) -> Answered<()> {
 
 fn selector(kind: &Kind, query: &Query) -> Answered<Selector> {
     Selector::parse(kind, query.get("labelSelector"), query.get("fieldSelector"))
+}
+
+/// Protobuf, in which some of kubectl's commands send built-in kinds, is not understood here.
+fn speaks_json(parts: &Parts) -> Answered<()> {
+    let content = parts
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    match content {
+        Some(other) if !other.starts_with("application/json") => {
+            Err(Refusal::unsupported_media_type(other, "application/json"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn read_body(body: &[u8], kind: &Kind) -> Answered<Value> {
