@@ -301,7 +301,6 @@ impl Schema {
         causes
     }
 
-    #[expect(clippy::too_many_lines, reason = "one keyword after the other")]
     fn check(
         &self,
         node: &Value,
