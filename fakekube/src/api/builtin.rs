@@ -292,15 +292,15 @@ pub(crate) fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Cau
                 }
             }
         }
-        "leases" => {
-            if number(new, "spec.leaseDurationSeconds").is_some_and(|seconds| seconds <= 0) {
-                let value = &new["spec"]["leaseDurationSeconds"];
-                causes.push(Cause::invalid(
-                    "spec.leaseDurationSeconds",
-                    value,
-                    "must be greater than 0",
-                ));
-            }
+        "leases"
+            if number(new, "spec.leaseDurationSeconds").is_some_and(|seconds| seconds <= 0) =>
+        {
+            let value = &new["spec"]["leaseDurationSeconds"];
+            causes.push(Cause::invalid(
+                "spec.leaseDurationSeconds",
+                value,
+                "must be greater than 0",
+            ));
         }
         "persistentvolumeclaims" if old.is_none() => {
             if list(new, "spec.accessModes").is_empty() {

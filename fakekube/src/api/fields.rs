@@ -419,8 +419,9 @@ fn drop_fields(value: &mut Value, fields: &Fields) {
                 }
             }
             Some(("v", item)) => {
+                let item: Value = serde_json::from_str(item).unwrap_or_default();
                 if let Some(items) = value.as_array_mut() {
-                    items.retain(|found| found.to_string() != item);
+                    items.retain(|found| *found != item);
                 }
             }
             Some(("k", keys)) => {

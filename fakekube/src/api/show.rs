@@ -83,12 +83,15 @@ pub(crate) fn page(kind: &Kind, page: &Page, shape: Shape, now: Timestamp) -> Va
     }
 }
 
+/// How a cell is read from an object, at some time.
+type Cell = Box<dyn Fn(&Value, Timestamp) -> Value>;
+
 /// A column: its name, its type, its priority, and how to read it.
 struct Column {
     name: String,
     kind: String,
     priority: i64,
-    cell: Box<dyn Fn(&Value, Timestamp) -> Value>,
+    cell: Cell,
 }
 
 fn column(name: &str, kind: &str, cell: impl Fn(&Value, Timestamp) -> Value + 'static) -> Column {
@@ -275,12 +278,12 @@ fn duration(from: Timestamp, to: Timestamp) -> String {
         small => format!("{big}{unit}{small}{of}"),
     };
     match seconds {
-        ..120 => format!("{seconds}s"),
-        ..600 => two(minutes, "m", seconds % 60, "s"),
-        ..10_800 => format!("{minutes}m"),
-        ..28_800 => two(hours, "h", minutes % 60, "m"),
-        ..172_800 => format!("{hours}h"),
-        ..691_200 => two(days, "d", hours % 24, "h"),
+        0..120 => format!("{seconds}s"),
+        120..600 => two(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => two(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => two(days, "d", hours % 24, "h"),
         _ => format!("{days}d"),
     }
 }
