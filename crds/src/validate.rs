@@ -215,12 +215,6 @@ impl Found {
             (Some(url), None) if scope == Scope::Cluster => {
                 self.cluster_url(url, &format!("{PATH}.url"))
             }
-            (None, Some(_)) if scope == Scope::Local => {
-                self.add(
-                    format!("{PATH}.persistentVolumeClaim"),
-                    "a claim exists only in a cluster: use url, or leave the store out and name a folder with --out",
-                );
-            }
             _ => {}
         }
         if store.url.is_none() {

@@ -7,7 +7,6 @@ mod lifecycle;
 #[expect(dead_code, reason = "the sweeps on this machine use more of it")]
 #[path = "../sweep/place.rs"]
 mod place;
-#[expect(dead_code, reason = "the store's tests use more of it")]
 #[path = "../store/server.rs"]
 mod server;
 mod volume;

@@ -83,6 +83,7 @@ impl Server {
     }
 
     /// Its address, its region and its bucket.
+    #[allow(dead_code, reason = "for the tests of whole sweeps in a cluster")]
     pub fn address(&self) -> (&str, &str, &str) {
         let Ready {
             endpoint,
@@ -94,6 +95,7 @@ impl Server {
     }
 
     /// Whom it lets in.
+    #[allow(dead_code, reason = "for the tests of whole sweeps in a cluster")]
     pub fn access_key(&self) -> &str {
         &self.ready.access_key_id
     }
