@@ -24,8 +24,16 @@ use crate::metrics::Metrics;
 pub fn client(mut config: Config, metrics: Arc<Metrics>) -> kube::Result<Client> {
     // A request that is sent again after its answer was lost is for the next pass to sort out.
     config.default_retry = false;
+    choose_cryptography();
     let builder = ClientBuilder::try_from(config)?;
     Ok(builder.with_layer(&Counting(metrics)).build())
+}
+
+/// Settles what TLS is made with: where several are built in, as in a build of the whole workspace, none is chosen by
+/// itself. Once chosen, it stays.
+pub fn choose_cryptography() {
+    // An error says that there is a choice already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// Counts the requests that go through a service.

@@ -123,6 +123,7 @@ mod otlp {
         let base = Uri::from_parts(base).map_err(|error| wrong(&error))?;
         let mut config = Config::new(base);
         config.default_retry = false;
+        crate::client::choose_cryptography();
         let client = ClientBuilder::try_from(config).map_err(|error| wrong(&error))?;
         let exporter = SpanExporter::builder()
             .with_http()

@@ -122,7 +122,7 @@ pub fn measure(
 
     let first_timed = number;
     let (mut iterations, mut timed) = (Vec::new(), Duration::ZERO);
-    let window_start = unix_ns();
+    let window_start = unix_at(epoch, Instant::now());
     around.before();
     while iterations.len() < plan.iterations as usize || timed < plan.min_duration {
         let generation = iterate(engine, plan, around, number)?;
@@ -134,7 +134,7 @@ pub fn measure(
         number += 1;
     }
     around.after();
-    let window = (window_start, unix_ns());
+    let window = (window_start, unix_at(epoch, Instant::now()));
     Ok(Measured {
         warmup,
         iterations,

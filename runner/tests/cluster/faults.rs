@@ -91,7 +91,9 @@ async fn a_pod_that_is_killed_for_memory_or_loses_its_word_is_still_told_right()
     let world = World::new().await;
     world.fault("hang@trial:1");
     let operator = world.operator();
-    world.apply(SPEC).await;
+    // Its Job has failed, and would be kept to be looked at.
+    let spec = SPEC.replace("  execution:", "  retention: {failedJobs: 0}\n  execution:");
+    world.apply(&spec).await;
     let (pod, _) = hanging(&world).await;
     assert!(world.cluster.kill_for_memory("bench", &pod).await);
     let resource = world.wait_for_success("tiny").await;

