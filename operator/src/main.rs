@@ -7,7 +7,7 @@ use inferbench_operator::{
     client::client,
     controller::{
         bounds::Limits,
-        run::{Settings, run},
+        run::{Clock, Settings, run},
         sweep::Defaults,
     },
     lease,
@@ -149,6 +149,7 @@ async fn operate(cli: Cli) -> Result<ExitCode, String> {
             max_live_jobs: cli.max_live_jobs,
             status_interval: Duration::from_secs(cli.status_interval),
         },
+        clock: Clock::default(),
     };
     let mut work = tokio::spawn(run(client, settings, holder.lead(), metrics, shutdown));
     let code = tokio::select! {

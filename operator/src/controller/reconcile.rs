@@ -183,6 +183,7 @@ async fn pass(
         Phase::Finished => Next::Changed,
         Phase::Preflight | Phase::Measuring | Phase::Collecting => Next::After(LOOK),
     };
+    let mut taken = None;
     for action in &plan.actions {
         match action {
             Action::Create(create) => {
@@ -197,7 +198,14 @@ async fn pass(
                     bounds.not_created(key, role(create));
                     metrics.live(bounds.live());
                 }
-                let created = created?;
+                let created = match created {
+                    // Somebody else's Job is in the way of this one, and of no other.
+                    Err(error @ ApplyError::Taken { .. }) => {
+                        taken.get_or_insert(error);
+                        continue;
+                    }
+                    created => created?,
+                };
                 let job = job.metadata.name.unwrap_or_default();
                 if created == Created::NoRoom {
                     warn!(job, "the API server forbids the Job: a quota?");
@@ -210,7 +218,7 @@ async fn pass(
         }
     }
     metrics.live(bounds.live());
-    Ok(next)
+    taken.map_or(Ok(next), Err)
 }
 
 const fn role(create: &Create) -> Role {

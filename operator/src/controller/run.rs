@@ -1,6 +1,6 @@
 //! The loop around `reconcile`: watches resources, Jobs and pods, and passes over whatever has changed.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures::{Future, FutureExt as _, StreamExt as _, future::join_all};
 use inferbench_crds::InferenceBenchmark;
@@ -37,11 +37,40 @@ const PLACES: usize = 8;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long to wait after a pass that could not go on.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long passes that are under way may go on when it is time to stop: less than Kubernetes waits before it kills.
+const PATIENCE: Duration = Duration::from_secs(25);
 /// How often it is looked which resources are still there: a watch that was interrupted tells of no deletion.
 const TIDY: Duration = Duration::from_secs(30);
 
 /// A resource, of which nothing but its metadata is kept, so that one that cannot be read stops no other.
 type Known = PartialObjectMeta<InferenceBenchmark>;
+
+/// What time it is, as far as this replica knows.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// One that shows what this says.
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(Timestamp::now)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({})", self.now())
+    }
+}
 
 /// How the operator was told to work.
 #[derive(Clone, Debug)]
@@ -56,16 +85,19 @@ pub struct Settings {
     pub limit: Duration,
     /// What all resources share.
     pub bounds: Limits,
+    /// The machine's clock; another in tests.
+    pub clock: Clock,
 }
 
 /// What the passes of all namespaces share.
 struct Shared {
     context: Context,
     lead: Lead,
+    clock: Clock,
     places: Semaphore,
 }
 
-/// Runs until `shutdown`, and then until the passes that are under way have ended.
+/// Runs until `shutdown`, and then until the passes that are under way have ended, or have had time enough.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -82,6 +114,7 @@ pub async fn run(
             metrics,
         },
         lead,
+        clock: settings.clock,
         places: Semaphore::new(PLACES),
     });
     let stopping = Arc::clone(&shared);
@@ -91,6 +124,7 @@ pub async fn run(
         stopping.places.close();
     };
     let shutdown = shutdown.boxed().shared();
+    let stopping_at = shutdown.clone();
     let namespaces = settings.namespaces.iter();
     let mut namespaces: Vec<Option<&str>> = namespaces.map(|name| Some(name.as_str())).collect();
     if namespaces.is_empty() {
@@ -122,9 +156,15 @@ pub async fn run(
             context.metrics.live(context.bounds.live());
         }
     };
+    // A controller whose first list has not come waits for it even when it is told to stop.
+    let patience = async {
+        stopping_at.await;
+        tokio::time::sleep(PATIENCE).await;
+    };
     tokio::select! {
         _ = join_all(works) => {}
         () = tidy => {}
+        () = patience => {}
     }
 }
 
@@ -175,7 +215,12 @@ fn owner<K: Resource>(child: &K) -> Option<ObjectRef<Known>> {
 }
 
 async fn pass(resource: Arc<Known>, shared: Arc<Shared>) -> Result<Action, ApplyError> {
-    let Shared { context, lead, .. } = &*shared;
+    let Shared {
+        context,
+        lead,
+        clock,
+        ..
+    } = &*shared;
     let key: Key = (
         resource.namespace().unwrap_or_default(),
         resource.name_any(),
@@ -193,7 +238,7 @@ async fn pass(resource: Arc<Known>, shared: Arc<Shared>) -> Result<Action, Apply
     let span = info_span!("reconcile", namespace = key.0, name = key.1);
     let began = Instant::now();
     let may_write = || lead.holds();
-    let result = reconcile(context, &may_write, &key, Timestamp::now())
+    let result = reconcile(context, &may_write, &key, clock.now())
         .instrument(span.clone())
         .await;
     let error = result.as_ref().err().map(ApplyError::kind);
@@ -234,6 +279,7 @@ mod tests {
             identity: "operator-0".into(),
             limit: Duration::from_secs(5),
             bounds: Limits::default(),
+            clock: Clock::default(),
         };
         let shutdown = async {
             let _ = stopped.await;

@@ -24,7 +24,7 @@ use inferbench_fakekube::{
 use inferbench_operator::{
     controller::{
         bounds::Limits,
-        run::{Settings as OperatorSettings, run},
+        run::{Clock, Settings as OperatorSettings, run},
         sweep::Defaults,
     },
     lease::{Holder, Settings as LeaseSettings},
@@ -391,6 +391,7 @@ impl Operator {
                 status_interval: Duration::from_millis(200),
                 ..Limits::default()
             },
+            clock: Clock::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
