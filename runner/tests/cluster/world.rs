@@ -64,7 +64,10 @@ pub struct World {
 
 /// The pods that were started: what each is for, and its trials.
 #[derive(Clone, Default)]
-pub struct Started(Arc<Mutex<Vec<(String, Vec<u64>)>>>);
+pub struct Started(Arc<Mutex<Vec<Start>>>);
+
+/// A subcommand, and the trials that it was asked for.
+type Start = (String, Vec<u64>);
 
 impl Started {
     /// How often a pod was started that was to measure this trial.
