@@ -86,6 +86,12 @@ impl Processes {
         fs::read_to_string(self.pod(uid).join("log")).unwrap_or_default()
     }
 
+    /// What the container of this pod would leave as its termination message, if it ended now.
+    #[must_use]
+    pub fn message(&self, uid: &str) -> String {
+        fs::read_to_string(self.pod(uid).join("termination-log")).unwrap_or_default()
+    }
+
     /// What the containers of all pods have printed, for the message of a test that fails.
     #[must_use]
     pub fn logs(&self) -> String {

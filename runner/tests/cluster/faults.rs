@@ -1,6 +1,7 @@
 //! What goes wrong in and around pods, and what a sweep makes of it.
 
-use kube::{ResourceExt as _, api::ListParams};
+use inferbench_crds::contract::TrialReport;
+use kube::{ResourceExt, api::ListParams};
 
 use crate::{
     place::{children_of, signal},
@@ -28,15 +29,15 @@ spec:
   execution: {retries: 2, trialsPerJob: 2}
 ";
 
-/// Waits until the second trial hangs; returns the pod's name and its process.
+/// Waits until the second trial hangs, and the first one's end is told; returns the pod's name and its process.
 async fn hanging(world: &World) -> (String, u32) {
     until("the trial that hangs", async || {
         let running = world.processes.running();
-        let stored = stored(world);
-        running
-            .values()
-            .any(|process| !children_of(*process).is_empty())
-            && stored == 1
+        running.iter().any(|(uid, process)| {
+            let told = serde_json::from_str(&world.processes.message(uid));
+            let told: TrialReport = told.unwrap_or_default();
+            told.outcomes == "1" && !children_of(*process).is_empty()
+        })
     })
     .await;
     let (uid, process) = world.processes.running().pop_first().unwrap();
@@ -46,13 +47,6 @@ async fn hanging(world: &World) -> (String, u32) {
         .iter()
         .find(|pod| pod.uid().as_deref() == Some(&uid));
     (pod.unwrap().name_any(), process)
-}
-
-/// How many records there are on the claim.
-fn stored(world: &World) -> usize {
-    let sweeps = std::fs::read_dir(world.claim().join("bench"));
-    let sweeps = sweeps.into_iter().flatten().flatten();
-    sweeps.map(|sweep| records(&sweep.path()).len()).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,23 +81,58 @@ async fn a_pod_that_breaks_is_replaced_and_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_is_killed_for_memory_or_loses_its_word_is_still_told_right() {
+async fn a_pod_that_is_killed_for_memory_is_a_measurement_of_the_trial_that_it_was_at() {
     let world = World::new().await;
     world.fault("hang@trial:1");
     let operator = world.operator();
-    // Its Job has failed, and would be kept to be looked at.
-    let spec = SPEC.replace("  execution:", "  retention: {failedJobs: 0}\n  execution:");
-    world.apply(&spec).await;
+    world.apply(SPEC).await;
     let (pod, _) = hanging(&world).await;
     assert!(world.cluster.kill_for_memory("bench", &pod).await);
     let resource = world.wait_for_success("tiny").await;
-    world.wait_for_quiet().await;
-    operator.stop().await;
     let counts = resource.status.clone().unwrap().counts.unwrap();
-    // What was stored before the kill is what it is; the trial that it struck is out of memory.
+    // What was stored before the kill is what it is.
     assert_eq!(
         (counts.done, counts.succeeded, counts.out_of_memory),
         (2, 1, 1)
     );
     assert_eq!(world.started.times(1), 1, "it would only happen again");
+    // A Job that has failed is kept to be looked at; nothing of it runs.
+    until("the collection's pods to go", async || {
+        let pods = world.pods().list(&ListParams::default()).await.unwrap();
+        let names: Vec<String> = pods.items.iter().map(ResourceExt::name_any).collect();
+        names == [pod.clone()]
+    })
+    .await;
+    assert_eq!(world.job_names().await.len(), 1);
+    assert!(world.processes.running().is_empty());
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_a_pod_whose_last_word_was_lost_are_found_all_the_same() {
+    // Long enough to be met while it runs.
+    let spec = SPEC.replace("minDuration: 5ms", "minDuration: 1s");
+    let world = World::new().await;
+    let operator = world.operator();
+    world.apply(&spec).await;
+    until("the pod that measures", async || {
+        let pods = ListParams::default().labels("app.kubernetes.io/component=trial");
+        for pod in world.pods().list(&pods).await.unwrap() {
+            if world.cluster.lose_message("bench", &pod.name_any()).await {
+                return true;
+            }
+        }
+        false
+    })
+    .await;
+    // The operator took its trials for failed, until the collection saw their records.
+    let resource = world.wait_for_success("tiny").await;
+    world.wait_for_quiet().await;
+    operator.stop().await;
+    let status = resource.status.clone().unwrap();
+    let counts = status.counts.unwrap();
+    assert_eq!((counts.done, counts.succeeded, counts.failed), (2, 2, 0));
+    assert_eq!(status.results.unwrap().rows, 2);
+    assert_eq!(world.started.times(1), 1);
+    assert_eq!(records(&world.results(&resource)).len(), 2);
 }

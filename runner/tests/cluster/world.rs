@@ -62,12 +62,12 @@ pub struct World {
     _folder: TempDir,
 }
 
-/// The pods that were started: what each is for, and its trials.
+/// The pods that were started.
 #[derive(Clone, Default)]
-pub struct Started(Arc<Mutex<Vec<Start>>>);
+pub struct Started(Arc<Mutex<Vec<Begun>>>);
 
-/// A subcommand, and the trials that it was asked for.
-type Start = (String, Vec<u64>);
+/// What a pod is for, and its trials.
+type Begun = (String, Vec<u64>);
 
 impl Started {
     /// How often a pod was started that was to measure this trial.
