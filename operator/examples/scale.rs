@@ -21,7 +21,7 @@ use inferbench_crds::{
 };
 use inferbench_fakekube::FakeKube;
 use inferbench_operator::{
-    client::client,
+    client::{choose_cryptography, client},
     controller::{
         bounds::Limits,
         names::{self, Role},
@@ -73,6 +73,7 @@ struct Cli {
 }
 
 fn main() -> Result<(), Failed> {
+    choose_cryptography();
     let cli = Cli::parse();
     let runtime = tokio::runtime::Runtime::new()?;
     match cli.part.as_str() {
