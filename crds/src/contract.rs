@@ -89,6 +89,9 @@ pub struct EffectiveMeasurement {
     pub min_duration_ms: u64,
     /// What the trials of one Job share.
     pub isolation: Isolation,
+    /// Whether what was written is judged; left out where it is not, so that keys stay what they were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quality: bool,
 }
 
 impl EffectiveMeasurement {
@@ -102,6 +105,7 @@ impl EffectiveMeasurement {
             iterations: asked.iterations.unsigned_abs(),
             min_duration_ms: asked.min_duration_for(gpus).millis(),
             isolation: asked.isolation,
+            quality: asked.quality,
         }
     }
 }

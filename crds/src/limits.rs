@@ -5,7 +5,7 @@ pub const LEVELS: u32 = 64;
 /// Models of a design.
 pub const MODELS: u32 = 16;
 /// Data types of a design.
-pub const DTYPES: u32 = 3;
+pub const DTYPES: u32 = 5;
 /// Entries of `exclude`.
 pub const EXCLUDES: u32 = 256;
 /// Replicates.

@@ -94,7 +94,7 @@ pub struct Factors {
     #[serde(default = "default_gpus")]
     #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 0, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
     pub gpus: Vec<i32>,
-    /// Data types of weights and cache; by default bf16 on GPU and f32 on CPU.
+    /// Data types of the weights; by default bf16 on GPU and f32 on CPU.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::DTYPES), extend("x-kubernetes-list-type" = "set"))]
     pub dtype: Vec<Dtype>,
@@ -121,7 +121,8 @@ pub struct ModelSource {
     /// The right shape with seeded random weights: nothing is downloaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub random: Option<RandomSource>,
-    /// A folder (in a cluster: on a mounted volume) with config.json, tokenizer.json and safetensors.
+    /// A folder (in a cluster: on a mounted volume) with config.json, tokenizer.json and safetensors, or with one GGUF
+    /// file; or such a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = limits::PATH))]
     pub path: Option<String>,
@@ -192,7 +193,7 @@ pub struct Exclude {
     pub dtype: Option<Vec<Dtype>>,
 }
 
-/// A data type of weights and cache.
+/// A data type of the weights; cache and activations have the same, or f32 where weights are quantized.
 #[derive(
     Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
@@ -204,15 +205,29 @@ pub enum Dtype {
     Bf16,
     /// 16-bit IEEE float.
     F16,
+    /// Weights in blocks of 32 integers of 4 bits with a common scale (as GGUF's); the rest in f32.
+    Q4_0,
+    /// Weights in blocks of 32 integers of 8 bits with a common scale (as GGUF's); the rest in f32.
+    Q8_0,
+}
+
+impl Dtype {
+    /// The name, as specs and records write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::Q4_0 => "q4_0",
+            Self::Q8_0 => "q8_0",
+        }
+    }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-        })
+        f.pad(self.name())
     }
 }
 
@@ -246,6 +261,9 @@ pub struct Measurement {
     /// How often an invalid trial is measured again.
     #[schemars(range(min = 0, max = 10))]
     pub remeasure_invalid: i32,
+    /// Judge one batch of what every trial writes, after the timed window: its likelihood by the model itself, how much
+    /// repeats, how near it stays to the prompt. Left empty for random weights.
+    pub quality: bool,
 }
 
 impl Default for Measurement {
@@ -257,6 +275,7 @@ impl Default for Measurement {
             min_duration: None,
             isolation: Isolation::Process,
             remeasure_invalid: 1,
+            quality: false,
         }
     }
 }

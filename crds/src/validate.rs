@@ -24,6 +24,21 @@ pub enum Scope {
     Cluster,
 }
 
+/// What is allowed, but will not do what it looks like; empty where all is plain.
+#[must_use]
+pub fn notes(spec: &InferenceBenchmarkSpec) -> Vec<String> {
+    let models = spec.design.factors.model.iter();
+    models
+        .filter(|model| spec.measurement.quality && model.source.random.is_some())
+        .map(|model| {
+            format!(
+                "spec.measurement.quality: {} has random weights, and what it writes no meaning: its quality is left empty",
+                model.name
+            )
+        })
+        .collect()
+}
+
 /// Every rule that a resource breaks; empty where it may run.
 #[must_use]
 pub fn validate(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {

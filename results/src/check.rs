@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     key::trial_key,
-    record::{Outcome, SCHEMA_VERSION, TrialRecord, dtype_name},
+    record::{Outcome, SCHEMA_VERSION, TrialRecord},
 };
 
 /// Why a document is no record of the trial it is stored for.
@@ -156,7 +156,7 @@ impl TrialRecord {
             return;
         };
         let asked = &self.request.combination;
-        let dtype = dtype_name(asked.dtype);
+        let dtype = asked.dtype.name();
         problems.unless(ran.dtype == dtype, || {
             format!("effective.dtype: {:?} ran instead of {dtype:?}", ran.dtype)
         });
@@ -191,6 +191,15 @@ impl TrialRecord {
                 roofline.bandwidth_bytes_per_s,
             ));
             numbers.push(("roofline.matrixFlopsPerS", roofline.matrix_flops_per_s));
+        }
+        if let Some(quality) = &self.quality {
+            // A likelihood's logarithm is not positive.
+            numbers.push(("quality.-meanLogLikelihood", -quality.mean_log_likelihood));
+            numbers.push(("quality.perplexity", quality.perplexity));
+            numbers.push((
+                "quality.1+promptSimilarity",
+                1.0 + quality.prompt_similarity,
+            ));
         }
         for (member, number) in numbers {
             problems.unless(number.is_finite() && number >= 0.0, || {

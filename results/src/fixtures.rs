@@ -14,7 +14,6 @@ use crate::{
     record::{
         CpuTelemetry, Effective, EffectiveMeasurement, GpuTelemetry, Iteration, Outcome, Phase,
         Provenance, Request, Roofline, SCHEMA_VERSION, Sample, Telemetry, TrialRecord, Warmup,
-        dtype_name,
     },
     row::Row,
 };
@@ -51,6 +50,7 @@ pub fn request() -> Request {
             iterations: 5,
             min_duration_ms: 0,
             isolation: Isolation::Process,
+            quality: false,
         },
         runner: "inferbench 0.1.0".into(),
     }
@@ -159,7 +159,7 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
         effective: Some(Effective {
             architecture: "GPT2LMHeadModel".into(),
             model_params: 124_439_808,
-            dtype: dtype_name(levels.dtype).into(),
+            dtype: levels.dtype.name().into(),
             batch_size: levels.batch_size,
             input_len: levels.input_length,
             output_len: levels.output_length,
@@ -205,6 +205,8 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
             fits_cache: false,
             ceilings_disturbed: Vec::new(),
         }),
+        quality: None,
+        quality_missing: None,
         harness: None,
         provenance: Provenance {
             engine_version: "0.1.0 (candle 0.11.1)".into(),

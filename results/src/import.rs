@@ -355,7 +355,7 @@ fn dtype(args: &Map<String, Value>, told: Option<&str>) -> Result<String, String
             Err(contradicts("dtype", said, "--dtype", told))
         }
         (Some(dtype), _) | (None, Some(dtype)) => Ok(dtype),
-        (None, None) => Err(missing("dtype", "--dtype (f32, bf16 or f16)")),
+        (None, None) => Err(missing("dtype", "--dtype (f32, bf16, f16, q4_0 or q8_0)")),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The record of one trial: what was asked, what ran, every iteration, telemetry and a verdict. One JSON document,
 //! created once in the store and never overwritten; all tables derive from it.
 
-use inferbench_crds::spec::Dtype;
 pub use inferbench_crds::{
     contract::{EffectiveMeasurement, Request},
     outcome::Outcome,
@@ -61,6 +60,12 @@ pub struct TrialRecord {
     /// The measured ceilings of the device and this trial's fractions of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roofline: Option<Roofline>,
+    /// How good what the model wrote is; absent where that was not asked for, or `qualityMissing` says why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+    /// Why there is no quality where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality_missing: Option<String>,
     /// What the harness itself took; absent where nothing was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<Harness>,
@@ -82,6 +87,23 @@ pub struct Harness {
     pub timed_s: f64,
 }
 
+/// How good what the model wrote is: one batch of greedy continuations of text, outside the timed window, judged by the
+/// model itself. That it finds its own words likely says how sure it is, not that it is right; and text that goes round
+/// in circles is likely, too.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Quality {
+    /// Mean of ln p(token | all before it) over the continuations' tokens, nats.
+    pub mean_log_likelihood: f64,
+    /// exp(−meanLogLikelihood).
+    pub perplexity: f64,
+    /// Share of a continuation's 4-grams that it had before, 1 − distinct/all (Welleck et al., 2020, seq-rep-4): mean
+    /// over the batch; absent below four output tokens.
+    pub repetition_rate: Option<f64>,
+    /// Cosine of the mean last hidden states of prompt and continuation: mean over the batch.
+    pub prompt_similarity: f64,
+}
+
 /// What ran, as the engine reports it.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -90,7 +112,7 @@ pub struct Effective {
     pub architecture: String,
     /// Parameters, a tied head counted once.
     pub model_params: u64,
-    /// The data type of weights and cache.
+    /// The data type of the weights.
     pub dtype: String,
     /// Sequences in a batch.
     pub batch_size: u32,
@@ -258,7 +280,7 @@ pub struct Sample {
 pub struct Roofline {
     /// Read bandwidth, bytes/s.
     pub bandwidth_bytes_per_s: f64,
-    /// Matrix products, FLOP/s, in the trial's dtype.
+    /// Matrix products, FLOP/s, in the trial's dtype; in f32 where weights are quantized.
     pub matrix_flops_per_s: f64,
     /// Roofline time over measured time, decode; absent for one output token.
     pub decode_fraction: Option<f64>,
@@ -313,14 +335,4 @@ pub struct Provenance {
     pub image_digest: Option<String>,
     /// Kernel and distribution.
     pub os: Option<String>,
-}
-
-/// The name of a data type as specs and records write it.
-#[must_use]
-pub const fn dtype_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "f32",
-        Dtype::Bf16 => "bf16",
-        Dtype::F16 => "f16",
-    }
 }

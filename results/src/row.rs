@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::{
     columns::table,
     metrics::{Shape, Stats, TrialMetrics},
-    record::{GpuTelemetry, Phase, Request, Roofline, TrialRecord, dtype_name},
+    record::{GpuTelemetry, Phase, Request, Roofline, TrialRecord},
 };
 
 table! {
@@ -46,7 +46,7 @@ table! {
         "" architecture: Option<String>,
         /// Parameters, a tied head counted once.
         "" model_params: Option<u64>,
-        /// Data type of weights and cache.
+        /// Data type of the weights; cache and activations have the same, or f32 where weights are quantized.
         "" dtype: String,
         /// b: sequences in a batch.
         "sequences" batch_size: u32,
@@ -150,6 +150,14 @@ table! {
         "" prefill_roofline_fraction: Option<f64>,
         /// What binds: `decode=bandwidth|prefill=matrix`; `fits-cache` where the working set fits the last cache, so that fractions may exceed 1; `decode-above-ceiling`, `prefill-above-ceiling` where a fraction is left out because it cannot be; `ceilings-disturbed` where something else went on whenever the ceilings were measured.
         "" roofline_bound: Option<String>,
+        /// Mean of ln p(token | all before it) over the continuations of one batch, by the model itself, outside the timed window; with the next three empty unless `measurement.quality` asks for them, and for random weights.
+        "nats/token" mean_log_likelihood: Option<f64>,
+        /// exp(−mean_log_likelihood): 1 where every token was certain.
+        "" perplexity: Option<f64>,
+        /// Share of a continuation's 4-grams that it had before (seq-rep-4 of Welleck et al., 2020): mean over the batch; empty below four output tokens.
+        "" repetition_rate: Option<f64>,
+        /// Cosine of the mean last hidden states of prompt and continuation: mean over the batch; to compare within one model.
+        "" prompt_similarity: Option<f64>,
         /// From the start of loading to a usable model.
         "s" model_load_s: Option<f64>,
         /// Time to first token of the process's very first iteration.
@@ -308,6 +316,12 @@ impl Row {
         if let Some(roofline) = &record.roofline {
             row.set_roofline(roofline);
         }
+        if let Some(quality) = &record.quality {
+            row.mean_log_likelihood = finite(Some(quality.mean_log_likelihood));
+            row.perplexity = finite(Some(quality.perplexity));
+            row.repetition_rate = finite(quality.repetition_rate);
+            row.prompt_similarity = finite(Some(quality.prompt_similarity));
+        }
         row
     }
 
@@ -317,7 +331,7 @@ impl Row {
             replicate: request.replicate,
             model: levels.model.name.clone(),
             model_revision: request.model_revision.clone(),
-            dtype: dtype_name(levels.dtype).into(),
+            dtype: levels.dtype.name().into(),
             batch_size: levels.batch_size,
             input_len: levels.input_length,
             output_len: levels.output_length,

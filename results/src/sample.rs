@@ -257,6 +257,38 @@ pub const METRICS: &[Metric] = &[
         basis: Basis::Unknown,
         get: |row| row.prefill_roofline_fraction,
     },
+    Metric {
+        name: "meanLogLikelihood",
+        title: "log-likelihood per token",
+        unit: "nats",
+        better: Better::Neither,
+        basis: Basis::Unknown,
+        get: |row| row.mean_log_likelihood,
+    },
+    Metric {
+        name: "perplexity",
+        title: "perplexity",
+        unit: "",
+        better: Better::Neither,
+        basis: Basis::Unknown,
+        get: |row| row.perplexity,
+    },
+    Metric {
+        name: "repetitionRate",
+        title: "repetition rate",
+        unit: "",
+        better: Better::Lower,
+        basis: Basis::Unknown,
+        get: |row| row.repetition_rate,
+    },
+    Metric {
+        name: "promptSimilarity",
+        title: "similarity to the prompt",
+        unit: "",
+        better: Better::Neither,
+        basis: Basis::Unknown,
+        get: |row| row.prompt_similarity,
+    },
 ];
 
 impl Metric {

@@ -306,8 +306,8 @@ mod tests {
         gpu_util_mean_pct, gpu_util_max_pct, gpu_mem_total_mib, gpu_mem_before_mib, gpu_mem_peak_mib, \
         gpu_mem_after_mib, gpu_power_mean_w, gpu_energy_j, joules_per_output_token, sm_clock_mean_mhz, \
         throttle_reasons, cpu_time_s, rss_peak_mib, cpu_throttled_ms, cpu_steal_pct, cpu_freq_mean_mhz, numa_nodes, \
-        smt, concurrent_trials, decode_roofline_fraction, prefill_roofline_fraction, roofline_bound, model_load_s, \
-        first_iteration_ttft_ms, engine, engine_mode, engine_version, runner_version, device, device_uuid, driver, \
+        smt, concurrent_trials, decode_roofline_fraction, prefill_roofline_fraction, roofline_bound, mean_log_likelihood, \
+        perplexity, repetition_rate, prompt_similarity, model_load_s, first_iteration_ttft_ms, engine, engine_mode, engine_version, runner_version, device, device_uuid, driver, \
         cuda, cpu, threads, node, image_digest, prompt_seed";
 
     #[test]
@@ -367,7 +367,7 @@ mod tests {
             ),
             (
                 csv.replace(",prompt_seed", ""),
-                "column 82 is \"\" instead of \"prompt_seed\"",
+                "column 86 is \"\" instead of \"prompt_seed\"",
             ),
             (
                 csv.replace(",Succeeded,", ",Won,"),

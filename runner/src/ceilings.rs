@@ -1,7 +1,9 @@
 //! The machine's ceilings, measured under the same watch as a trial: a ceiling that is too low flatters every result.
 
-use candle_core::DType;
-use inferbench_engine::ceilings::{Ceilings, roofline::Shape};
+use inferbench_engine::{
+    Format,
+    ceilings::{Ceilings, roofline::Shape},
+};
 
 use crate::{
     cgroup::Cgroup,
@@ -16,11 +18,11 @@ const ATTEMPTS: u32 = 4;
 /// how many compute. Where it was never quiet, [`Ceilings::disturbed`] says what went on in the end.
 ///
 /// # Errors
-/// When memory for the measurement cannot be had or `dtype` cannot be multiplied on the CPU.
+/// When memory for the measurement cannot be had or its products cannot be made on the CPU.
 pub fn measure(
     machine: &Machine,
     threads: usize,
-    dtype: DType,
+    format: Format,
     shape: &Shape,
 ) -> candle_core::Result<Ceilings> {
     let cgroup = Cgroup::of_this_process();
@@ -28,7 +30,7 @@ pub fn measure(
     let (threads, cpus) = (count(threads), count(machine.cpus.len()));
     until_quiet(|| {
         let before = Counters::read(&cgroup, &machine.cpus);
-        let mut ceilings = Ceilings::measure(dtype, Some(shape))?;
+        let mut ceilings = Ceilings::measure(format, Some(shape))?;
         let window = before.until(&Counters::read(&cgroup, &machine.cpus));
         ceilings.disturbed = disturbances(&window, threads, cpus);
         Ok(ceilings)

@@ -121,11 +121,11 @@ pub enum PlanOutput {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("input").required(true))]
 pub struct GenerateArgs {
-    /// A preset (gpt2, tiny-llama, …; random weights), a folder with config.json and safetensors, or
-    /// hf:owner/name or hf:owner/name@revision.
+    /// A preset (gpt2, tiny-llama, …; random weights), a folder with config.json and safetensors, a GGUF
+    /// file, or hf:owner/name or hf:owner/name@revision.
     #[arg(long, short)]
     pub model: String,
-    /// The prompt; needs a model with a tokenizer.json.
+    /// The prompt; needs a model with a tokenizer.
     #[arg(long, short, group = "input")]
     pub prompt: Option<String>,
     /// The prompt as token ids.
@@ -137,7 +137,7 @@ pub struct GenerateArgs {
     /// Share the model among so many ranks (tensor parallelism; threads on the CPU).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub ranks: u32,
-    /// The data type of weights and cache.
+    /// The data type of the weights.
     #[arg(long, value_enum, default_value = "f32")]
     pub dtype: DtypeArg,
     /// The seed of a preset's weights.
@@ -157,6 +157,12 @@ pub enum DtypeArg {
     Bf16,
     /// 16-bit float.
     F16,
+    /// Blocks of 4-bit integers.
+    #[value(name = "q4_0")]
+    Q4_0,
+    /// Blocks of 8-bit integers.
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// Arguments of `weights`.
@@ -168,7 +174,7 @@ pub struct WeightsArgs {
     /// The seed.
     #[arg(long, default_value_t = 42)]
     pub seed: i64,
-    /// The data type that is written.
+    /// The data type that is written: f32, bf16 or f16.
     #[arg(long, value_enum, default_value = "f32")]
     pub dtype: DtypeArg,
     /// The folder to write; it is made where it is missing.

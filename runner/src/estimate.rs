@@ -74,6 +74,7 @@ mod tests {
         iterations: 5,
         min_duration_ms: 2000,
         isolation: Isolation::Process,
+        quality: false,
     };
 
     #[test]

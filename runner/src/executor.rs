@@ -209,7 +209,7 @@ impl Executor for InProcess<'_> {
 
     fn ceilings(&mut self, dtype: Dtype, shape: Shape) -> Result<Ceilings, String> {
         self.session
-            .ceilings(shape::dtype(dtype), &shape)
+            .ceilings(shape::format(dtype), &shape)
             .map_err(|error| error.to_string())
     }
 }

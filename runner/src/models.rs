@@ -9,7 +9,7 @@ use std::{
 
 use hf_hub::HFClientBuilder;
 use inferbench_crds::spec::{HuggingFaceSource, Model, ObjectStoreSource};
-use inferbench_engine::{EngineError, config::ModelConfig, presets};
+use inferbench_engine::{EngineError, config::ModelConfig, gguf_file, presets};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -152,9 +152,13 @@ fn of_preset(name: &str, seed: i64) -> Result<Found, Why> {
 fn of_folder(folder: &Path, need: Need) -> Result<Found, Why> {
     let folder = fs::canonicalize(folder).map_err(|error| io_error(folder, error))?;
     let config = ModelConfig::read(&folder)?;
-    let revision = match need {
-        Need::Config => String::new(),
-        Need::Revision | Need::Weights => digest(&folder)?,
+    let revision = match (need, gguf_file(&folder)?) {
+        (Need::Config, _) => String::new(),
+        (_, Some(file)) => {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            digest(file.parent().unwrap_or(&folder), vec![name.into_owned()])?
+        }
+        (_, None) => digest(&folder, safetensors(&folder)?)?,
     };
     Ok((config, WeightsAt::Folder(folder), revision))
 }
@@ -166,9 +170,8 @@ fn belongs(name: &str) -> bool {
         || name.ends_with(".safetensors.index.json")
 }
 
-/// SHA-256 over the names, lengths and contents of a model's files. All of every file is read: sizes and times would
-/// miss a file that was replaced by one of the same size, and loading reads all of it for every trial anyway.
-fn digest(folder: &Path) -> Result<String, Why> {
+/// The names of a model's files in a folder of the Hub's layout.
+fn safetensors(folder: &Path) -> Result<Vec<String>, Why> {
     let broken = |error| io_error(folder, error);
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(broken)? {
@@ -179,13 +182,19 @@ fn digest(folder: &Path) -> Result<String, Why> {
                 .map(str::to_owned),
         );
     }
-    names.sort();
     if !names.iter().any(|name| name.ends_with(".safetensors")) {
         return Err(Why::Source(format!(
             "{} has no *.safetensors",
             folder.display()
         )));
     }
+    Ok(names)
+}
+
+/// SHA-256 over the names, lengths and contents of a model's files. All of every file is read: sizes and times would
+/// miss a file that was replaced by one of the same size, and loading reads all of it for every trial anyway.
+fn digest(folder: &Path, mut names: Vec<String>) -> Result<String, Why> {
+    names.sort();
     // One thread a file: sharded models are read as fast as the disk allows.
     let digests: Vec<Result<String, Why>> = std::thread::scope(|scope| {
         let threads: Vec<_> = names
@@ -366,11 +375,12 @@ mod tests {
         let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
         write("config.json", b"{}");
         assert!(
-            digest(folder.path())
+            safetensors(folder.path())
                 .unwrap_err()
                 .to_string()
                 .contains("no *.safetensors")
         );
+        let digest = |path: &Path| digest(path, safetensors(path).unwrap());
         write("model.safetensors", &[1; 5000]);
         let before = digest(folder.path()).unwrap();
         assert_eq!(before, digest(folder.path()).unwrap());
@@ -386,6 +396,57 @@ mod tests {
         )
         .unwrap();
         assert_ne!(before, digest(folder.path()).unwrap());
+    }
+
+    /// A folder without config.json means its GGUF file, and so does the file's own path.
+    #[test]
+    fn a_gguf_file_is_fixed_by_itself_alone() {
+        use candle_core::quantized::gguf_file::{Value, write};
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("m.gguf");
+        let fill = |context| {
+            let metadata = [
+                ("general.architecture", Value::String("gpt2".into())),
+                ("gpt2.context_length", Value::U32(context)),
+                ("gpt2.embedding_length", Value::U32(32)),
+                ("gpt2.feed_forward_length", Value::U32(64)),
+                ("gpt2.block_count", Value::U32(1)),
+                ("gpt2.attention.head_count", Value::U32(2)),
+                ("gpt2.attention.layer_norm_epsilon", Value::F32(1e-5)),
+            ];
+            let metadata: Vec<_> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+            let zeros = candle_core::Tensor::zeros(
+                (8, 32),
+                candle_core::DType::F32,
+                &candle_core::Device::Cpu,
+            );
+            let kind = candle_core::quantized::GgmlDType::F32;
+            let tensor = candle_core::quantized::QTensor::quantize(&zeros.unwrap(), kind).unwrap();
+            let tensors = [("token_embd.weight", &tensor)];
+            write(&mut File::create(&file).unwrap(), &metadata, &tensors).unwrap();
+        };
+        let resolved = |path: &Path, need| {
+            let model = Model {
+                name: "m".into(),
+                source: ModelSource {
+                    path: Some(path.to_str().unwrap().into()),
+                    ..ModelSource::default()
+                },
+            };
+            resolve(&model, 7, need, None).unwrap()
+        };
+        fill(64);
+        let one = resolved(&file, Need::Weights);
+        assert_eq!(one.config.unwrap().max_position, 64);
+        assert_eq!(
+            resolved(folder.path(), Need::Revision).revision,
+            one.revision
+        );
+        fs::write(folder.path().join("tokenizer.json"), "of no consequence").unwrap();
+        assert_eq!(resolved(&file, Need::Revision).revision, one.revision);
+        fill(65);
+        assert_ne!(resolved(&file, Need::Revision).revision, one.revision);
+        assert_eq!(resolved(&file, Need::Config).revision, "");
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Prepared {
             shape::world(combination),
             combination.input_length as usize,
             combination.output_length as usize,
-            shape::dtype(combination.dtype),
+            shape::format(combination.dtype),
         )
     }
 
@@ -194,7 +194,7 @@ impl Prepared {
         let memory = || {
             size::memory(
                 self.config(combination),
-                shape::dtype(combination.dtype),
+                shape::format(combination.dtype),
                 combination.batch_size as usize,
                 combination.input_length as usize,
                 combination.output_length as usize,

@@ -7,10 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use inferbench_crds::design::Trial;
-use inferbench_results::{
-    record::{Outcome, dtype_name},
-    row::Row,
-};
+use inferbench_results::{record::Outcome, row::Row};
 
 use crate::estimate::spoken;
 
@@ -90,7 +87,7 @@ pub fn name(trial: &Trial) -> String {
     format!(
         "{} {on} {} batch {} in {} out {} replicate {}",
         c.model.name,
-        dtype_name(c.dtype),
+        c.dtype.name(),
         c.batch_size,
         c.input_length,
         c.output_length,

@@ -54,7 +54,7 @@ pub enum WeightsAt {
         /// The seed of the weights.
         seed: i64,
     },
-    /// In a local folder.
+    /// In a local folder, or a GGUF file.
     Folder(PathBuf),
 }
 
@@ -75,7 +75,7 @@ impl WeightsAt {
                     presets::PRESETS.join(", ")
                 )),
             },
-            WeightsAt::Folder(folder) => Ok(Weights::Directory(folder.clone())),
+            WeightsAt::Folder(folder) => Ok(Weights::Path(folder.clone())),
         }
     }
 }

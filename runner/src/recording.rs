@@ -84,6 +84,8 @@ pub fn unmeasured(
         warmup: None,
         telemetry: Telemetry::default(),
         roofline: None,
+        quality: None,
+        quality_missing: None,
         harness: None,
         provenance: provenance(machine),
     }

@@ -1,24 +1,24 @@
 //! From a model's configuration and a combination to the roofline's arithmetic.
 
-use candle_core::DType;
 use inferbench_crds::{design::Combination, spec::Dtype};
 use inferbench_engine::{
+    Format,
     ceilings::{
         Ceilings,
         roofline::{self, Bound, Fraction, Shape, Workload},
     },
-    config::ModelConfig,
-    size,
 };
 use inferbench_results::record::Roofline;
 
 /// The engine's name of a data type.
 #[must_use]
-pub const fn dtype(dtype: Dtype) -> DType {
+pub const fn format(dtype: Dtype) -> Format {
     match dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::Bf16 => DType::BF16,
-        Dtype::F16 => DType::F16,
+        Dtype::F32 => Format::F32,
+        Dtype::Bf16 => Format::BF16,
+        Dtype::F16 => Format::F16,
+        Dtype::Q4_0 => Format::Q4_0,
+        Dtype::Q8_0 => Format::Q8_0,
     }
 }
 
@@ -26,24 +26,6 @@ pub const fn dtype(dtype: Dtype) -> DType {
 #[must_use]
 pub fn world(combination: &Combination) -> usize {
     combination.gpus.max(1) as usize
-}
-
-/// The sizes that the work depends on.
-#[must_use]
-pub fn of(config: &ModelConfig, dtype: DType) -> Shape {
-    let bytes = dtype.size_in_bytes();
-    let whole = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    Shape {
-        layers: config.layers,
-        hidden: config.hidden,
-        heads: config.heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
-        vocab: config.vocab_size,
-        layer_params: whole(size::layer_params(config)),
-        matmul_weight_bytes: whole(size::matmul_params(config)).saturating_mul(bytes),
-        dtype_bytes: bytes,
-    }
 }
 
 /// What is asked of the model.

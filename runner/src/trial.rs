@@ -8,18 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::DType;
 use inferbench_crds::design::Combination;
 use inferbench_engine::{
-    Engine, EngineError, LoadOptions, Weights,
+    Engine, EngineError, Format, LoadOptions, Weights,
     ceilings::{Ceilings, roofline::Shape},
     config::ModelConfig,
+    quality::{Score, repetition_rate},
+    size,
     threads::Threads,
     tokenizer::{self, Tokenizer},
 };
 use inferbench_results::{
     key::trial_key,
-    record::{CpuTelemetry, Effective, Harness, Outcome, TrialRecord, dtype_name},
+    record::{CpuTelemetry, Effective, Harness, Outcome, Quality, TrialRecord},
 };
 
 use crate::{
@@ -80,7 +81,13 @@ pub enum NoRecord {
     Interrupted,
 }
 
-const PHASES: [&str; 4] = ["preparing", "loading the model", "warming up", "measuring"];
+const PHASES: [&str; 5] = [
+    "preparing",
+    "loading the model",
+    "warming up",
+    "measuring",
+    "judging what was written",
+];
 
 impl Clock {
     /// Starts the time of a trial that may take so long.
@@ -157,8 +164,8 @@ impl Session {
     ///
     /// # Errors
     /// Where they cannot be measured.
-    pub fn ceilings(&self, dtype: DType, shape: &Shape) -> candle_core::Result<Ceilings> {
-        ceilings::measure(&self.machine, self.threads.count, dtype, shape)
+    pub fn ceilings(&self, format: Format, shape: &Shape) -> candle_core::Result<Ceilings> {
+        ceilings::measure(&self.machine, self.threads.count, format, shape)
     }
 
     /// Ceilings that the last trial was judged by in place of those that came with it, which it had exceeded.
@@ -226,13 +233,13 @@ impl Session {
             at.ok_or_else(|| invalid("the request does not say where the model lies".into()))?;
         let weights = at.weights().map_err(invalid)?;
         let config = weights.config()?;
-        let dtype = shape::dtype(combination.dtype);
-        let shape = shape::of(&config, dtype);
+        let format = shape::format(combination.dtype);
+        let shape = size::shape(&config, format);
 
         let aside = Instant::now();
         let mut ceilings = match &ask.ceilings {
             Some(ceilings) => ceilings.clone(),
-            None => self.ceilings(dtype, &shape).map_err(EngineError::from)?,
+            None => self.ceilings(format, &shape).map_err(EngineError::from)?,
         };
         let aside = aside.elapsed();
 
@@ -334,7 +341,7 @@ impl Session {
         let effective = Effective {
             architecture: info.architecture.clone(),
             model_params: info.params,
-            dtype: dtype_name(combination.dtype).into(),
+            dtype: combination.dtype.name().into(),
             batch_size: count(plan.batch),
             input_len: count(plan.input),
             output_len: count(plan.output),
@@ -353,11 +360,22 @@ impl Session {
             .into(),
             prompt_seed: seed.wrapping_add(measured.first_timed),
         };
+        // After all that is measured: neither memory nor telemetry are to know of it.
+        let (quality, quality_missing) = if measurement.quality {
+            clock.enter(4);
+            let prompts = seed.wrapping_add(measured.first_timed);
+            match judge(loaded, &plan, &config, prompts) {
+                Ok(quality) => (Some(quality), None),
+                Err(why) => (None, Some(why)),
+            }
+        } else {
+            (None, None)
+        };
         let workload = shape::workload(combination);
         let mut roofline = shape::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
         if roofline.above_ceiling().contains(&true) {
             // Something lowered the ceilings when they were measured. The times are taken: there is no hurry now.
-            let again = self.ceilings(dtype, &shape).map_err(EngineError::from)?;
+            let again = self.ceilings(format, &shape).map_err(EngineError::from)?;
             ceilings = ceilings.higher(again);
             roofline = shape::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
             self.renewed = Some(ceilings);
@@ -379,6 +397,8 @@ impl Session {
             warmup: measured.warmup,
             telemetry,
             roofline: Some(roofline),
+            quality,
+            quality_missing,
             harness: Some(harness),
             ..recording::unmeasured(
                 &ask.trial,
@@ -407,7 +427,7 @@ fn load<'a>(
     weights: &Weights,
 ) -> Result<&'a mut Loaded, EngineError> {
     let combination: &Combination = &ask.trial.request.combination;
-    let (dtype, world) = (dtype_name(combination.dtype), shape::world(combination));
+    let (dtype, world) = (combination.dtype.name(), shape::world(combination));
     let batch = combination.batch_size as usize;
     let seq = combination.input_length as usize + combination.output_length as usize;
     let fits = slot.as_ref().is_some_and(|loaded| {
@@ -427,7 +447,7 @@ fn load<'a>(
         let seq = same.as_ref().map_or(0, |loaded| loaded.max_seq).max(seq);
         drop(same);
         let options = LoadOptions {
-            dtype: shape::dtype(combination.dtype),
+            dtype: shape::format(combination.dtype),
             device: candle_core::Device::Cpu,
             world_size: world,
             max_batch: batch,
@@ -435,7 +455,7 @@ fn load<'a>(
         };
         let engine = Engine::load(weights, &options)?;
         let tokenizer = match weights {
-            Weights::Directory(folder) => Tokenizer::load(folder)?,
+            Weights::Path(path) => Tokenizer::load(path)?,
             Weights::Random { .. } => None,
         };
         *slot = Some(Loaded {
@@ -450,6 +470,56 @@ fn load<'a>(
     }
     slot.as_mut()
         .ok_or_else(|| EngineError::Invalid("the model is not loaded".into()))
+}
+
+/// How good what the model writes is, or why that cannot be said: whatever goes wrong here, the trial is measured.
+fn judge(
+    loaded: &mut Loaded,
+    plan: &Plan,
+    config: &ModelConfig,
+    seed: u64,
+) -> Result<Quality, String> {
+    if matches!(loaded.weights, WeightsAt::Random { .. }) {
+        return Err("random weights: what they write has no meaning".into());
+    }
+    let Some(tokenizer) = &loaded.tokenizer else {
+        return Err("no tokenizer: the prompts are ids at random, no text".into());
+    };
+    let mut scored = || -> Result<_, EngineError> {
+        let prompts = tokenizer::prompts(Some(tokenizer), config, plan.batch, plan.input, seed)?;
+        let written = loaded.engine.generate(&prompts, plan.output)?.ids;
+        let scores = loaded.engine.score(&prompts, &written)?;
+        Ok((scores, written))
+    };
+    let (scores, written) = scored().map_err(|error| error.to_string())?;
+    of_scores(&scores, &written)
+}
+
+/// Means over a batch whose rows are equally long.
+fn of_scores(scores: &[Score], written: &[Vec<u32>]) -> Result<Quality, String> {
+    let count = scores.len() as f64;
+    let mean = |of: fn(&Score) -> f64| scores.iter().map(of).sum::<f64>() / count;
+    let (likelihood, similarity) = (
+        mean(|score| score.mean_log_likelihood),
+        mean(|score| score.similarity),
+    );
+    let perplexity = (-likelihood).exp();
+    if ![likelihood, similarity, perplexity]
+        .iter()
+        .all(|x| x.is_finite())
+    {
+        return Err(format!(
+            "log-likelihood {likelihood}, similarity {similarity}: not all are finite numbers"
+        ));
+    }
+    let repeated: Option<f64> = written.iter().map(|ids| repetition_rate(ids)).sum();
+    Ok(Quality {
+        // Rounding may carry what is all but certain, or all but parallel, past its bound.
+        mean_log_likelihood: likelihood.min(0.0),
+        perplexity: perplexity.max(1.0),
+        repetition_rate: repeated.map(|sum| sum / count),
+        prompt_similarity: similarity.clamp(-1.0, 1.0),
+    })
 }
 
 /// The seed of a trial's first prompts: from its key, so that it depends on the design's seed and differs between
@@ -561,6 +631,32 @@ mod tests {
         assert!((ttft - 0.015).abs() < 1e-12 && (tpot.unwrap() - 0.0035).abs() < 1e-12);
         measured.iterations = vec![iteration(&[10.0])];
         assert_eq!(mean_times(&measured), (0.010, None));
+    }
+
+    #[test]
+    fn quality_is_the_mean_over_the_batch() {
+        let score = |mean_log_likelihood, similarity| Score {
+            mean_log_likelihood,
+            similarity,
+        };
+        let scores = [score(-1.0, 0.5), score(-3.0, 0.1)];
+        // Of five 4-grams each, three had been there before, and none.
+        let written = [vec![1, 2, 1, 2, 1, 2, 1, 2], (1..=8).collect()];
+        let quality = of_scores(&scores, &written).unwrap();
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} is not {b}");
+        close(quality.mean_log_likelihood, -2.0);
+        close(quality.perplexity, 2f64.exp());
+        close(quality.repetition_rate.unwrap(), 0.3);
+        close(quality.prompt_similarity, 0.3);
+        let short = of_scores(&scores, &[vec![1, 2], vec![3, 4]]).unwrap();
+        assert_eq!(short.repetition_rate, None);
+        for broken in [
+            score(-1.0, f64::NAN),
+            score(f64::NAN, 0.5),
+            score(-1e9, 0.5),
+        ] {
+            assert!(of_scores(&[broken], &[vec![1]]).is_err());
+        }
     }
 
     #[test]

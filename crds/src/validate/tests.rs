@@ -35,6 +35,26 @@ fn expect(change: impl FnOnce(&mut Value), expected: &[&str]) {
 }
 
 #[test]
+fn quality_of_random_weights_is_noted() {
+    let spec = |quality| -> InferenceBenchmarkSpec {
+        serde_json::from_value(json!({
+            "design": { "factors": { "model": [
+                { "name": "made", "source": { "random": { "preset": "gpt2" } } },
+                { "name": "real", "source": { "path": "/models/x" } },
+            ] } },
+            "measurement": { "quality": quality },
+        }))
+        .unwrap()
+    };
+    assert_eq!(notes(&spec(false)), [""; 0]);
+    let [note] = notes(&spec(true)).try_into().unwrap();
+    assert!(
+        note.starts_with("spec.measurement.quality: made has random weights"),
+        "{note}"
+    );
+}
+
+#[test]
 fn a_design_with_a_model_is_enough_locally_but_not_in_a_cluster() {
     let bare = resource(|value| {
         value["spec"]["design"]["factors"] =

@@ -149,7 +149,7 @@ pub struct FactorImportance {
 }
 
 /// The metrics whose variance is divided among factors.
-pub const ATTRIBUTED: [&str; 9] = [
+pub const ATTRIBUTED: [&str; 12] = [
     "ttftMs",
     "ttltMs",
     "tpotMs",
@@ -159,6 +159,9 @@ pub const ATTRIBUTED: [&str; 9] = [
     "gpuUtilMeanPct",
     "gpuMemPeakMib",
     "joulesPerOutputToken",
+    "perplexity",
+    "repetitionRate",
+    "promptSimilarity",
 ];
 
 /// Splits and forests are the same for every metric and every sweep.

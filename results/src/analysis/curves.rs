@@ -106,7 +106,7 @@ impl Fit {
 }
 
 /// The metrics that are followed along the factors.
-pub const FOLLOWED: [&str; 8] = [
+pub const FOLLOWED: [&str; 11] = [
     "ttftMs",
     "ttltMs",
     "tpotMs",
@@ -115,6 +115,9 @@ pub const FOLLOWED: [&str; 8] = [
     "gpuUtilMeanPct",
     "gpuUtilMaxPct",
     "gpuMemPeakMib",
+    "perplexity",
+    "repetitionRate",
+    "promptSimilarity",
 ];
 
 /// With fewer levels the corrected criterion is not defined for curves of two parameters and a variance.

@@ -1,6 +1,7 @@
 //! Products with a weight matrix in the shapes of GPT-2 124M: bytes of weights per second for few
-//! rows, multiply-adds per second for many; candle's beside the engine's.
+//! rows, multiply-adds per second for many; candle's beside the engine's. Quantized weights, too.
 
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use inferbench_engine::{ops, threads};
@@ -41,12 +42,34 @@ fn linear(c: &mut Criterion) {
     group.finish();
 }
 
+/// Bytes are those of the packed weights.
+fn quantized(c: &mut Criterion) {
+    threads::init(None);
+    let (n, k) = (50257, 768);
+    let w = Tensor::randn(0f32, 1.0, (n, k), &Device::Cpu).unwrap();
+    for kind in [GgmlDType::Q8_0, GgmlDType::Q4_0] {
+        let w = QTensor::quantize(&w, kind).unwrap();
+        let mut group = c.benchmark_group(format!("few rows past {n}x{k} in {kind:?}"));
+        group.throughput(Throughput::Bytes(w.storage_size_in_bytes() as u64));
+        for rows in [1, 8] {
+            let x = Tensor::randn(0f32, 1.0, (rows, k), &Device::Cpu).unwrap();
+            group.bench_function(BenchmarkId::new("engine", rows), |b| {
+                b.iter(|| ops::linear_quantized(&x, &w, None).unwrap());
+            });
+            group.bench_function(BenchmarkId::new("candle", rows), |b| {
+                b.iter(|| x.apply_op1_no_bwd(&w).unwrap());
+            });
+        }
+        group.finish();
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(400));
-    targets = linear
+    targets = linear, quantized
 }
 criterion_main!(benches);

@@ -1,8 +1,8 @@
 //! Whole forward passes of GPT-2 124M in f32: a prefill of 1×128, and eight decode steps after it.
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use inferbench_engine::{Engine, LoadOptions, Weights, presets, threads};
+use inferbench_engine::{Engine, Format, LoadOptions, Weights, presets, threads};
 use std::time::Duration;
 
 const INPUT: usize = 128;
@@ -14,7 +14,7 @@ fn model(c: &mut Criterion) {
         seed: 1,
     };
     let options = LoadOptions {
-        dtype: DType::F32,
+        dtype: Format::F32,
         device: Device::Cpu,
         world_size: 1,
         max_batch: 8,

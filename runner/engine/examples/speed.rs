@@ -6,7 +6,7 @@
 use candle_core::{DType, Device};
 use inferbench_engine::ceilings::roofline::{self, Work, Workload};
 use inferbench_engine::ceilings::{bandwidth, matrix};
-use inferbench_engine::{Engine, LoadOptions, Weights, presets, size, threads};
+use inferbench_engine::{Engine, Format, LoadOptions, Weights, presets, size, threads};
 use std::time::Duration;
 
 /// Batch, input and output lengths.
@@ -29,9 +29,9 @@ fn main() {
         .map_or(5, |n| n.parse().expect("ROUNDS is a number"));
     let threads = threads::init(None);
     let config = presets::preset(&preset).expect("PRESET is a name that inferbench knows");
-    let shape = size::shape(&config, DType::F32);
+    let shape = size::shape(&config, Format::F32);
     let options = LoadOptions {
-        dtype: DType::F32,
+        dtype: Format::F32,
         device: Device::Cpu,
         world_size: 1,
         max_batch: 32,

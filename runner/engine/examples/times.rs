@@ -4,8 +4,8 @@
 //! `times DIR BATCH INPUT OUTPUT [REPEATS]`; f32 on the CPU, medians over the repeats, in seconds.
 //! `times --save PRESET DIR` writes random weights of that shape for both to load.
 
-use candle_core::{DType, Device};
-use inferbench_engine::{Engine, LoadOptions, Weights, presets, save, threads};
+use candle_core::Device;
+use inferbench_engine::{Engine, Format, LoadOptions, Weights, presets, save, threads};
 use std::path::{Path, PathBuf};
 
 fn main() {
@@ -16,7 +16,7 @@ fn main() {
     {
         let config = presets::preset(preset).expect("PRESET is a name that inferbench knows");
         let weights = Weights::Random { config, seed: 1 };
-        save(&weights, DType::F32, Path::new(dir)).expect("the folder can be written");
+        save(&weights, Format::F32, Path::new(dir)).expect("the folder can be written");
         return;
     }
     let number = |i: usize| arguments[i].parse::<usize>().expect("a number");
@@ -28,13 +28,13 @@ fn main() {
     );
     let repeats = if arguments.len() > 4 { number(4) } else { 3 };
     let options = LoadOptions {
-        dtype: DType::F32,
+        dtype: Format::F32,
         device: Device::Cpu,
         world_size: 1,
         max_batch: batch,
         max_seq: input + output,
     };
-    let mut engine = Engine::load(&Weights::Directory(dir), &options).expect("loads");
+    let mut engine = Engine::load(&Weights::Path(dir), &options).expect("loads");
     let vocab = engine.info().vocab_size;
     let prompts: Vec<Vec<u32>> = (0..batch)
         .map(|row| {

@@ -1,4 +1,5 @@
-//! What a model is: `config.json` as Hugging Face writes it, read into one plain description.
+//! What a model is: `config.json` as Hugging Face writes it (or a GGUF file's header that says the same), read into one
+//! plain description.
 //!
 //! Both spellings of the file are understood: `rope_theta` and `rope_scaling` beside each other, and
 //! the newer `rope_parameters`.
@@ -8,6 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::error::EngineError;
+use crate::weights::gguf;
 
 /// The model families that the engine can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,12 +137,16 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads `config.json` in `dir`.
+    /// Reads `config.json` in the folder `dir`, or where it has none the header of the GGUF file there;
+    /// `dir` may be such a file itself.
     ///
     /// # Errors
     /// [`EngineError::Invalid`] names the file and the field that is missing or of the wrong kind;
     /// [`EngineError::Unsupported`] names what no code here can run.
     pub fn read(dir: &Path) -> Result<Self, EngineError> {
+        if let Some(file) = gguf::find(dir)? {
+            return gguf::Gguf::open(&file)?.config();
+        }
         let file = dir.join("config.json");
         let text = std::fs::read_to_string(&file)
             .map_err(|e| EngineError::Invalid(format!("{}: {e}", file.display())))?;

@@ -4,16 +4,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 use crate::comm::{LocalComm, SingleComm};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
+use crate::format::Format;
 use crate::group::Group;
 use crate::host;
+use crate::quality::Score;
 use crate::rank::{Call, Rank, RankOptions, Reply};
 use crate::size;
-use crate::weights::{Source, files::Files, random::Random, save};
+use crate::weights::{
+    Source,
+    files::Files,
+    gguf::{self, Gguf},
+    random::Random,
+    save,
+};
 
 /// Where the model comes from.
 #[derive(Debug, Clone)]
@@ -26,8 +34,9 @@ pub enum Weights {
         /// The seed.
         seed: u64,
     },
-    /// A Hugging Face folder: `config.json` and `*.safetensors`, sharded or not.
-    Directory(PathBuf),
+    /// A Hugging Face folder, with `config.json` and `*.safetensors`, sharded or not; or a GGUF file, or
+    /// a folder with one.
+    Path(PathBuf),
 }
 
 impl Weights {
@@ -38,14 +47,17 @@ impl Weights {
     pub fn config(&self) -> Result<ModelConfig, EngineError> {
         match self {
             Weights::Random { config, .. } => Ok(config.clone()),
-            Weights::Directory(dir) => ModelConfig::read(dir),
+            Weights::Path(path) => ModelConfig::read(path),
         }
     }
 
     fn source(&self, config: &ModelConfig) -> Result<Source, EngineError> {
         Ok(match self {
             Weights::Random { seed, .. } => Source::Random(Random::new(*seed, config.layers)),
-            Weights::Directory(dir) => Source::Files(Files::open(dir)?),
+            Weights::Path(path) => match gguf::find(path)? {
+                Some(file) => Source::Gguf(Gguf::open(&file)?),
+                None => Source::Files(Files::open(path)?),
+            },
         })
     }
 }
@@ -55,7 +67,7 @@ impl Weights {
 ///
 /// # Errors
 /// When the weights cannot be read, or the folder cannot be written.
-pub fn save(weights: &Weights, dtype: DType, dir: &std::path::Path) -> Result<(), EngineError> {
+pub fn save(weights: &Weights, dtype: Format, dir: &std::path::Path) -> Result<(), EngineError> {
     let config = weights.config()?;
     save::save(&weights.source(&config)?, &config, dtype, dir)
 }
@@ -63,8 +75,8 @@ pub fn save(weights: &Weights, dtype: DType, dir: &std::path::Path) -> Result<()
 /// How to load a model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// F32, BF16 or F16.
-    pub dtype: DType,
+    /// The format of the weights, which decides what is computed in.
+    pub dtype: Format,
     /// Where to compute.
     pub device: Device,
     /// The degree of tensor parallelism; on the CPU every rank is a thread.
@@ -88,8 +100,8 @@ pub struct EngineInfo {
     pub max_position: usize,
     /// `eager` for the engine's own models, `reference` for those through candle-transformers.
     pub mode: &'static str,
-    /// The dtype of weights, activations and cache.
-    pub dtype: DType,
+    /// The format of the weights.
+    pub dtype: Format,
     /// The degree of tensor parallelism.
     pub world_size: usize,
     /// How long loading took.
@@ -170,7 +182,7 @@ impl Engine {
         }
         let source = Arc::new(weights.source(&config)?);
         let rank_options = RankOptions {
-            dtype,
+            format: dtype,
             device: device.clone(),
             max_seq,
         };
@@ -195,7 +207,7 @@ impl Engine {
             world_size,
             load: start.elapsed(),
             weight_bytes: memory.weights * world_size as u64,
-            matmul_weight_bytes: size::matmul_params(&config) * dtype.size_in_bytes() as u64,
+            matmul_weight_bytes: dtype.matrix_bytes(size::matmul_params(&config)),
             layers: config.layers,
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -240,7 +252,7 @@ impl Engine {
                 step_ends,
                 started,
             }),
-            Reply::Logits(_) => unreachable!("a rank answers what it was asked"),
+            _ => unreachable!("a rank answers what it was asked"),
         }
     }
 
@@ -253,7 +265,38 @@ impl Engine {
         self.check(prompts, 0)?;
         match self.run(Call::Logits, prompts)? {
             Reply::Logits(logits) => Ok(logits),
-            Reply::Generated { .. } => unreachable!("a rank answers what it was asked"),
+            _ => unreachable!("a rank answers what it was asked"),
+        }
+    }
+
+    /// What the model makes of the continuations of prompts, row by row: the prompts all have one length, the
+    /// continuations another.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`]; [`EngineError::Unsupported`] for a reference model.
+    pub fn score(
+        &mut self,
+        prompts: &[Vec<u32>],
+        continuations: &[Vec<u32>],
+    ) -> Result<Vec<Score>, EngineError> {
+        self.check(prompts, 0)?;
+        if prompts.len() != continuations.len() || continuations.iter().any(Vec::is_empty) {
+            return Err(EngineError::Invalid(format!(
+                "{} prompts and {} continuations, each prompt needs one of at least 1 id",
+                prompts.len(),
+                continuations.len()
+            )));
+        }
+        let rows: Vec<Vec<u32>> = prompts
+            .iter()
+            .zip(continuations)
+            .map(|(prompt, continuation)| [prompt.as_slice(), continuation].concat())
+            .collect();
+        let input = prompts[0].len();
+        self.check_rows(&rows, input, 0)?;
+        match self.run(Call::Score { input }, &rows)? {
+            Reply::Scores(scores) => Ok(scores),
+            _ => unreachable!("a rank answers what it was asked"),
         }
     }
 
@@ -275,6 +318,11 @@ impl Engine {
     }
 
     fn check(&self, prompts: &[Vec<u32>], n: usize) -> Result<(), EngineError> {
+        self.check_rows(prompts, prompts.first().map_or(0, Vec::len), n)
+    }
+
+    /// Rows of which the first `input` ids are prompt, and that `n` more are to be added to.
+    fn check_rows(&self, prompts: &[Vec<u32>], input: usize, n: usize) -> Result<(), EngineError> {
         let (max_batch, max_seq) = self.limits;
         let invalid = |message| Err(EngineError::Invalid(message));
         let Some(first) = prompts.first() else {
@@ -295,8 +343,8 @@ impl Engine {
         if let Some(reason) = size::unsupported(
             &self.config,
             self.info.world_size,
-            first.len(),
-            n,
+            input,
+            first.len() - input + n,
             self.info.dtype,
         ) {
             return Err(EngineError::Unsupported(reason));

@@ -166,10 +166,11 @@ mod tests {
     use std::cell::Cell;
     use std::time::Instant;
 
-    use candle_core::{DType, Device, Tensor, bail};
+    use candle_core::{Device, Tensor, bail};
 
     use super::*;
     use crate::comm::LocalComm;
+    use crate::format::Format;
     use crate::presets::preset;
     use crate::weights::random::Random;
 
@@ -216,7 +217,7 @@ mod tests {
             })
             .collect();
         let options = RankOptions {
-            dtype: DType::F32,
+            format: Format::F32,
             device: Device::Cpu,
             max_seq: 32,
         };

@@ -5,14 +5,14 @@
 //! of the times is its caller's.
 //!
 //! ```
-//! use candle_core::{DType, Device};
-//! use inferbench_engine::{Engine, LoadOptions, Weights, presets, tokenizer};
+//! use candle_core::Device;
+//! use inferbench_engine::{Engine, Format, LoadOptions, Weights, presets, tokenizer};
 //!
 //! let config = presets::preset("tiny-gpt2").expect("a known name");
 //! let prompts = tokenizer::prompts(None, &config, 2, 16, 0)?;
 //! let weights = Weights::Random { config, seed: 0 };
 //! let options = LoadOptions {
-//!     dtype: DType::F32,
+//!     dtype: Format::F32,
 //!     device: Device::Cpu,
 //!     world_size: 1,
 //!     max_batch: 2,
@@ -29,11 +29,13 @@ pub mod comm;
 pub mod config;
 mod engine;
 mod error;
+mod format;
 mod group;
 pub mod host;
 mod models;
 pub mod ops;
 pub mod presets;
+pub mod quality;
 mod random;
 mod rank;
 pub mod size;
@@ -43,3 +45,5 @@ mod weights;
 
 pub use engine::{Engine, EngineInfo, Generation, LoadOptions, Weights, save};
 pub use error::EngineError;
+pub use format::Format;
+pub use weights::gguf::find as gguf_file;

@@ -1,21 +1,25 @@
 //! One rank at work: prefill in chunks, then one step after the other.
 
+mod score;
+
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::comm::Communicator;
 use crate::config::ModelConfig;
 use crate::error::EngineError;
+use crate::format::Format;
 use crate::models::cache::KvCache;
 use crate::models::{Model, parallel};
+use crate::quality::Score;
 use crate::size;
 use crate::weights::{Loader, Source};
 
 /// What every rank is loaded with.
 #[derive(Clone)]
 pub(crate) struct RankOptions {
-    pub dtype: DType,
+    pub format: Format,
     pub device: Device,
     pub max_seq: usize,
 }
@@ -27,6 +31,8 @@ pub(crate) enum Call {
     Generate { n: usize, started: Instant },
     /// The logits of the last position.
     Logits,
+    /// What the model makes of each row's tokens from `input` on.
+    Score { input: usize },
 }
 
 /// What a rank answers.
@@ -37,6 +43,7 @@ pub(crate) enum Reply {
         step_ends: Vec<Duration>,
     },
     Logits(Vec<Vec<f32>>),
+    Scores(Vec<Score>),
 }
 
 /// A share of the model, its cache, and the line to the other ranks.
@@ -61,7 +68,7 @@ impl Rank {
     ) -> Result<Self, EngineError> {
         let loader = Loader {
             source,
-            dtype: options.dtype,
+            format: options.format,
             device: &options.device,
             rank: comm.rank(),
             world: comm.world(),
@@ -88,7 +95,7 @@ impl Rank {
     pub fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
         let extra = match call {
             Call::Generate { n, .. } => n,
-            Call::Logits => 0,
+            Call::Logits | Call::Score { .. } => 0,
         };
         let (batch, input) = (prompts.len(), prompts[0].len());
         let shape = (batch, self.kv_heads, input + extra, self.head_dim);
@@ -97,7 +104,12 @@ impl Rank {
             other => {
                 // Two caches at once might be one too many.
                 drop(other);
-                KvCache::new(self.layers, shape, self.options.dtype, &self.options.device)?
+                KvCache::new(
+                    self.layers,
+                    shape,
+                    self.options.format.dtype(),
+                    &self.options.device,
+                )?
             }
         };
         let reply = self.answer(call, prompts, &cache);
@@ -111,14 +123,16 @@ impl Rank {
         prompts: &[Vec<u32>],
         cache: &KvCache,
     ) -> Result<Reply, EngineError> {
-        let logits = self.prefill(prompts, cache)?;
         let (n, started) = match call {
             Call::Generate { n, started } => (n, started),
             Call::Logits => {
+                let logits = self.prefill(prompts, cache)?;
                 let logits = parallel::gather_logits(&logits, &*self.comm)?;
                 return Ok(Reply::Logits(logits));
             }
+            Call::Score { input } => return self.score(prompts, input, cache).map(Reply::Scores),
         };
+        let logits = self.prefill(prompts, cache)?;
         let batch = prompts.len();
         let mut ids = vec![Vec::with_capacity(n); batch];
         let mut step_ends = Vec::with_capacity(n);

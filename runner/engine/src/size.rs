@@ -3,10 +3,9 @@
 
 use std::ops::Range;
 
-use candle_core::DType;
-
 use crate::ceilings::roofline::Shape;
 use crate::config::{Family, ModelConfig};
+use crate::format::Format;
 use crate::weights::layout;
 
 /// Prompt positions (batch × length) computed at a time: enough rows to keep a matrix product busy,
@@ -38,9 +37,8 @@ pub fn layer_params(config: &ModelConfig) -> u64 {
         .sum()
 }
 
-/// The sizes that roofline arithmetic depends on, for weights and cache in `dtype`.
-pub fn shape(config: &ModelConfig, dtype: DType) -> Shape {
-    let dtype_bytes = dtype.size_in_bytes();
+/// The sizes that roofline arithmetic depends on, for weights in `format`.
+pub fn shape(config: &ModelConfig, format: Format) -> Shape {
     Shape {
         layers: config.layers,
         hidden: config.hidden,
@@ -49,8 +47,8 @@ pub fn shape(config: &ModelConfig, dtype: DType) -> Shape {
         head_dim: config.head_dim,
         vocab: config.vocab_size,
         layer_params: layer_params(config) as usize,
-        matmul_weight_bytes: matmul_params(config) as usize * dtype_bytes,
-        dtype_bytes,
+        matmul_weight_bytes: format.matrix_bytes(matmul_params(config)) as usize,
+        dtype_bytes: format.element_bytes(),
     }
 }
 
@@ -61,19 +59,18 @@ pub fn shape(config: &ModelConfig, dtype: DType) -> Shape {
 /// - Reference models (through candle-transformers) run with `world` 1 only.
 /// - `input` has to be within [`ModelConfig::max_prompt`], and `input + output` within
 ///   [`ModelConfig::max_sequence`].
-/// - `dtype` is one of F32, BF16 and F16.
+/// - A quantized `format` needs rows of whole blocks on every rank, and no reference model.
 pub fn unsupported(
     config: &ModelConfig,
     world: usize,
     input: usize,
     output: usize,
-    dtype: DType,
+    format: Format,
 ) -> Option<String> {
-    if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
-        return Some(format!("dtype {dtype:?} is not one of F32, BF16, F16"));
-    }
-    if let Some(reason) = unsupported_world(config, world) {
-        return Some(reason);
+    let impossible =
+        unsupported_world(config, world).or_else(|| unsupported_format(config, world, format));
+    if impossible.is_some() {
+        return impossible;
     }
     let limit = config.max_sequence();
     if input + output > limit {
@@ -117,6 +114,26 @@ fn unsupported_world(c: &ModelConfig, world: usize) -> Option<String> {
     None
 }
 
+fn unsupported_format(c: &ModelConfig, world: usize, format: Format) -> Option<String> {
+    let block = format.block_len();
+    if block > 1 && c.family.is_reference() {
+        return Some(format!(
+            "{} runs in f32, bf16 and f16 only, not in {format}",
+            c.architecture()
+        ));
+    }
+    // The feed-forward layer's width is padded instead.
+    let rows = [
+        ("hidden size", c.hidden),
+        ("heads' width per rank", c.heads / world * c.head_dim),
+    ];
+    rows.iter()
+        .find(|(_, len)| !len.is_multiple_of(block))
+        .map(|(what, len)| {
+            format!("the {what} of {len} is not divisible by {format}'s blocks of {block}")
+        })
+}
+
 /// How many key and value heads each rank holds.
 pub(crate) fn kv_heads_per_rank(c: &ModelConfig, world: usize) -> usize {
     (c.kv_heads / world).max(1)
@@ -153,14 +170,14 @@ impl Memory {
 /// Predicts the memory of one of `world` ranks for `batch` sequences of `input + output` tokens.
 pub fn memory(
     c: &ModelConfig,
-    dtype: DType,
+    format: Format,
     batch: usize,
     input: usize,
     output: usize,
     world: usize,
 ) -> Memory {
     let world = world.max(1);
-    let element = dtype.size_in_bytes() as u64;
+    let element = format.element_bytes() as u64;
     let [b, s, n, w] = [batch, input, output, world].map(|v| v as u64);
     let [v, e, f, h, d, layers] = [
         c.vocab_size,
@@ -181,7 +198,21 @@ pub fn memory(
     };
     let replicated_kv = layers * e * d * 2 * (kvh * w - c.kv_heads as u64);
     let padding = vocab_matrices * e * (v.div_ceil(64 * w) * 64 * w - v);
-    let weights = (params - replicated + replicated_kv + padding).div_ceil(w) + replicated;
+    // Norms and biases, which are never quantized; counted as shared, though every rank holds the norms.
+    let vectors: u64 = layout::tensors(c)
+        .iter()
+        .filter(|(_, shape)| shape.len() == 1)
+        .map(|(_, shape)| shape[0] as u64)
+        .sum();
+    // What the feed-forward layers' width is filled up with to whole blocks; plain ones by less than a rank's share.
+    let inner = f.div_ceil(w).next_multiple_of(format.block_len() as u64);
+    let fill = match format.blocks() {
+        None => 0,
+        Some(_) => layers * (inner * w - f) * e * if c.rope.is_some() { 3 } else { 2 },
+    };
+    let matrices = params - vectors - replicated + replicated_kv + padding + fill;
+    let weights =
+        (format.matrix_bytes(matrices) + vectors * element).div_ceil(w) + replicated * element;
     let rope = if c.rope.is_some() { (s + n) * d } else { 0 };
 
     let kv_cache = layers * 2 * b * kvh * (s + n) * d * element;
@@ -201,10 +232,15 @@ pub fn memory(
     // The adapters grow their caches by copying them.
     let copies = if c.family.is_reference() { kv_cache } else { 0 };
     let logits = b * v.div_ceil(w) * 2;
-    let activations = (rows * per_row + scores + logits + rope) * element + copies;
+    // Quantized matrices are unpacked for many rows, one at a time.
+    let unpacked = match format.blocks() {
+        Some(_) => (e * 2 * f).max(e * (h + 2 * kvh * w) * d).div_ceil(w),
+        None => 0,
+    };
+    let activations = (rows * per_row + scores + logits + rope + unpacked) * element + copies;
     Memory {
         params,
-        weights: weights * element,
+        weights,
         kv_cache,
         activations,
     }
@@ -220,7 +256,7 @@ mod tests {
     #[test]
     fn gpt2_in_f32() {
         let gpt2 = preset("gpt2").unwrap();
-        let m = memory(&gpt2, DType::F32, 8, 512, 16, 1);
+        let m = memory(&gpt2, Format::F32, 8, 512, 16, 1);
         assert_eq!(m.params, 124_439_808);
         // 47 rows of padding: 50,304 is the next multiple of 64.
         assert_eq!(m.weights, (124_439_808 + 47 * 768) * 4);
@@ -244,12 +280,12 @@ mod tests {
             batch in 1usize..64, input in 1usize..512, output in 1usize..512,
         ) {
             let c = preset(name).unwrap();
-            let at = |b, s, n, w| memory(&c, DType::BF16, b, s, n, w);
+            let at = |b, s, n, w| memory(&c, Format::BF16, b, s, n, w);
             let m = at(batch, input, output, 1);
             prop_assert!(at(batch + 1, input, output, 1).peak() > m.peak());
             prop_assert!(at(batch, input + 1, output, 1).peak() > m.peak());
             prop_assert!(at(batch, input, output + 1, 1).peak() > m.peak());
-            for world in (2..=8).filter(|&w| unsupported(&c, w, 1, 1, DType::BF16).is_none()) {
+            for world in (2..=8).filter(|&w| unsupported(&c, w, 1, 1, Format::BF16).is_none()) {
                 let part = at(batch, input, output, world);
                 let w = world as u64;
                 prop_assert!(part.peak() < m.peak());
@@ -264,7 +300,7 @@ mod tests {
             let mut c = preset("tiny-llama").unwrap();
             c.kv_heads = kv_heads;
             c.heads = kv_heads * world;
-            prop_assume!(unsupported(&c, world, 1, 1, DType::F32).is_none());
+            prop_assume!(unsupported(&c, world, 1, 1, Format::F32).is_none());
             let held: Vec<_> = (0..world).flat_map(|r| kv_share(&c, r, world)).collect();
             for head in 0..kv_heads {
                 let copies = (world / kv_heads).max(1);

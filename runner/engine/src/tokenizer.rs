@@ -4,39 +4,62 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use tokenizers::Tokenizer as Inner;
+use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::tokenizer::TokenizerFromGguf;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{SplitDelimiterBehavior, Tokenizer as Inner};
 
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::random::{mix, stream};
+use crate::weights::gguf::{self, Gguf};
 
 /// Texts in the public domain: the Declaration of Independence, the Gettysburg Address, Genesis (King
 /// James), and openings of Hamlet's soliloquy, A Tale of Two Cities and Moby-Dick.
 const TEXT: &str = include_str!("../assets/prompts.txt");
 
-/// A model's `tokenizer.json`.
+/// A model's tokenizer.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: Inner,
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` in `dir`; none where the folder has no such file.
+    /// Loads what the GGUF file at or in `path` carries, see [`crate::gguf_file`]; where there is no such file,
+    /// `tokenizer.json` in the folder `path`. None where there is no tokenizer, or one of a kind that no code here
+    /// reads.
     ///
     /// # Errors
     /// [`EngineError::Invalid`] names the file that is broken.
-    pub fn load(dir: &Path) -> Result<Option<Self>, EngineError> {
-        let file = dir.join("tokenizer.json");
-        if !file.is_file() {
+    pub fn load(path: &Path) -> Result<Option<Self>, EngineError> {
+        let (file, inner) = match gguf::find(path)? {
+            Some(file) => {
+                let inner = of_gguf(Gguf::open(&file)?.content());
+                (file, inner.map_err(|e| e.to_string()))
+            }
+            None => {
+                let file = path.join("tokenizer.json");
+                if !file.is_file() {
+                    return Ok(None);
+                }
+                let inner = Inner::from_file(&file).map(Some);
+                (file, inner.map_err(|e| e.to_string()))
+            }
+        };
+        let broken =
+            |e: &dyn std::fmt::Display| EngineError::Invalid(format!("{}: {e}", file.display()));
+        let Some(mut inner) = inner.map_err(|e| broken(&e))? else {
             return Ok(None);
-        }
-        let mut inner = Inner::from_file(&file)
-            .map_err(|e| EngineError::Invalid(format!("{}: {e}", file.display())))?;
+        };
         // What a file asks for by default must not bend the lengths that a caller asks for.
         inner
             .with_padding(None)
             .with_truncation(None)
-            .map_err(|e| EngineError::Invalid(format!("{}: {e}", file.display())))?;
+            .map_err(|e| broken(&e))?;
         Ok(Some(Self { inner }))
     }
 
@@ -62,6 +85,44 @@ impl Tokenizer {
             .map_err(|e| EngineError::Invalid(format!("decoding ids: {e}")))
     }
 }
+
+/// The tokenizer in a GGUF file, where it is a byte-level BPE that cuts text in a known way: candle builds it, but knows
+/// few of the names for that way, and puts a space before every text where it knows none.
+fn of_gguf(content: &Content) -> candle_core::Result<Option<Inner>> {
+    let text = |key: &str| match content.metadata.get(key) {
+        Some(Value::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    if text("tokenizer.ggml.model") != Some("gpt2") {
+        return Ok(None);
+    }
+    // GPT-2's pattern; offsets are of no interest.
+    let bytes = |use_regex| ByteLevel::new(false, true, use_regex);
+    let cut_first = |pattern: &str| {
+        let pattern = SplitPattern::Regex(pattern.into());
+        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+            .map_err(candle_core::Error::wrap)?;
+        Ok::<_, candle_core::Error>(Sequence::new(vec![split.into(), bytes(false).into()]))
+    };
+    let cut: PreTokenizerWrapper = match text("tokenizer.ggml.pre") {
+        Some("gpt-2" | "gpt2") | None => bytes(true).into(),
+        Some("smollm") => Sequence::new(vec![Digits::new(true).into(), bytes(true).into()]).into(),
+        Some("llama-bpe" | "llama3" | "llama-v3") => cut_first(LLAMA3)?.into(),
+        Some("qwen2") => cut_first(&LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"))?.into(),
+        Some(_) => return Ok(None),
+    };
+    let mut inner = Inner::from_gguf(content)?;
+    inner
+        .with_pre_tokenizer(Some(cut))
+        .with_decoder(Some(ByteLevel::default()));
+    Ok(Some(inner))
+}
+
+/// The pattern in Llama 3's `tokenizer.json`; Qwen2's cuts numbers into single digits.
+const LLAMA3: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 
 /// `batch` prompts of exactly `len` ids each, all within the model's vocabulary. The rows differ, and
 /// so do the prompts of another seed; the same arguments give the same prompts.

@@ -4,9 +4,9 @@
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use inferbench_engine::presets::preset;
-use inferbench_engine::{Engine, EngineError, LoadOptions, Weights};
+use inferbench_engine::{Engine, EngineError, Format, LoadOptions, Weights};
 use serde::Deserialize;
 
 const OWN: [&str; 5] = ["gpt2", "llama", "mistral", "qwen2", "qwen3"];
@@ -35,7 +35,7 @@ fn fixture(name: &str) -> PathBuf {
 
 fn options(world_size: usize, max_seq: usize) -> LoadOptions {
     LoadOptions {
-        dtype: DType::F32,
+        dtype: Format::F32,
         device: Device::Cpu,
         world_size,
         max_batch: 8,
@@ -83,7 +83,7 @@ fn logits_and_greedy_ids_are_those_of_transformers() {
         let dir = fixture(name);
         let text = std::fs::read_to_string(dir.join("expected.json")).unwrap();
         let expected: Expected = serde_json::from_str(&text).unwrap();
-        let mut engine = Engine::load(&Weights::Directory(dir), &options(1, 64)).unwrap();
+        let mut engine = Engine::load(&Weights::Path(dir), &options(1, 64)).unwrap();
         let info = engine.info();
         assert_eq!(info.params, expected.params, "{name}");
         let mode = if REFERENCE.contains(name) {
@@ -109,7 +109,7 @@ fn two_ranks_give_the_logits_of_transformers() {
         let dir = fixture(name);
         let text = std::fs::read_to_string(dir.join("expected.json")).unwrap();
         let expected: Expected = serde_json::from_str(&text).unwrap();
-        let mut engine = Engine::load(&Weights::Directory(dir), &options(2, 64)).unwrap();
+        let mut engine = Engine::load(&Weights::Path(dir), &options(2, 64)).unwrap();
         let logits = engine.last_logits(&expected.prompts).unwrap();
         assert_close(&logits, &expected.logits, 1e-4, name);
     }
@@ -215,7 +215,7 @@ fn half_precision_is_near_and_finite() {
     let prompts = prompts(2, 12);
     for name in TINY {
         let full = random(name, 1).last_logits(&prompts).unwrap();
-        for dtype in [DType::BF16, DType::F16] {
+        for dtype in [Format::BF16, Format::F16] {
             let weights = Weights::Random {
                 config: preset(name).unwrap(),
                 seed: 42,
@@ -241,8 +241,8 @@ fn a_saved_model_is_the_same_model() {
             config: preset(name).unwrap(),
             seed: 42,
         };
-        inferbench_engine::save(&weights, DType::F32, dir.path()).unwrap();
-        let stored = Weights::Directory(dir.path().to_owned());
+        inferbench_engine::save(&weights, Format::F32, dir.path()).unwrap();
+        let stored = Weights::Path(dir.path().to_owned());
         for world in [1, 3] {
             let wanted = random(name, world).last_logits(&prompts).unwrap();
             let mut engine = Engine::load(&stored, &options(world, 64)).unwrap();
@@ -274,9 +274,9 @@ fn errors_name_file_tensor_and_shapes() {
         config: preset("tiny-llama").unwrap(),
         seed: 1,
     };
-    inferbench_engine::save(&weights, DType::F16, dir.path()).unwrap();
+    inferbench_engine::save(&weights, Format::F16, dir.path()).unwrap();
     let file = dir.path().join("config.json");
-    let load = || match Engine::load(&Weights::Directory(dir.path().to_owned()), &options(1, 64)) {
+    let load = || match Engine::load(&Weights::Path(dir.path().to_owned()), &options(1, 64)) {
         Ok(_) => panic!("loaded all the same"),
         Err(error) => error.to_string(),
     };
@@ -352,21 +352,28 @@ fn impossible_combinations_are_unsupported() {
     let reason = |world, input, output, dtype| {
         inferbench_engine::size::unsupported(&config, world, input, output, dtype)
     };
-    assert_eq!(reason(4, 512, 512, DType::F32), None);
+    assert_eq!(reason(4, 512, 512, Format::F32), None);
     assert_eq!(
-        reason(8, 16, 16, DType::BF16).unwrap(),
+        reason(8, 16, 16, Format::BF16).unwrap(),
         "12 heads are not divisible by 8"
     );
-    assert!(reason(1, 512, 513, DType::F32).unwrap().contains("1024"));
-    assert!(reason(0, 1, 1, DType::F32).is_some());
-    assert!(reason(1, 1, 1, DType::U8).is_some());
-    let gemma = Weights::Directory(fixture("gemma3")).config().unwrap();
-    let two = inferbench_engine::size::unsupported(&gemma, 2, 1, 1, DType::F32);
+    assert!(reason(1, 512, 513, Format::F32).unwrap().contains("1024"));
+    assert!(reason(0, 1, 1, Format::F32).is_some());
+    let gemma = Weights::Path(fixture("gemma3")).config().unwrap();
+    let two = inferbench_engine::size::unsupported(&gemma, 2, 1, 1, Format::F32);
     assert!(two.unwrap().contains("one device only"));
-    let long = inferbench_engine::size::unsupported(&gemma, 1, 25, 1, DType::F32);
+    let long = inferbench_engine::size::unsupported(&gemma, 1, 25, 1, Format::F32);
     assert!(long.unwrap().contains("attention window of 24"));
     assert_eq!(
-        inferbench_engine::size::unsupported(&gemma, 1, 24, 40, DType::F32),
+        inferbench_engine::size::unsupported(&gemma, 1, 24, 40, Format::F32),
         None
+    );
+    let quantized = inferbench_engine::size::unsupported(&gemma, 1, 1, 1, Format::Q8_0);
+    assert!(quantized.unwrap().contains("f32, bf16 and f16 only"));
+    let tiny = preset("tiny-gpt2").unwrap();
+    let narrow = inferbench_engine::size::unsupported(&tiny, 2, 1, 1, Format::Q4_0);
+    assert_eq!(
+        narrow.unwrap(),
+        "the heads' width per rank of 48 is not divisible by q4_0's blocks of 32"
     );
 }

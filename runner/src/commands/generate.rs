@@ -53,14 +53,14 @@ fn generate(args: &GenerateArgs) -> Result<String, Failure> {
         .map_err(|error| Failure::Input(error.to_string()))?;
     let weights = resolved.weights.weights().map_err(Failure::Input)?;
     let tokenizer = match &weights {
-        Weights::Directory(folder) => Tokenizer::load(folder)?,
+        Weights::Path(path) => Tokenizer::load(path)?,
         Weights::Random { .. } => None,
     };
     let ids = match (&args.prompt, &args.ids, &tokenizer) {
         (Some(prompt), _, Some(tokenizer)) => tokenizer.encode(prompt)?,
         (Some(_), _, None) => {
             return Err(Failure::Input(format!(
-                "--prompt: {} has no tokenizer.json; give token ids with --ids 1,2,3",
+                "--prompt: {} has no tokenizer that is understood; give token ids with --ids 1,2,3",
                 args.model
             )));
         }
@@ -89,7 +89,7 @@ fn generate(args: &GenerateArgs) -> Result<String, Failure> {
     }
 }
 
-/// What `--model` means: a preset, `hf:owner/name[@revision]`, or a folder.
+/// What `--model` means: a preset, `hf:owner/name[@revision]`, or a folder or GGUF file.
 fn source(model: &str) -> Result<ModelSource, String> {
     if let Some(repo) = model.strip_prefix("hf:") {
         let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));
@@ -111,14 +111,14 @@ fn source(model: &str) -> Result<ModelSource, String> {
             ..ModelSource::default()
         });
     }
-    if Path::new(model).is_dir() {
+    if Path::new(model).exists() {
         return Ok(ModelSource {
             path: Some(model.into()),
             ..ModelSource::default()
         });
     }
     Err(format!(
-        "--model: there is no folder {model:?}, and {}",
+        "--model: there is no folder or file {model:?}, and {}",
         unknown_preset(model)
     ))
 }

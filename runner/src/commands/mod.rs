@@ -171,12 +171,14 @@ fn unknown_preset(name: &str) -> String {
     )
 }
 
-impl From<DtypeArg> for candle_core::DType {
+impl From<DtypeArg> for inferbench_engine::Format {
     fn from(dtype: DtypeArg) -> Self {
         match dtype {
             DtypeArg::F32 => Self::F32,
             DtypeArg::Bf16 => Self::BF16,
             DtypeArg::F16 => Self::F16,
+            DtypeArg::Q4_0 => Self::Q4_0,
+            DtypeArg::Q8_0 => Self::Q8_0,
         }
     }
 }

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 
 use comfy_table::Table;
 use inferbench_crds::design::Combination;
-use inferbench_results::record::dtype_name;
 use serde::Serialize;
 
 use super::{complain, resource};
@@ -34,6 +33,8 @@ struct Plan {
     to_measure: usize,
     machine_memory_bytes: Option<u64>,
     models: Vec<ModelLine>,
+    /// What will not do what it looks like.
+    notes: Vec<String>,
     lines: Vec<Line>,
 }
 
@@ -133,6 +134,7 @@ fn plan(sweep: &Prepared, memory: Option<u64>) -> Plan {
                 })
             })
             .collect(),
+        notes: inferbench_crds::validate::notes(&sweep.spec),
         lines,
     }
 }
@@ -159,7 +161,7 @@ fn line(
         input_length: combination.input_length,
         output_length: combination.output_length,
         gpus: combination.gpus,
-        dtype: dtype_name(combination.dtype),
+        dtype: combination.dtype.name(),
         status,
         reason,
         weights_bytes: needs.map(|needs| needs.weights),
@@ -226,6 +228,9 @@ fn table(plan: &Plan) -> String {
             model.params as f64 / 1e6,
             model.context
         );
+    }
+    for note in &plan.notes {
+        text += &format!("note: {note}\n");
     }
     let count = |status| {
         plan.lines

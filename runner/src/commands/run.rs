@@ -8,7 +8,10 @@ use std::{
 };
 
 use inferbench_crds::{design::Trial, spec::Dtype};
-use inferbench_engine::ceilings::{Ceilings, roofline::Shape};
+use inferbench_engine::{
+    ceilings::{Ceilings, roofline::Shape},
+    size,
+};
 use inferbench_results::record::{Outcome, TrialRecord};
 
 use super::{collect, complain, refuse_gpus, resource, store_at, trial::store_record};
@@ -332,7 +335,7 @@ impl Run<'_> {
             }
             let combination = &trial.combination;
             let dtype = combination.dtype;
-            let shape = shape::of(self.sweep.config(combination), shape::dtype(dtype));
+            let shape = size::shape(self.sweep.config(combination), shape::format(dtype));
             let largest = wanted.entry(dtype).or_insert(shape);
             if shape.layer_params > largest.layer_params {
                 *largest = shape;
@@ -408,7 +411,7 @@ impl Run<'_> {
     fn least_s(&self, trial: &Trial, ceilings: &BTreeMap<Dtype, Ceilings>) -> f64 {
         let combination = &trial.combination;
         let config = self.sweep.config(combination);
-        let shape = shape::of(config, shape::dtype(combination.dtype));
+        let shape = size::shape(config, shape::format(combination.dtype));
         ceilings.get(&combination.dtype).map_or(0.0, |ceilings| {
             shape::least_seconds(&shape, &shape::workload(combination), ceilings)
         })

@@ -44,7 +44,7 @@ pub fn run() -> Exit {
                 return Exit::BadRequest;
             }
             Ok(Ask::Ceilings { dtype, shape }) => {
-                match session.ceilings(shape::dtype(dtype), &shape) {
+                match session.ceilings(shape::format(dtype), &shape) {
                     Ok(ceilings) => Answer::Ceilings(ceilings),
                     Err(error) => Answer::Failed {
                         message: format!("ceilings: {error}"),

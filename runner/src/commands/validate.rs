@@ -1,6 +1,9 @@
 //! `inferbench validate`.
 
-use inferbench_crds::{design::Expansion, validate::Scope};
+use inferbench_crds::{
+    design::Expansion,
+    validate::{Scope, notes},
+};
 
 use super::resources;
 use crate::{cli::ValidateArgs, exit::Exit};
@@ -30,6 +33,9 @@ pub fn run(args: &ValidateArgs) -> Exit {
                 expansion.combinations_len(),
                 expansion.len()
             );
+            for note in notes(&resource.spec) {
+                println!("{}: {name}: note: {note}", path.display());
+            }
         }
     }
     exit

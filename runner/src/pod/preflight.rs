@@ -65,8 +65,8 @@ fn look_at(model: &Model, request: &SweepRequest) -> Result<ModelReport, Broken>
     })
 }
 
-/// Whether a model can be shared among so many devices, in whatever it computes.
+/// Whether a model can be shared among so many devices, in some data type.
 fn splits_over(config: &ModelConfig, gpus: u32) -> bool {
     let world = gpus.max(1) as usize;
-    size::unsupported(config, world, 1, 1, candle_core::DType::F32).is_none()
+    size::unsupported(config, world, 1, 1, inferbench_engine::Format::F32).is_none()
 }

@@ -6,5 +6,6 @@ mod faults;
 mod interruptions;
 mod place;
 mod pods;
+mod quality;
 mod reports;
 mod results;

@@ -7,7 +7,8 @@ pub mod cache;
 pub mod matrix;
 pub mod roofline;
 
-use candle_core::{DType, Device, Result};
+use crate::format::Format;
+use candle_core::{Device, Result};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -29,15 +30,20 @@ pub struct Ceilings {
 const BUDGET: Duration = Duration::from_millis(1000);
 
 impl Ceilings {
-    /// Measures both, in 2 to 3 seconds on a small machine: products in `dtype`, square ones and
-    /// those that a prefill of `shape` makes.
+    /// Measures both, in 2 to 3 seconds on a small machine: products in what `format` computes in, square
+    /// ones and those that a prefill of `shape` makes.
     ///
     /// # Errors
-    /// When memory for the measurement cannot be had or `dtype` cannot be multiplied on the CPU.
-    pub fn measure(dtype: DType, shape: Option<&roofline::Shape>) -> Result<Self> {
+    /// When memory for the measurement cannot be had or its products cannot be made on the CPU.
+    pub fn measure(format: Format, shape: Option<&roofline::Shape>) -> Result<Self> {
         Ok(Self {
             bandwidth: bandwidth::measure(BUDGET),
-            matrix: matrix::measure(&Device::Cpu, dtype, &matrix::products(shape), BUDGET)?,
+            matrix: matrix::measure(
+                &Device::Cpu,
+                format.dtype(),
+                &matrix::products(shape),
+                BUDGET,
+            )?,
             disturbed: Vec::new(),
         })
     }
@@ -124,6 +130,8 @@ fn best_of<T: Copy>(
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
 
     #[test]

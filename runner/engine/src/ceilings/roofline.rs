@@ -25,7 +25,7 @@ pub struct Shape {
     /// Bytes of every matrix read to make one token: the layers' and the output matrix (once, tied
     /// to the embedding or not).
     pub matmul_weight_bytes: usize,
-    /// Bytes of one element of weights and cache.
+    /// Bytes of one element of the cache.
     pub dtype_bytes: usize,
 }
 

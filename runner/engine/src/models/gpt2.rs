@@ -7,7 +7,7 @@ use super::parallel::{ColumnLinear, RowLinear, Vocabulary};
 use crate::comm::Communicator;
 use crate::config::ModelConfig;
 use crate::error::EngineError;
-use crate::ops;
+use crate::ops::{self, Weight};
 use crate::weights::{Loader, Part};
 
 pub(crate) struct Gpt2 {
@@ -28,7 +28,7 @@ struct Block {
     out: RowLinear,
     norm_2: LayerNorm,
     /// Its GELU is fused with the product.
-    up_weight: Tensor,
+    up_weight: Weight,
     up_bias: Tensor,
     down: RowLinear,
 }
@@ -92,24 +92,57 @@ impl Gpt2 {
         comm: &dyn Communicator,
         last: bool,
     ) -> Result<Option<Tensor>> {
+        let x = self.residual(ids, offset, cache, comm, 1)?;
+        if !last {
+            return Ok(None);
+        }
+        self.logits(&self.normed(&x.squeeze(1)?)?).map(Some)
+    }
+
+    /// See [`super::Model::states`].
+    pub fn states(
+        &self,
+        ids: &Tensor,
+        offset: usize,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+    ) -> Result<Tensor> {
+        let (_, s) = ids.dims2()?;
+        self.normed(&self.residual(ids, offset, cache, comm, s)?)
+    }
+
+    /// See [`super::Model::logits`].
+    pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
+        self.head.logits(states)
+    }
+
+    fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.forward(x)
+    }
+
+    /// What the last block leaves of the last `wanted` positions, `[B, wanted, E]`.
+    fn residual(
+        &self,
+        ids: &Tensor,
+        offset: usize,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+        wanted: usize,
+    ) -> Result<Tensor> {
         let (_, s) = ids.dims2()?;
         let positions = self.positions.narrow(0, offset, s)?;
         let mut x = self.tokens.embed(ids, comm)?.broadcast_add(&positions)?;
         for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
             let h = block.norm_1.forward(&x)?;
-            // What the last block makes of earlier positions nobody reads.
-            let queries = if i + 1 < self.blocks.len() { s } else { 1 };
+            // What the last block makes of other positions nobody reads.
+            let queries = if i + 1 < self.blocks.len() { s } else { wanted };
             let h = self.attention(block, &h, queries, (k, v), offset)?;
             x = (x.narrow(1, s - queries, queries)? + block.out.forward(&h, comm)?)?;
             let h = block.norm_2.forward(&x)?;
-            let h = ops::linear_bias_gelu(&h, &block.up_weight, &block.up_bias)?;
+            let h = block.up_weight.linear_bias_gelu(&h, &block.up_bias)?;
             x = (x + block.down.forward(&h, comm)?)?;
         }
-        if !last {
-            return Ok(None);
-        }
-        let x = self.norm.forward(&x.squeeze(1)?)?;
-        self.head.logits(&x).map(Some)
+        Ok(x)
     }
 
     /// `x [B, S, E]` → `[B, queries, H·D]` of this rank's heads, for the last positions.
@@ -157,24 +190,23 @@ impl Block {
         let down = format!("{name}.mlp.c_proj");
         let weight = |name: &str| format!("{name}.weight");
         let bias = |name: &str| format!("{name}.bias");
-        let inner = loader.share(f);
-        let inner_slot = f.div_ceil(loader.world);
+        let (inner, inner_slot) = loader.inner(f);
         Ok(Self {
             norm_1: LayerNorm::load(loader, &format!("{name}.ln_1"), c)?,
             qkv: ColumnLinear {
-                weight: loader.matrix(&thirds(
+                weight: loader.weight(&thirds(
                     Part::new(weight(&c_attn), &[e, 3 * e]).transposed(),
                 ))?,
                 bias: Some(loader.vector(&thirds(Part::new(bias(&c_attn), &[3 * e])))?),
             },
             out: RowLinear {
-                weight: loader.matrix(&[Part::new(weight(&c_proj), &[e, e])
+                weight: loader.weight(&[Part::new(weight(&c_proj), &[e, e])
                     .transposed()
                     .cols(heads.start * c.head_dim..heads.end * c.head_dim)])?,
                 bias: Some(loader.vector(&[Part::new(bias(&c_proj), &[e])])?),
             },
             norm_2: LayerNorm::load(loader, &format!("{name}.ln_2"), c)?,
-            up_weight: loader.matrix(&[Part::new(weight(&c_fc), &[e, f])
+            up_weight: loader.weight(&[Part::new(weight(&c_fc), &[e, f])
                 .transposed()
                 .rows(inner.clone())
                 .padded_to(inner_slot)])?,
@@ -182,8 +214,8 @@ impl Block {
                 .rows(inner.clone())
                 .padded_to(inner_slot)])?,
             down: RowLinear {
-                weight: loader.matrix_padded(
-                    Part::new(weight(&down), &[f, e]).transposed().cols(inner),
+                weight: loader.weight_padded(
+                    &[Part::new(weight(&down), &[f, e]).transposed().cols(inner)],
                     inner_slot,
                 )?,
                 bias: Some(loader.vector(&[Part::new(bias(&down), &[e])])?),

@@ -84,23 +84,56 @@ impl Llama {
         comm: &dyn Communicator,
         last: bool,
     ) -> Result<Option<Tensor>> {
+        let x = self.residual(ids, offset, cache, comm, 1)?;
+        if !last {
+            return Ok(None);
+        }
+        self.logits(&self.normed(&x.squeeze(1)?)?).map(Some)
+    }
+
+    /// See [`super::Model::states`].
+    pub fn states(
+        &self,
+        ids: &Tensor,
+        offset: usize,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+    ) -> Result<Tensor> {
+        let (_, s) = ids.dims2()?;
+        self.normed(&self.residual(ids, offset, cache, comm, s)?)
+    }
+
+    /// See [`super::Model::logits`].
+    pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
+        self.head.logits(states)
+    }
+
+    fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        ops::rms_norm(x, &self.norm, self.eps)
+    }
+
+    /// What the last block leaves of the last `wanted` positions, `[B, wanted, E]`.
+    fn residual(
+        &self,
+        ids: &Tensor,
+        offset: usize,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+        wanted: usize,
+    ) -> Result<Tensor> {
         let (_, s) = ids.dims2()?;
         let mut x = self.tokens.embed(ids, comm)?;
         for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
             let h = ops::rms_norm(&x, &block.norm_1, self.eps)?;
-            // What the last block makes of earlier positions nobody reads.
-            let queries = if i + 1 < self.blocks.len() { s } else { 1 };
+            // What the last block makes of other positions nobody reads.
+            let queries = if i + 1 < self.blocks.len() { s } else { wanted };
             let h = self.attention(block, &h, queries, (k, v), offset)?;
             x = (x.narrow(1, s - queries, queries)? + block.out.forward(&h, comm)?)?;
             let h = ops::rms_norm(&x, &block.norm_2, self.eps)?;
             let h = ops::silu_mul(&block.gate_up.forward(&h)?)?;
             x = (x + block.down.forward(&h, comm)?)?;
         }
-        if !last {
-            return Ok(None);
-        }
-        let x = ops::rms_norm(&x.squeeze(1)?, &self.norm, self.eps)?;
-        self.head.logits(&x).map(Some)
+        Ok(x)
     }
 
     /// `x [B, S, E]` → `[B, queries, H·D]` of this rank's heads, for the last positions.
@@ -144,8 +177,7 @@ impl Block {
         let (e, f, d) = (c.hidden, c.intermediate, c.head_dim);
         let heads = loader.share(c.heads);
         let kv = size::kv_share(c, loader.rank, loader.world);
-        let inner = loader.share(f);
-        let inner_slot = f.div_ceil(loader.world);
+        let (inner, inner_slot) = loader.inner(f);
         let attn = |which: &str, kind: &str| format!("{name}.self_attn.{which}.{kind}");
         let mlp = |which: &str, kind: &str| format!("{name}.mlp.{which}.{kind}");
         let norm = |which: &str, n: usize| {
@@ -167,7 +199,7 @@ impl Block {
         Ok(Self {
             norm_1: norm("input_layernorm", e)?,
             qkv: ColumnLinear {
-                weight: loader.matrix(&qkv_weight)?,
+                weight: loader.weight(&qkv_weight)?,
                 bias: c.qkv_bias.then(|| loader.vector(&qkv_bias)).transpose()?,
             },
             qk_norm: c
@@ -180,7 +212,7 @@ impl Block {
                 })
                 .transpose()?,
             out: RowLinear {
-                weight: loader.matrix(&[Part::new(attn("o_proj", "weight"), &[e, c.heads * d])
+                weight: loader.weight(&[Part::new(attn("o_proj", "weight"), &[e, c.heads * d])
                     .cols(heads.start * d..heads.end * d)])?,
                 bias: c
                     .out_bias
@@ -190,7 +222,7 @@ impl Block {
             norm_2: norm("post_attention_layernorm", e)?,
             gate_up: ColumnLinear {
                 weight: loader
-                    .matrix(&both.map(|which| share(Part::new(mlp(which, "weight"), &[f, e]))))?,
+                    .weight(&both.map(|which| share(Part::new(mlp(which, "weight"), &[f, e]))))?,
                 bias: c
                     .mlp_bias
                     .then(|| {
@@ -199,8 +231,8 @@ impl Block {
                     .transpose()?,
             },
             down: RowLinear {
-                weight: loader.matrix_padded(
-                    Part::new(mlp("down_proj", "weight"), &[e, f]).cols(inner.clone()),
+                weight: loader.weight_padded(
+                    &[Part::new(mlp("down_proj", "weight"), &[e, f]).cols(inner.clone())],
                     inner_slot,
                 )?,
                 bias: c
@@ -224,14 +256,14 @@ fn tables(
         let values: Vec<f32> = (0..positions)
             .flat_map(|p| frequencies.iter().map(move |w| f(p as f64 * w) as f32))
             .collect();
-        Tensor::from_vec(values, (positions, head_dim / 2), loader.device)?.to_dtype(loader.dtype)
+        Tensor::from_vec(values, (positions, head_dim / 2), loader.device)?.to_dtype(loader.dtype())
     };
     Ok((table(f64::cos)?, table(f64::sin)?))
 }
 
 /// The angle per position of each pair of elements: `theta^(-2i/D)`, scaled. The blend of `Llama3` is
 /// that of Llama 3.1's reference code (Grattafiori et al., 2024).
-fn frequencies(rope: &Rope, head_dim: usize) -> Vec<f64> {
+pub(crate) fn frequencies(rope: &Rope, head_dim: usize) -> Vec<f64> {
     (0..head_dim / 2)
         .map(|i| rope.theta.powf(-2.0 * i as f64 / head_dim as f64))
         .map(|frequency| match rope.scaling {

@@ -7,7 +7,7 @@ pub(crate) mod llama;
 pub(crate) mod parallel;
 pub(crate) mod reference;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use crate::comm::Communicator;
 use crate::config::{Family, ModelConfig};
@@ -53,6 +53,31 @@ impl Model {
             Model::Gpt2(model) => model.forward(ids, offset, cache, comm, last),
             Model::Llama(model) => model.forward(ids, offset, cache, comm, last),
             Model::Reference(model) => model.forward(ids, offset).map(Some),
+        }
+    }
+
+    /// As [`Model::forward`], but the last hidden states of all new positions, after the final norm, `[B, S, E]`, on every
+    /// rank.
+    pub fn states(
+        &self,
+        ids: &Tensor,
+        offset: usize,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+    ) -> Result<Tensor> {
+        match self {
+            Model::Gpt2(model) => model.states(ids, offset, cache, comm),
+            Model::Llama(model) => model.states(ids, offset, cache, comm),
+            Model::Reference(_) => bail!("a reference model keeps its states to itself"),
+        }
+    }
+
+    /// The logits of states `[N, E]` over this rank's part of the vocabulary, `[N, V_rank]`.
+    pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
+        match self {
+            Model::Gpt2(model) => model.logits(states),
+            Model::Llama(model) => model.logits(states),
+            Model::Reference(_) => bail!("a reference model keeps its head to itself"),
         }
     }
 

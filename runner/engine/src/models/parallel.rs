@@ -5,13 +5,13 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::comm::Communicator;
 use crate::error::EngineError;
-use crate::ops;
+use crate::ops::{self, Weight};
 use crate::weights::{Loader, Part};
 
 /// Adds what every rank computed, then the bias, once.
 pub(crate) struct RowLinear {
     /// `[n, k / world]`.
-    pub weight: Tensor,
+    pub weight: Weight,
     /// `[n]`, on every rank.
     pub bias: Option<Tensor>,
 }
@@ -20,9 +20,9 @@ impl RowLinear {
     /// `x [.., k / world]` → `[.., n]`.
     pub fn forward(&self, x: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
         if comm.world() == 1 {
-            return ops::linear(x, &self.weight, self.bias.as_ref());
+            return self.weight.linear(x, self.bias.as_ref());
         }
-        let sum = comm.all_reduce_sum(&ops::linear(x, &self.weight, None)?)?;
+        let sum = comm.all_reduce_sum(&self.weight.linear(x, None)?)?;
         match &self.bias {
             Some(bias) => sum.broadcast_add(bias),
             None => Ok(sum),
@@ -33,7 +33,7 @@ impl RowLinear {
 /// Produces this rank's outputs; no word with the others.
 pub(crate) struct ColumnLinear {
     /// `[n / world, k]`.
-    pub weight: Tensor,
+    pub weight: Weight,
     /// `[n / world]`.
     pub bias: Option<Tensor>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct ColumnLinear {
 impl ColumnLinear {
     /// `x [.., k]` → `[.., n / world]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, self.bias.as_ref())
+        self.weight.linear(x, self.bias.as_ref())
     }
 }
 
@@ -49,7 +49,9 @@ impl ColumnLinear {
 #[derive(Clone)]
 pub(crate) struct Vocabulary {
     /// `[rows, E]`.
-    weight: Tensor,
+    weight: Weight,
+    device: Device,
+    dtype: DType,
     /// The rank's first entry.
     pub start: usize,
     /// How many of the rows are entries.
@@ -75,7 +77,9 @@ impl Vocabulary {
             .rows(start..end)
             .padded_to(share);
         Ok(Self {
-            weight: loader.matrix(&[part])?,
+            weight: loader.weight(&[part])?,
+            device: loader.device.clone(),
+            dtype: loader.dtype(),
             start,
             entries: end - start,
         })
@@ -84,10 +88,10 @@ impl Vocabulary {
     /// The embeddings of `ids [B, S]` → `[B, S, E]`, on every rank.
     pub fn embed(&self, ids: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
         let (b, s) = ids.dims2()?;
-        let hidden = self.weight.dim(1)?;
+        let hidden = self.weight.row_len()?;
         let flat = ids.flatten_all()?;
         if comm.world() == 1 {
-            return self.weight.index_select(&flat, 0)?.reshape((b, s, hidden));
+            return self.weight.rows(&flat)?.reshape((b, s, hidden));
         }
         // Every id is one rank's; the others add zeros.
         let host = flat.to_vec1::<u32>()?;
@@ -101,20 +105,15 @@ impl Vocabulary {
         let mine: Vec<f32> = local
             .map(|i| if i < self.entries { 1.0 } else { 0.0 })
             .collect();
-        let device = self.weight.device();
-        let mine = Tensor::from_vec(mine, (b * s, 1), device)?.to_dtype(self.weight.dtype())?;
-        let rows = Tensor::from_vec(rows, b * s, device)?;
-        let part = self.weight.index_select(&rows, 0)?.broadcast_mul(&mine)?;
+        let mine = Tensor::from_vec(mine, (b * s, 1), &self.device)?.to_dtype(self.dtype)?;
+        let rows = Tensor::from_vec(rows, b * s, &self.device)?;
+        let part = self.weight.rows(&rows)?.broadcast_mul(&mine)?;
         comm.all_reduce_sum(&part.reshape((b, s, hidden))?)
     }
 
     /// Logits of `x [B, E]` over this rank's entries.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        match self.weight.device() {
-            // No aligned product to be won, and one copy to be saved.
-            Device::Cpu => ops::linear(x, &self.weight.narrow(0, 0, self.entries)?, None),
-            _ => ops::linear(x, &self.weight, None)?.narrow(1, 0, self.entries),
-        }
+        self.weight.linear_first(x, self.entries)
     }
 }
 

@@ -33,7 +33,7 @@ impl Reference {
             };
             tensors.insert(name, tensor);
         }
-        let builder = VarBuilder::from_tensors(tensors, loader.dtype, loader.device);
+        let builder = VarBuilder::from_tensors(tensors, loader.dtype(), loader.device);
         match c.family {
             Family::Gemma3 => {
                 let config = parse(gemma3_config(c, max_seq)?)?;

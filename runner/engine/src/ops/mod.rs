@@ -7,11 +7,14 @@
 //! heads, `KVH` the key/value heads, `D` the head size.
 
 pub(crate) use arch::Arch;
+use candle_core::quantized::QTensor;
 use candle_core::{Result, Tensor};
+pub use weight::Weight;
 
 mod arch;
 mod cpu;
 pub mod reference;
+mod weight;
 
 /// `x · wᵀ (+ bias)`: `x [.., k]`, `w [n, k]`, `bias [n]` → `[.., n]`.
 ///
@@ -32,6 +35,28 @@ pub fn linear_bias_gelu(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor>
     match cpu::linear(x, w, Some(bias), cpu::Epilogue::BiasGelu)? {
         Some(y) => Ok(y),
         None => reference::linear_bias_gelu(x, w, bias),
+    }
+}
+
+/// `x · wᵀ (+ bias)` with quantized weights: `x [.., k]` in f32, `w [n, k]`, `bias [n]` → `[.., n]`.
+///
+/// # Errors
+/// When the shapes or dtypes do not fit each other.
+pub fn linear_quantized(x: &Tensor, w: &QTensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match cpu::linear_quantized(x, w, bias, cpu::Epilogue::Bias)? {
+        Some(y) => Ok(y),
+        None => reference::linear_quantized(x, w, bias),
+    }
+}
+
+/// `gelu(x · wᵀ + bias)` with the tanh form of GELU and quantized weights: as [`linear_quantized`].
+///
+/// # Errors
+/// When the shapes or dtypes do not fit each other.
+pub fn linear_quantized_bias_gelu(x: &Tensor, w: &QTensor, bias: &Tensor) -> Result<Tensor> {
+    match cpu::linear_quantized(x, w, Some(bias), cpu::Epilogue::BiasGelu)? {
+        Some(y) => Ok(y),
+        None => reference::linear_quantized(x, w, Some(bias))?.gelu(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every operation in plain candle: the path for accelerators and half precision, and the oracle
 //! that the CPU kernels are tested against.
 
+use candle_core::quantized::QTensor;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 /// Score elements per chunk of attention: candle's CUDA softmax indexes with 32-bit integers, and
@@ -32,6 +33,19 @@ pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
 pub fn linear_bias_gelu(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
     // candle's `gelu` is the tanh form; `gelu_erf` would be the exact one.
     linear(x, w, Some(bias))?.gelu()
+}
+
+/// See [`super::linear_quantized`]. On an accelerator by candle's own products, which round the activations to 8 bits
+/// where it has a kernel for that.
+pub fn linear_quantized(x: &Tensor, w: &QTensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    if w.device().is_cpu() {
+        return linear(x, &w.dequantize(&Device::Cpu)?, bias);
+    }
+    let y = x.contiguous()?.apply_op1_no_bwd(w)?;
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
 }
 
 /// See [`super::silu_mul`].

@@ -67,23 +67,30 @@ const LARGE_BYTES: usize = 1 << 20;
 /// `n` zeros, backed by large pages where the system has them: weights are read end to end, and a
 /// page walk per 4 KiB costs bandwidth.
 pub(crate) fn zeroed<T: Element>(n: usize) -> Vec<T> {
-    let data = T::untouched_zeros(n);
+    let mut data = T::untouched_zeros(n);
+    advise_large_pages(data.as_mut_slice());
+    data
+}
+
+/// Asks for large pages behind memory that nobody has touched yet.
+pub(crate) fn advise_large_pages<T>(data: &mut [T]) {
     #[cfg(target_os = "linux")]
-    if size_of_val(data.as_slice()) >= LARGE_BYTES {
+    if size_of_val(data) >= LARGE_BYTES {
         const PAGE: usize = 4096;
         let start = (data.as_ptr() as usize).next_multiple_of(PAGE);
-        let end = (data.as_ptr() as usize + size_of_val(data.as_slice())) / PAGE * PAGE;
+        let end = (data.as_ptr() as usize + size_of_val(data)) / PAGE * PAGE;
         if start < end {
             // SAFETY: the whole pages between start and end belong to this allocation; the advice
             // changes how they are backed, never what they hold.
             unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE) };
         }
     }
-    data
+    #[cfg(not(target_os = "linux"))]
+    let _ = data;
 }
 
 /// Calls `fill(first row, rows)` on contiguous shares of `data`, one per thread.
-pub(crate) fn in_parallel<T: Element>(
+pub(crate) fn in_parallel<T: Send>(
     data: &mut [T],
     cols: usize,
     fill: impl Fn(usize, &mut [T]) + Sync,

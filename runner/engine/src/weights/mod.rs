@@ -1,8 +1,10 @@
 //! Where weights come from, and how a rank gets its share of them: [`Source`] gives any rectangle of
 //! any tensor, [`Loader`] assembles rectangles into the matrices that the models multiply by.
 
+pub(crate) mod blocks;
 pub(crate) mod element;
 pub(crate) mod files;
+pub(crate) mod gguf;
 pub(crate) mod layout;
 pub(crate) mod random;
 pub(crate) mod save;
@@ -13,12 +15,16 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 use crate::error::EngineError;
+use crate::format::Format;
+use crate::ops::Weight;
 use element::Element;
 
 /// Where the weights of a model are.
 pub(crate) enum Source {
     /// safetensors files.
     Files(files::Files),
+    /// A GGUF file.
+    Gguf(gguf::Gguf),
     /// Computed from a seed.
     Random(random::Random),
 }
@@ -87,6 +93,7 @@ impl Source {
     fn check(&self, part: &Part) -> Result<(), EngineError> {
         match self {
             Source::Files(files) => files.check(&part.name, &part.stored),
+            Source::Gguf(gguf) => gguf.check(&part.name, &part.stored),
             Source::Random(_) => Ok(()),
         }
     }
@@ -95,15 +102,16 @@ impl Source {
     fn fill<T: Element>(&self, part: &Part, rows: Range<usize>, out: &mut [T], stride: usize) {
         match self {
             Source::Files(files) => files.fill(part, rows, out, stride),
+            Source::Gguf(gguf) => gguf.fill(part, rows, out, stride),
             Source::Random(random) => random.fill(part, rows, out, stride),
         }
     }
 }
 
-/// Loads a rank's share, in one dtype, onto one device.
+/// Loads a rank's share, in one format, onto one device.
 pub(crate) struct Loader<'a> {
     pub source: &'a Source,
-    pub dtype: DType,
+    pub format: Format,
     pub device: &'a Device,
     pub rank: usize,
     pub world: usize,
@@ -117,15 +125,42 @@ impl Loader<'_> {
         (self.rank * each).min(n)..((self.rank + 1) * each).min(n)
     }
 
-    /// The parts one below the other, as a matrix `[sum of slots, columns]`.
-    pub fn matrix(&self, parts: &[Part]) -> Result<Tensor, EngineError> {
-        let cols = parts[0].cols.len();
-        self.build(parts, cols)
+    /// The rank's part of an inner width `n`, and what it is padded to: equal on all ranks, and whole
+    /// blocks where weights are quantized along it, so that the degree changes no block.
+    pub fn inner(&self, n: usize) -> (Range<usize>, usize) {
+        let slot = n
+            .div_ceil(self.world)
+            .next_multiple_of(self.format.block_len());
+        (
+            (self.rank * slot).min(n)..((self.rank + 1) * slot).min(n),
+            slot,
+        )
     }
 
-    /// As [`Loader::matrix`], with zero columns on the right up to `cols` of them in all.
-    pub fn matrix_padded(&self, part: Part, cols: usize) -> Result<Tensor, EngineError> {
-        self.build(&[part], cols)
+    /// The type of whatever is no matrix of weights.
+    pub fn dtype(&self) -> DType {
+        self.format.dtype()
+    }
+
+    /// The parts one below the other, as a matrix `[sum of slots, columns]` to multiply by.
+    pub fn weight(&self, parts: &[Part]) -> Result<Weight, EngineError> {
+        self.weight_padded(parts, parts[0].cols.len())
+    }
+
+    /// As [`Loader::weight`], with zero columns on the right up to `cols` of them in all.
+    pub fn weight_padded(&self, parts: &[Part], cols: usize) -> Result<Weight, EngineError> {
+        Ok(match self.format.blocks() {
+            None => Weight::Dense(self.build(parts, cols)?),
+            Some(blocks) => {
+                let matrix = blocks::build(self.source, parts, cols, blocks, self.device)?;
+                Weight::Quantized(matrix.into())
+            }
+        })
+    }
+
+    /// The parts one below the other, as plain numbers `[sum of slots, columns]` to look up.
+    pub fn matrix(&self, parts: &[Part]) -> Result<Tensor, EngineError> {
+        self.build(parts, parts[0].cols.len())
     }
 
     /// The parts one after the other, as a vector.
@@ -134,7 +169,7 @@ impl Loader<'_> {
     }
 
     fn build(&self, parts: &[Part], cols: usize) -> Result<Tensor, EngineError> {
-        match self.dtype {
+        match self.dtype() {
             DType::F32 => self.build_as::<f32>(parts, cols),
             DType::BF16 => self.build_as::<bf16>(parts, cols),
             DType::F16 => self.build_as::<f16>(parts, cols),

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Context;
-use candle_core::DType;
 use half::{bf16, f16};
 use safetensors::{Dtype, View};
 use serde_json::json;
@@ -14,6 +13,7 @@ use super::element::{Element, in_parallel};
 use super::{Part, Source, layout};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
+use crate::format::Format;
 
 /// One tensor, computed when it is written: a model need not fit in memory twice.
 struct Lazy<'a> {
@@ -62,16 +62,16 @@ impl View for Lazy<'_> {
 pub(crate) fn save(
     source: &Source,
     config: &ModelConfig,
-    dtype: DType,
+    format: Format,
     dir: &Path,
 ) -> Result<(), EngineError> {
-    let (stored, name) = match dtype {
-        DType::F32 => (Dtype::F32, "float32"),
-        DType::BF16 => (Dtype::BF16, "bfloat16"),
-        DType::F16 => (Dtype::F16, "float16"),
-        other => {
+    let (stored, name) = match format {
+        Format::F32 => (Dtype::F32, "float32"),
+        Format::BF16 => (Dtype::BF16, "bfloat16"),
+        Format::F16 => (Dtype::F16, "float16"),
+        Format::Q4_0 | Format::Q8_0 => {
             return Err(EngineError::Unsupported(format!(
-                "dtype: {other:?} is not one of F32, BF16, F16"
+                "safetensors: {format} is not one of f32, bf16, f16"
             )));
         }
     };

@@ -14,6 +14,7 @@ mod linear;
 mod math;
 mod norm;
 mod pool;
+mod quantized;
 mod rope;
 mod stream;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub(super) use attention::attention;
 pub(super) use cache::kv_append;
 pub(super) use linear::{Epilogue, linear};
 pub(super) use norm::{layer_norm, rms_norm};
+pub(super) use quantized::linear_quantized;
 pub(super) use rope::rope;
 
 /// The instruction set to compute with: the best this processor has.

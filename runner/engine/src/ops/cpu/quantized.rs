@@ -1,0 +1,467 @@
+//! Products with a quantized weight matrix. Few rows: each weight is unpacked into the first cache once and meets all
+//! rows there, so that memory gives up the packed bytes alone. Many rows: the matrix is unpacked whole, and multiplied
+//! as any other. Activations stay f32 throughout, so that nothing is lost but what quantization took from the weights.
+
+use super::arch;
+use super::linear::{Epilogue, Finish, Product, linear};
+use super::pool::{Disjoint, share};
+use super::view::{View, build};
+use crate::ops::prefetch;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Result, Tensor};
+use pulp::{Simd, WithSimd};
+use std::ops::Range;
+
+/// Weights that share a scale.
+const BLOCK: usize = 32;
+/// Weight rows in one piece of work: a multiple of [`TILE`].
+const UNIT: usize = 24;
+/// Weight rows that are unpacked together.
+const TILE: usize = 4;
+/// Elements of a row that are unpacked together: all rows of a tile fill half of a first-level cache.
+const DEPTH: usize = 1024;
+/// Bytes ahead of the row at hand that are asked for.
+const AHEAD: usize = 1024;
+/// Up to this many rows of `x` unpacking as one goes wins over unpacking the matrix once.
+const STREAM_ROWS: usize = 64;
+
+/// See [`crate::ops::linear_quantized`] and [`crate::ops::linear_quantized_bias_gelu`].
+pub(in crate::ops) fn linear_quantized(
+    x: &Tensor,
+    w: &QTensor,
+    bias: Option<&Tensor>,
+    epilogue: Epilogue,
+) -> Result<Option<Tensor>> {
+    match w.dtype() {
+        GgmlDType::Q4_0 => product::<Q4_0>(x, w, bias, epilogue),
+        GgmlDType::Q8_0 => product::<Q8_0>(x, w, bias, epilogue),
+        _ => Ok(None),
+    }
+}
+
+/// A block format.
+trait Packed {
+    /// Bytes of one block.
+    const BYTES: usize;
+    /// The values of one block of [`Packed::BYTES`] bytes.
+    fn unpack(block: &[u8], out: &mut [f32; BLOCK]);
+    /// The values of whole blocks.
+    ///
+    /// # Safety
+    /// The processor has AVX2.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn unpack_avx2(packed: &[u8], out: &mut [f32]);
+}
+
+/// A scale, then 32 bytes.
+struct Q8_0;
+
+impl Packed for Q8_0 {
+    const BYTES: usize = 2 + BLOCK;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut [f32; BLOCK]) {
+        let scale = scale(block);
+        for (out, &q) in out.iter_mut().zip(&block[2..Self::BYTES]) {
+            *out = f32::from(q.cast_signed()) * scale;
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn unpack_avx2(packed: &[u8], out: &mut [f32]) {
+        // SAFETY: by the caller's promise.
+        unsafe { avx2::q8_0(packed, out) };
+    }
+}
+
+/// A scale, then 16 bytes: the first half of the block in their low bits, the second in the high ones, each less 8.
+struct Q4_0;
+
+impl Packed for Q4_0 {
+    const BYTES: usize = 2 + BLOCK / 2;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut [f32; BLOCK]) {
+        let scale = scale(block);
+        let (low, high) = out.split_at_mut(BLOCK / 2);
+        for ((low, high), &q) in low.iter_mut().zip(high).zip(&block[2..Self::BYTES]) {
+            *low = (i32::from(q & 15) - 8) as f32 * scale;
+            *high = (i32::from(q >> 4) - 8) as f32 * scale;
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn unpack_avx2(packed: &[u8], out: &mut [f32]) {
+        // SAFETY: by the caller's promise.
+        unsafe { avx2::q4_0(packed, out) };
+    }
+}
+
+/// Unpacking eight weights at a time: what the compiler makes of the plain loops, inside of others, is one at a time.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::{AHEAD, BLOCK, Packed, Q4_0, Q8_0, scale};
+    use crate::ops::prefetch;
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn q8_0(packed: &[u8], out: &mut [f32]) {
+        let (packed, _) = packed.as_chunks::<{ Q8_0::BYTES }>();
+        for (block, out) in packed.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
+            prefetch(block.as_ptr().cast(), AHEAD);
+            let scale = _mm256_set1_ps(scale(block));
+            let (low, high) = out.split_at_mut(BLOCK / 2);
+            widen(load(&block[2..18]), scale, low);
+            widen(load(&block[18..34]), scale, high);
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn q4_0(packed: &[u8], out: &mut [f32]) {
+        let (mask, eight) = (_mm_set1_epi8(15), _mm_set1_epi8(8));
+        let (packed, _) = packed.as_chunks::<{ Q4_0::BYTES }>();
+        for (block, out) in packed.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
+            prefetch(block.as_ptr().cast(), AHEAD);
+            let scale = _mm256_set1_ps(scale(block));
+            let (low, high) = out.split_at_mut(BLOCK / 2);
+            let (q, shifted) = (
+                load(&block[2..18]),
+                _mm_srli_epi16::<4>(load(&block[2..18])),
+            );
+            widen(_mm_sub_epi8(_mm_and_si128(q, mask), eight), scale, low);
+            widen(
+                _mm_sub_epi8(_mm_and_si128(shifted, mask), eight),
+                scale,
+                high,
+            );
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load(bytes: &[u8]) -> __m128i {
+        assert_eq!(bytes.len(), 16);
+        // SAFETY: 16 readable bytes; the load needs no alignment.
+        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+    }
+
+    /// 16 signed bytes as floats, times a scale.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn widen(q: __m128i, scale: __m256, out: &mut [f32]) {
+        let halves = [q, _mm_unpackhi_epi64(q, q)];
+        for (q, out) in halves.into_iter().zip(out.as_chunks_mut::<8>().0) {
+            let values = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), scale);
+            // SAFETY: 8 writable floats; the store needs no alignment.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), values) };
+        }
+    }
+}
+
+/// The 16-bit float that a block begins with. Small weights have subnormal scales, which a thread that flushes f32's
+/// subnormals must not lose: those are a whole number of 2⁻²⁴.
+#[inline(always)]
+fn scale(block: &[u8]) -> f32 {
+    let bits = u32::from(u16::from_le_bytes([block[0], block[1]]));
+    let magnitude = bits & 0x7fff;
+    let value = if magnitude < 0x400 {
+        magnitude as f32 * f32::from_bits((127 - 24) << 23)
+    } else {
+        f32::from_bits((magnitude << 13) + ((127 - 15) << 23))
+    };
+    f32::from_bits(value.to_bits() | (bits & 0x8000) << 16)
+}
+
+fn product<B: Packed + Sync>(
+    x: &Tensor,
+    w: &QTensor,
+    bias: Option<&Tensor>,
+    epilogue: Epilogue,
+) -> Result<Option<Tensor>> {
+    if !w.device().is_cpu() {
+        return Ok(None);
+    }
+    let (n, k) = w.shape().dims2()?;
+    let packed = w.data()?;
+    let Some(xv) = View::of(x) else {
+        return Ok(None);
+    };
+    let bv = bias.map(View::of);
+    let bias_values = match &bv {
+        None => None,
+        Some(view) => match view.as_ref().and_then(View::contiguous) {
+            Some(bias) => Some(bias),
+            None => return Ok(None),
+        },
+    };
+    let Some(values) = xv.contiguous() else {
+        return Ok(None);
+    };
+    let mut dims = xv.dims().to_vec();
+    let Some(last) = dims.last_mut() else {
+        return Ok(None);
+    };
+    let fits = *last == k && k.is_multiple_of(BLOCK) && packed.len() == n * k / BLOCK * B::BYTES;
+    if !fits || n * values.len() == 0 || bias_values.is_some_and(|b| b.len() != n) {
+        return Ok(None);
+    }
+    *last = n;
+    let m = values.len() / k;
+    if m > STREAM_ROWS {
+        drop((xv, bv));
+        let dense = unpacked::<B>(&packed, (n, k))?;
+        return linear(x, &dense, bias, epilogue);
+    }
+    let product = Product {
+        x: values,
+        w: &[],
+        bias: bias_values,
+        epilogue,
+        m,
+        n,
+        k,
+    };
+    build(dims, |out| stream::<B>(product, &packed, out)).map(Some)
+}
+
+/// All of a matrix.
+fn unpacked<B: Packed>(packed: &[u8], (n, k): (usize, usize)) -> Result<Tensor> {
+    build((n, k), |out| {
+        let out = Disjoint::new(out);
+        share(n, n * k, |rows| {
+            // SAFETY: these rows belong to this piece of work alone.
+            let out = unsafe { out.slice(rows.start * k..rows.end * k) };
+            let row_bytes = k / BLOCK * B::BYTES;
+            let packed = &packed[rows.start * row_bytes..rows.end * row_bytes];
+            unpack::<B>(packed, out);
+        });
+    })
+}
+
+/// The values of whole blocks, as many as `out` has room for.
+fn unpack<B: Packed>(packed: &[u8], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { B::unpack_avx2(packed, out) };
+    }
+    unpack_anywhere::<B>(packed, out);
+}
+
+fn unpack_anywhere<B: Packed>(packed: &[u8], out: &mut [f32]) {
+    let (blocks, _) = out.as_chunks_mut::<BLOCK>();
+    for (block, out) in packed.chunks_exact(B::BYTES).zip(blocks) {
+        prefetch(block.as_ptr().cast(), AHEAD);
+        B::unpack(block, out);
+    }
+}
+
+fn stream<B: Packed + Sync>(product: Product<'_>, packed: &[u8], out: &mut [f32]) {
+    let out = Disjoint::new(out);
+    let arch = arch();
+    share(product.n.div_ceil(UNIT), product.n * product.k, |units| {
+        let columns = units.start * UNIT..(units.end * UNIT).min(product.n);
+        arch.dispatch(Stream::<B> {
+            product,
+            packed,
+            columns,
+            out: &out,
+            format: std::marker::PhantomData,
+        });
+    });
+}
+
+/// A range of output columns.
+struct Stream<'a, B> {
+    product: Product<'a>,
+    packed: &'a [u8],
+    columns: Range<usize>,
+    out: &'a Disjoint<'a>,
+    format: std::marker::PhantomData<B>,
+}
+
+impl<B: Packed> WithSimd for Stream<'_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Range { start, end } = self.columns;
+        let mut space = [[0f32; DEPTH]; TILE];
+        for column in (start..end).step_by(TILE) {
+            match end - column {
+                1 => self.tile::<S, 1>(simd, column, &mut space),
+                2 => self.tile::<S, 2>(simd, column, &mut space),
+                3 => self.tile::<S, 3>(simd, column, &mut space),
+                _ => self.tile::<S, TILE>(simd, column, &mut space),
+            }
+        }
+        Finish {
+            product: self.product,
+            rows: 0..self.product.m,
+            columns: start..end,
+            out: self.out,
+        }
+        .with_simd(simd);
+    }
+}
+
+impl<B: Packed> Stream<'_, B> {
+    /// `R` weight rows with every row of `x`; `space` is what they are unpacked into.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        column: usize,
+        space: &mut [[f32; DEPTH]; TILE],
+    ) {
+        let Product { m, k, .. } = self.product;
+        let row_bytes = k / BLOCK * B::BYTES;
+        for start in (0..k).step_by(DEPTH) {
+            let len = DEPTH.min(k - start);
+            for (r, weights) in space[..R].iter_mut().enumerate() {
+                let first = (column + r) * row_bytes + start / BLOCK * B::BYTES;
+                let packed = &self.packed[first..first + len / BLOCK * B::BYTES];
+                unpack::<B>(packed, &mut weights[..len]);
+            }
+            for first in (0..m).step_by(4) {
+                match m - first {
+                    1 => self.dots::<S, R, 1>(simd, space, first, column, start..start + len),
+                    2 => self.dots::<S, R, 2>(simd, space, first, column, start..start + len),
+                    3 => self.dots::<S, R, 3>(simd, space, first, column, start..start + len),
+                    _ => self.dots::<S, R, 4>(simd, space, first, column, start..start + len),
+                }
+            }
+        }
+    }
+
+    /// What the elements `part` of the sums add to the products of `M` rows of `x`, from `first` on, with the `R`
+    /// unpacked weight rows. A part is whole blocks, and with them whole vectors.
+    #[inline(always)]
+    fn dots<S: Simd, const R: usize, const M: usize>(
+        &self,
+        simd: S,
+        weights: &[[f32; DEPTH]; TILE],
+        first: usize,
+        column: usize,
+        part: Range<usize>,
+    ) {
+        let Product { x, n, k, .. } = self.product;
+        let mut acc = [[simd.splat_f32s(0.0); M]; R];
+        let mut rows = [S::as_simd_f32s(&[]).0; M];
+        for (j, row) in rows.iter_mut().enumerate() {
+            let start = (first + j) * k;
+            *row = S::as_simd_f32s(&x[start + part.start..start + part.end]).0;
+        }
+        let mut columns = [S::as_simd_f32s(&[]).0; R];
+        for (vectors, weights) in columns.iter_mut().zip(weights) {
+            *vectors = S::as_simd_f32s(&weights[..part.len()]).0;
+        }
+        for i in 0..part.len() / S::F32_LANES {
+            for (j, row) in rows.iter().enumerate() {
+                let x = row[i];
+                for (acc, column) in acc.iter_mut().zip(&columns) {
+                    acc[j] = simd.mul_add_e_f32s(column[i], x, acc[j]);
+                }
+            }
+        }
+        // As in the plain kernel: else the compiler keeps the sums in memory for the loop below.
+        let acc = std::hint::black_box(acc);
+        for (r, acc) in acc.iter().enumerate() {
+            for (j, acc) in acc.iter().enumerate() {
+                let sum = simd.reduce_sum_f32s(*acc);
+                // SAFETY: these columns belong to this piece of work alone, and their first part is written before
+                // any other adds to it.
+                unsafe {
+                    let y = self.out.at((first + j) * n + column + r);
+                    *y = if part.start == 0 { sum } else { *y + sum };
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use half::f16;
+    use proptest::prelude::*;
+
+    use super::super::tests::FORCED_ARCH;
+    use super::*;
+    use crate::ops::{Arch, reference};
+
+    #[test]
+    fn every_scale_is_that_of_its_bits() {
+        crate::threads::flush_denormals();
+        for bits in (0..=u16::MAX).filter(|bits| bits & 0x7c00 != 0x7c00) {
+            let got = scale(&bits.to_le_bytes());
+            assert_eq!(f64::from(got), f16::from_bits(bits).to_f64(), "{bits:#x}");
+        }
+    }
+
+    /// With vector instructions and without, values are candle's to the bit.
+    #[test]
+    fn unpacked_values_are_candles() {
+        fn check<B: Packed>(kind: GgmlDType) {
+            let w = QTensor::quantize(&tensor((7, 96), 5, 0.01), kind).unwrap();
+            let want = w.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap();
+            let want = want.to_vec1::<f32>().unwrap();
+            for unpack in [unpack::<B>, unpack_anywhere::<B>] {
+                let mut got = vec![0.0; 7 * 96];
+                unpack(&w.data().unwrap(), &mut got);
+                assert_eq!(got, want, "{kind:?}");
+            }
+        }
+        check::<Q4_0>(GgmlDType::Q4_0);
+        check::<Q8_0>(GgmlDType::Q8_0);
+    }
+
+    fn tensor(dims: (usize, usize), seed: u64, spread: f32) -> Tensor {
+        let n = dims.0 * dims.1;
+        let at = |i| crate::random::mix(seed.wrapping_add(i)) as i32 as f32 / i32::MAX as f32;
+        let values: Vec<f32> = (0..n as u64).map(|i| spread * at(i)).collect();
+        Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        /// Unpacked by candle and multiplied by candle.
+        #[test]
+        fn products_are_those_of_the_unpacked_matrix(
+            m in prop_oneof![1usize..=9, 60usize..=70],
+            n in 1usize..60,
+            blocks in prop_oneof![1usize..5, 31usize..70],
+            four: bool,
+            bias: bool,
+            gelu: bool,
+            // Down to subnormal scales.
+            spread in prop_oneof![Just(1.0f32), Just(1e-3), Just(1e-5)],
+            seed: u64,
+        ) {
+            let k = 32 * blocks;
+            let x = tensor((m, k), seed, 1.0);
+            let w = tensor((n, k), seed ^ 1, spread);
+            let b = tensor((1, n), seed ^ 2, spread).flatten_all().unwrap();
+            let bias = bias.then_some(&b);
+            let kind = if four { GgmlDType::Q4_0 } else { GgmlDType::Q8_0 };
+            let w = QTensor::quantize(&w, kind).unwrap();
+            let epilogue = if gelu { Epilogue::BiasGelu } else { Epilogue::Bias };
+            let want = reference::linear_quantized(&x, &w, bias).unwrap();
+            let want = if gelu { want.gelu().unwrap() } else { want };
+            let want = want.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for arch in Arch::all() {
+                FORCED_ARCH.set(Some(arch));
+                let got = linear_quantized(&x, &w, bias, epilogue).unwrap();
+                FORCED_ARCH.set(None);
+                let got = got.expect("the kernel should take these operands");
+                let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                for (got, want) in got.iter().zip(&want) {
+                    // Sums of up to 2,240 products of up to `spread`, rounded in another order; a weight that is one
+                    // step off would be off by more than ten times as much.
+                    prop_assert!((got - want).abs() <= 2e-4 * spread, "{got}, wanted {want}");
+                }
+            }
+        }
+    }
+}
