@@ -280,7 +280,7 @@ pub struct Collected {
     pub results: CollectedResults,
     /// What they say.
     pub summary: Summary,
-    /// Trials that the ledger has as failed and the store has a record of: index and what the record says.
+    /// Trials of which the store has a record that says something else than the ledger: index and what the record says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovered: Vec<(u32, Outcome)>,
 }

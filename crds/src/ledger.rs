@@ -1,4 +1,5 @@
-//! The ledger: how every trial ended, in three bits each. It only grows: an index that is in it stays.
+//! The ledger: how every trial ended, in three bits each. It only grows: an index that is in it stays. What was taken from
+//! a pod's end alone gives way to what is stored.
 
 use std::{fmt::Write as _, iter};
 
@@ -46,7 +47,7 @@ pub enum LedgerError {
         /// The trials of the design, before exclusion.
         trials: u32,
     },
-    /// An outcome that would replace another; only `Failed` may be replaced.
+    /// An outcome that would replace another that stays.
     #[error("trial {index} is recorded as {recorded} and cannot become {new}")]
     Recorded {
         /// The index.
@@ -145,6 +146,29 @@ impl Outcomes {
     /// # Errors
     /// Where the index is beyond the design, or another outcome than `Failed` is recorded for it already.
     pub fn record(&mut self, index: u32, outcome: Outcome) -> Result<bool, LedgerError> {
+        self.replace(index, outcome, |recorded| recorded == Outcome::Failed)
+    }
+
+    /// Records what the store says of a trial; says whether that was news. A stored record outranks how a pod ended: it
+    /// may have been killed between storing and telling.
+    ///
+    /// # Errors
+    /// Where the index is beyond the design, or what is recorded can only have come from a record as well.
+    pub fn correct(&mut self, index: u32, outcome: Outcome) -> Result<bool, LedgerError> {
+        self.replace(index, outcome, |recorded| {
+            matches!(
+                recorded,
+                Outcome::Failed | Outcome::OutOfMemory | Outcome::TimedOut
+            )
+        })
+    }
+
+    fn replace(
+        &mut self,
+        index: u32,
+        outcome: Outcome,
+        gives_way: impl Fn(Outcome) -> bool,
+    ) -> Result<bool, LedgerError> {
         if index >= self.trials {
             return Err(LedgerError::Beyond {
                 index,
@@ -153,7 +177,7 @@ impl Outcomes {
         }
         match self.get(index) {
             Some(recorded) if recorded == outcome => return Ok(false),
-            Some(recorded) if recorded != Outcome::Failed => {
+            Some(recorded) if !gives_way(recorded) => {
                 return Err(LedgerError::Recorded {
                     index,
                     recorded,
@@ -305,6 +329,27 @@ mod tests {
         fn nothing_that_is_read_panics(text in ".{0,40}", trials in 0_u32..64) {
             let _ = Outcomes::decode(&text, trials);
         }
+    }
+
+    #[test]
+    fn what_is_stored_outranks_how_a_pod_ended() {
+        for recorded in Outcome::ALL {
+            for stored in Outcome::ALL {
+                let mut ledger = Outcomes::new(1);
+                ledger.record(0, recorded).expect("new");
+                let result = ledger.correct(0, stored);
+                let comes_from_a_record =
+                    matches!(recorded, Outcome::Succeeded | Outcome::Unsupported);
+                if comes_from_a_record && stored != recorded {
+                    assert!(matches!(result, Err(LedgerError::Recorded { .. })));
+                    assert_eq!(ledger.get(0), Some(recorded));
+                } else {
+                    assert_eq!(result, Ok(stored != recorded));
+                    assert_eq!(ledger.get(0), Some(stored));
+                }
+            }
+        }
+        assert!(Outcomes::new(1).correct(1, Outcome::Succeeded).is_err());
     }
 
     #[test]

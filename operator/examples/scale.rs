@@ -21,9 +21,9 @@ use inferbench_crds::{
 };
 use inferbench_fakekube::FakeKube;
 use inferbench_operator::{
-    client::{choose_cryptography, client},
+    client::client,
     controller::{
-        bounds::Limits,
+        bounds::{Bounds, Limits},
         names::{self, Role},
         run::{Clock, Settings, run},
         sweep::Defaults,
@@ -73,7 +73,6 @@ struct Cli {
 }
 
 fn main() -> Result<(), Failed> {
-    choose_cryptography();
     let cli = Cli::parse();
     let runtime = tokio::runtime::Runtime::new()?;
     match cli.part.as_str() {
@@ -305,10 +304,7 @@ impl Drop for Server {
 // The bare client: a window of Jobs, each created, waited for and deleted.
 
 async fn bare(cli: &Cli) -> Result<(), Failed> {
-    let mut config = Config::new(cli.server.parse()?);
-    config.default_retry = false;
-    let client = Client::try_from(config)?;
-    let jobs: Api<Job> = Api::namespaced(client, NAMESPACE);
+    let jobs: Api<Job> = Api::namespaced(user(&cli.server)?, NAMESPACE);
     let waiting: Waiting = Waiting::default();
     let (told, watched) = (Arc::clone(&waiting), jobs.clone());
     tokio::spawn(async move {
@@ -486,12 +482,12 @@ async fn measure(cli: &Cli) -> Result<(), Failed> {
         defaults: defaults(),
         identity: "scale".into(),
         limit: Duration::from_secs(30),
-        bounds: Limits {
+        bounds: Arc::new(Bounds::new(Limits {
             create_rate: 0,
             max_live_jobs: u32::MAX,
             status_interval: Duration::ZERO,
             ..Limits::default()
-        },
+        })),
         clock: Clock::default(),
     };
     let operator = tokio::spawn(run(
@@ -505,7 +501,7 @@ async fn measure(cli: &Cli) -> Result<(), Failed> {
     let start = memory()?;
 
     server.ask("reset")?;
-    let api: Api<InferenceBenchmark> = Api::namespaced(user(&server)?, NAMESPACE);
+    let api: Api<InferenceBenchmark> = Api::namespaced(user(&server.url)?, NAMESPACE);
     let resource =
         InferenceBenchmark::new("scale", serde_json::from_value(spec(cli.blocks, false))?);
     api.create(&PostParams::default(), &resource).await?;
@@ -610,8 +606,8 @@ fn row(what: &str, value: String) {
 }
 
 /// A client of the one who measures.
-fn user(server: &Server) -> Result<Client, Failed> {
-    Ok(Client::try_from(Config::new(server.url.parse()?))?)
+fn user(server: &str) -> Result<Client, Failed> {
+    Ok(client(Config::new(server.parse()?), Arc::default())?)
 }
 
 /// The most memory that this process has had, in MiB.

@@ -31,7 +31,7 @@ pub fn client(mut config: Config, metrics: Arc<Metrics>) -> kube::Result<Client>
 
 /// Settles what TLS is made with: where several are built in, as in a build of the whole workspace, none is chosen by
 /// itself. Once chosen, it stays.
-pub fn choose_cryptography() {
+pub(crate) fn choose_cryptography() {
     // An error says that there is a choice already.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
@@ -130,6 +130,7 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
+    use crate::controller::bounds::Live;
 
     fn counted(metrics: &Arc<Metrics>, code: Option<u16>) -> Client {
         let server = service_fn(move |_: Request<Body>| async move {
@@ -155,7 +156,7 @@ mod tests {
                 let _ = tokio::time::timeout(Duration::from_millis(20), jobs.list(&all)).await;
             }
         }
-        let text = metrics.text(false);
+        let text = metrics.text(false, &Live::new());
         for (code, count) in [("200", 2), ("503", 1), ("<error>", 1)] {
             let line = format!(
                 "inferbench_operator_api_requests_total{{verb=\"list\",code=\"{code}\"}} {count}"

@@ -6,13 +6,13 @@ use clap::Parser;
 use inferbench_operator::{
     client::client,
     controller::{
-        bounds::Limits,
+        bounds::{Bounds, Limits},
         run::{Clock, Settings, run},
         sweep::Defaults,
     },
     lease,
     metrics::Metrics,
-    server,
+    server::{self, Told},
     traces::{self, Logs},
 };
 use kube::Config;
@@ -107,7 +107,18 @@ async fn operate(cli: Cli) -> Result<ExitCode, String> {
         .await
         .map_err(|error| format!("--listen {}: {error}", cli.listen))?;
     info!(listen = cli.listen, "serving");
-    tokio::spawn(server::serve(listener, Arc::clone(&metrics), holder.lead()));
+    let bounds = Arc::new(Bounds::new(Limits {
+        create_rate: cli.create_rate,
+        create_burst: cli.create_burst,
+        max_live_jobs: cli.max_live_jobs,
+        status_interval: Duration::from_secs(cli.status_interval),
+    }));
+    let told = Told {
+        metrics: Arc::clone(&metrics),
+        bounds: Arc::clone(&bounds),
+        lead: holder.lead(),
+    };
+    tokio::spawn(server::serve(listener, told));
 
     let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
@@ -143,12 +154,7 @@ async fn operate(cli: Cli) -> Result<ExitCode, String> {
         },
         identity: cli.identity,
         limit: Duration::from_secs(cli.call_timeout),
-        bounds: Limits {
-            create_rate: cli.create_rate,
-            create_burst: cli.create_burst,
-            max_live_jobs: cli.max_live_jobs,
-            status_interval: Duration::from_secs(cli.status_interval),
-        },
+        bounds,
         clock: Clock::default(),
     };
     let mut work = tokio::spawn(run(client, settings, holder.lead(), metrics, shutdown));

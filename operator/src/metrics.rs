@@ -10,7 +10,7 @@ use std::{
 
 use inferbench_crds::Outcome;
 
-use crate::controller::names::Role;
+use crate::controller::{bounds::Live, names::Role};
 
 /// Upper bounds of the buckets of durations, in seconds.
 const BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -26,7 +26,6 @@ struct Counts {
     waiting: u64,
     under_way: u64,
     trials: BTreeMap<u8, u64>,
-    live: BTreeMap<Role, u64>,
     requests: BTreeMap<(&'static str, String), u64>,
     answers: BTreeMap<&'static str, Histogram>,
 }
@@ -79,11 +78,6 @@ impl Metrics {
         self.change(|counts| *counts.trials.entry(outcome.code()).or_default() += 1);
     }
 
-    /// How many Jobs of each role have not ended, over all resources.
-    pub fn live(&self, live: BTreeMap<Role, u64>) {
-        self.change(|counts| counts.live = live);
-    }
-
     /// Counts a request to the API server; the code is the answer's, or says that there was none.
     pub fn requested(&self, verb: &'static str, code: impl Display, took: Duration) {
         let code = code.to_string();
@@ -93,10 +87,10 @@ impl Metrics {
         });
     }
 
-    /// All of it, with whether this replica leads.
+    /// All of it, with whether this replica leads and the Jobs that have not ended.
     #[must_use]
-    pub fn text(&self, leads: bool) -> String {
-        self.change(|counts| counts.text(leads))
+    pub fn text(&self, leads: bool, live: &Live) -> String {
+        self.change(|counts| counts.text(leads, live))
     }
 }
 
@@ -124,7 +118,7 @@ impl Drop for Gauge<'_> {
 }
 
 impl Counts {
-    fn text(&self, leads: bool) -> String {
+    fn text(&self, leads: bool, live: &Live) -> String {
         let mut text = Text(String::with_capacity(8_192));
         let name = "inferbench_operator_reconcile_duration_seconds";
         text.about(name, "histogram", "How long passes over a resource take.");
@@ -154,7 +148,7 @@ impl Counts {
         let name = "inferbench_operator_jobs_live";
         text.about(name, "gauge", "Jobs that have not ended, by component.");
         for role in Role::ALL {
-            let count = self.live.get(&role).copied().unwrap_or(0);
+            let count = live.get(&role).copied().unwrap_or(0);
             text.sample(name, &format!("component=\"{}\"", role.as_str()), count);
         }
 
@@ -224,7 +218,7 @@ mod tests {
     use super::*;
 
     fn expect(metrics: &Metrics, lines: &[&str]) {
-        let text = metrics.text(true);
+        let text = metrics.text(true, &[(Role::Trial, 7)].into());
         for line in lines {
             assert!(text.lines().any(|found| found == *line), "{line}\n{text}");
         }
@@ -237,7 +231,6 @@ mod tests {
         metrics.reconciled(Duration::from_secs(40), Some("timeout"));
         metrics.recorded(Outcome::OutOfMemory);
         metrics.recorded(Outcome::OutOfMemory);
-        metrics.live([(Role::Trial, 7)].into());
         metrics.requested("list", 200, Duration::from_millis(3));
         metrics.requested("list", "<error>", Duration::from_secs(31));
         expect(
@@ -294,7 +287,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.requested("get", 404, Duration::from_millis(1));
         metrics.reconciled(Duration::from_millis(1), Some("conflict"));
-        let text = metrics.text(false);
+        let text = metrics.text(false, &Live::new());
         let mut described = Vec::new();
         for line in text.lines() {
             if let Some(about) = line.strip_prefix("# TYPE ") {

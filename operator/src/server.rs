@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{lease::Lead, metrics::Metrics};
+use crate::{controller::bounds::Bounds, lease::Lead, metrics::Metrics};
 
 /// The longest that one request may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -18,27 +18,38 @@ const REQUEST_BYTES: usize = 8_192;
 /// Requests at a time; others wait.
 const CONNECTIONS: usize = 64;
 
+/// What the pages tell of.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is known of live Jobs.
+    pub bounds: Arc<Bounds>,
+    /// Whether this replica leads.
+    pub lead: Lead,
+}
+
 /// Serves until it is dropped.
 ///
 /// # Errors
 /// Where the socket is of no use any more.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, lead: Lead) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, told: Told) -> io::Result<()> {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else {
             return Ok(());
         };
         let (stream, _) = listener.accept().await?;
-        let (metrics, lead) = (Arc::clone(&metrics), lead.clone());
+        let told = told.clone();
         tokio::spawn(async move {
             // Whoever asks and does not listen is let go.
-            let _ = timeout(LIMIT, answer(stream, &metrics, &lead)).await;
+            let _ = timeout(LIMIT, answer(stream, &told)).await;
             drop(place);
         });
     }
 }
 
-async fn answer(mut stream: TcpStream, metrics: &Metrics, lead: &Lead) -> io::Result<()> {
+async fn answer(mut stream: TcpStream, told: &Told) -> io::Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
         let mut buffer = [0; 1_024];
@@ -49,7 +60,7 @@ async fn answer(mut stream: TcpStream, metrics: &Metrics, lead: &Lead) -> io::Re
         request.extend(buffer.iter().take(count));
     }
     let text = String::from_utf8_lossy(&request);
-    let (status, kind, body) = page(&text, metrics, lead);
+    let (status, kind, body) = page(&text, told);
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
@@ -59,7 +70,7 @@ async fn answer(mut stream: TcpStream, metrics: &Metrics, lead: &Lead) -> io::Re
     stream.shutdown().await
 }
 
-fn page(request: &str, metrics: &Metrics, lead: &Lead) -> (&'static str, &'static str, String) {
+fn page(request: &str, told: &Told) -> (&'static str, &'static str, String) {
     const TEXT: &str = "text/plain; charset=utf-8";
     let mut words = request.split_ascii_whitespace();
     let (method, target) = (words.next(), words.next().unwrap_or_default());
@@ -70,7 +81,7 @@ fn page(request: &str, metrics: &Metrics, lead: &Lead) -> (&'static str, &'stati
         (Some("GET"), "/metrics") => (
             "200 OK",
             "text/plain; version=0.0.4; charset=utf-8",
-            metrics.text(lead.holds()),
+            told.metrics.text(told.lead.holds(), &told.bounds.live()),
         ),
         (Some("GET"), _) => ("404 Not Found", TEXT, "not found\n".into()),
         _ => ("405 Method Not Allowed", TEXT, "GET only\n".into()),
@@ -93,7 +104,7 @@ mod tests {
     async fn the_three_pages_are_served() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(serve(listener, Arc::default(), Lead::default()));
+        tokio::spawn(serve(listener, Told::default()));
         let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
         for path in ["/healthz", "/readyz?verbose"] {
             let answer = get(address, &ask(path)).await;

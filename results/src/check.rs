@@ -250,9 +250,9 @@ mod tests {
     }
 
     #[test]
-    fn every_lie_is_named() {
+    fn p12_every_lie_is_named() {
         type Lie = fn(&mut TrialRecord);
-        let lies: [(Lie, &str); 16] = [
+        let lies: [(Lie, &str); 19] = [
             (
                 |r| r.schema_version = "inferbench.dev/trial/v0".into(),
                 "schemaVersion",
@@ -289,6 +289,18 @@ mod tests {
                 "effective.batchSize: 1 ran instead of 2",
             ),
             (
+                |r| r.effective.as_mut().unwrap().input_len += 1,
+                "effective.inputLen",
+            ),
+            (
+                |r| r.effective.as_mut().unwrap().output_len += 1,
+                "effective.outputLen",
+            ),
+            (
+                |r| r.effective.as_mut().unwrap().gpus += 1,
+                "effective.gpus",
+            ),
+            (
                 |r| r.effective.as_mut().unwrap().dtype = "bf16".into(),
                 "effective.dtype",
             ),
@@ -307,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_record_may_have_run_something_else() {
+    fn p12_what_ran_otherwise_is_invalid_and_says_so() {
         let mut record = fixtures::record();
         record.valid = false;
         record

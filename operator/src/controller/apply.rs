@@ -154,7 +154,16 @@ impl Cluster {
     /// # Errors
     /// Where the API server does not say.
     pub async fn jobs(&self, namespace: &str, uid: &str) -> Result<Vec<Job>, ApplyError> {
-        self.list("list Jobs", namespace, uid).await
+        self.list("list Jobs", Some(namespace), &of_resource(uid))
+            .await
+    }
+
+    /// The Jobs of all resources in a namespace, or in all.
+    ///
+    /// # Errors
+    /// Where the API server does not say.
+    pub async fn all_jobs(&self, namespace: Option<&str>) -> Result<Vec<Job>, ApplyError> {
+        self.list("list all Jobs", namespace, &ours()).await
     }
 
     /// The pods of the resource with this uid, as they are now.
@@ -162,24 +171,27 @@ impl Cluster {
     /// # Errors
     /// Where the API server does not say.
     pub async fn pods(&self, namespace: &str, uid: &str) -> Result<Vec<Pod>, ApplyError> {
-        self.list("list pods", namespace, uid).await
+        self.list("list pods", Some(namespace), &of_resource(uid))
+            .await
     }
 
-    async fn list<K>(&self, call: &str, namespace: &str, uid: &str) -> Result<Vec<K>, ApplyError>
+    async fn list<K>(
+        &self,
+        call: &str,
+        namespace: Option<&str>,
+        selector: &str,
+    ) -> Result<Vec<K>, ApplyError>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
             + DeserializeOwned
             + std::fmt::Debug,
     {
-        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        let selector = format!(
-            "{}={},{}={uid}",
-            names::MANAGED_BY,
-            names::MANAGER,
-            names::UID
-        );
-        let mut params = ListParams::default().labels(&selector).limit(PAGE);
+        let api: Api<K> = match namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let mut params = ListParams::default().labels(selector).limit(PAGE);
         let mut items = Vec::new();
         loop {
             let page = self.call(call, api.list(&params)).await?;
@@ -341,6 +353,16 @@ impl Cluster {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Selects what the operator has made.
+fn ours() -> String {
+    format!("{}={}", names::MANAGED_BY, names::MANAGER)
+}
+
+/// Selects what it has made for the resource with this uid.
+fn of_resource(uid: &str) -> String {
+    format!("{},{}={uid}", ours(), names::UID)
 }
 
 /// Who an event comes from.

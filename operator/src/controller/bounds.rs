@@ -1,5 +1,6 @@
 //! What all resources share: how many Jobs may live and how fast they are created, and how soon a resource is looked at
-//! and written again. What is known of live Jobs is what each resource's last pass saw, and what was created since.
+//! and written again. What is known of live Jobs is what each resource's last pass saw, and what was created since. It
+//! is the operator's whole memory from one pass to the next: without it, nothing goes wrong but the pace.
 
 use std::{
     collections::BTreeMap,
@@ -68,6 +69,8 @@ struct Share {
     wants: bool,
     looked: Option<Instant>,
     written: Option<Instant>,
+    /// The name of a Job that its last pass could not create, as another has it.
+    taken: Option<String>,
 }
 
 impl Share {
@@ -169,6 +172,17 @@ impl Bounds {
         });
     }
 
+    /// A pass has found the name of a Job taken, or none.
+    pub fn found_taken(&self, key: &Key, name: Option<String>) {
+        self.with(|state| state.shares.entry(key.clone()).or_default().taken = name);
+    }
+
+    /// The name of a Job that the last pass found taken.
+    #[must_use]
+    pub fn taken(&self, key: &Key) -> Option<String> {
+        self.with(|state| state.shares.get(key)?.taken.clone())
+    }
+
     /// A resource is gone.
     pub fn forget(&self, key: &Key) {
         self.with(|state| state.shares.remove(key));
@@ -189,6 +203,12 @@ impl Bounds {
             }
             live
         })
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self::new(Limits::default())
     }
 }
 

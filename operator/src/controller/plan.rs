@@ -33,6 +33,8 @@ pub struct Known {
     pub ledger: Outcomes,
     /// What the results that stand in the status were collected from; empty where there are none.
     pub inputs: String,
+    /// The name of a Job that could not be created in the last pass, as another Job has it.
+    pub taken: Option<String>,
 }
 
 /// Something to do. They are carried out in the order in which they stand: what is recorded first, then deletions,
@@ -225,6 +227,16 @@ pub fn plan(
         pass.preflight();
         phase = Phase::Preflight;
     }
+    if let Some(name) = &known.taken
+        && !pass.creates.is_empty()
+    {
+        pass.problem.get_or_insert(Problem {
+            reason: "NameTaken".into(),
+            message: format!(
+                "Job {name} is not this resource's and has the name of one to create: delete it"
+            ),
+        });
+    }
     let tally = Tally::of(&pass.ledger);
     Plan {
         tally,
@@ -299,6 +311,17 @@ impl<'a> Pass<'a> {
                 index,
                 outcome,
                 why,
+            });
+        }
+    }
+
+    /// Records what the store says of a trial whose pod has not said it.
+    fn correct(&mut self, index: u32, outcome: Outcome) {
+        if self.ledger.get(index).is_some() && self.ledger.correct(index, outcome) == Ok(true) {
+            self.ended.push(Ended {
+                index,
+                outcome,
+                why: String::new(),
             });
         }
     }

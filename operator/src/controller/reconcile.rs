@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{TryStreamExt as _, stream};
 use inferbench_crds::{InferenceBenchmark, Violation, ledger::Outcomes};
 use k8s_openapi::{api::batch::v1::Job, jiff::Timestamp};
 use tokio::time::Instant;
@@ -25,6 +26,9 @@ use crate::metrics::Metrics;
 const NO_ROOM: Duration = Duration::from_secs(30);
 /// How long an unfinished sweep goes without a look at most: a missed event must not stop it for good.
 const LOOK: Duration = Duration::from_secs(600);
+/// Deletions of a pass at a time. Creations come one by one: a leader that has lost the lead unawares may exceed the
+/// window by the one that is under way, and by no more.
+const AT_A_TIME: usize = 16;
 
 /// When to look at a resource again, unless something happens before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +46,7 @@ pub struct Context {
     /// What a resource does not say itself.
     pub defaults: Defaults,
     /// What all resources share.
-    pub bounds: Bounds,
+    pub bounds: Arc<Bounds>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -51,7 +55,6 @@ impl Context {
     /// A resource is gone, or its Jobs go with it.
     pub fn forget(&self, key: &Key) {
         self.bounds.forget(key);
-        self.metrics.live(self.bounds.live());
     }
 }
 
@@ -87,7 +90,8 @@ pub async fn reconcile(
         return Ok(Next::Changed);
     }
     match accept(&resource, &context.defaults) {
-        Ok((sweep, known)) => {
+        Ok((sweep, mut known)) => {
+            known.taken = context.bounds.taken(key);
             let decided = (sweep, known);
             pass(context, may_write, key, &resource, decided, now).await
         }
@@ -129,7 +133,12 @@ fn accept(
     })?;
     let results = status.and_then(|status| status.results.as_ref());
     let inputs = results.map_or_else(String::new, |results| results.inputs.clone());
-    Ok((sweep, Known { ledger, inputs }))
+    let known = Known {
+        ledger,
+        inputs,
+        taken: None,
+    };
+    Ok((sweep, known))
 }
 
 async fn pass(
@@ -156,7 +165,6 @@ async fn pass(
         .filter_map(|job| JobView::of(job, uid))
         .collect();
     bounds.seen(key, &jobs);
-    metrics.live(bounds.live());
     let plan = plan(&sweep, &known, &jobs, &pods, now);
     let old = resource.status.clone().unwrap_or_default();
     let status = status::status(&sweep, &old, &plan, now);
@@ -172,13 +180,7 @@ async fn pass(
         let told = events::of_pass(&sweep, &old, &status, &plan);
         cluster.tell(resource, &told).await;
     }
-    for action in &plan.actions {
-        if let Action::Delete { name, uid, active } = action {
-            lead(may_write)?;
-            cluster.delete_job(namespace, name, uid, *active).await?;
-            info!(job = name, active, "deleted");
-        }
-    }
+    delete(context, may_write, namespace, &plan).await?;
     let mut next = match plan.phase {
         Phase::Finished => Next::Changed,
         Phase::Preflight | Phase::Measuring | Phase::Collecting => Next::After(LOOK),
@@ -196,12 +198,11 @@ async fn pass(
                 let created = cluster.create_job(namespace, &job, uid).await;
                 if !matches!(created, Ok(Created::There)) {
                     bounds.not_created(key, role(create));
-                    metrics.live(bounds.live());
                 }
                 let created = match created {
                     // Somebody else's Job is in the way of this one, and of no other.
-                    Err(error @ ApplyError::Taken { .. }) => {
-                        taken.get_or_insert(error);
+                    Err(ApplyError::Taken { name }) => {
+                        taken.get_or_insert(name);
                         continue;
                     }
                     created => created?,
@@ -217,8 +218,34 @@ async fn pass(
             _ => {}
         }
     }
-    metrics.live(bounds.live());
-    taken.map_or(Ok(next), Err)
+    bounds.found_taken(key, taken.clone());
+    // The next pass tells of it.
+    taken.map_or(Ok(next), |name| Err(ApplyError::Taken { name }))
+}
+
+/// Deletes what is to be deleted, some at a time: each deletion is of what is recorded already, and says nothing of the
+/// others.
+async fn delete(
+    context: &Context,
+    may_write: MayWrite<'_>,
+    namespace: &str,
+    plan: &Plan,
+) -> Result<(), ApplyError> {
+    let deletions = plan.actions.iter().filter_map(|action| match action {
+        Action::Delete { name, uid, active } => Some((name, uid, *active)),
+        _ => None,
+    });
+    stream::iter(deletions.map(Ok))
+        .try_for_each_concurrent(AT_A_TIME, async |(name, uid, active)| {
+            lead(may_write)?;
+            context
+                .cluster
+                .delete_job(namespace, name, uid, active)
+                .await?;
+            info!(job = name, active, "deleted");
+            Ok(())
+        })
+        .await
 }
 
 const fn role(create: &Create) -> Role {

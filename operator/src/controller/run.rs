@@ -1,6 +1,6 @@
 //! The loop around `reconcile`: watches resources, Jobs and pods, and passes over whatever has changed.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use futures::{Future, FutureExt as _, StreamExt as _, future::join_all};
 use inferbench_crds::InferenceBenchmark;
@@ -24,8 +24,9 @@ use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::{
     apply::{ApplyError, Cluster},
-    bounds::{Bounds, Key, Limits},
+    bounds::{Bounds, Key},
     names,
+    observe::JobView,
     reconcile::{Context, Next, reconcile},
     sweep::Defaults,
 };
@@ -83,8 +84,8 @@ pub struct Settings {
     pub identity: String,
     /// The longest that one call to the API server may take.
     pub limit: Duration,
-    /// What all resources share.
-    pub bounds: Limits,
+    /// What all resources share, as far as it is known beforehand.
+    pub bounds: Arc<Bounds>,
     /// The machine's clock; another in tests.
     pub clock: Clock,
 }
@@ -110,7 +111,7 @@ pub async fn run(
         context: Context {
             cluster: cluster.reporting_as(&settings.identity),
             defaults: settings.defaults,
-            bounds: Bounds::new(settings.bounds),
+            bounds: settings.bounds,
             metrics,
         },
         lead,
@@ -130,6 +131,10 @@ pub async fn run(
     if namespaces.is_empty() {
         namespaces.push(None);
     }
+    tokio::select! {
+        () = survey(&shared.context, &namespaces) => {}
+        () = shutdown.clone() => return,
+    }
     // One for each: with a Role for each namespace, no watch may go over several.
     let controllers: Vec<Controller<Known>> = namespaces
         .into_iter()
@@ -148,12 +153,10 @@ pub async fn run(
     let tidy = async {
         loop {
             tokio::time::sleep(TIDY).await;
-            let context = &shared.context;
-            context.bounds.retain(|(namespace, name)| {
+            shared.context.bounds.retain(|(namespace, name)| {
                 let reference = ObjectRef::new(name).within(namespace);
                 stores.iter().any(|store| store.get(&reference).is_some())
             });
-            context.metrics.live(context.bounds.live());
         }
     };
     // A controller whose first list has not come waits for it even when it is told to stop.
@@ -165,6 +168,33 @@ pub async fn run(
         _ = join_all(works) => {}
         () = tidy => {}
         () = patience => {}
+    }
+}
+
+/// Finds out what lives already, so that it counts from the first creation on: a leader that has just come to it has seen
+/// no resource yet.
+async fn survey(context: &Context, namespaces: &[Option<&str>]) {
+    for namespace in namespaces {
+        let jobs = loop {
+            match context.cluster.all_jobs(*namespace).await {
+                Ok(jobs) => break jobs,
+                Err(error) => warn!(%error, "the Jobs that live already are not known"),
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        let mut found: BTreeMap<Key, Vec<JobView>> = BTreeMap::new();
+        for job in &jobs {
+            let label = |key: &str| job.labels().get(key).map(String::as_str);
+            if let (Some(name), Some(uid)) = (label(names::BENCHMARK), label(names::UID))
+                && let Some(view) = JobView::of(job, uid)
+            {
+                let key = (job.namespace().unwrap_or_default(), name.to_owned());
+                found.entry(key).or_default().push(view);
+            }
+        }
+        for (key, jobs) in found {
+            context.bounds.seen(&key, &jobs);
+        }
     }
 }
 
@@ -264,7 +294,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::controller::{fixtures::defaults, reconcile::tests::World};
+    use crate::controller::{bounds::Live, fixtures::defaults, reconcile::tests::World};
 
     #[tokio::test(start_paused = true)]
     async fn whatever_is_there_is_passed_over_until_the_end() {
@@ -278,7 +308,7 @@ mod tests {
             defaults: defaults(),
             identity: "operator-0".into(),
             limit: Duration::from_secs(5),
-            bounds: Limits::default(),
+            bounds: Arc::default(),
             clock: Clock::default(),
         };
         let shutdown = async {
@@ -299,9 +329,9 @@ mod tests {
         stop.send(()).expect("it runs");
         work.await.expect("it ends");
         assert!(
-            metrics.text(true).contains("_count 1\n"),
+            metrics.text(true, &Live::new()).contains("_count 1\n"),
             "{}",
-            metrics.text(true)
+            metrics.text(true, &Live::new())
         );
     }
 }

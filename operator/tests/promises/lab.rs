@@ -12,7 +12,6 @@ use inferbench_fakekube::{
 };
 use inferbench_operator::{
     controller::{
-        bounds::Limits,
         names,
         run::{Clock, Settings, run},
         sweep::Defaults,
@@ -361,7 +360,7 @@ async fn replica(kube: FakeKube, name: &'static str, skew: SignedDuration) {
             },
             identity: name.into(),
             limit: LIMIT,
-            bounds: Limits::default(),
+            bounds: Arc::default(),
             clock: Clock::new(move || clock.now() + skew),
         };
         let shutdown = async move {

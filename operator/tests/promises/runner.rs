@@ -275,10 +275,10 @@ impl Runner {
         let design = inferbench_crds::design::Expansion::new(&request.spec.design);
         let ledger = request.ledger.as_deref().expect("a collection's");
         let ledger = Outcomes::decode(ledger, design.len_before_exclusion()).expect("a ledger");
-        let failed = ledger
-            .iter()
-            .filter(|&(_, outcome)| outcome == Outcome::Failed);
-        let recovered = failed.filter_map(|(index, _)| Some((index, records.get(&index)?.outcome)));
+        let recovered = ledger.iter().filter_map(|(index, told)| {
+            let stored = records.get(&index)?.outcome;
+            (stored != told).then_some((index, stored))
+        });
         let rows: Vec<String> = records
             .iter()
             .map(|(index, record)| format!("{index} {} {}", record.outcome, record.request))

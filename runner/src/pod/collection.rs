@@ -129,9 +129,9 @@ fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Vec<u8>, Broken> {
     let recovered: BTreeMap<u32, Outcome> = manifest
         .trials
         .iter()
-        .filter(|trial| ledger.get(trial.trial_index) == Some(Outcome::Failed))
         .filter(|trial| trial.record.is_some())
         .filter_map(|trial| Some((trial.trial_index, trial.outcome?)))
+        .filter(|&(index, outcome)| ledger.get(index).is_some_and(|told| told != outcome))
         .collect();
     let collected = Collected {
         results: CollectedResults {

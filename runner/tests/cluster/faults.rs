@@ -5,29 +5,14 @@ use kube::{ResourceExt, api::ListParams};
 
 use crate::{
     place::{children_of, signal},
-    world::{World, records, until},
+    world::{TINY, World, records, until},
 };
 
 /// Two trials in one Job.
-const SPEC: &str = "
-apiVersion: inferbench.dev/v1alpha1
-kind: InferenceBenchmark
-metadata: {name: tiny}
-spec:
-  design:
-    factors:
-      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
-      batchSize: [1, 2]
-      inputLength: [4]
-      outputLength: [3]
-      gpus: [0]
-    replicates: 1
-    order: Sequential
-  measurement:
-    {warmupIterations: 1, warmupDuration: 1ms, iterations: 2, minDuration: 5ms, remeasureInvalid: 0}
-  results: {store: {persistentVolumeClaim: {claimName: results}}}
-  execution: {retries: 2, trialsPerJob: 2}
-";
+fn spec() -> String {
+    TINY.replace("inputLength: [4, 8]", "inputLength: [4]")
+        .replace("retries: 1", "retries: 2, trialsPerJob: 2")
+}
 
 /// Waits until the second trial hangs, and the first one's end is told; returns the pod's name and its process.
 async fn hanging(world: &World) -> (String, u32) {
@@ -57,7 +42,7 @@ async fn a_pod_that_breaks_is_replaced_and_goes_on_where_it_was() {
         world.fault("hang@trial:1");
     }
     let operator = world.operator();
-    world.apply(SPEC).await;
+    world.apply(&spec()).await;
     // The process that measures is killed; its parent, the pod, says that it failed.
     let (_, process) = hanging(&world).await;
     let before = records(&world.results(&world.get("tiny").await));
@@ -85,7 +70,7 @@ async fn a_pod_that_is_killed_for_memory_is_a_measurement_of_the_trial_that_it_w
     let world = World::new().await;
     world.fault("hang@trial:1");
     let operator = world.operator();
-    world.apply(SPEC).await;
+    world.apply(&spec()).await;
     let (pod, _) = hanging(&world).await;
     assert!(world.cluster.kill_for_memory("bench", &pod).await);
     let resource = world.wait_for_success("tiny").await;
@@ -111,7 +96,7 @@ async fn a_pod_that_is_killed_for_memory_is_a_measurement_of_the_trial_that_it_w
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_a_pod_whose_last_word_was_lost_are_found_all_the_same() {
     // Long enough to be met while it runs.
-    let spec = SPEC.replace("minDuration: 5ms", "minDuration: 1s");
+    let spec = spec().replace("minDuration: 5ms", "minDuration: 1s");
     let world = World::new().await;
     let operator = world.operator();
     world.apply(&spec).await;
@@ -134,5 +119,26 @@ async fn records_of_a_pod_whose_last_word_was_lost_are_found_all_the_same() {
     assert_eq!((counts.done, counts.succeeded, counts.failed), (2, 2, 0));
     assert_eq!(status.results.unwrap().rows, 2);
     assert_eq!(world.started.times(1), 1);
+    assert_eq!(records(&world.results(&resource)).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_outranks_how_the_pod_that_stored_it_was_killed() {
+    let world = World::new().await;
+    world.fault("hang@trial:1");
+    let operator = world.operator();
+    world.apply(&spec()).await;
+    // The first trial is stored, and nobody says so.
+    let (pod, _) = hanging(&world).await;
+    assert!(world.cluster.lose_message("bench", &pod).await);
+    assert!(world.cluster.kill_for_memory("bench", &pod).await);
+    let resource = world.wait_for_success("tiny").await;
+    operator.stop().await;
+    let counts = resource.status.clone().unwrap().counts.unwrap();
+    assert_eq!(
+        (counts.done, counts.succeeded, counts.out_of_memory),
+        (2, 2, 0)
+    );
+    assert_eq!(world.started.times(0), 1, "it was not measured again");
     assert_eq!(records(&world.results(&resource)).len(), 2);
 }

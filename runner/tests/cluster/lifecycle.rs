@@ -3,32 +3,11 @@
 use kube::{ResourceExt as _, api::ListParams};
 use serde_json::json;
 
-use crate::world::{World, by_trial, condition, records, until};
-
-/// Four trials, one Job each, one after the other.
-const SPEC: &str = "
-apiVersion: inferbench.dev/v1alpha1
-kind: InferenceBenchmark
-metadata: {name: tiny}
-spec:
-  design:
-    factors:
-      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
-      batchSize: [1, 2]
-      inputLength: [4, 8]
-      outputLength: [3]
-      gpus: [0]
-    replicates: 1
-    order: Sequential
-  measurement:
-    {warmupIterations: 1, warmupDuration: 1ms, iterations: 2, minDuration: 5ms, remeasureInvalid: 0}
-  results: {store: {persistentVolumeClaim: {claimName: results}}}
-  execution: {retries: 1}
-";
+use crate::world::{TINY, World, by_trial, condition, records, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resource_that_is_created_anew_measures_anew() {
-    let spec = SPEC.replace("retries: 1", "retries: 1, trialsPerJob: 4");
+    let spec = TINY.replace("retries: 1", "retries: 1, trialsPerJob: 4");
     let world = World::new().await;
     let operator = world.operator();
     world.apply(&spec).await;
@@ -58,7 +37,7 @@ async fn a_resource_that_is_created_anew_measures_anew() {
 async fn an_operator_that_is_killed_has_a_successor_that_repeats_nothing() {
     let world = World::new().await;
     let operator = world.operator();
-    world.apply(SPEC).await;
+    world.apply(TINY).await;
     let midway = world
         .wait("tiny", "the first record", |status| {
             status.counts.is_some_and(|counts| counts.done > 0)
@@ -90,7 +69,7 @@ async fn an_operator_that_is_killed_has_a_successor_that_repeats_nothing() {
 async fn suspension_starts_nothing_more_and_resumption_goes_on() {
     let world = World::new().await;
     let operator = world.operator();
-    world.apply(SPEC).await;
+    world.apply(TINY).await;
     world
         .wait("tiny", "the first record", |status| {
             status.counts.is_some_and(|counts| counts.done > 0)
@@ -147,7 +126,7 @@ async fn a_resource_that_is_deleted_takes_its_pods_and_processes_along() {
     let world = World::new().await;
     world.fault("hang@trial:1");
     let operator = world.operator();
-    world.apply(SPEC).await;
+    world.apply(TINY).await;
     until("the trial that hangs", async || {
         world.started.times(1) > 0 && !world.processes.running().is_empty()
     })
@@ -169,7 +148,7 @@ async fn a_resource_that_is_deleted_takes_its_pods_and_processes_along() {
     assert!(left.items.is_empty());
     // The operator has nothing to say to that, and goes on.
     world
-        .apply(&SPEC.replace("name: tiny}\nspec", "name: next}\nspec"))
+        .apply(&TINY.replace("name: tiny}\nspec", "name: next}\nspec"))
         .await;
     world.wait_for_success("next").await;
     operator.stop().await;

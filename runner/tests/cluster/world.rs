@@ -23,7 +23,7 @@ use inferbench_fakekube::{
 };
 use inferbench_operator::{
     controller::{
-        bounds::Limits,
+        bounds::{Bounds, Limits},
         run::{Clock, Settings as OperatorSettings, run},
         sweep::Defaults,
     },
@@ -49,6 +49,26 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub const NAMESPACE: &str = "bench";
 /// The runner's image, by a digest that a local run can go by, too.
 pub const IMAGE: &str = "registry.example/inferbench@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// Four trials, one Job each, one after the other.
+pub const TINY: &str = "
+apiVersion: inferbench.dev/v1alpha1
+kind: InferenceBenchmark
+metadata: {name: tiny}
+spec:
+  design:
+    factors:
+      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
+      batchSize: [1, 2]
+      inputLength: [4, 8]
+      outputLength: [3]
+      gpus: [0]
+    replicates: 1
+    order: Sequential
+  measurement:
+    {warmupIterations: 1, warmupDuration: 1ms, iterations: 2, minDuration: 5ms, remeasureInvalid: 0}
+  results: {store: {persistentVolumeClaim: {claimName: results}}}
+  execution: {retries: 1}
+";
 
 /// A cluster.
 pub struct World {
@@ -390,10 +410,10 @@ impl Operator {
             },
             identity,
             limit: Duration::from_secs(10),
-            bounds: Limits {
+            bounds: Arc::new(Bounds::new(Limits {
                 status_interval: Duration::from_millis(200),
                 ..Limits::default()
-            },
+            })),
             clock: Clock::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();

@@ -74,6 +74,7 @@ impl Story {
         let known = Known {
             ledger,
             inputs: String::new(),
+            taken: None,
         };
         plan(&self.sweep, &known, &[], &[], at(0))
     }
@@ -258,6 +259,7 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
     let known = Known {
         ledger: ledger(&story.sweep, 0),
         inputs: String::new(),
+        taken: None,
     };
     let failed = plan(&story.sweep, &known, &[job], &[pod], at(10));
     let told = story.pass(&failed);

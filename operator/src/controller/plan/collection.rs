@@ -1,7 +1,5 @@
 //! After the trials: tables, summary and report are made from what is stored.
 
-use inferbench_crds::Outcome;
-
 use super::{Create, GRACE, Pass, Phase, Problem, last_ended, why};
 use crate::controller::{
     collected::assemble,
@@ -64,9 +62,7 @@ impl Pass<'_> {
             match assemble(pods.iter().map(|pod| pod.report.as_str())) {
                 Ok(collected) => {
                     for &(index, outcome) in &collected.recovered {
-                        if self.ledger.get(index) == Some(Outcome::Failed) {
-                            self.record(index, outcome, "");
-                        }
+                        self.correct(index, outcome);
                     }
                     let inputs = self.sweep.inputs(&self.ledger.encode());
                     self.collected = Some((Box::new(collected), inputs));

@@ -122,6 +122,7 @@ fn known(sweep: &Sweep) -> Known {
     Known {
         ledger: Outcomes::new(sweep.expansion.len_before_exclusion()),
         inputs: String::new(),
+        taken: None,
     }
 }
 

@@ -65,6 +65,7 @@ impl World {
         let known = Known {
             ledger: Outcomes::new(sweep.expansion.len_before_exclusion()),
             inputs: String::new(),
+            taken: None,
         };
         Self {
             sweep,
@@ -200,8 +201,12 @@ impl World {
     fn patch(&mut self, plan: &Plan) {
         for (index, outcome) in self.known.ledger.iter() {
             let after = plan.ledger.get(index);
+            let gives_way = matches!(
+                outcome,
+                Outcome::Failed | Outcome::OutOfMemory | Outcome::TimedOut
+            );
             assert!(
-                after == Some(outcome) || (outcome == Outcome::Failed && after.is_some()),
+                after == Some(outcome) || (gives_way && after.is_some()),
                 "P3: {index} was {outcome} and became {after:?}"
             );
         }
@@ -461,7 +466,8 @@ impl World {
                     self.store.insert(index, outcome);
                     if self.fault(5) {
                         // Killed after the record was stored and before that was said.
-                        return (1, "Error", say(&report));
+                        let reasons = ["Error", "OOMKilled", "DeadlineExceeded"];
+                        return (1, reasons[index as usize % 3], say(&report));
                     }
                     report.outcomes.push_str(&outcome.code().to_string());
                 }
@@ -475,12 +481,12 @@ impl World {
     }
 
     fn collect(&self) -> String {
-        let failed = self
-            .known
-            .ledger
-            .iter()
-            .filter(|&(_, outcome)| outcome == Outcome::Failed);
-        let recovered = failed.filter_map(|(index, _)| Some((index, *self.store.get(&index)?)));
+        let ended = self.known.ledger.iter();
+        let stored =
+            ended.filter_map(|(index, told)| Some((index, told, *self.store.get(&index)?)));
+        let recovered = stored
+            .filter(|(_, told, stored)| told != stored)
+            .map(|(index, _, stored)| (index, stored));
         let collected = Collected {
             results: CollectedResults {
                 rows: self.sweep.plan.trials,

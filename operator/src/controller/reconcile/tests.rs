@@ -198,7 +198,7 @@ impl World {
         Context {
             cluster: Cluster::new(self.client(), Duration::from_secs(5)),
             defaults: defaults(),
-            bounds: Bounds::new(limits),
+            bounds: Arc::new(Bounds::new(limits)),
             metrics: Arc::default(),
         }
     }
@@ -385,9 +385,30 @@ async fn a_foreign_job_of_the_same_name_is_left_alone() {
     world.with(|server| {
         server.jobs.push(json!({"metadata": {"name": "thesis-0f1e2d3c-0", "uid": "foreign"}, "spec": {"template": {}}}));
     });
-    let error = world.pass().await.expect_err("refused");
+    let context = world.context();
+    let error = world.pass_in(&context).await.expect_err("refused");
     assert!(matches!(error, ApplyError::Taken { .. }), "{error}");
     world.with(|server| assert_eq!(server.jobs.len(), 1));
+    // The next pass tells of it, until the name is free.
+    world.pass_in(&context).await.expect_err("refused");
+    let progressing = || {
+        world.with(|server| {
+            let conditions = server.resource["status"]["conditions"].as_array().cloned();
+            let mut conditions = conditions.unwrap_or_default().into_iter();
+            conditions.find(|condition| condition["type"] == "Progressing")
+        })
+    };
+    let told = progressing().expect("a condition");
+    assert_eq!(told["reason"], "NameTaken");
+    let message = told["message"].as_str().expect("text");
+    assert!(
+        message.starts_with("Job thesis-0f1e2d3c-0 is not"),
+        "{message}"
+    );
+    world.with(|server| server.jobs.clear());
+    world.pass_in(&context).await.expect("fine");
+    world.pass_in(&context).await.expect("fine");
+    assert_eq!(progressing().expect("a condition")["reason"], "Measuring");
     assert!(
         !world
             .asked()
@@ -532,7 +553,7 @@ async fn what_is_recorded_and_live_is_counted() {
     let context = world.context();
     world.pass_in(&context).await.expect("fine");
     let expect = |line: &str| {
-        let text = context.metrics.text(true);
+        let text = context.metrics.text(true, &context.bounds.live());
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     };
     expect("inferbench_operator_trials_total{outcome=\"Succeeded\"} 1");

@@ -43,6 +43,7 @@ fn quiet(sweep: &Sweep, ledger: Outcomes) -> Plan {
     let known = Known {
         ledger,
         inputs: String::new(),
+        taken: None,
     };
     let mut plan = plan(sweep, &known, &[], &[], at(0));
     plan.actions.clear();
