@@ -178,7 +178,7 @@ impl FakeKube {
         state
             .store
             .range(&stored_as, None, None)
-            .map(|(_, stored)| presented(&kind, stored))
+            .map(|(_, stored)| presented(&kind, stored).into_owned())
             .collect()
     }
 

@@ -394,7 +394,12 @@ fn response(code: u16, body: AnswerBody) -> Response<AnswerBody> {
 }
 
 pub(crate) fn json_response(code: u16, value: &Value) -> Response<AnswerBody> {
-    response(code, full(value.to_string()))
+    response(code, full(text_of(value)))
+}
+
+/// JSON as text; much faster than by way of `Display`. A value always has a text.
+pub(crate) fn text_of(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// An answer in plain text.

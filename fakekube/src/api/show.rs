@@ -1,5 +1,7 @@
 //! In what shape objects are shown: whole, their metadata alone, or as rows of a table.
 
+use std::borrow::Cow;
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -21,7 +23,10 @@ pub(crate) fn object(
     now: Timestamp,
 ) -> Value {
     let value = presented(kind, stored);
-    shaped(kind, value, shape, heading, now)
+    match shape {
+        Shape::Metadata => metadata(&value),
+        Shape::Whole | Shape::Table => shaped(kind, value.into_owned(), shape, heading, now),
+    }
 }
 
 /// The same, of an object that is not stored.
@@ -51,36 +56,37 @@ pub(crate) fn page(kind: &Kind, page: &Page, shape: Shape, now: Timestamp) -> Va
     let items = page.items.iter().map(|stored| presented(kind, stored));
     match shape {
         Shape::Whole => {
-            let items: Vec<Value> = items
-                .map(|mut item| {
-                    if let Some(map) = item.as_object_mut().filter(|_| kind.custom.is_none()) {
-                        map.remove("apiVersion");
-                        map.remove("kind");
-                    }
-                    item
-                })
-                .collect();
-            json!({
-                "kind": kind.list_kind,
-                "apiVersion": kind.api_version(),
-                "metadata": page.metadata(),
-                "items": items,
-            })
+            let items = items.map(|item| {
+                let mut item = item.into_owned();
+                if let Some(map) = item.as_object_mut().filter(|_| kind.custom.is_none()) {
+                    map.remove("apiVersion");
+                    map.remove("kind");
+                }
+                item
+            });
+            listed(&kind.list_kind, &kind.api_version(), page, items.collect())
         }
         Shape::Metadata => {
-            let items: Vec<Value> = items.map(|item| metadata(&item)).collect();
-            json!({
-                "kind": "PartialObjectMetadataList",
-                "apiVersion": "meta.k8s.io/v1",
-                "metadata": page.metadata(),
-                "items": items,
-            })
+            let items = items.map(|item| metadata(&item)).collect();
+            let kind = "PartialObjectMetadataList";
+            listed(kind, "meta.k8s.io/v1", page, items)
         }
         Shape::Table => {
-            let items: Vec<Value> = items.collect();
+            let items: Vec<Value> = items.map(Cow::into_owned).collect();
             table(kind, &page.metadata(), &items, true, now)
         }
     }
+}
+
+/// The items are moved into it: `json!` would copy them.
+fn listed(kind: &str, api_version: &str, page: &Page, items: Vec<Value>) -> Value {
+    let mut list = json!({
+        "kind": kind,
+        "apiVersion": api_version,
+        "metadata": page.metadata(),
+    });
+    list["items"] = Value::Array(items);
+    list
 }
 
 /// How a cell is read from an object, at some time.

@@ -17,6 +17,7 @@ use super::{
     request::{Query, Shape},
     selector::Selector,
     server::Shared,
+    service::text_of,
     show,
     store::{Change, Key, Stored},
 };
@@ -280,7 +281,7 @@ impl Watch {
 
 fn line(what: &str, object: &Value) -> Bytes {
     let mut text = format!("{{\"type\":\"{what}\",\"object\":");
-    text.push_str(&object.to_string());
+    text.push_str(&text_of(object));
     text.push_str("}\n");
     Bytes::from(text)
 }

@@ -1,6 +1,6 @@
 //! Creating, changing and deleting objects.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube_cel::Validator;
@@ -154,7 +154,7 @@ impl State {
             }
             return Err(Refusal::not_found(kind, name));
         };
-        let old = presented(kind, &stored);
+        let old = presented(kind, &stored).into_owned();
         let is_put = matches!(change, Change::Put(_));
         let is_apply = matches!(change, Change::Apply(_));
         let (mut new, warnings) = changed(kind, &old, subresource, change, how)?;
@@ -339,7 +339,7 @@ impl State {
         let Some(stored) = self.store.get(&key).cloned() else {
             return Err(Refusal::not_found(kind, name));
         };
-        let old = presented(kind, &stored);
+        let old = presented(kind, &stored).into_owned();
         for (wanted, field, what) in [
             (&options.uid, "uid", "modified"),
             (&options.version, "resourceVersion", "modified"),
@@ -478,7 +478,7 @@ impl State {
                 format!("Operation cannot be fulfilled on pods/binding \"{name}\": {detail}");
             return Err(refusal);
         }
-        let mut new = presented(kind, &stored);
+        let mut new = presented(kind, &stored).into_owned();
         object(&mut new, "spec").insert("nodeName".into(), node.into());
         let condition = json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": seconds(how.now) });
         patch::strategic(
@@ -506,7 +506,7 @@ impl State {
         }
         let stored = self.store.write(key, Some(stored(kind, object)));
         stored
-            .map(|stored| presented(kind, &stored))
+            .map(|stored| presented(kind, &stored).into_owned())
             .unwrap_or_default()
     }
 
@@ -587,18 +587,19 @@ const EVENT_WORDS: [(&str, &str); 7] = [
 ];
 
 /// An object as the kind that was asked for shows it.
-pub(crate) fn presented(kind: &Kind, stored: &Stored) -> Value {
-    let mut value = (**stored).clone();
-    if kind.is_event() && kind.group.is_empty() {
-        let map = object(&mut value, "");
-        for (core, word) in EVENT_WORDS {
-            if let Some(found) = map.remove(word) {
-                map.insert(core.into(), found);
-            }
-        }
-        map.insert("apiVersion".into(), "v1".into());
+pub(crate) fn presented<'a>(kind: &Kind, stored: &'a Stored) -> Cow<'a, Value> {
+    if !kind.is_event() || !kind.group.is_empty() {
+        return Cow::Borrowed(stored);
     }
-    value
+    let mut value = (**stored).clone();
+    let map = object(&mut value, "");
+    for (core, word) in EVENT_WORDS {
+        if let Some(found) = map.remove(word) {
+            map.insert(core.into(), found);
+        }
+    }
+    map.insert("apiVersion".into(), "v1".into());
+    Cow::Owned(value)
 }
 
 fn stored(kind: &Kind, mut value: Value) -> Value {
