@@ -1,24 +1,32 @@
 //! The only place that talks to the API server. Every call is bounded in time; nothing is read from a cache, so that a
 //! pass decides on what is there.
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use inferbench_crds::{InferenceBenchmark, InferenceBenchmarkStatus};
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::ListMeta,
+};
 use kube::{
     Api, Client, Resource,
     api::{
         DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
     },
-    core::DeserializeGuard,
+    core::{DeserializeGuard, Request},
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use thiserror::Error;
 use tracing::{Instrument as _, debug_span, warn};
 
-use super::{events::Told, names, observe::JobView, patch};
+use super::{
+    events::Told,
+    names,
+    observe::{JobView, SeenJob, SeenPod},
+    patch,
+};
 
 /// Objects in one answer to a list.
 const PAGE: u32 = 500;
@@ -153,8 +161,8 @@ impl Cluster {
     ///
     /// # Errors
     /// Where the API server does not say.
-    pub async fn jobs(&self, namespace: &str, uid: &str) -> Result<Vec<Job>, ApplyError> {
-        self.list("list Jobs", Some(namespace), &of_resource(uid))
+    pub async fn jobs(&self, namespace: &str, uid: &str) -> Result<Vec<SeenJob>, ApplyError> {
+        self.list::<Job, _>("list Jobs", Some(namespace), &of_resource(uid))
             .await
     }
 
@@ -162,40 +170,44 @@ impl Cluster {
     ///
     /// # Errors
     /// Where the API server does not say.
-    pub async fn all_jobs(&self, namespace: Option<&str>) -> Result<Vec<Job>, ApplyError> {
-        self.list("list all Jobs", namespace, &ours()).await
+    pub async fn all_jobs(&self, namespace: Option<&str>) -> Result<Vec<SeenJob>, ApplyError> {
+        self.list::<Job, _>("list all Jobs", namespace, &ours())
+            .await
     }
 
     /// The pods of the resource with this uid, as they are now.
     ///
     /// # Errors
     /// Where the API server does not say.
-    pub async fn pods(&self, namespace: &str, uid: &str) -> Result<Vec<Pod>, ApplyError> {
-        self.list("list pods", Some(namespace), &of_resource(uid))
+    pub async fn pods(&self, namespace: &str, uid: &str) -> Result<Vec<SeenPod>, ApplyError> {
+        self.list::<Pod, _>("list pods", Some(namespace), &of_resource(uid))
             .await
     }
 
-    async fn list<K>(
+    /// What is seen of all objects of a kind `K` that a selector means, by pages.
+    async fn list<K, T>(
         &self,
         call: &str,
         namespace: Option<&str>,
         selector: &str,
-    ) -> Result<Vec<K>, ApplyError>
+    ) -> Result<Vec<T>, ApplyError>
     where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + std::fmt::Debug,
+        K: Resource<DynamicType = ()>,
+        T: DeserializeOwned,
     {
-        let api: Api<K> = match namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        };
+        let request = Request::new(K::url_path(&(), namespace));
         let mut params = ListParams::default().labels(selector).limit(PAGE);
         let mut items = Vec::new();
         loop {
-            let page = self.call(call, api.list(&params)).await?;
-            items.extend(page.items);
+            let list = request.list(&params).map_err(kube::Error::BuildRequest);
+            let page = async {
+                let mut list = list?;
+                // For the count of requests.
+                list.extensions_mut().insert("list");
+                self.client.request::<Page<T>>(list).await
+            };
+            let page = self.call(call, page).await?;
+            items.extend(page.items.into_iter().flatten());
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => return Ok(items),
@@ -335,15 +347,15 @@ impl Cluster {
                 let found = self
                     .call(format!("get Job {name}"), api.get_opt(name))
                     .await?;
-                let plan = |job: &Job| {
-                    let annotations = job.metadata.annotations.as_ref()?;
-                    annotations.get(names::PLAN).cloned()
+                let plan = |annotations: Option<&BTreeMap<String, String>>| {
+                    annotations.and_then(|all| all.get(names::PLAN).cloned())
                 };
-                let is_ours = |found: &Job| {
-                    plan(found) == plan(job)
-                        && JobView::of(found, owner).is_some_and(|view| !view.deleting)
+                let wanted = plan(job.metadata.annotations.as_ref());
+                let is_ours = |found: SeenJob| {
+                    plan(Some(&found.metadata.annotations)) == wanted
+                        && JobView::of(&found, owner).is_some_and(|view| !view.deleting)
                 };
-                if found.as_ref().is_some_and(is_ours) {
+                if found.map(SeenJob::from).is_some_and(is_ours) {
                     Ok(Created::There)
                 } else {
                     let name = name.to_owned();
@@ -353,6 +365,14 @@ impl Cluster {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A page of a list.
+#[derive(Deserialize)]
+struct Page<T> {
+    #[serde(default)]
+    metadata: ListMeta,
+    items: Option<Vec<T>>,
 }
 
 /// Selects what the operator has made.

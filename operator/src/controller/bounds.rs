@@ -129,6 +129,14 @@ impl Bounds {
         self.with(|state| state.shares.entry(key.clone()).or_default().written = Some(now));
     }
 
+    /// A pass has left some of what it had to do to the next one, which may follow at once.
+    pub fn cut_short(&self, key: &Key) {
+        self.with(|state| {
+            let share = state.shares.entry(key.clone()).or_default();
+            (share.looked, share.written) = (None, None);
+        });
+    }
+
     /// A pass has seen these Jobs of a resource.
     pub fn seen(&self, key: &Key, jobs: &[JobView]) {
         let mut live = Live::new();

@@ -1,15 +1,85 @@
 //! From Kubernetes objects to the plain data that planning looks at.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::{
-        batch::v1::{Job, JobCondition},
-        core::v1::{ContainerStatus, Pod},
+        batch::v1::{Job, JobCondition, JobStatus},
+        core::v1::{ContainerStatus, PodStatus},
     },
-    apimachinery::pkg::apis::meta::v1::Time,
+    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     jiff::Timestamp,
 };
+use serde::Deserialize;
 
 use super::names::{self, Role};
+
+/// What is read of an object's metadata.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its namespace.
+    pub namespace: Option<String>,
+    /// Its uid.
+    pub uid: Option<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Who owns it.
+    pub owner_references: Vec<OwnerReference>,
+    /// When it was created.
+    pub creation_timestamp: Option<Time>,
+    /// Since when it is being deleted.
+    pub deletion_timestamp: Option<Time>,
+}
+
+/// A Job as the API server tells of it. The rest, which is most of it, is skipped unread: every pass reads every Job.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SeenJob {
+    /// Its metadata.
+    pub metadata: Metadata,
+    spec: SeenJobSpec,
+    status: JobStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct SeenJobSpec {
+    suspend: bool,
+}
+
+/// A pod as the API server tells of it, as far as it is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SeenPod {
+    metadata: Metadata,
+    status: PodStatus,
+}
+
+impl From<Job> for SeenJob {
+    fn from(job: Job) -> Self {
+        let metadata = job.metadata;
+        let suspend = job.spec.and_then(|spec| spec.suspend).unwrap_or_default();
+        Self {
+            metadata: Metadata {
+                name: metadata.name,
+                namespace: metadata.namespace,
+                uid: metadata.uid,
+                labels: metadata.labels.unwrap_or_default(),
+                annotations: metadata.annotations.unwrap_or_default(),
+                owner_references: metadata.owner_references.unwrap_or_default(),
+                creation_timestamp: metadata.creation_timestamp,
+                deletion_timestamp: metadata.deletion_timestamp,
+            },
+            spec: SeenJobSpec { suspend },
+            status: job.status.unwrap_or_default(),
+        }
+    }
+}
 
 /// A Job of a sweep.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,29 +168,26 @@ pub struct PodView {
 impl JobView {
     /// The Job, if the resource with this uid controls it and it is one of the operator's making.
     #[must_use]
-    pub fn of(job: &Job, owner: &str) -> Option<Self> {
+    pub fn of(job: &SeenJob, owner: &str) -> Option<Self> {
         let metadata = &job.metadata;
-        let owners = metadata.owner_references.iter().flatten();
+        let owners = metadata.owner_references.iter();
         let owned = owners
             .filter(|reference| reference.controller == Some(true))
             .any(|reference| reference.uid == owner);
-        let label = |key: &str| metadata.labels.as_ref()?.get(key).map(String::as_str);
+        let label = |key: &str| metadata.labels.get(key).map(String::as_str);
         if !owned || label(names::MANAGED_BY) != Some(names::MANAGER) {
             return None;
         }
         let role = Role::parse(label(names::COMPONENT)?)?;
-        let annotation = |key: &str| metadata.annotations.as_ref()?.get(key).map(String::as_str);
+        let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str);
         let trials = match role {
             Role::Trial => names::read_indices(annotation(names::TRIALS)?)?,
             Role::Preflight | Role::Collector => Vec::new(),
         };
-        let status = job.status.as_ref();
-        let conditions = status
-            .and_then(|status| status.conditions.as_deref())
-            .unwrap_or_default();
+        let status = &job.status;
+        let conditions = status.conditions.as_deref().unwrap_or_default();
         let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
         let created = created.unwrap_or(Timestamp::UNIX_EPOCH);
-        let suspend = job.spec.as_ref().and_then(|spec| spec.suspend);
         Some(Self {
             name: metadata.name.clone()?,
             uid: metadata.uid.clone()?,
@@ -134,10 +201,8 @@ impl JobView {
                 .unwrap_or(1),
             inputs: annotation(names::INPUTS).unwrap_or_default().to_owned(),
             created,
-            started: status
-                .and_then(|status| status.start_time.as_ref())
-                .map(|time| time.0),
-            suspended: suspend == Some(true),
+            started: status.start_time.as_ref().map(|time| time.0),
+            suspended: job.spec.suspend,
             end: conditions
                 .iter()
                 .find_map(|condition| end(condition, created)),
@@ -174,16 +239,16 @@ const STUCK: [&str; 7] = [
 impl PodView {
     /// The pod, if a Job controls it.
     #[must_use]
-    pub fn of(pod: &Pod) -> Option<Self> {
+    pub fn of(pod: &SeenPod) -> Option<Self> {
         let metadata = &pod.metadata;
-        let owners = metadata.owner_references.iter().flatten();
+        let owners = metadata.owner_references.iter();
         let job = owners
             .filter(|reference| reference.controller == Some(true) && reference.kind == "Job")
             .map(|reference| reference.uid.clone())
             .next()?;
-        let status = pod.status.as_ref();
+        let status = &pod.status;
         let text = |value: Option<&String>| value.cloned().unwrap_or_default();
-        let containers = status.and_then(|status| status.container_statuses.as_ref());
+        let containers = status.container_statuses.as_ref();
         let runner = containers
             .into_iter()
             .flatten()
@@ -191,7 +256,7 @@ impl PodView {
         let state = runner.and_then(|runner| runner.state.as_ref());
         let ended = state.and_then(|state| state.terminated.as_ref());
         let running = state.is_some_and(|state| state.running.is_some());
-        let conditions = status.and_then(|status| status.conditions.as_ref());
+        let conditions = status.conditions.as_ref();
         let scheduled = conditions
             .into_iter()
             .flatten()
@@ -202,14 +267,15 @@ impl PodView {
             .map(|condition| ("Unschedulable".to_owned(), text(condition.message.as_ref())));
         let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
         let created = created.unwrap_or(Timestamp::UNIX_EPOCH);
-        let phase = match status.and_then(|status| status.phase.as_deref()) {
+        let phase = match status.phase.as_deref() {
             Some("Running") => PodPhase::Running,
             Some("Succeeded") => PodPhase::Succeeded,
             Some("Failed") => PodPhase::Failed,
             _ => PodPhase::Pending,
         };
         let reason = status
-            .and_then(|status| status.reason.clone())
+            .reason
+            .clone()
             .or_else(|| ended.and_then(|ended| ended.reason.clone()));
         let target = conditions
             .into_iter()
@@ -217,8 +283,7 @@ impl PodView {
             .any(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True");
         let index = metadata
             .annotations
-            .as_ref()
-            .and_then(|annotations| annotations.get("batch.kubernetes.io/job-completion-index"));
+            .get("batch.kubernetes.io/job-completion-index");
         Some(Self {
             name: text(metadata.name.as_ref()),
             job,

@@ -26,9 +26,11 @@ use crate::metrics::Metrics;
 const NO_ROOM: Duration = Duration::from_secs(30);
 /// How long an unfinished sweep goes without a look at most: a missed event must not stop it for good.
 const LOOK: Duration = Duration::from_secs(600);
-/// Deletions of a pass at a time. Creations come one by one: a leader that has lost the lead unawares may exceed the
-/// window by the one that is under way, and by no more.
+/// Deletions at a time. Creations come one by one: a leader that has lost the lead unawares may exceed the window by the
+/// one that is under way, and by no more.
 const AT_A_TIME: usize = 16;
+/// Creations of a pass: a large window is filled by several, and nobody waits long for any of them.
+const CREATIONS: usize = 14;
 
 /// When to look at a resource again, unless something happens before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,9 +188,16 @@ async fn pass(
         Phase::Preflight | Phase::Measuring | Phase::Collecting => Next::After(LOOK),
     };
     let mut taken = None;
+    let mut creations = 0;
     for action in &plan.actions {
         match action {
+            Action::Create(_) if creations == CREATIONS => {
+                bounds.cut_short(key);
+                next = Next::After(Duration::ZERO);
+                break;
+            }
             Action::Create(create) => {
+                creations += 1;
                 let job = job(&sweep, create, &plan);
                 if let Err(wait) = bounds.create(key, role(create), Instant::now()) {
                     next = Next::After(wait);

@@ -184,11 +184,15 @@ async fn survey(context: &Context, namespaces: &[Option<&str>]) {
         };
         let mut found: BTreeMap<Key, Vec<JobView>> = BTreeMap::new();
         for job in &jobs {
-            let label = |key: &str| job.labels().get(key).map(String::as_str);
+            let metadata = &job.metadata;
+            let label = |key: &str| metadata.labels.get(key).map(String::as_str);
             if let (Some(name), Some(uid)) = (label(names::BENCHMARK), label(names::UID))
                 && let Some(view) = JobView::of(job, uid)
             {
-                let key = (job.namespace().unwrap_or_default(), name.to_owned());
+                let key = (
+                    metadata.namespace.clone().unwrap_or_default(),
+                    name.to_owned(),
+                );
                 found.entry(key).or_default().push(view);
             }
         }
@@ -205,7 +209,7 @@ fn controller(client: &Client, namespace: Option<&str>) -> Controller<Known> {
     let children = watcher::Config::default().labels(&ours);
     let resources: Api<Known> = api(client, namespace);
     let jobs: Api<PartialObjectMeta<Job>> = api(client, namespace);
-    let pods: Api<Pod> = api(client, namespace);
+    let pods: Api<PartialObjectMeta<Pod>> = api(client, namespace);
     Controller::new(resources, watcher::Config::default())
         .watches(jobs, children.clone(), |job| owner(&job))
         .watches(pods, children, |pod| owner(&pod))

@@ -29,7 +29,7 @@ fn trials() -> Job {
 
 #[test]
 fn what_was_built_is_read_back() {
-    let view = JobView::of(&trials(), UID).expect("ours");
+    let view = JobView::of(&trials().into(), UID).expect("ours");
     assert_eq!(view.role, Role::Trial);
     assert_eq!((view.gpus, view.trials.len()), (2, 2));
     assert_eq!(
@@ -37,25 +37,44 @@ fn what_was_built_is_read_back() {
         (None, false, false)
     );
     let sweep = sweep(SPEC);
-    let preflight = JobView::of(&stored(build::preflight(&sweep, 3)), UID).expect("ours");
+    let preflight = JobView::of(&stored(build::preflight(&sweep, 3)).into(), UID).expect("ours");
     assert_eq!((preflight.role, preflight.attempt), (Role::Preflight, 3));
-    let collector = JobView::of(&stored(build::collector(&sweep, "", 0, 2)), UID).expect("ours");
+    let collector =
+        JobView::of(&stored(build::collector(&sweep, "", 0, 2)).into(), UID).expect("ours");
     assert_eq!((collector.role, collector.attempt), (Role::Collector, 2));
     assert_eq!(collector.inputs, sweep.inputs(""));
 }
 
 #[test]
+fn what_is_read_of_a_job_is_what_it_says() {
+    let mut job = trials();
+    job.spec.as_mut().expect("a spec").suspend = Some(true);
+    job.status = Some(
+        serde_json::from_value(json!({
+            "startTime": "2026-01-01T00:00:30Z",
+            "conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:01:00Z"}],
+        }))
+        .expect("a status"),
+    );
+    let text = serde_json::to_string(&job).expect("JSON");
+    let read: SeenJob = serde_json::from_str(&text).expect("a Job");
+    let view = JobView::of(&read, UID).expect("ours");
+    assert!(view.suspended && view.started.is_some() && view.end.is_some());
+    assert_eq!(view, JobView::of(&job.into(), UID).expect("ours"));
+}
+
+#[test]
 fn jobs_of_others_are_not_seen() {
-    assert_eq!(JobView::of(&trials(), "another-uid"), None);
+    assert_eq!(JobView::of(&trials().into(), "another-uid"), None);
     let mut orphan = trials();
     orphan.metadata.owner_references = None;
-    assert_eq!(JobView::of(&orphan, UID), None);
+    assert_eq!(JobView::of(&orphan.into(), UID), None);
     let mut foreign = trials();
     foreign.metadata.labels = None;
-    assert_eq!(JobView::of(&foreign, UID), None);
+    assert_eq!(JobView::of(&foreign.into(), UID), None);
     let mut broken = trials();
     broken.metadata.annotations = Some([(names::TRIALS.to_owned(), "x".to_owned())].into());
-    assert_eq!(JobView::of(&broken, UID), None);
+    assert_eq!(JobView::of(&broken.into(), UID), None);
 }
 
 #[test]
@@ -64,7 +83,7 @@ fn a_job_has_ended_when_its_condition_is_true() {
         let mut job = trials();
         job.status =
             Some(serde_json::from_value(json!({ "conditions": conditions })).expect("a status"));
-        JobView::of(&job, UID).expect("ours").end
+        JobView::of(&job.into(), UID).expect("ours").end
     };
     assert_eq!(
         with(json!([{"type": "FailureTarget", "status": "True"}])),
@@ -177,5 +196,5 @@ fn a_pod_that_does_not_start_says_why() {
 
 #[test]
 fn a_pod_without_a_job_is_not_seen() {
-    assert_eq!(PodView::of(&Pod::default()), None);
+    assert_eq!(PodView::of(&SeenPod::default()), None);
 }

@@ -633,3 +633,38 @@ async fn a_job_that_must_not_be_created_yet_is_waited_for() {
     assert!(wait <= Duration::from_secs(1), "{wait:?}");
     assert_eq!(world.jobs(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_large_window_is_filled_by_several_passes_that_follow_at_once() {
+    let world = World::pinned();
+    world.with(|server| {
+        let spec = &mut server.resource["spec"];
+        spec["design"]["factors"]["batchSize"] = (1..=40).collect::<Vec<i32>>().into();
+        spec["execution"] = json!({"parallelism": 32});
+    });
+    // One of its shape has run: there is room.
+    world.first_ended();
+    let context = world.bounded(Limits {
+        create_rate: 0,
+        ..Limits::default()
+    });
+    let mut passes = Vec::new();
+    while passes.last() != Some(&Next::After(LOOK)) && passes.len() < 9 {
+        let before = world.jobs();
+        passes.push(world.pass_in(&context).await.expect("fine"));
+        assert!(world.jobs() <= before + CREATIONS);
+        // One of them runs: there is more room.
+        world.with(|server| {
+            let uid = server.jobs[0]["metadata"]["uid"].clone();
+            server.pods = vec![json!({
+                "metadata": {"name": "q", "ownerReferences": [
+                    {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": uid, "controller": true},
+                ]},
+                "status": {"phase": "Running"},
+            })];
+        });
+    }
+    let at_once = Next::After(Duration::ZERO);
+    assert_eq!(passes, [at_once, at_once, Next::After(LOOK)]);
+    assert_eq!(world.jobs(), 32);
+}
