@@ -24,7 +24,7 @@ fn a_sweep_is_reported_on_at_its_end_and_again_at_any_time() {
         .filter(|path| path.extension() == Some(OsStr::new("svg")))
         .filter_map(|path| path.file_stem()?.to_str())
         .collect();
-    if place.rows().iter().all(|row| row.valid) {
+    if place.rows().iter().all(|row| row.valid == Some(true)) {
         assert!(figures.contains(&"factors"), "{figures:?}");
     }
     let manifest = fs::read_to_string(place.out().join("manifest.json")).unwrap();
