@@ -68,7 +68,8 @@ struct Cli {
     logs: Logs,
 }
 
-#[tokio::main]
+// One thread is plenty: it waits for the API server most of the time, and hands nothing over meanwhile.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let _traces = match traces::init(cli.logs, &cli.identity) {
