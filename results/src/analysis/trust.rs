@@ -90,11 +90,11 @@ pub struct Drift {
     pub metric: String,
     /// Trials of combinations with at least two.
     pub trials: u32,
-    /// Spearman's ρ between the order of execution and each trial's deviation from its combination.
+    /// Spearman's ρ between when each trial ran and what it measured, both as deviations from their combination's mean.
     pub spearman: f64,
-    /// The probability of one as far from 0 without any drift.
+    /// The probability of one as far from 0 without any drift, with trials − combinations − 1 degrees of freedom.
     pub p: f64,
-    /// Change from the first trial to the last, in percent, by least squares.
+    /// Change from the first trial to the last, in percent, by least squares of the same deviations.
     pub change_pct: f64,
     /// Whether p is below 0.01.
     pub flagged: bool,
@@ -167,6 +167,8 @@ struct Deviation<'a> {
     from_median: f64,
     /// ln(value) − mean of the logarithms.
     from_mean: f64,
+    /// Its place in the order of execution − mean of the places.
+    later: f64,
     /// Trials of the combination.
     trials: usize,
 }
@@ -189,6 +191,8 @@ fn deviations<'a>(combinations: &'a [Combination<'a>], metric: &Metric) -> Vec<D
         let Some(centre) = mean(trials.iter().map(|(_, value)| value.ln())) else {
             continue;
         };
+        let places = trials.iter().map(|(row, _)| f64::from(row.run_order));
+        let place = mean(places).unwrap_or_default();
         found.extend(trials.iter().map(|(row, value)| Deviation {
             row,
             levels: &combination.levels,
@@ -196,6 +200,7 @@ fn deviations<'a>(combinations: &'a [Combination<'a>], metric: &Metric) -> Vec<D
             median,
             from_median: (value / median).ln(),
             from_mean: value.ln() - centre,
+            later: f64::from(row.run_order) - place,
             trials: trials.len(),
         }));
     }
@@ -260,25 +265,27 @@ fn outlying(metric: &Metric, deviations: &[Deviation<'_>]) -> Vec<Outlier> {
         .collect()
 }
 
+/// A combination's mean takes one degree of freedom out of its trials, and where it ran takes part in it: so both sides
+/// are deviations from the combination's means, and the means are counted. With the plain order of execution and
+/// all trials counted, two replicates would find a drift of nothing in 5% of sweeps instead of 1%.
 fn drifting(metric: &Metric, deviations: &[Deviation<'_>]) -> Option<Drift> {
     if deviations.len() < MIN_TRIALS {
         return None;
     }
-    let order: Vec<f64> = deviations
-        .iter()
-        .map(|d| f64::from(d.row.run_order))
-        .collect();
+    let later: Vec<f64> = deviations.iter().map(|d| d.later).collect();
     let values: Vec<f64> = deviations.iter().map(|d| d.from_mean).collect();
-    let rho = spearman(&order, &values)?;
-    let p = spearman_p(rho, order.len());
-    let centre = mean(order.iter().copied())?;
+    let rho = spearman(&later, &values)?;
+    // Each combination's trials add up to one.
+    let combinations: f64 = deviations.iter().map(|d| 1.0 / d.trials as f64).sum();
+    let p = spearman_p(rho, deviations.len() + 1 - combinations.round() as usize);
     let (mut xy, mut xx) = (0.0, 0.0);
-    for (x, y) in order.iter().zip(&values) {
-        xy += (x - centre) * y;
-        xx += (x - centre).powi(2);
+    for (x, y) in later.iter().zip(&values) {
+        xy += x * y;
+        xx += x * x;
     }
-    let first = order.iter().copied().fold(f64::INFINITY, f64::min);
-    let last = order.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let order = || deviations.iter().map(|d| f64::from(d.row.run_order));
+    let first = order().fold(f64::INFINITY, f64::min);
+    let last = order().fold(f64::NEG_INFINITY, f64::max);
     let change_pct = 100.0 * (xy / xx * (last - first)).exp_m1();
     change_pct.is_finite().then(|| Drift {
         metric: metric.name.into(),
@@ -411,7 +418,56 @@ fn provenance(latest: &[&Row]) -> Vec<Provenance> {
 
 #[cfg(test)]
 mod tests {
+    use inferbench_crds::splitmix::SplitMix64;
+
     use super::*;
+    use crate::{
+        fixtures::Sweep,
+        sample::{combine, latest_attempts},
+    };
+
+    /// In how many of 1,000 sweeps a drift is flagged, whose times grow by this factor from the first trial to the last;
+    /// every block in an order of its own.
+    fn flagged(replicates: u32, growth: f64) -> usize {
+        let metric = Metric::named("ttltMs").unwrap();
+        let flagged = |seed: &u64| {
+            let mut rows = Sweep {
+                inputs: &[16],
+                gpus: &[1],
+                replicates,
+                noise: 0.1,
+                seed: *seed,
+                ..Sweep::default()
+            }
+            .rows(|_| 1.0);
+            let block = rows.len() / replicates as usize;
+            let mut random = SplitMix64::new(*seed);
+            let mut places: Vec<u32> = (0..rows.len() as u32).collect();
+            for block in places.chunks_mut(block) {
+                random.shuffle(block);
+            }
+            let last = rows.len() as f64;
+            for (row, place) in rows.iter_mut().zip(places) {
+                row.run_order = place;
+                let factor = growth.powf(f64::from(place) / last);
+                row.mean_ttlt_ms = row.mean_ttlt_ms.map(|ms| ms * factor);
+            }
+            let latest = latest_attempts(&rows);
+            let combinations = combine(&latest);
+            drifting(metric, &deviations(&combinations, metric)).is_some_and(|drift| drift.flagged)
+        };
+        (0..1000).filter(flagged).count()
+    }
+
+    #[test]
+    fn a_drift_is_flagged_where_there_is_one_and_hardly_ever_else() {
+        for replicates in [2, 3, 10] {
+            let (without, with) = (flagged(replicates, 1.0), flagged(replicates, 1.5));
+            // 1% in the long run; 20 of 1,000 are as many as hardly ever come.
+            assert!(without <= 20, "{replicates} blocks: {without} of 1000");
+            assert!(with > 900, "{replicates} blocks: {with} of 1000");
+        }
+    }
 
     #[test]
     fn reasons_are_told_apart_by_their_words() {

@@ -215,7 +215,7 @@ fn drift(trust: &Trust) -> Markup {
             p.none { "Drift: n/a, for no combination was measured twice." }
         } @else {
             (page::table("Drift with the order of execution", &table, "analysis.json"))
-            p.small { "Each trial’s deviation from its combination against its place in the run; flagged where p < 0.01." }
+            p.small { "When each trial ran against what it measured, both as deviations from its combination’s mean; flagged where p < 0.01." }
         }
     }
 }
