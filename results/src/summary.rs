@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     interval::{Estimate, Observation, Over, estimate, t_quantile},
+    numbers,
     row::Row,
     sample::{
         Combination, Factor, Level, Levels, METRICS, Metric, combine, is_invalid, latest_attempts,
@@ -352,7 +353,8 @@ fn notes(
     if counts.invalid > 0 {
         notes.push(format!(
             "{} of {} measured trials cannot be vouched for and are left out; trials.csv says why.",
-            counts.invalid, counts.succeeded
+            numbers::count(counts.invalid),
+            numbers::count(counts.succeeded)
         ));
     }
     let measured: Vec<&Estimate> = combinations
@@ -387,7 +389,7 @@ fn notes(
     {
         notes.push(
             "Some combinations have no valid trial, so levels of a factor are averaged over different combinations: \
-             compare `measured` with `combinations`."
+             see how many are measured."
                 .into(),
         );
     }

@@ -335,6 +335,30 @@ fn a_report_in_words() {
 }
 
 #[test]
+fn the_largest_error_of_all_cost_models_is_named() {
+    let mut made = made(&small());
+    let errors = |median_error, max_error| {
+        move |check: &mut inferbench_results::analysis::cost::Check| {
+            (check.median_error, check.max_error) = (median_error, max_error);
+        }
+    };
+    let models = &mut made.analysis.cost_models;
+    for model in models.iter_mut() {
+        model.check.as_mut().map(errors(0.01, 0.02)).unwrap();
+    }
+    // The one that is worst in the median is not the one with the largest error.
+    models[0].check.as_mut().map(errors(0.07, 0.08)).unwrap();
+    models[1].check.as_mut().map(errors(0.03, 0.19)).unwrap();
+    let figures = figures::all(&made.summary, &made.analysis);
+    let figure = figures.iter().find(|figure| figure.name == "cost-models");
+    let caption = &figure.unwrap().caption;
+    assert!(
+        caption.contains("median error is at most 7%, the largest 19%"),
+        "{caption}"
+    );
+}
+
+#[test]
 fn a_report_in_markdown() {
     insta::assert_snapshot!(Made::of("made-up", &small().rows(), objectives()).markdown());
 }

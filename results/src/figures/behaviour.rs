@@ -14,7 +14,7 @@ use super::{
 use crate::{
     analysis::{
         Scope,
-        cost::{Coefficients, CostModel},
+        cost::{Check, Coefficients, CostModel},
         curves::{Curve, Family},
     },
     numbers,
@@ -393,6 +393,14 @@ fn table(context: &Context<'_>, factors: &[Factor], metrics: &[&str], drawn: Dra
                             numbers::number(sd)
                         ),
                         (Drawn::Deviations, None) => numbers::number(point.mean.value),
+                        (Drawn::Curves, _) => match point.residual {
+                            Some(residual) => format!(
+                                "{}, residual {}",
+                                numbers::interval(&point.mean),
+                                numbers::percent(residual)
+                            ),
+                            None => numbers::interval(&point.mean),
+                        },
                         _ => numbers::interval(&point.mean),
                     };
                 }
@@ -803,16 +811,15 @@ pub(super) fn cost_models(context: &Context<'_>) -> Figure {
             })
             .collect(),
     });
-    let worst = fitted
-        .iter()
-        .filter_map(|(model, _)| model.check)
-        .max_by(|a, b| a.median_error.total_cmp(&b.median_error));
+    let checks = || fitted.iter().filter_map(|(model, _)| model.check);
+    let most = |error: fn(&Check) -> f64| checks().map(|c| error(&c)).max_by(f64::total_cmp);
+    let worst = most(|check| check.median_error).zip(most(|check| check.max_error));
     figure.caption = match worst {
-        Some(check) => format!(
+        Some((median, largest)) => format!(
             "Each point is a measured combination; on the line, both agree. On combinations that were held out, the \
              median error is at most {}, the largest {}.",
-            numbers::percent(check.median_error),
-            numbers::percent(check.max_error)
+            numbers::percent(median),
+            numbers::percent(largest)
         ),
         None => "Each point is a measured combination that the model was fitted to; on the line, both agree. There \
                  are too few combinations to hold some out."

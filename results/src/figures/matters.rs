@@ -220,10 +220,11 @@ pub(super) fn importances(context: &Context<'_>) -> Figure {
                     .max_by(|a, b| a.mean.total_cmp(&b.mean));
                 top.extend(most.map(|most| {
                     format!(
-                        "{} matters most for {} ({})",
+                        "{} matters most for {} ({} ± {})",
                         most.factor.title(),
                         metric_title(metric),
-                        numbers::share(most.mean)
+                        numbers::share(most.mean),
+                        numbers::share(most.sd)
                     )
                 }));
             }
@@ -301,9 +302,12 @@ fn importance_panel(metric: &str, scale: &str, shares: &Shares) -> Panel {
         (share.factor.title().to_owned(), values)
     });
     let rows: Vec<_> = rows.collect();
-    // Noise can carry one beyond 2.
-    let values = rows.iter().flat_map(|(_, values)| values);
-    let most = values.map(|value| value.value).fold(0.0, f64::max);
+    // Noise can carry one beyond 2, and its spread further: a whisker that ended at the axis' end would look shorter.
+    let most = rows
+        .iter()
+        .flat_map(|(_, values)| values)
+        .map(|value| value.ends.map_or(value.value, |(_, high)| high))
+        .fold(0.0, f64::max);
     Panel {
         alt: format!(
             "Importances for {}, {scale} scale: {}.",

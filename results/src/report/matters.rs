@@ -43,6 +43,7 @@ pub(super) fn section(report: &Report<'_>) -> Markup {
                         "independent factors, twice Sₜ."
                     }
                     (shares(first))
+                    (interactions(first))
                     @if !disagreements.is_empty() {
                         h4 { "Where the two methods disagree" }
                         ul { @for text in &disagreements { li { (page::cut(text)) } } }
@@ -61,6 +62,7 @@ pub(super) fn section(report: &Report<'_>) -> Markup {
                             summary { "Effects and shares of " bdi { (scope_name(scope)) } }
                             (effects(scope))
                             (shares(scope))
+                            (interactions(scope))
                         }
                     }
                     @let rest = rest(first);
@@ -100,6 +102,50 @@ fn effects(scope: &Scope) -> Markup {
 fn shares(scope: &Scope) -> Markup {
     let caption = format!("Shares of the variance, {}", scope_name(scope));
     shares_of(&first(scope), &caption)
+}
+
+/// Pairs of factors whose interaction says as much of a variance are listed.
+const INTERACTION: f64 = 0.01;
+
+/// What two factors do together beyond what each does alone.
+fn interactions(scope: &Scope) -> Markup {
+    let mut table = Table::new(["metric", "factors", "share, log", "share, raw"]);
+    for of in first(scope) {
+        let pairs = [&of.log, &of.raw]
+            .into_iter()
+            .flatten()
+            .find(|shares| !shares.interactions.is_empty());
+        for pair in pairs.into_iter().flat_map(|shares| &shares.interactions) {
+            let share = |shares: &Option<Shares>| {
+                let pairs = &shares.as_ref()?.interactions;
+                pairs
+                    .iter()
+                    .find(|found| found.factors == pair.factors)
+                    .map(|found| found.share)
+            };
+            let both = [share(&of.log), share(&of.raw)];
+            if both.iter().flatten().all(|share| *share < INTERACTION) {
+                continue;
+            }
+            let [a, b] = pair.factors;
+            let mut row = vec![
+                metric_title(&of.metric),
+                format!("{} × {}", a.title(), b.title()),
+            ];
+            row.extend(
+                both.map(|share| share.map_or_else(|| NOT_AVAILABLE.into(), numbers::share)),
+            );
+            table.push(row);
+        }
+    }
+    html! {
+        @if !table.rows.is_empty() {
+            details.keep {
+                summary { "Interactions of two factors, " bdi { (scope_name(scope)) } }
+                (page::table("Shares of the variance that two factors have only together, from 1% on", &table, "analysis.json"))
+            }
+        }
+    }
 }
 
 fn effects_of(attributions: &[&Attribution], scope: &Scope, caption: &str) -> Markup {
