@@ -1,44 +1,69 @@
-//! Analyses a sweep of 20,160 trials (2 models × 7 batch sizes × 6 input lengths × 6 output lengths × 4 numbers of GPUs
-//! × 10 replicates) and says how long each part takes and how much memory all of it took:
-//! `cargo run --release -p inferbench-results --features fixtures --example analysis_speed`.
+//! Reads the table of a sweep of 20,160 trials (2 models × 7 batch sizes × 6 input lengths × 6 output lengths × 4 numbers
+//! of GPUs × 10 replicates), analyses it and makes the whole report, and says how long each part takes and how much
+//! memory all of it took. The aim is less than 5 s and 500 MiB on two cores:
+//! `RAYON_NUM_THREADS=2 cargo run --release -p inferbench-results --features fixtures --example analysis_speed`.
 
 use std::time::Instant;
 
 use inferbench_crds::spec::Objectives;
-use inferbench_results::{analysis::analyze, fixtures::Sweep, summary::summarize};
+use inferbench_results::{
+    analysis::analyze,
+    figures,
+    fixtures::study::Study,
+    report::{Report, html},
+    summary::summarize,
+    tables::{read_trials_csv, write_csv},
+};
 
-fn main() {
-    let rows = Sweep {
-        models: &[("gpt2", 124_000_000), ("llama3-8b", 8_000_000_000)],
-        batches: &[1, 2, 4, 8, 16, 32, 64],
-        inputs: &[16, 32, 64, 128, 256, 512],
-        outputs: &[16, 32, 64, 128, 256, 512],
-        gpus: &[1, 2, 4, 8],
-        replicates: 10,
-        noise: 0.05,
-        seed: 1,
-    }
-    .rows(|row| {
-        let (batch, input) = (f64::from(row.batch_size), f64::from(row.input_len));
-        let (output, gpus) = (f64::from(row.output_len), f64::from(row.gpus));
-        let weights = row.model_params.unwrap_or_default() as f64 / 1e9;
-        5.0 + output * (1.0 + weights / gpus) + 1e-3 * weights * batch * (input + output) / gpus
-    });
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let csv = write_csv(
+        &Study {
+            batch_sizes: vec![1, 2, 4, 8, 16, 32, 64],
+            input_lengths: vec![16, 32, 64, 128, 256, 512],
+            output_lengths: vec![16, 32, 64, 128, 256, 512],
+            gpus: vec![1, 2, 4, 8],
+            replicates: 10,
+            ..Study::default()
+        }
+        .rows(),
+    )?;
     let objectives = Objectives::default();
     let start = Instant::now();
+    let mut before = 0.0;
+    let mut lap = || {
+        let now = start.elapsed().as_secs_f64();
+        let lap = now - before;
+        before = now;
+        lap
+    };
+    let rows = read_trials_csv(&csv)?;
+    let read = lap();
     let summary = summarize("speed", &rows, &objectives);
-    let summarized = start.elapsed();
+    let summarized = lap();
     let analysis = analyze(&rows, &summary, &objectives);
-    let analysed = start.elapsed() - summarized;
-    let bytes = serde_json::to_vec(&analysis).map_or(0, |bytes| bytes.len());
+    let document = serde_json::to_vec(&analysis)?;
+    let analysed = lap();
+    let figures = figures::all(&summary, &analysis);
+    let page = html(&Report {
+        summary: &summary,
+        analysis: &analysis,
+        objectives: &objectives,
+        figures: &figures,
+    });
+    let svg: usize = figures.iter().filter_map(|f| Some(f.svg()?.len())).sum();
+    let reported = lap();
     println!(
-        "{} trials: summary {:.2} s, analysis {:.2} s ({} kB of JSON){}",
+        "{} trials, {} threads: table {read:.2} s, summary {summarized:.2} s, analysis {analysed:.2} s, report \
+         {reported:.2} s, all {:.2} s; {} kB of JSON, {} kB of HTML, {} kB of SVG{}",
         rows.len(),
-        summarized.as_secs_f64(),
-        analysed.as_secs_f64(),
-        bytes / 1000,
-        peak_memory().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"))
+        rayon::current_num_threads(),
+        start.elapsed().as_secs_f64(),
+        document.len() / 1000,
+        page.len() / 1000,
+        svg / 1000,
+        peak_memory().map_or(String::new(), |mib| format!("; peak memory {mib} MiB"))
     );
+    Ok(())
 }
 
 fn peak_memory() -> Option<u64> {

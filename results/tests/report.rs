@@ -579,6 +579,26 @@ fn degenerate_sweeps_have_reports() {
     }
 }
 
+/// As many trials as a resource may ask for.
+#[test]
+fn fifty_thousand_rows_have_a_report() {
+    let study = Study {
+        models: vec![("small".into(), 1.0)],
+        input_lengths: vec![16, 256],
+        output_lengths: vec![16, 256],
+        gpus: vec![1, 2, 4, 6, 8],
+        batch_sizes: vec![1, 2, 4, 8, 16],
+        replicates: 500,
+        invalid_every: 37,
+        ..Study::default()
+    };
+    let made = made(&study);
+    assert_eq!(made.summary.counts.trials, 50_000);
+    check(&made);
+    let text = words(&made.html());
+    assert!(text.contains("of 50,000 trials are measured and valid"));
+}
+
 #[test]
 fn many_levels_stay_within_a_page() {
     let many = Study {

@@ -193,9 +193,12 @@ mod tests {
     use super::*;
     use crate::{fixtures::Sweep, sample::Metric};
 
-    /// How often, of 1,000 seeded sweeps, three kinds of interval hold the truth.
-    fn covered(replicates: u32) -> [u32; 3] {
-        let mut counts = [0; 3];
+    /// How often, of 1,000 seeded sweeps, four kinds of interval hold the truth.
+    fn covered(replicates: u32) -> [u32; 4] {
+        let mut counts = [0; 4];
+        // What a time of 1 ms is in the mean, under noise of 0.1 on the log scale.
+        let centre = (0.1_f64 * 0.1 / 2.0).exp();
+        let truth = |batch: f64, output: f64| 3.0 * batch.powf(0.3) * output;
         for seed in 0..1000 {
             let rows = Sweep {
                 batches: &[1, 2, 4, 8, 16],
@@ -207,7 +210,7 @@ mod tests {
                 seed,
                 ..Sweep::default()
             }
-            .rows(|row| 3.0 * f64::from(row.batch_size).powf(0.3) * f64::from(row.output_len));
+            .rows(|row| truth(row.batch_size.into(), row.output_len.into()));
             let latest = latest_attempts(&rows);
             let combinations = combine(&latest);
             let grid = Grid::new(&combinations.iter().collect::<Vec<_>>());
@@ -225,7 +228,12 @@ mod tests {
                 .find(|(_, axis)| axis.factor == Factor::BatchSize)
                 .unwrap();
             let curve = curves::curve(&grid, position, axis, ttlt).unwrap();
+            let first = curve.points[0];
             let found = [
+                (
+                    first.mean,
+                    centre * (truth(1.0, 16.0) + truth(1.0, 32.0)) / 2.0,
+                ),
                 (batch.per_doubling.unwrap(), 2_f64.powf(0.3)),
                 (last.ratio, 16_f64.powf(0.3)),
                 (curve.exponent.unwrap(), 0.3),
@@ -241,7 +249,7 @@ mod tests {
     #[test]
     fn intervals_hold_the_truth_as_often_as_they_say() {
         for replicates in [3, 10] {
-            for (what, count) in ["per doubling", "level", "exponent"]
+            for (what, count) in ["mean", "per doubling", "level", "exponent"]
                 .iter()
                 .zip(covered(replicates))
             {
