@@ -44,16 +44,12 @@ pub enum TableError {
         source: csv::Error,
     },
     /// The CSV has other columns.
-    #[error("{table}.csv: column {at} is {found:?} instead of {expected:?}")]
+    #[error("{table}.csv, header: {problem}")]
     Header {
         /// The table.
         table: &'static str,
-        /// The column's number, from 1.
-        at: usize,
-        /// Its name; empty where it is missing.
-        found: String,
-        /// What belongs there.
-        expected: String,
+        /// The column, and what is wrong with it.
+        problem: String,
     },
     /// A cell holds what its column cannot.
     #[error("{table}.csv, line {line}: {problem}")]
@@ -94,38 +90,59 @@ pub fn write_csv<T: Table>(rows: &[T]) -> Result<Vec<u8>, TableError> {
         .map_err(|error| failed(error.into_error().into()))
 }
 
-/// The rows of a `trials.csv`.
+/// The rows of a `trials.csv`, whose columns may stand in any order. One that may be empty may be missing, too: tables
+/// made by an older version, or elsewhere, lack some.
 ///
 /// # Errors
-/// Where it is no CSV, or its columns are not those of [`Row`]; names the line and the column.
+/// Where it is no CSV, has a column that is none of [`Row`]'s, has one twice, or lacks one that is never empty; names the
+/// line and the column.
 pub fn read_trials_csv(bytes: &[u8]) -> Result<Vec<Row>, TableError> {
     let table = Row::NAME;
     let failed = |source| TableError::Csv { table, source };
     let mut reader = csv::Reader::from_reader(bytes);
-    let header = reader.headers().map_err(failed)?;
-    for at in 0..header.len().max(Row::COLUMNS.len()) {
-        let found = header.get(at).unwrap_or_default();
-        let expected = Row::COLUMNS.get(at).map_or("", |column| column.name);
-        if found != expected {
-            return Err(TableError::Header {
-                table,
-                at: at + 1,
-                found: found.into(),
-                expected: expected.into(),
-            });
-        }
-    }
+    let places = places(Row::COLUMNS, reader.headers().map_err(failed)?)
+        .map_err(|problem| TableError::Header { table, problem })?;
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(failed)?;
         let line = record.position().map_or(0, csv::Position::line);
-        rows.push(Row::parse(&record).map_err(|problem| TableError::Cell {
+        let cells = places
+            .iter()
+            .map(|place| place.and_then(|at| record.get(at)).unwrap_or_default());
+        rows.push(Row::parse(cells).map_err(|problem| TableError::Cell {
             table,
             line,
             problem,
         })?);
     }
     Ok(rows)
+}
+
+/// Where each column stands in a header.
+fn places(columns: &[Column], header: &csv::StringRecord) -> Result<Vec<Option<usize>>, String> {
+    let mut places = vec![None; columns.len()];
+    for (at, name) in header.iter().enumerate() {
+        let known = columns.iter().position(|column| column.name == name);
+        let known = known.ok_or_else(|| {
+            let names = columns.iter().map(|column| column.name);
+            let near = inferbench_crds::suggest::did_you_mean(name, names);
+            format!(
+                "column {}, {name:?}, is none of docs/columns.md{near}",
+                at + 1
+            )
+        })?;
+        if places[known].replace(at).is_some() {
+            return Err(format!("{name:?} is there twice"));
+        }
+    }
+    let missing = columns
+        .iter()
+        .zip(&places)
+        .find(|(column, place)| !column.nullable && place.is_none());
+    match missing {
+        Some((column, _)) => Err(format!("{:?} is missing, and never empty", column.name)),
+        None => Ok(places),
+    }
 }
 
 fn write_text(cell: Cell<'_>, out: &mut String) {
@@ -296,7 +313,7 @@ mod tests {
         row::{IterationRow, TelemetryRow},
     };
 
-    /// The order of the columns, as the design page lists them.
+    /// The columns and their order.
     const DESIGN: &str = "sweep, trial_index, trial_key, attempt, replicate, run_order, process_id, started_at, \
         outcome, valid, invalid_reasons, model, model_revision, architecture, model_params, dtype, batch_size, \
         input_len, output_len, gpus, iterations, mean_ttft_ms, median_ttft_ms, std_ttft_ms, min_ttft_ms, max_ttft_ms, \
@@ -362,12 +379,16 @@ mod tests {
         let csv = String::from_utf8(write_csv(&[Row::of(&fixtures::record())]).unwrap()).unwrap();
         for (broken, said) in [
             (
-                csv.replace("mean_ttft_ms", "ttft"),
-                "column 22 is \"ttft\" instead of \"mean_ttft_ms\"",
+                csv.replace("mean_ttft_ms", "mean_ttft_mss"),
+                "column 22, \"mean_ttft_mss\", is none of docs/columns.md (did you mean `mean_ttft_ms`?)",
             ),
             (
-                csv.replace(",prompt_seed", ""),
-                "column 86 is \"\" instead of \"prompt_seed\"",
+                csv.replace("median_ttft_ms", "mean_ttft_ms"),
+                "\"mean_ttft_ms\" is there twice",
+            ),
+            (
+                csv.replace("batch_size,", ""),
+                "\"batch_size\" is missing, and never empty",
             ),
             (
                 csv.replace(",Succeeded,", ",Won,"),
@@ -378,6 +399,41 @@ mod tests {
             let error = read_trials_csv(broken.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn columns_may_be_missing_and_in_another_order() {
+        let rows = [fixtures::record(), fixtures::gpu_record()].map(|record| Row::of(&record));
+        let csv = write_csv(&rows).unwrap();
+        let mut reader = csv::Reader::from_reader(&csv[..]);
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let header = reader.headers().unwrap().clone();
+        for record in std::iter::once(Ok(header.clone())).chain(reader.into_records()) {
+            let record = record.unwrap();
+            let mut kept: Vec<&str> = header
+                .iter()
+                .zip(&record)
+                .filter(|(name, _)| !name.starts_with("gpu_"))
+                .map(|(_, cell)| cell)
+                .collect();
+            kept.reverse();
+            writer.write_record(kept).unwrap();
+        }
+        let expected = rows.map(|row| Row {
+            gpu_util_mean_pct: None,
+            gpu_util_max_pct: None,
+            gpu_mem_total_mib: None,
+            gpu_mem_before_mib: None,
+            gpu_mem_peak_mib: None,
+            gpu_mem_after_mib: None,
+            gpu_power_mean_w: None,
+            gpu_energy_j: None,
+            ..row
+        });
+        assert_eq!(
+            read_trials_csv(&writer.into_inner().unwrap()).unwrap(),
+            expected
+        );
     }
 
     #[test]
