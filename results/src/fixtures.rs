@@ -74,6 +74,8 @@ pub fn gpu_record() -> TrialRecord {
             uuid: format!("GPU-{at}"),
             util_mean_pct: Some(80.0 + 10.0 * f64::from(at)),
             util_max_pct: Some(98.0 + f64::from(at)),
+            dram_active_mean_pct: Some(70.0 + 2.0 * f64::from(at)),
+            tensor_active_mean_pct: Some(20.0 + 2.0 * f64::from(at)),
             mem_total_mib: Some(81_559.0),
             mem_before_mib: Some(500.0),
             mem_peak_mib: Some(9_000.0),
@@ -81,7 +83,9 @@ pub fn gpu_record() -> TrialRecord {
             power_mean_w: Some(300.0),
             energy_j: Some(10.0),
             sm_clock_mean_mhz: Some(1_900.0 + 20.0 * f64::from(at)),
-            throttle_reasons: (at == 1).then(|| "SwPowerCap".into()),
+            mem_clock_mean_mhz: Some(2_619.0),
+            temp_max_c: Some(60.0 + f64::from(at)),
+            throttle_reasons: Some(if at == 1 { "sw_power_cap" } else { "" }.into()),
             foreign_processes: Some(0),
         })
         .collect();
@@ -137,8 +141,11 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
             mem_mib: Some(600.0 + f64::from(at)),
             cpu_time_s: Some(0.2 * f64::from(at)),
             util_pct: None,
+            dram_active_pct: None,
+            tensor_active_pct: None,
             power_w: None,
             sm_clock_mhz: None,
+            mem_clock_mhz: None,
             temp_c: None,
         })
         .collect();

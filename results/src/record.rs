@@ -172,7 +172,7 @@ pub struct Telemetry {
     pub gpus: Vec<GpuTelemetry>,
     /// All samples, before, during and after the timed window.
     pub samples: Vec<Sample>,
-    /// Why there is no GPU telemetry where there are GPUs.
+    /// Why there is no GPU telemetry, or none of some GPU, where there are GPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu_telemetry_missing: Option<String>,
 }
@@ -202,7 +202,8 @@ pub struct CpuTelemetry {
     pub concurrent_trials: Option<u32>,
 }
 
-/// One GPU over the timed window.
+/// One GPU over the timed window, or a slice of one (`MIG-…`): power, energy, clocks, temperature and reasons are the
+/// whole GPU's then.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GpuTelemetry {
@@ -212,6 +213,12 @@ pub struct GpuTelemetry {
     pub util_mean_pct: Option<f64>,
     /// The same, maximum over time.
     pub util_max_pct: Option<f64>,
+    /// Share of the memory's bandwidth in use, mean over time; only where the GPU counts it (Hopper and newer).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dram_active_mean_pct: Option<f64>,
+    /// Share of time in which the matrix units were at work, mean over time and multiprocessors; likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensor_active_mean_pct: Option<f64>,
     /// Memory of the device.
     pub mem_total_mib: Option<f64>,
     /// Memory in use before the model was loaded.
@@ -226,7 +233,13 @@ pub struct GpuTelemetry {
     pub energy_j: Option<f64>,
     /// Clock of the multiprocessors, mean over time.
     pub sm_clock_mean_mhz: Option<f64>,
-    /// Why the clock was held back, names joined by `|`.
+    /// Clock of the memory, mean over time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_clock_mean_mhz: Option<f64>,
+    /// Temperature of the die, maximum over time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temp_max_c: Option<f64>,
+    /// Why the clock was held back, names joined by `|`; empty where nothing held it back, absent where unknown.
     pub throttle_reasons: Option<String>,
     /// Processes of others seen on the device.
     pub foreign_processes: Option<u32>,
@@ -260,15 +273,24 @@ pub struct Sample {
     /// CPU seconds of the process so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_time_s: Option<f64>,
-    /// GPU utilization.
+    /// GPU utilization over the driver's period that ended then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub util_pct: Option<f64>,
+    /// Share of the GPU memory's bandwidth in use since the sample before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dram_active_pct: Option<f64>,
+    /// Share of that time in which the matrix units were at work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensor_active_pct: Option<f64>,
     /// GPU power.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_w: Option<f64>,
     /// GPU clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sm_clock_mhz: Option<f64>,
+    /// Clock of the GPU's memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mem_clock_mhz: Option<f64>,
     /// GPU temperature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temp_c: Option<f64>,

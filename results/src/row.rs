@@ -110,6 +110,10 @@ table! {
         "%" gpu_util_mean_pct: Option<f64>,
         /// The same: maximum over time and devices.
         "%" gpu_util_max_pct: Option<f64>,
+        /// Share of the memory's bandwidth in use, as the GPU counts it (Hopper and newer): mean over time and devices.
+        "%" gpu_dram_active_mean_pct: Option<f64>,
+        /// Share of time in which the matrix units were at work, likewise.
+        "%" gpu_tensor_active_mean_pct: Option<f64>,
         /// Memory of the devices, summed.
         "MiB" gpu_mem_total_mib: Option<f64>,
         /// Memory in use before the model was loaded, summed over the devices.
@@ -118,7 +122,7 @@ table! {
         "MiB" gpu_mem_peak_mib: Option<f64>,
         /// Memory in use after the trial, summed over the devices.
         "MiB" gpu_mem_after_mib: Option<f64>,
-        /// Power: mean over time, summed over the devices.
+        /// Power: mean over time, summed over the devices. Where a slice of a GPU (MIG) is used, power, energy, clocks, temperature and throttling are the whole GPU's.
         "W" gpu_power_mean_w: Option<f64>,
         /// Energy over the timed window, summed over the devices.
         "J" gpu_energy_j: Option<f64>,
@@ -126,6 +130,10 @@ table! {
         "J" joules_per_output_token: Option<f64>,
         /// Clock of the multiprocessors: mean over time and devices.
         "MHz" sm_clock_mean_mhz: Option<f64>,
+        /// Clock of the GPUs' memory: mean over time and devices.
+        "MHz" mem_clock_mean_mhz: Option<f64>,
+        /// Temperature of the die: maximum over time and devices.
+        "°C" gpu_temp_max_c: Option<f64>,
         /// Why clocks were held back, on any device, joined by `|`; `none` where nothing held them back.
         "" throttle_reasons: Option<String>,
         /// User and system seconds of all threads in the timed window.
@@ -234,12 +242,18 @@ table! {
         "MiB" mem_mib: Option<f64>,
         /// CPU time of the process so far.
         "s" cpu_time_s: Option<f64>,
-        /// Share of time in which any kernel ran.
+        /// Share of the driver's period (up to 1 s) that ended then in which any kernel ran; a row of its own where the driver keeps a buffer of them.
         "%" util_pct: Option<f64>,
+        /// Share of the GPU memory's bandwidth in use since the sample before.
+        "%" dram_active_pct: Option<f64>,
+        /// Share of that time in which the matrix units were at work.
+        "%" tensor_active_pct: Option<f64>,
         /// Power.
         "W" power_w: Option<f64>,
         /// Clock of the multiprocessors.
         "MHz" sm_clock_mhz: Option<f64>,
+        /// Clock of the GPU's memory.
+        "MHz" mem_clock_mhz: Option<f64>,
         /// Temperature.
         "°C" temp_c: Option<f64>,
     }
@@ -432,6 +446,8 @@ impl Row {
             .and_then(|utils| u32::try_from(utils.iter().filter(|util| **util > 0.0).count()).ok());
         self.gpu_util_max_pct = utils.and_then(|utils| utils.into_iter().max_by(f64::total_cmp));
         self.gpu_util_mean_pct = mean(|gpu| gpu.util_mean_pct);
+        self.gpu_dram_active_mean_pct = mean(|gpu| gpu.dram_active_mean_pct);
+        self.gpu_tensor_active_mean_pct = mean(|gpu| gpu.tensor_active_mean_pct);
         self.gpu_mem_total_mib = sum(|gpu| gpu.mem_total_mib);
         self.gpu_mem_before_mib = sum(|gpu| gpu.mem_before_mib);
         self.gpu_mem_peak_mib = sum(|gpu| gpu.mem_peak_mib);
@@ -439,6 +455,9 @@ impl Row {
         self.gpu_power_mean_w = sum(|gpu| gpu.power_mean_w);
         self.gpu_energy_j = sum(|gpu| gpu.energy_j);
         self.sm_clock_mean_mhz = mean(|gpu| gpu.sm_clock_mean_mhz);
+        self.mem_clock_mean_mhz = mean(|gpu| gpu.mem_clock_mean_mhz);
+        self.gpu_temp_max_c =
+            all(|gpu| gpu.temp_max_c).and_then(|temps| temps.into_iter().max_by(f64::total_cmp));
         self.joules_per_output_token =
             self.gpu_energy_j
                 .zip(self.iterations)
@@ -533,8 +552,11 @@ impl TelemetryRow {
             mem_mib: finite(sample.mem_mib),
             cpu_time_s: finite(sample.cpu_time_s),
             util_pct: finite(sample.util_pct),
+            dram_active_pct: finite(sample.dram_active_pct),
+            tensor_active_pct: finite(sample.tensor_active_pct),
             power_w: finite(sample.power_w),
             sm_clock_mhz: finite(sample.sm_clock_mhz),
+            mem_clock_mhz: finite(sample.mem_clock_mhz),
             temp_c: finite(sample.temp_c),
         };
         record.telemetry.samples.iter().map(row).collect()
@@ -574,13 +596,35 @@ mod tests {
             (row.gpu_mem_peak_mib, row.gpu_power_mean_w),
             (Some(18_000.0), Some(600.0))
         );
-        assert_eq!(row.sm_clock_mean_mhz, Some(1_910.0));
+        assert_eq!(
+            (row.sm_clock_mean_mhz, row.mem_clock_mean_mhz),
+            (Some(1_910.0), Some(2_619.0))
+        );
+        assert_eq!(
+            (row.gpu_dram_active_mean_pct, row.gpu_tensor_active_mean_pct),
+            (Some(71.0), Some(21.0))
+        );
+        assert_eq!(row.gpu_temp_max_c, Some(61.0));
         assert_eq!(row.joules_per_output_token, Some(20.0 / (2.0 * 4.0 * 5.0)));
         assert_eq!(
             row.output_throughput_per_gpu,
             row.output_throughput.map(|rate| rate / 2.0)
         );
-        assert_eq!(row.throttle_reasons.as_deref(), Some("SwPowerCap"));
+        let mut record = fixtures::gpu_record();
+        let mut throttled = |gpus: [Option<&str>; 2]| {
+            for (gpu, reasons) in record.telemetry.gpus.iter_mut().zip(gpus) {
+                gpu.throttle_reasons = reasons.map(str::to_owned);
+            }
+            Row::of(&record).throttle_reasons
+        };
+        for (gpus, row) in [
+            ([Some(""), Some("sw_power_cap")], Some("sw_power_cap")),
+            ([Some("b|a"), Some("b")], Some("a|b")),
+            ([Some(""), Some("")], Some("none")),
+            ([Some(""), None], None),
+        ] {
+            assert_eq!(throttled(gpus).as_deref(), row);
+        }
     }
 
     #[test]

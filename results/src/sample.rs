@@ -210,6 +210,22 @@ pub const METRICS: &[Metric] = &[
         get: |row| row.gpu_util_max_pct,
     },
     Metric {
+        name: "gpuDramActiveMeanPct",
+        title: "GPU memory activity",
+        unit: "%",
+        better: Better::Neither,
+        basis: Basis::Unknown,
+        get: |row| row.gpu_dram_active_mean_pct,
+    },
+    Metric {
+        name: "gpuTensorActiveMeanPct",
+        title: "GPU matrix unit activity",
+        unit: "%",
+        better: Better::Neither,
+        basis: Basis::Unknown,
+        get: |row| row.gpu_tensor_active_mean_pct,
+    },
+    Metric {
         name: "gpuMemPeakMib",
         title: "GPU memory, peak",
         unit: "MiB",
@@ -449,8 +465,8 @@ pub fn is_invalid(row: &Row) -> bool {
     row.outcome == Some(Outcome::Succeeded) && row.valid != Some(true)
 }
 
-/// The combinations of the latest attempts, in the order of their levels; a trial belongs to what it asked for even where it ran something else, but then it is
-/// invalid and only counted.
+/// The combinations of the latest attempts, in the order of their levels. A trial belongs to the levels that ran; where
+/// they are not those it asked for, it is invalid and only counted.
 #[must_use]
 pub fn combine<'a>(latest: &[&'a Row]) -> Vec<Combination<'a>> {
     let mut combinations: BTreeMap<Levels, Combination<'a>> = BTreeMap::new();

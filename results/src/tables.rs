@@ -320,9 +320,10 @@ mod tests {
         mean_ttlt_ms, median_ttlt_ms, std_ttlt_ms, min_ttlt_ms, max_ttlt_ms, mean_tpot_ms, median_tpot_ms, \
         std_tpot_ms, min_tpot_ms, max_tpot_ms, median_itl_ms, p90_itl_ms, max_itl_ms, output_throughput, \
         decode_throughput, prefill_throughput, normalized_latency_ms, output_throughput_per_gpu, gpus_active, \
-        gpu_util_mean_pct, gpu_util_max_pct, gpu_mem_total_mib, gpu_mem_before_mib, gpu_mem_peak_mib, \
+        gpu_util_mean_pct, gpu_util_max_pct, gpu_dram_active_mean_pct, gpu_tensor_active_mean_pct, gpu_mem_total_mib, \
+        gpu_mem_before_mib, gpu_mem_peak_mib, \
         gpu_mem_after_mib, gpu_power_mean_w, gpu_energy_j, joules_per_output_token, sm_clock_mean_mhz, \
-        throttle_reasons, cpu_time_s, rss_peak_mib, cpu_throttled_ms, cpu_steal_pct, cpu_freq_mean_mhz, numa_nodes, \
+        mem_clock_mean_mhz, gpu_temp_max_c, throttle_reasons, cpu_time_s, rss_peak_mib, cpu_throttled_ms, cpu_steal_pct, cpu_freq_mean_mhz, numa_nodes, \
         smt, concurrent_trials, decode_roofline_fraction, prefill_roofline_fraction, roofline_bound, mean_log_likelihood, \
         perplexity, repetition_rate, prompt_similarity, model_load_s, first_iteration_ttft_ms, engine, engine_mode, engine_version, runner_version, device, device_uuid, driver, \
         cuda, cpu, threads, node, image_digest, prompt_seed";
@@ -422,12 +423,15 @@ mod tests {
         let expected = rows.map(|row| Row {
             gpu_util_mean_pct: None,
             gpu_util_max_pct: None,
+            gpu_dram_active_mean_pct: None,
+            gpu_tensor_active_mean_pct: None,
             gpu_mem_total_mib: None,
             gpu_mem_before_mib: None,
             gpu_mem_peak_mib: None,
             gpu_mem_after_mib: None,
             gpu_power_mean_w: None,
             gpu_energy_j: None,
+            gpu_temp_max_c: None,
             ..row
         });
         assert_eq!(

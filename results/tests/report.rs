@@ -375,10 +375,15 @@ fn a_sweep_with_gaps_says_so() {
         invalid_every: 7,
         ..small()
     };
-    let made = made(&study);
+    let mut rows = study.rows();
+    let on_two = rows.iter_mut().find(|row| row.gpus_active == Some(2));
+    on_two.unwrap().gpus_active = Some(1);
+    let made = Made::of("made-up", &rows, Objectives::default());
     check(&made);
     let text = words(&made.html());
     for said in [
+        "in 1 fewer GPUs were at work than asked for",
+        "of the valid ones, with a GPU that was not seen at work 1",
         "did not fit into memory",
         "cannot be vouched for",
         "#% of the CPU time",

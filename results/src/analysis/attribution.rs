@@ -149,7 +149,7 @@ pub struct FactorImportance {
 }
 
 /// The metrics whose variance is divided among factors.
-pub const ATTRIBUTED: [&str; 12] = [
+pub const ATTRIBUTED: [&str; 14] = [
     "ttftMs",
     "ttltMs",
     "tpotMs",
@@ -157,6 +157,8 @@ pub const ATTRIBUTED: [&str; 12] = [
     "outputThroughputPerGpu",
     "normalizedLatencyMs",
     "gpuUtilMeanPct",
+    "gpuDramActiveMeanPct",
+    "gpuTensorActiveMeanPct",
     "gpuMemPeakMib",
     "joulesPerOutputToken",
     "perplexity",

@@ -106,7 +106,7 @@ impl Fit {
 }
 
 /// The metrics that are followed along the factors.
-pub const FOLLOWED: [&str; 11] = [
+pub const FOLLOWED: [&str; 13] = [
     "ttftMs",
     "ttltMs",
     "tpotMs",
@@ -114,6 +114,8 @@ pub const FOLLOWED: [&str; 11] = [
     "normalizedLatencyMs",
     "gpuUtilMeanPct",
     "gpuUtilMaxPct",
+    "gpuDramActiveMeanPct",
+    "gpuTensorActiveMeanPct",
     "gpuMemPeakMib",
     "perplexity",
     "repetitionRate",

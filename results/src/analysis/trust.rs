@@ -24,6 +24,9 @@ pub struct Trust {
     pub invalid: Vec<Reason>,
     /// Trials that have no measurement, by outcome.
     pub unmeasured: Vec<Unmeasured>,
+    /// Valid trials in which fewer GPUs were seen at work than the trial asked for.
+    #[serde(default)]
+    pub idle_gpus: u32,
     /// Trials that stand out from the others of their combination. They are kept.
     pub outliers: Vec<Outlier>,
     /// Trials that were looked at for outliers; 0 with fewer than two replicates.
@@ -150,6 +153,7 @@ pub(super) fn judge(counts: &Counts, latest: &[&Row], combinations: &[Combinatio
         counts: counts.clone(),
         invalid: reasons(latest),
         unmeasured: unmeasured(latest),
+        idle_gpus: idle_gpus(combinations),
         outliers,
         outliers_among: among,
         drift,
@@ -373,6 +377,12 @@ fn unmeasured(latest: &[&Row]) -> Vec<Unmeasured> {
     found
 }
 
+fn idle_gpus(combinations: &[Combination<'_>]) -> u32 {
+    let valid = combinations.iter().flat_map(|c| &c.valid);
+    let idle = valid.filter(|row| row.gpus_active.is_some_and(|active| active < row.gpus));
+    idle.count() as u32
+}
+
 fn provenance(latest: &[&Row]) -> Vec<Provenance> {
     type Column = (&'static str, fn(&Row) -> Option<String>);
     let columns: [Column; 11] = [
@@ -467,6 +477,26 @@ mod tests {
             assert!(without <= 20, "{replicates} blocks: {without} of 1000");
             assert!(with > 900, "{replicates} blocks: {with} of 1000");
         }
+    }
+
+    #[test]
+    fn gpus_that_do_nothing_are_counted() {
+        let mut rows = Sweep::default().rows(|_| 1.0);
+        for row in &mut rows {
+            row.gpus_active = Some(row.gpus);
+        }
+        let judged = |rows: &[Row]| {
+            let latest = latest_attempts(rows);
+            judge(&Counts::default(), &latest, &combine(&latest)).idle_gpus
+        };
+        assert_eq!(judged(&rows), 0);
+        for row in rows.iter_mut().filter(|row| row.gpus == 2).take(3) {
+            row.gpus_active = Some(1);
+        }
+        assert_eq!(judged(&rows), 3);
+        // Where nobody told, nothing is said.
+        rows.iter_mut().for_each(|row| row.gpus_active = None);
+        assert_eq!(judged(&rows), 0);
     }
 
     #[test]

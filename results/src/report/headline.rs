@@ -185,6 +185,12 @@ pub(super) fn trust(report: &Report<'_>) -> String {
         }
     }
     let trust = &report.analysis.trust;
+    if trust.idle_gpus > 0 {
+        said += &format!(
+            "; in {} fewer GPUs were at work than asked for",
+            numbers::count(trust.idle_gpus)
+        );
+    }
     let drifted: Vec<String> = trust
         .drift
         .iter()

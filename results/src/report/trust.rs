@@ -45,6 +45,11 @@ fn counts(report: &Report<'_>) -> Table {
         ("trials of the design", counts.trials, true),
         ("measured", counts.succeeded, true),
         ("of these invalid", counts.invalid, true),
+        (
+            "of the valid ones, with a GPU that was not seen at work",
+            report.analysis.trust.idle_gpus,
+            false,
+        ),
         ("did not fit into memory", counts.out_of_memory, false),
         ("cannot run", counts.unsupported, false),
         ("took too long", counts.timed_out, false),

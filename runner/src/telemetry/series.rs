@@ -28,6 +28,12 @@ impl<T> Series<T> {
             self.skip -= 1;
             return;
         }
+        self.insist(sample);
+        self.skip = self.stride - 1;
+    }
+
+    /// Takes up a sample whose turn it may not be; the last one that is insisted on is never dropped.
+    pub fn insist(&mut self, sample: T) {
         if self.kept.len() == self.capacity {
             let mut even = false;
             self.kept.retain(|_| {
@@ -37,7 +43,6 @@ impl<T> Series<T> {
             self.stride *= 2;
         }
         self.kept.push(sample);
-        self.skip = self.stride - 1;
     }
 
     /// The samples kept, in the order that they came in.
@@ -65,6 +70,16 @@ mod tests {
             prop_assert!(kept.windows(2).all(|pair| pair[1] > pair[0] && pair[1] - pair[0] <= 2 * stride));
             // Never fewer than half of what there is room for.
             prop_assert!(kept.len() >= count.min(capacity / 2));
+        }
+
+        #[test]
+        fn what_is_insisted_on_last_is_there(capacity in 2_usize..40, count in 0_usize..2000) {
+            let mut series = Series::new(capacity);
+            (0..count).for_each(|i| series.push(i));
+            series.insist(count);
+            let kept = series.into_kept();
+            prop_assert!(kept.len() <= capacity);
+            prop_assert_eq!(kept.last(), Some(&count));
         }
     }
 }
