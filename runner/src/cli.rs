@@ -211,11 +211,12 @@ pub struct ReportArgs {
     /// is told apart by engine or sweep.
     #[arg(required = true, value_name = "SWEEP")]
     pub sweeps: Vec<String>,
-    /// The form: report.html with analysis.json and figures (SVG and PNG) in a folder, Markdown for a pull request, or
-    /// the analysis as JSON.
+    /// The form: report.html with the tables behind it and figures (SVG and PNG) in a folder, Markdown for a pull request,
+    /// or the analysis as JSON.
     #[arg(long, short, value_enum, default_value = "html")]
     pub format: ReportFormat,
-    /// Where the page goes: a folder or URL. By default `report` in the (first) sweep's folder.
+    /// Where the page goes: a folder or URL, other than a collected sweep's. By default `report` in the (first) sweep's
+    /// folder.
     #[arg(long, value_name = "DIR")]
     pub out: Option<String>,
     /// The longest time to first token, such as 200ms. By default what the (first) sweep was collected with; so are the

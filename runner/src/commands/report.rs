@@ -10,14 +10,18 @@ use inferbench_results::{
     report::{Report, markdown},
     row::Row,
     summary::{Summary, summarize},
+    tables::write_csv,
 };
 
-use super::{complain, open, put, rows};
+use super::{TRIALS_CSV, complain, open, put, rows};
 use crate::{
     cli::{ReportArgs, ReportFormat},
     collect,
     exit::Exit,
 };
+
+/// What the collection writes last.
+const MANIFEST: &str = "manifest.json";
 
 /// Reports on a sweep.
 pub fn run(args: &ReportArgs) -> Exit {
@@ -40,7 +44,7 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
     let summary = summarize(&names.join(" + "), &rows, &objectives);
     let analysis = analyze(&rows, &summary, &objectives);
     match args.format {
-        ReportFormat::Html => write(args, &summary, &analysis),
+        ReportFormat::Html => write(args, &rows, &summary, &analysis),
         ReportFormat::Md => {
             print!("{}", text(&summary, &analysis));
             Ok(())
@@ -67,24 +71,46 @@ fn text(summary: &Summary, analysis: &Analysis) -> String {
     })
 }
 
-/// Into a folder of its own: what the collection has made stays as its manifest says.
-fn write(args: &ReportArgs, summary: &Summary, analysis: &Analysis) -> Result<(), Exit> {
+/// Into a folder of its own, with all files that the page refers to: what the collection has made stays as its manifest
+/// says, and may have been made under other objectives.
+fn write(
+    args: &ReportArgs,
+    rows: &[Row],
+    summary: &Summary,
+    analysis: &Analysis,
+) -> Result<(), Exit> {
+    let failed = |error: &dyn std::fmt::Display| {
+        complain(error);
+        Exit::Failed
+    };
     let out = args.out.clone().unwrap_or_else(|| folder(first(args)));
     let store = open(&out)?;
+    let collected = store.get(MANIFEST).map_err(|error| failed(&error))?;
+    if collected.is_some() {
+        complain(&format!(
+            "{out}: holds a collected sweep, whose {MANIFEST} says what its files are; tell another place with --out"
+        ));
+        return Err(Exit::BadInput);
+    }
     let figures = figures::all(summary, analysis);
-    let documents = collect::documents(summary, analysis, &figures).map_err(|error| {
-        complain(&error);
-        Exit::Failed
-    })?;
+    let documents =
+        collect::documents(summary, analysis, &figures).map_err(|error| failed(&error))?;
     for (path, bytes) in &documents {
         put(&store, path, bytes)?;
     }
+    let summary = serde_json::to_vec_pretty(summary).map_err(|error| failed(&error))?;
+    put(&store, "summary.json", &summary)?;
+    let table = write_csv(rows).map_err(|error| failed(&error))?;
+    put(&store, TRIALS_CSV, &table)?;
     for figure in &figures {
         if let Some(png) = figure.png() {
             put(&store, &format!("figures/{}.png", figure.name), &png)?;
         }
     }
-    println!("{}: report.html, analysis.json, figures/", store.location());
+    println!(
+        "{}: report.html, analysis.json, summary.json, {TRIALS_CSV}, figures/",
+        store.location()
+    );
     Ok(())
 }
 

@@ -42,6 +42,16 @@ fn a_sweep_is_reported_on_at_its_end_and_again_at_any_time() {
         let png = place.out().join(format!("report/figures/{name}.png"));
         assert!(fs::read(png).unwrap().starts_with(b"\x89PNG"), "{name}");
     }
+    for folder in [place.out(), place.out().join("report")] {
+        for link in again.split("href=\"").skip(1) {
+            let file = link.split('"').next().unwrap();
+            assert!(
+                file.starts_with('#') || folder.join(file).exists(),
+                "{file} in {}",
+                folder.display()
+            );
+        }
+    }
 
     // Of the table alone, and under other objectives.
     fs::copy(
@@ -72,6 +82,11 @@ fn a_sweep_is_reported_on_at_its_end_and_again_at_any_time() {
         .unwrap();
     let analysis: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(analysis["sweep"], "tiny");
+
+    // The same of a URL.
+    let url = format!("file://{}", place.out().display());
+    let of_url = place.command(&["report", &url, "-f", "json"]).output();
+    assert_eq!(stdout(&of_url.unwrap()), stdout(&output));
 }
 
 #[test]
@@ -79,6 +94,11 @@ fn what_cannot_be_reported_on_is_named() {
     let place = Place::untouched(SPEC);
     fs::create_dir(place.path().join("empty")).unwrap();
     fs::write(place.path().join("other.csv"), "a,b\n1,2\n").unwrap();
+    let few = "sweep,trial_index,trial_key,attempt,replicate,run_order,model,model_revision,dtype,batch_size,input_len,\
+               output_len,gpus\nfew,0,,0,0,0,tiny,,f32,1,1,1,0\n";
+    fs::write(place.path().join("few.csv"), few).unwrap();
+    fs::create_dir(place.path().join("collected")).unwrap();
+    fs::write(place.path().join("collected/manifest.json"), "{}").unwrap();
     for (arguments, said) in [
         (
             &["report", "nowhere"][..],
@@ -86,6 +106,10 @@ fn what_cannot_be_reported_on_is_named() {
         ),
         (&["report", "empty"], "trials.csv is missing"),
         (&["report", "other.csv"], "other.csv: "),
+        (
+            &["report", "few.csv", "--out", "collected"],
+            "collected: holds a collected sweep",
+        ),
         (
             &["report", "empty", "--max-ttft", "fast"],
             "\"fast\" is not a duration such as 500ms",
