@@ -19,6 +19,7 @@ use inferbench_crds::contract::REQUESTS_VARIABLE;
 use crate::{
     cgroup::Cgroup,
     exit::Exit,
+    gpu,
     machine::{Machine, kib_line},
     protocol::{Answer, Ask},
     signals,
@@ -136,20 +137,22 @@ impl Death {
 }
 
 impl Child {
-    /// Starts this program again as `inferbench trial`. It ends with its parent, whatever ends that, and the kernel
-    /// takes it first when memory runs out.
+    /// Starts this program again as `inferbench trial`, or the one that measures on so many GPUs. It ends with its
+    /// parent, whatever ends that, and the kernel takes it first when memory runs out.
     ///
     /// # Errors
     /// Where no process can be started.
-    pub fn start() -> io::Result<Self> {
-        // The file itself: its name may meanwhile belong to a newer build.
-        let own = if cfg!(target_os = "linux") {
-            "/proc/self/exe".into()
-        } else {
-            std::env::current_exe()?
+    pub fn start(gpus: u32) -> io::Result<Self> {
+        let program = match gpu::program(gpus).map_err(io::Error::other)? {
+            Some(program) => program,
+            // The file itself: its name may meanwhile belong to a newer build.
+            None if cfg!(target_os = "linux") => "/proc/self/exe".into(),
+            None => std::env::current_exe()?,
         };
-        let mut command = Command::new(own);
+        let mut command = Command::new(program);
         command.arg0("inferbench").arg("trial");
+        // The same GPUs for the same number of them, whatever their speeds.
+        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

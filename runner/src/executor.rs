@@ -50,11 +50,11 @@ pub enum Ended {
 pub trait Executor {
     /// Measures a trial and stores its record.
     fn run(&mut self, ask: Measure) -> Ended;
-    /// Measures the ceilings.
+    /// Measures the ceilings of the CPU, or of a GPU.
     ///
     /// # Errors
     /// Why that was not possible.
-    fn ceilings(&mut self, dtype: Dtype, shape: Shape) -> Result<Ceilings, String>;
+    fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String>;
 }
 
 /// Measures each trial in a process of its own; with `isolation: Pod` up to `trialsPerJob` trials of one model, gpus
@@ -99,7 +99,7 @@ impl Processes {
                 if let Some((done, ..)) = other {
                     done.close();
                 }
-                match Child::start() {
+                match Child::start(group.gpus) {
                     Ok(child) => (child, 0),
                     Err(error) => {
                         let complaints = format!("no process could be started: {error}");
@@ -151,10 +151,10 @@ impl Executor for Processes {
         }
     }
 
-    fn ceilings(&mut self, dtype: Dtype, shape: Shape) -> Result<Ceilings, String> {
-        let mut child = Child::start().map_err(|error| error.to_string())?;
+    fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String> {
+        let mut child = Child::start(gpus).map_err(|error| error.to_string())?;
         match child.ask(
-            &Ask::Ceilings { dtype, shape },
+            &Ask::Ceilings { dtype, shape, gpus },
             CEILINGS_PATIENCE,
             &self.machine,
         ) {
@@ -207,9 +207,9 @@ impl Executor for InProcess<'_> {
         }
     }
 
-    fn ceilings(&mut self, dtype: Dtype, shape: Shape) -> Result<Ceilings, String> {
+    fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String> {
         self.session
-            .ceilings(shape::format(dtype), &shape)
+            .ceilings(shape::format(dtype), &shape, gpus)
             .map_err(|error| error.to_string())
     }
 }

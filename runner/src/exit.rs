@@ -16,6 +16,8 @@ pub enum Exit {
     BadRequest,
     /// The trial's model cannot be loaded as it lies there; trying again cannot help.
     BadModel,
+    /// There is no GPU where the trial asks for one, or no program that can use it; trying again cannot help.
+    NoDevice,
     /// The store refuses the record (credentials, a store that overwrites); trying again cannot help.
     BadStore,
     /// Interrupted by Ctrl-C or SIGTERM; the same command goes on.
@@ -32,6 +34,7 @@ impl Exit {
             Exit::BadInput => 2,
             Exit::BadRequest => 64,
             Exit::BadModel => 65,
+            Exit::NoDevice => 69,
             Exit::BadStore => 73,
             Exit::Interrupted => 130,
         }
@@ -56,7 +59,12 @@ mod tests {
 
     #[test]
     fn permanent_codes_are_the_ones_that_the_pod_failure_policy_names() {
-        for exit in [Exit::BadRequest, Exit::BadModel, Exit::BadStore] {
+        for exit in [
+            Exit::BadRequest,
+            Exit::BadModel,
+            Exit::NoDevice,
+            Exit::BadStore,
+        ] {
             assert!(Exit::is_permanent(i32::from(exit.code())), "{exit:?}");
         }
         for exit in [Exit::Ok, Exit::Failed, Exit::BadInput, Exit::Interrupted] {

@@ -12,6 +12,7 @@ pub mod estimate;
 pub mod executor;
 pub mod exit;
 pub mod fault;
+pub mod gpu;
 pub mod hygiene;
 pub mod lock;
 pub mod machine;

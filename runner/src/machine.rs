@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use inferbench_engine::gpu::Gpu;
 use sha2::{Digest, Sha256};
 
 use crate::cgroup::Cgroup;
@@ -28,6 +29,19 @@ pub struct Machine {
     pub smt: Option<bool>,
     /// The memory that this process may use, in bytes: the machine's, or its control group's limit.
     pub memory: Option<u64>,
+    /// Its GPUs, as far as this process has had to look at them.
+    pub gpus: Gpus,
+}
+
+/// The GPUs, from the first on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gpus {
+    /// Each of them.
+    pub all: Vec<Gpu>,
+    /// The driver's version.
+    pub driver: Option<String>,
+    /// The version of CUDA that the driver brings.
+    pub cuda: Option<String>,
 }
 
 impl Machine {
@@ -47,6 +61,7 @@ impl Machine {
             smt: smt(&cpus),
             cpus,
             memory: [total, limit].into_iter().flatten().min(),
+            gpus: Gpus::default(),
         }
     }
 }

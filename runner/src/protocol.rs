@@ -19,12 +19,15 @@ use serde::{Deserialize, Serialize};
 pub enum Ask {
     /// Measure a trial and store its record.
     Trial(Box<Measure>),
-    /// Measure the ceilings of this machine.
+    /// Measure the ceilings of this machine, or of its GPU.
     Ceilings {
         /// The data type of the matrix products.
         dtype: Dtype,
         /// The model whose products are among those tried.
         shape: Shape,
+        /// 0 for the CPU; of GPUs the first is measured, for all of them are taken to be alike.
+        #[serde(default)]
+        gpus: u32,
     },
 }
 

@@ -37,16 +37,25 @@ fn image_digest() -> Option<String> {
         .filter(|digest| !digest.is_empty())
 }
 
-/// Where and by what a trial on this machine's CPU is measured.
+/// Where and by what a trial on this machine's CPU, or so many of its GPUs, is measured. Who does not measure itself has
+/// not looked at the GPUs: then they are all `gpu`.
 #[must_use]
-pub fn provenance(machine: &Machine) -> Provenance {
+pub fn provenance(machine: &Machine, gpus: u32) -> Provenance {
+    let known = machine.gpus.all.iter().take(gpus as usize);
+    let uuids: Vec<&str> = known.clone().map(|gpu| gpu.uuid.as_str()).collect();
+    let device = match (gpus, known.clone().next()) {
+        (0, _) => "cpu",
+        (_, Some(first)) => &first.name,
+        (_, None) => "gpu",
+    };
+    let of_gpus = |what: &Option<String>| what.clone().filter(|_| gpus > 0);
     Provenance {
         engine_version: format!("inferbench-engine {RUNNER_VERSION}, candle {CANDLE_VERSION}"),
         runner_version: RUNNER_VERSION.into(),
-        device: "cpu".into(),
-        device_uuid: None,
-        driver: None,
-        cuda: None,
+        device: device.into(),
+        device_uuid: (!uuids.is_empty()).then(|| uuids.join("|")),
+        driver: of_gpus(&machine.gpus.driver),
+        cuda: of_gpus(&machine.gpus.cuda),
         cpu: machine.cpu.clone(),
         node: machine.node.clone(),
         image_digest: image_digest(),
@@ -87,7 +96,7 @@ pub fn unmeasured(
         quality: None,
         quality_missing: None,
         harness: None,
-        provenance: provenance(machine),
+        provenance: provenance(machine, ask.request.combination.gpus),
     }
 }
 

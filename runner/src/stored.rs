@@ -61,6 +61,9 @@ pub struct Measured {
     pub dtype: Dtype,
     /// When, RFC 3339.
     pub measured_at: String,
+    /// Whether they are those of its GPU.
+    #[serde(default)]
+    pub gpu: bool,
     /// The ceilings.
     pub ceilings: Ceilings,
 }

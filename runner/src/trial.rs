@@ -10,9 +10,10 @@ use std::{
 
 use inferbench_crds::design::Combination;
 use inferbench_engine::{
-    Engine, EngineError, Format, LoadOptions, Weights,
+    Backend, Engine, EngineError, Format, LoadOptions, Weights,
     ceilings::{Ceilings, roofline::Shape},
     config::ModelConfig,
+    gpu::{self, Gpu},
     quality::{Score, repetition_rate},
     size,
     threads::Threads,
@@ -32,7 +33,7 @@ use crate::{
     measure::{Around, Measured, Plan, Stop, measure},
     protocol::{Measure, WeightsAt},
     recording, shape,
-    telemetry::{Sampler, min_samples, process},
+    telemetry::{Sampler, min_samples, nvml::Gpus, process},
 };
 
 /// What the trials of one process share.
@@ -160,12 +161,42 @@ impl Session {
         &self.process_id
     }
 
-    /// Measures the ceilings that trials are judged by.
+    /// Measures the ceilings that trials on the CPU, or on GPUs, are judged by.
     ///
     /// # Errors
     /// Where they cannot be measured.
-    pub fn ceilings(&self, format: Format, shape: &Shape) -> candle_core::Result<Ceilings> {
-        ceilings::measure(&self.machine, self.threads.count, format, shape)
+    pub fn ceilings(
+        &self,
+        format: Format,
+        shape: &Shape,
+        gpus: u32,
+    ) -> Result<Ceilings, EngineError> {
+        if gpus > 0 {
+            // What goes on on the CPU is nothing to them.
+            return Ceilings::measure_gpu(format, Some(shape));
+        }
+        Ok(ceilings::measure(
+            &self.machine,
+            self.threads.count,
+            format,
+            shape,
+        )?)
+    }
+
+    /// Looks at the first so many GPUs, if that has not been done.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] where there are fewer, or this build cannot use them.
+    pub fn find_gpus(&mut self, count: u32) -> Result<&[Gpu], EngineError> {
+        let count = count as usize;
+        if self.machine.gpus.all.len() < count {
+            let all = gpu::find(count)?;
+            let (driver, cuda) = Gpus::open(&[])
+                .map(|gpus| gpus.versions())
+                .unwrap_or_default();
+            self.machine.gpus = machine::Gpus { all, driver, cuda };
+        }
+        Ok(&self.machine.gpus.all[..count])
     }
 
     /// Ceilings that the last trial was judged by in place of those that came with it, which it had exceeded.
@@ -200,10 +231,12 @@ impl Session {
             Err(Stop::TimedOut) => outcome(Outcome::TimedOut, clock.message()),
             Err(Stop::Engine(EngineError::Unsupported(why))) => outcome(Outcome::Unsupported, why),
             Err(Stop::Engine(EngineError::OutOfMemory(why))) => outcome(Outcome::OutOfMemory, why),
-            Err(Stop::Engine(EngineError::Invalid(message))) => Err(NoRecord::Failed {
-                message,
-                permanent: true,
-            }),
+            Err(Stop::Engine(EngineError::Invalid(message) | EngineError::Device(message))) => {
+                Err(NoRecord::Failed {
+                    message,
+                    permanent: true,
+                })
+            }
             Err(Stop::Engine(EngineError::Other(error))) => Err(NoRecord::Failed {
                 message: format!("{error:#}"),
                 permanent: false,
@@ -222,12 +255,9 @@ impl Session {
         interrupted: &dyn Fn() -> bool,
     ) -> Result<TrialRecord, Stop> {
         let combination = &ask.trial.request.combination;
-        if combination.gpus > 0 {
-            return Err(invalid(format!(
-                "gpus: {}: this build computes on the CPU only (gpus: 0)",
-                combination.gpus
-            )));
-        }
+        let gpus = self.find_gpus(combination.gpus)?;
+        let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+        let on_gpus = combination.gpus > 0;
         let at = ask.weights.as_ref();
         let at =
             at.ok_or_else(|| invalid("the request does not say where the model lies".into()))?;
@@ -239,7 +269,7 @@ impl Session {
         let aside = Instant::now();
         let mut ceilings = match &ask.ceilings {
             Some(ceilings) => ceilings.clone(),
-            None => self.ceilings(format, &shape).map_err(EngineError::from)?,
+            None => self.ceilings(format, &shape, combination.gpus)?,
         };
         let aside = aside.elapsed();
 
@@ -247,7 +277,7 @@ impl Session {
         let seed = prompt_seed(&key);
         let presence = Presence::enter().ok();
         process::reset_peak_memory();
-        let sampler = Sampler::start(&[]);
+        let sampler = Sampler::start(&uuids);
 
         clock.enter(1);
         let load_start = Instant::now();
@@ -325,14 +355,23 @@ impl Session {
             iterations: u32::try_from(measured.iterations.len()).unwrap_or(u32::MAX),
             min_iterations: plan.iterations,
             cpus: u32::try_from(machine.cpus.len()).unwrap_or(u32::MAX),
-            threads: u32::try_from(self.threads.count).unwrap_or(u32::MAX),
+            // On GPUs one thread does nothing but enqueue.
+            threads: if on_gpus {
+                combination.gpus
+            } else {
+                u32::try_from(self.threads.count).unwrap_or(u32::MAX)
+            },
             samples: during.count(),
             min_samples: min_samples(Duration::from_secs_f64(window.wall_s)),
             concurrent_trials: neighbours,
             concurrency_allowed: ask.trial.neighbours_allowed,
             logits_finite: Some(logits_finite),
-            foreign_gpu_processes: Vec::new(),
-            gpu_telemetry_missing: None,
+            foreign_gpu_processes: telemetry
+                .gpus
+                .iter()
+                .map(|gpu| gpu.foreign_processes.unwrap_or_default())
+                .collect(),
+            gpu_telemetry_missing: telemetry.gpu_telemetry_missing.clone(),
         };
         let invalid_reasons = hygiene::invalid_reasons(&evidence);
         let (ttft_s, tpot_s) = mean_times(&measured);
@@ -345,7 +384,7 @@ impl Session {
             batch_size: count(plan.batch),
             input_len: count(plan.input),
             output_len: count(plan.output),
-            gpus: 0,
+            gpus: combination.gpus,
             engine: "candle".into(),
             engine_mode: info.mode.into(),
             weight_bytes: info.weight_bytes,
@@ -375,7 +414,7 @@ impl Session {
         let mut roofline = shape::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
         if roofline.above_ceiling().contains(&true) {
             // Something lowered the ceilings when they were measured. The times are taken: there is no hurry now.
-            let again = self.ceilings(format, &shape).map_err(EngineError::from)?;
+            let again = self.ceilings(format, &shape, combination.gpus)?;
             ceilings = ceilings.higher(again);
             roofline = shape::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
             self.renewed = Some(ceilings);
@@ -448,7 +487,11 @@ fn load<'a>(
         drop(same);
         let options = LoadOptions {
             dtype: shape::format(combination.dtype),
-            device: candle_core::Device::Cpu,
+            backend: if combination.gpus > 0 {
+                Backend::Cuda
+            } else {
+                Backend::Cpu
+            },
             world_size: world,
             max_batch: batch,
             max_seq: seq,

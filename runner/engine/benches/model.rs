@@ -1,8 +1,7 @@
 //! Whole forward passes of GPT-2 124M in f32: a prefill of 1×128, and eight decode steps after it.
 
-use candle_core::Device;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use inferbench_engine::{Engine, Format, LoadOptions, Weights, presets, threads};
+use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, threads};
 use std::time::Duration;
 
 const INPUT: usize = 128;
@@ -15,7 +14,7 @@ fn model(c: &mut Criterion) {
     };
     let options = LoadOptions {
         dtype: Format::F32,
-        device: Device::Cpu,
+        backend: Backend::Cpu,
         world_size: 1,
         max_batch: 8,
         max_seq: 256,

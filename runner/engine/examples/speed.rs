@@ -6,7 +6,7 @@
 use candle_core::{DType, Device};
 use inferbench_engine::ceilings::roofline::{self, Work, Workload};
 use inferbench_engine::ceilings::{bandwidth, matrix};
-use inferbench_engine::{Engine, Format, LoadOptions, Weights, presets, size, threads};
+use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, size, threads};
 use std::time::Duration;
 
 /// Batch, input and output lengths.
@@ -32,7 +32,7 @@ fn main() {
     let shape = size::shape(&config, Format::F32);
     let options = LoadOptions {
         dtype: Format::F32,
-        device: Device::Cpu,
+        backend: Backend::Cpu,
         world_size: 1,
         max_batch: 32,
         max_seq: 640,

@@ -4,8 +4,7 @@
 //! `times DIR BATCH INPUT OUTPUT [REPEATS]`; f32 on the CPU, medians over the repeats, in seconds.
 //! `times --save PRESET DIR` writes random weights of that shape for both to load.
 
-use candle_core::Device;
-use inferbench_engine::{Engine, Format, LoadOptions, Weights, presets, save, threads};
+use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, save, threads};
 use std::path::{Path, PathBuf};
 
 fn main() {
@@ -29,7 +28,7 @@ fn main() {
     let repeats = if arguments.len() > 4 { number(4) } else { 3 };
     let options = LoadOptions {
         dtype: Format::F32,
-        device: Device::Cpu,
+        backend: Backend::Cpu,
         world_size: 1,
         max_batch: batch,
         max_seq: input + output,

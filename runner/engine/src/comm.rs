@@ -10,13 +10,13 @@ pub trait Communicator: Send {
     fn rank(&self) -> usize;
     /// The number of ranks.
     fn world(&self) -> usize;
-    /// The sum of every rank's tensor of the same shape, taken in f32 in the order of ranks: the same
-    /// bits on each of them.
+    /// The sum of every rank's tensor of the same shape, the same bits on each of them. Ranks on the CPU take it in f32
+    /// in their order.
     ///
     /// # Errors
     /// When another rank has given up.
     fn all_reduce_sum(&self, tensor: &Tensor) -> Result<Tensor>;
-    /// Every rank's tensor, in the order of ranks.
+    /// Every rank's tensor, in the order of ranks; only the last dimension may differ.
     ///
     /// # Errors
     /// When another rank has given up.

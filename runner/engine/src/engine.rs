@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
-
-use crate::comm::{LocalComm, SingleComm};
+use crate::comm::{Communicator, LocalComm, SingleComm};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
-use crate::group::Group;
+use crate::gpu::Backend;
+use crate::group::{Group, Join};
 use crate::host;
 use crate::quality::Score;
 use crate::rank::{Call, Rank, RankOptions, Reply};
@@ -77,9 +76,9 @@ pub fn save(weights: &Weights, dtype: Format, dir: &std::path::Path) -> Result<(
 pub struct LoadOptions {
     /// The format of the weights, which decides what is computed in.
     pub dtype: Format,
-    /// Where to compute.
-    pub device: Device,
-    /// The degree of tensor parallelism; on the CPU every rank is a thread.
+    /// What computes.
+    pub backend: Backend,
+    /// The degree of tensor parallelism; every rank is a thread, on a GPU of its own where there are GPUs.
     pub world_size: usize,
     /// The most sequences in one call.
     pub max_batch: usize,
@@ -98,7 +97,8 @@ pub struct EngineInfo {
     pub vocab_size: usize,
     /// The longest sequence that the model has positions for.
     pub max_position: usize,
-    /// `eager` for the engine's own models, `reference` for those through candle-transformers.
+    /// `reference` for models through candle-transformers; of the engine's own `graph` where decode steps are launched
+    /// as a CUDA graph, else `eager`.
     pub mode: &'static str,
     /// The format of the weights.
     pub dtype: Format,
@@ -150,6 +150,18 @@ enum Ranks {
     Many(Group),
 }
 
+impl Ranks {
+    /// See [`EngineInfo::mode`].
+    fn mode(&self, config: &ModelConfig) -> &'static str {
+        match self {
+            _ if config.family.is_reference() => "reference",
+            #[cfg(feature = "cuda")]
+            Ranks::One(rank) if rank.uses_graphs() => "graph",
+            _ => "eager",
+        }
+    }
+}
+
 impl Engine {
     /// Loads a model.
     ///
@@ -162,7 +174,7 @@ impl Engine {
         let config = weights.config()?;
         let LoadOptions {
             dtype,
-            ref device,
+            backend,
             world_size,
             max_batch,
             max_seq,
@@ -177,32 +189,31 @@ impl Engine {
             return Err(EngineError::Unsupported(reason));
         }
         let memory = size::memory(&config, dtype, max_batch, max_seq, 0, world_size);
-        if device.is_cpu() {
+        if backend == Backend::Cpu {
             check_memory(&memory, world_size)?;
         }
         let source = Arc::new(weights.source(&config)?);
         let rank_options = RankOptions {
             format: dtype,
-            device: device.clone(),
+            backend,
+            #[cfg(feature = "cuda")]
+            needed: memory.peak(),
             max_seq,
         };
         let ranks = if world_size == 1 {
-            let comm = Box::new(SingleComm);
-            Ranks::One(Box::new(Rank::load(&config, &source, comm, &rank_options)?))
+            let (device, comm) = (backend.open(0)?, Box::new(SingleComm));
+            let rank = Rank::load(&config, &source, device, comm, &rank_options)?;
+            Ranks::One(Box::new(rank))
         } else {
-            let comms = LocalComm::ranks(world_size);
-            Ranks::Many(Group::load(&config, &source, comms, &rank_options)?)
+            let joins = joins(backend, world_size)?;
+            Ranks::Many(Group::load(&config, &source, joins, &rank_options)?)
         };
         let info = EngineInfo {
             architecture: config.architecture().to_owned(),
             params: memory.params,
             vocab_size: config.vocab_size,
             max_position: config.max_position,
-            mode: if config.family.is_reference() {
-                "reference"
-            } else {
-                "eager"
-            },
+            mode: ranks.mode(&config),
             dtype,
             world_size,
             load: start.elapsed(),
@@ -310,6 +321,16 @@ impl Engine {
         }
     }
 
+    /// Whether decode steps on a GPU are launched as CUDA graphs, as they are from the start: a matter of speed, not of
+    /// results.
+    #[cfg(feature = "cuda")]
+    pub fn set_graphs(&mut self, graphs: bool) {
+        if let Ranks::One(rank) = &mut self.ranks {
+            rank.set_graphs(graphs);
+        }
+        self.info.mode = self.ranks.mode(&self.config);
+    }
+
     fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
         match &mut self.ranks {
             Ranks::One(rank) => rank.run(call, prompts),
@@ -366,6 +387,22 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+/// The lines between ranks.
+fn joins(backend: Backend, world: usize) -> Result<Vec<Join>, EngineError> {
+    match backend {
+        Backend::Cpu => Ok(LocalComm::ranks(world)
+            .into_iter()
+            .map(|comm| Box::new(|_: &_| Ok(Box::new(comm) as Box<dyn Communicator>)) as Join)
+            .collect()),
+        #[cfg(feature = "nccl")]
+        Backend::Cuda => crate::nccl::joins(world),
+        #[cfg(not(feature = "nccl"))]
+        Backend::Cuda => Err(EngineError::Device(format!(
+            "{world} GPUs are asked for, but this build (without NCCL) uses 1"
+        ))),
     }
 }
 

@@ -14,6 +14,9 @@ pub enum EngineError {
     /// allowed.
     #[error("{0}")]
     Invalid(String),
+    /// There is no device to compute on as asked for.
+    #[error("{0}")]
+    Device(String),
     /// Anything else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
@@ -26,19 +29,39 @@ impl EngineError {
             EngineError::Unsupported(m) => EngineError::Unsupported(format!("{place}: {m}")),
             EngineError::Invalid(m) => EngineError::Invalid(format!("{place}: {m}")),
             EngineError::OutOfMemory(m) => EngineError::OutOfMemory(format!("{place}: {m}")),
+            EngineError::Device(m) => EngineError::Device(format!("{place}: {m}")),
             EngineError::Other(e) => EngineError::Other(e.context(place.to_owned())),
         }
     }
 }
 
-/// candle reports a device that ran out of memory in the driver's words only.
+/// candle reports a device that ran out of memory in the driver's words only, or cuBLAS'.
 impl From<candle_core::Error> for EngineError {
     fn from(error: candle_core::Error) -> Self {
         let text = error.to_string();
-        if text.contains("OUT_OF_MEMORY") || text.contains("out of memory") {
+        let words = ["OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED"];
+        if words.iter().any(|word| text.contains(word)) {
             EngineError::OutOfMemory(text)
         } else {
             EngineError::Other(error.into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_ran_out_of_memory_is_told_from_one_that_failed() {
+        let of = |text: &str| EngineError::from(candle_core::Error::Msg(text.into()));
+        for text in [
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+        ] {
+            assert!(matches!(of(text), EngineError::OutOfMemory(_)), "{text}");
+        }
+        let text = "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)";
+        assert!(matches!(of(text), EngineError::Other(_)));
     }
 }

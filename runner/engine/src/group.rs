@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use anyhow::anyhow;
+use candle_core::Device;
 
 use crate::comm::{Communicator, GIVEN_UP};
 use crate::config::ModelConfig;
@@ -12,6 +13,10 @@ use crate::error::EngineError;
 use crate::rank::{Call, Rank, RankOptions, Reply};
 use crate::threads;
 use crate::weights::Source;
+
+/// Gives a rank its line to the others, on its own thread and for its device.
+pub(crate) type Join =
+    Box<dyn FnOnce(&Device) -> Result<Box<dyn Communicator>, EngineError> + Send>;
 
 /// The threads of all ranks. A rank that fails or panics ends its thread, and with it its
 /// communicator, so that the others fail too rather than wait.
@@ -34,25 +39,29 @@ struct Order {
 }
 
 impl Group {
-    /// Starts a thread for each communicator and loads all shares at once.
-    pub fn load<C: Communicator + 'static>(
+    /// Starts a thread for each rank and loads all shares at once.
+    pub fn load(
         config: &ModelConfig,
         source: &Arc<Source>,
-        comms: Vec<C>,
+        joins: Vec<Join>,
         options: &RankOptions,
     ) -> Result<Self, EngineError> {
-        let mut ranks = Vec::with_capacity(comms.len());
-        let mut loads = Vec::with_capacity(comms.len());
-        for comm in comms {
+        let mut ranks = Vec::with_capacity(joins.len());
+        let mut loads = Vec::with_capacity(joins.len());
+        for (index, join) in joins.into_iter().enumerate() {
             let (calls, orders) = channel();
             let (answers, replies) = channel();
             let (loaded, load) = channel();
             let (config, source, options) = (config.clone(), source.clone(), options.clone());
             let thread = std::thread::Builder::new()
-                .name(format!("rank-{}", ranks.len()))
+                .name(format!("rank-{index}"))
                 .spawn(move || {
                     threads::flush_denormals();
-                    match Rank::load(&config, &source, Box::new(comm), &options) {
+                    let rank = options.backend.open(index).and_then(|device| {
+                        let comm = join(&device)?;
+                        Rank::load(&config, &source, device, comm, &options)
+                    });
+                    match rank {
                         Ok(rank) => {
                             drop(source);
                             // Whoever is gone no longer wants to know.
@@ -166,11 +175,12 @@ mod tests {
     use std::cell::Cell;
     use std::time::Instant;
 
-    use candle_core::{Device, Tensor, bail};
+    use candle_core::{Tensor, bail};
 
     use super::*;
     use crate::comm::LocalComm;
     use crate::format::Format;
+    use crate::gpu::Backend;
     use crate::presets::preset;
     use crate::weights::random::Random;
 
@@ -204,24 +214,30 @@ mod tests {
     fn group(faulty: usize, panics: bool) -> Group {
         let config = preset("tiny-llama").unwrap();
         let source = Arc::new(Source::Random(Random::new(1, config.layers)));
-        let comms = LocalComm::ranks(3)
+        let joins = LocalComm::ranks(3)
             .into_iter()
-            .map(|inner| Faulty {
-                sums_left: Cell::new(if inner.rank() == faulty {
+            .map(|inner| {
+                let sums = if inner.rank() == faulty {
                     20
                 } else {
                     usize::MAX
-                }),
-                inner,
-                panics,
+                };
+                let comm = Faulty {
+                    sums_left: Cell::new(sums),
+                    inner,
+                    panics,
+                };
+                Box::new(|_: &Device| Ok(Box::new(comm) as Box<dyn Communicator>)) as Join
             })
             .collect();
         let options = RankOptions {
             format: Format::F32,
-            device: Device::Cpu,
+            backend: Backend::Cpu,
+            #[cfg(feature = "cuda")]
+            needed: 0,
             max_seq: 32,
         };
-        Group::load(&config, &source, comms, &options).unwrap()
+        Group::load(&config, &source, joins, &options).unwrap()
     }
 
     /// That the test ends at all is half of what it says.

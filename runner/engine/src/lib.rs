@@ -5,15 +5,14 @@
 //! of the times is its caller's.
 //!
 //! ```
-//! use candle_core::Device;
-//! use inferbench_engine::{Engine, Format, LoadOptions, Weights, presets, tokenizer};
+//! use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, tokenizer};
 //!
 //! let config = presets::preset("tiny-gpt2").expect("a known name");
 //! let prompts = tokenizer::prompts(None, &config, 2, 16, 0)?;
 //! let weights = Weights::Random { config, seed: 0 };
 //! let options = LoadOptions {
 //!     dtype: Format::F32,
-//!     device: Device::Cpu,
+//!     backend: Backend::Cpu,
 //!     world_size: 1,
 //!     max_batch: 2,
 //!     max_seq: 24,
@@ -30,9 +29,12 @@ pub mod config;
 mod engine;
 mod error;
 mod format;
+pub mod gpu;
 mod group;
 pub mod host;
 mod models;
+#[cfg(feature = "nccl")]
+mod nccl;
 pub mod ops;
 pub mod presets;
 pub mod quality;
@@ -46,4 +48,5 @@ mod weights;
 pub use engine::{Engine, EngineInfo, Generation, LoadOptions, Weights, save};
 pub use error::EngineError;
 pub use format::Format;
+pub use gpu::Backend;
 pub use weights::gguf::find as gguf_file;

@@ -1,5 +1,7 @@
 //! One rank at work: prefill in chunks, then one step after the other.
 
+#[cfg(feature = "cuda")]
+mod decode;
 mod score;
 
 use std::time::{Duration, Instant};
@@ -10,8 +12,10 @@ use crate::comm::Communicator;
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
+use crate::gpu::Backend;
 use crate::models::cache::KvCache;
 use crate::models::{Model, parallel};
+use crate::ops::Offset;
 use crate::quality::Score;
 use crate::size;
 use crate::weights::{Loader, Source};
@@ -20,7 +24,10 @@ use crate::weights::{Loader, Source};
 #[derive(Clone)]
 pub(crate) struct RankOptions {
     pub format: Format,
-    pub device: Device,
+    pub backend: Backend,
+    /// Bytes that a rank is predicted to need on a device of its own.
+    #[cfg(feature = "cuda")]
+    pub needed: u64,
     pub max_seq: usize,
 }
 
@@ -52,10 +59,20 @@ pub(crate) struct Rank {
     comm: Box<dyn Communicator>,
     /// Kept from call to call, as long as the shape stays: `(B, KVH, Smax, D)`.
     cache: Option<((usize, usize, usize, usize), KvCache)>,
+    /// Goes before the cache that it was made for.
+    #[cfg(feature = "cuda")]
+    decode: Option<decode::Decode>,
+    /// Whether decoding leaves ids on the device, where the model and the kernels allow that.
+    #[cfg(feature = "cuda")]
+    on_device: bool,
+    /// Whether it then uses graphs.
+    #[cfg(feature = "cuda")]
+    graphs: bool,
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
-    options: RankOptions,
+    format: Format,
+    device: Device,
     pub prefill_rows: usize,
 }
 
@@ -63,16 +80,20 @@ impl Rank {
     pub fn load(
         config: &ModelConfig,
         source: &Source,
+        device: Device,
         comm: Box<dyn Communicator>,
         options: &RankOptions,
     ) -> Result<Self, EngineError> {
+        #[cfg(feature = "cuda")]
+        check_device_memory(&device, options.needed)?;
         let loader = Loader {
             source,
             format: options.format,
-            device: &options.device,
+            device: &device,
             rank: comm.rank(),
             world: comm.world(),
         };
+        let world = comm.world();
         let model = Model::load(config, &loader, options.max_seq)?;
         Ok(Self {
             // Its own cache is the adapter's.
@@ -81,14 +102,37 @@ impl Rank {
             } else {
                 config.layers
             },
-            kv_heads: size::kv_heads_per_rank(config, comm.world()),
+            kv_heads: size::kv_heads_per_rank(config, world),
             head_dim: config.head_dim,
             model,
             comm,
             cache: None,
-            options: options.clone(),
+            #[cfg(feature = "cuda")]
+            decode: None,
+            #[cfg(feature = "cuda")]
+            on_device: options.backend == Backend::Cuda
+                && size::decodes_on_device(config, options.format, world),
+            #[cfg(feature = "cuda")]
+            graphs: true,
+            format: options.format,
+            device,
             prefill_rows: size::PREFILL_ROWS,
         })
+    }
+
+    /// Whether decode steps are launched as graphs.
+    #[cfg(feature = "cuda")]
+    pub fn uses_graphs(&self) -> bool {
+        self.on_device && self.graphs
+    }
+
+    /// Switches graphs on or off; ids stay on the device either way.
+    #[cfg(feature = "cuda")]
+    pub fn set_graphs(&mut self, graphs: bool) {
+        if self.graphs != graphs {
+            self.graphs = graphs;
+            self.decode = None;
+        }
     }
 
     /// Answers a call; the prompts have been checked.
@@ -102,14 +146,11 @@ impl Rank {
         let cache = match self.cache.take() {
             Some((kept, cache)) if kept == shape => cache,
             other => {
+                #[cfg(feature = "cuda")]
+                drop(self.decode.take());
                 // Two caches at once might be one too many.
                 drop(other);
-                KvCache::new(
-                    self.layers,
-                    shape,
-                    self.options.format.dtype(),
-                    &self.options.device,
-                )?
+                KvCache::new(self.layers, shape, self.format.dtype(), &self.device)?
             }
         };
         let reply = self.answer(call, prompts, &cache);
@@ -132,6 +173,13 @@ impl Rank {
             }
             Call::Score { input } => return self.score(prompts, input, cache).map(Reply::Scores),
         };
+        #[cfg(feature = "cuda")]
+        if self.on_device {
+            let mut kept = self.decode.take();
+            let reply = self.generate_on_device(prompts, n, started, cache, &mut kept);
+            self.decode = kept;
+            return reply;
+        }
         let logits = self.prefill(prompts, cache)?;
         let batch = prompts.len();
         let mut ids = vec![Vec::with_capacity(n); batch];
@@ -142,8 +190,8 @@ impl Rank {
             ids.iter_mut()
                 .zip(&step)
                 .for_each(|(row, &id)| row.push(id));
-            let input = Tensor::from_vec(step, (batch, 1), &self.options.device)?;
-            let logits = self.forward(&input, position, cache, true)?;
+            let input = Tensor::from_vec(step, (batch, 1), &self.device)?;
+            let logits = self.forward(&input, Offset::Host(position), cache, true)?;
             step = parallel::argmax(&logits, self.model.vocab_start(), &*self.comm)?;
             step_ends.push(started.elapsed());
         }
@@ -178,11 +226,12 @@ impl Rank {
                     .flat_map(|p| p[start..end].iter().copied())
                     .collect();
                 let shape = (chosen.len(), end - start);
-                let ids = Tensor::from_vec(ids, shape, &self.options.device)?;
+                let ids = Tensor::from_vec(ids, shape, &self.device)?;
+                let at = Offset::Host(start);
                 if end == len {
-                    logits.push(self.forward(&ids, start, cache, true)?);
+                    logits.push(self.forward(&ids, at, cache, true)?);
                 } else {
-                    self.model.forward(&ids, start, cache, &*self.comm, false)?;
+                    self.model.forward(&ids, at, cache, &*self.comm, false)?;
                 }
             }
         }
@@ -195,14 +244,34 @@ impl Rank {
     fn forward(
         &mut self,
         ids: &Tensor,
-        offset: usize,
+        at: Offset,
         cache: &KvCache,
         last: bool,
     ) -> Result<Tensor, EngineError> {
         self.model
-            .forward(ids, offset, cache, &*self.comm, last)?
+            .forward(ids, at, cache, &*self.comm, last)?
             .ok_or_else(|| EngineError::Other(anyhow::anyhow!("no logits of the last position")))
     }
+}
+
+/// What the libraries take of a GPU beside the tensors: cuBLAS' workspaces, code, graphs.
+#[cfg(feature = "cuda")]
+const LIBRARIES: u64 = 256 << 20;
+
+#[cfg(feature = "cuda")]
+fn check_device_memory(device: &Device, needed: u64) -> Result<(), EngineError> {
+    if !device.is_cuda() {
+        return Ok(());
+    }
+    let (needed, available) = (needed + LIBRARIES, crate::gpu::available_memory(device)?);
+    if needed <= available {
+        return Ok(());
+    }
+    Err(EngineError::OutOfMemory(format!(
+        "about {} MiB needed on each GPU, {} MiB available",
+        needed >> 20,
+        available >> 20
+    )))
 }
 
 /// How many sequences, and how many positions of each, to compute at a time: whole sequences where

@@ -4,9 +4,8 @@
 
 use std::path::PathBuf;
 
-use candle_core::Device;
 use inferbench_engine::presets::preset;
-use inferbench_engine::{Engine, EngineError, Format, LoadOptions, Weights};
+use inferbench_engine::{Backend, Engine, EngineError, Format, LoadOptions, Weights};
 use serde::Deserialize;
 
 const OWN: [&str; 5] = ["gpt2", "llama", "mistral", "qwen2", "qwen3"];
@@ -36,7 +35,7 @@ fn fixture(name: &str) -> PathBuf {
 fn options(world_size: usize, max_seq: usize) -> LoadOptions {
     LoadOptions {
         dtype: Format::F32,
-        device: Device::Cpu,
+        backend: Backend::Cpu,
         world_size,
         max_batch: 8,
         max_seq,

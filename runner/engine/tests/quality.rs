@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use inferbench_engine::config::ModelConfig;
 use inferbench_engine::presets::preset;
-use inferbench_engine::{Engine, EngineError, Format, LoadOptions, Weights, save};
+use inferbench_engine::{Backend, Engine, EngineError, Format, LoadOptions, Weights, save};
 
 fn load(weights: &Weights, world_size: usize) -> Engine {
     let options = LoadOptions {
         dtype: Format::F32,
-        device: Device::Cpu,
+        backend: Backend::Cpu,
         world_size,
         max_batch: 4,
         max_seq: 64,

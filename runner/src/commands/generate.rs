@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use inferbench_crds::spec::{HuggingFaceSource, Model, ModelSource, RandomSource};
 use inferbench_engine::{
-    Engine, EngineError, LoadOptions, Weights, presets, threads, tokenizer::Tokenizer,
+    Backend, Engine, EngineError, LoadOptions, Weights, presets, threads, tokenizer::Tokenizer,
 };
 
 use super::{complain, unknown_preset};
@@ -69,7 +69,7 @@ fn generate(args: &GenerateArgs) -> Result<String, Failure> {
     let count = args.max_tokens as usize;
     let options = LoadOptions {
         dtype: args.dtype.into(),
-        device: candle_core::Device::Cpu,
+        backend: Backend::Cpu,
         world_size: args.ranks as usize,
         max_batch: 1,
         max_seq: ids.len() + count,

@@ -21,7 +21,7 @@ use inferbench_results::{row::Row, tables::read_trials_csv};
 use crate::{
     cli::{Cli, Command, DtypeArg},
     exit::Exit,
-    pod,
+    gpu, pod,
     protocol::StoreAt,
     store::{Store, StoreOptions},
 };
@@ -148,15 +148,21 @@ fn put(store: &Store, path: &str, bytes: &[u8]) -> Result<(), Exit> {
     })
 }
 
-/// Refuses a spec that asks for what no build without GPU support can do.
-fn refuse_gpus(path: &Path, resource: &InferenceBenchmark) -> Result<(), Exit> {
+/// Refuses a spec that asks for GPUs where nothing can measure on them. `own` says that no other program is to be asked.
+fn refuse_gpus(path: &Path, resource: &InferenceBenchmark, own: bool) -> Result<(), Exit> {
     let gpus = &resource.spec.design.factors.gpus;
-    if gpus.iter().all(|gpus| *gpus == 0) {
-        return Ok(());
-    }
+    let most = gpus.iter().map(|gpus| gpus.unsigned_abs()).max();
+    let why = match gpu::program(most.unwrap_or_default()) {
+        Ok(Some(_)) if own => format!(
+            "without processes of its own {} measures them",
+            gpu::PROGRAM
+        ),
+        Ok(_) => return Ok(()),
+        Err(why) => why,
+    };
     complain(&format!(
-        "{}: spec.design.factors.gpus: {gpus:?} asks for GPUs (the default is 1), but this build computes on the CPU \
-         only; write gpus: [0] to measure on the CPU",
+        "{}: spec.design.factors.gpus: {gpus:?} asks for GPUs (the default is 1), but {why}; write gpus: [0] to measure \
+         on the CPU",
         path.display()
     ));
     Err(Exit::BadInput)

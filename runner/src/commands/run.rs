@@ -69,7 +69,7 @@ impl From<StoreError> for Failed {
 
 fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     let resource = resource(&args.file)?;
-    refuse_gpus(&args.file, &resource)?;
+    refuse_gpus(&args.file, &resource, args.in_process)?;
     let at = store_at(args.out.as_deref(), &resource);
     let store = Store::at(&at)?;
     let _lock = occupy(&store)?;
@@ -257,13 +257,22 @@ impl Run<'_> {
         self.sweep.expansion.order().filter(done).count()
     }
 
+    /// The fewest GPUs that the design asks for: none, or at least one for every trial.
+    fn gpus(&self) -> u32 {
+        let gpus = &self.sweep.spec.design.factors.gpus;
+        gpus.iter()
+            .map(|gpus| gpus.unsigned_abs())
+            .min()
+            .unwrap_or_default()
+    }
+
     fn remeasure(&self) -> u32 {
         self.sweep.remeasure_invalid()
     }
 
     /// Says which stored records come from another processor, device or driver than this machine would write.
     fn flag_other_machines(&self) {
-        let here = recording::provenance(self.machine);
+        let here = recording::provenance(self.machine, 0);
         let mut others: BTreeMap<String, usize> = BTreeMap::new();
         for row in self
             .ledger
@@ -271,7 +280,9 @@ impl Run<'_> {
             .filter(|row| row.outcome == Some(Outcome::Succeeded))
         {
             let (device, cpu) = (row.device.as_deref(), row.cpu.as_deref());
-            if device != Some(&here.device) || cpu != Some(&here.cpu) || row.driver != here.driver {
+            // Of GPUs only those who measure on them know.
+            let other_device = row.gpus == 0 && device != Some(&here.device);
+            if other_device || cpu != Some(&here.cpu) {
                 let place = [device, cpu, row.driver.as_deref()].into_iter().flatten();
                 *others
                     .entry(place.collect::<Vec<_>>().join(", "))
@@ -343,19 +354,22 @@ impl Run<'_> {
         }
         for (dtype, shape) in wanted {
             let here = |known: &&Measured| {
-                is_of(known, self.machine, dtype) && known.ceilings.disturbed.is_empty()
+                is_of(known, self.machine, dtype, self.gpus())
+                    && known.ceilings.disturbed.is_empty()
             };
             if let Some(known) = self.file.ceilings.iter().find(here) {
                 found.insert(dtype, known.ceilings.clone());
                 continue;
             }
             eprintln!("measuring the ceilings of this machine for {dtype:?} …");
-            let ceilings = executor.ceilings(dtype, shape).map_err(|message| {
-                if !signals::interrupted() {
-                    complain(&format!("the ceilings cannot be measured: {message}"));
-                }
-                Failed::Said(Exit::Failed)
-            })?;
+            let ceilings = executor
+                .ceilings(dtype, shape, self.gpus())
+                .map_err(|message| {
+                    if !signals::interrupted() {
+                        complain(&format!("the ceilings cannot be measured: {message}"));
+                    }
+                    Failed::Said(Exit::Failed)
+                })?;
             eprintln!("  {}", describe(&ceilings));
             for why in &ceilings.disturbed {
                 complain(&format!(
@@ -375,13 +389,15 @@ impl Run<'_> {
         ceilings: Ceilings,
         found: &mut BTreeMap<Dtype, Ceilings>,
     ) -> Result<(), Failed> {
+        let gpus = self.gpus();
         self.file
             .ceilings
-            .retain(|known| !is_of(known, self.machine, dtype));
+            .retain(|known| !is_of(known, self.machine, dtype, gpus));
         self.file.ceilings.push(Measured {
             node: self.machine.node.clone(),
             cpu: self.machine.cpu.clone(),
             cpus: self.machine.cpus.len(),
+            gpu: gpus > 0,
             dtype,
             measured_at: recording::now(),
             ceilings: ceilings.clone(),
@@ -677,9 +693,10 @@ impl Run<'_> {
     }
 }
 
-/// Whether ceilings are this machine's.
-fn is_of(known: &Measured, machine: &Machine, dtype: Dtype) -> bool {
+/// Whether ceilings are those of this machine, or of its GPU.
+fn is_of(known: &Measured, machine: &Machine, dtype: Dtype, gpus: u32) -> bool {
     known.dtype == dtype
+        && known.gpu == (gpus > 0)
         && known.node == machine.node
         && known.cpu == machine.cpu
         && known.cpus == machine.cpus.len()

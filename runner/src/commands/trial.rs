@@ -43,8 +43,8 @@ pub fn run() -> Exit {
                 eprintln!("inferbench trial: the request on standard input: {error}");
                 return Exit::BadRequest;
             }
-            Ok(Ask::Ceilings { dtype, shape }) => {
-                match session.ceilings(shape::format(dtype), &shape) {
+            Ok(Ask::Ceilings { dtype, shape, gpus }) => {
+                match session.ceilings(shape::format(dtype), &shape, gpus) {
                     Ok(ceilings) => Answer::Ceilings(ceilings),
                     Err(error) => Answer::Failed {
                         message: format!("ceilings: {error}"),
@@ -69,6 +69,8 @@ fn serve(session: &mut Session, ask: &Measure) -> (Answer, Exit) {
         Ok(store) => Arc::new(store),
         Err(error) => return failed(format!("{error:#}"), Exit::BadStore),
     };
+    // Whatever record there will be names them; where there are too few, the trial itself says so.
+    let _ = session.find_gpus(ask.trial.request.combination.gpus);
     let clock = Arc::new(Clock::start(Duration::from_millis(ask.trial.timeout_ms)));
     let (done, watched) = mpsc::channel::<()>();
     let watchdog = {

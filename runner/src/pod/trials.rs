@@ -13,6 +13,7 @@ use crate::{
     commands::{complain, trial::store_record},
     executor::{Ended, Executor, Processes},
     exit::Exit,
+    gpu,
     machine::Machine,
     protocol::{Ask, Measure},
     recording, shape, signals,
@@ -161,6 +162,7 @@ impl Pod {
     /// Sees to the model's files, and to the ceilings that the trial is judged by.
     fn prepare(&mut self, ask: &mut Measure) -> Result<(), Broken> {
         let request = &ask.trial.request;
+        gpu::program(request.combination.gpus).map_err(|why| broken(why, Exit::NoDevice))?;
         let (combination, pinned) = (&request.combination, &request.model_revision);
         let model = load(&combination.model, request.seed, Some(pinned))?;
         if model.revision != *pinned {
@@ -181,7 +183,7 @@ impl Pod {
             let shape = size::shape(config, shape::format(dtype));
             let ceilings = self
                 .executor
-                .ceilings(dtype, shape)
+                .ceilings(dtype, shape, combination.gpus)
                 .map_err(|message| broken(format!("ceilings: {message}"), Exit::Failed))?;
             self.ceilings.insert(dtype, ceilings);
         }

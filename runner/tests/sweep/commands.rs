@@ -33,12 +33,26 @@ fn validate_counts_or_names_everything_that_is_wrong() {
 }
 
 #[test]
-fn a_spec_for_gpus_is_refused_before_anything_is_measured() {
+fn a_spec_for_gpus_is_refused_where_nothing_can_measure_on_them() {
+    if cfg!(feature = "cuda") || inferbench_engine::gpu::driver().is_ok() {
+        eprintln!("skipped: this is a build for GPUs, or a machine with a driver for them");
+        return;
+    }
     let place = Place::untouched(&SPEC.replace("gpus: [0]", "gpus: [1, 2]"));
-    let output = place.run(&[]);
-    assert_eq!(output.status.code(), Some(2));
-    insta::assert_snapshot!(stderr(&output));
-    assert!(!place.out().join("sweep.json").exists());
+    // A copy of the program in a folder of its own, and beside it, later, something with the other one's name.
+    let program = place.path().join("inferbench");
+    fs::copy(env!("CARGO_BIN_EXE_inferbench"), &program).unwrap();
+    let run = |more: &[&str]| {
+        let args = [&["run", "spec.yaml", "--out", "out"], more].concat();
+        let output = place.command_of(&program, &args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(!place.out().join("sweep.json").exists());
+        let folder = place.path().canonicalize().unwrap();
+        stderr(&output).replace(folder.to_str().unwrap(), "FOLDER")
+    };
+    insta::assert_snapshot!(run(&[]), @"inferbench: spec.yaml: spec.design.factors.gpus: [1, 2] asks for GPUs (the default is 1), but FOLDER/inferbench computes on the CPU only, and inferbench-cuda, the same program built for GPUs, is not beside it; write gpus: [0] to measure on the CPU");
+    fs::write(place.path().join("inferbench-cuda"), "").unwrap();
+    insta::assert_snapshot!(run(&["--in-process"]), @"inferbench: spec.yaml: spec.design.factors.gpus: [1, 2] asks for GPUs (the default is 1), but this machine has no NVIDIA driver, or this container does not see it (libcuda.so.1: cannot open shared object file: No such file or directory); write gpus: [0] to measure on the CPU");
 }
 
 /// A design with levels that are excluded, unsupported and too big for any machine.

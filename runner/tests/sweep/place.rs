@@ -98,7 +98,12 @@ impl Place {
     /// The program, in this folder. Its temporary files are its own too: trials of tests that run at the same time
     /// are no neighbours.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_inferbench"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_inferbench")), args)
+    }
+
+    /// As `command`, of a copy of the program.
+    pub fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .current_dir(self.path())

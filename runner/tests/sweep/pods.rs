@@ -171,6 +171,21 @@ fn requests_that_cannot_be_read_are_permanent() {
 }
 
 #[test]
+fn a_pod_that_cannot_measure_on_gpus_says_what_is_missing_and_is_not_tried_again() {
+    if cfg!(feature = "cuda") || inferbench_engine::gpu::driver().is_ok() {
+        eprintln!("skipped: this is a build for GPUs, or a machine with a driver for them");
+        return;
+    }
+    let place = Place::new(SPEC);
+    ask(&place, &SPEC.replace("gpus: [0]", "gpus: [1]"));
+    let (output, report) = pod(&place, "");
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    let message = report.message.unwrap();
+    assert!(message.contains("inferbench-cuda"), "{message}");
+    assert_eq!(report.outcomes, "");
+}
+
+#[test]
 fn a_pod_that_is_told_to_stop_never_exits_with_0() {
     let place = Place::new(SPEC);
     ask(&place, SPEC);

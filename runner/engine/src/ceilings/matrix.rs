@@ -48,7 +48,17 @@ impl Product {
 
 /// Products worth measuring: two squares and, given a model, what its prefill multiplies.
 pub fn products(shape: Option<&Shape>) -> Vec<Product> {
-    let mut products: Vec<Product> = [1024, 2048]
+    some_products([1024, 2048], 512, shape)
+}
+
+/// As [`products`], as large as a GPU needs them to be busy.
+#[cfg(feature = "cuda")]
+pub(super) fn gpu_products(shape: Option<&Shape>) -> Vec<Product> {
+    some_products([4096, 8192], crate::size::PREFILL_ROWS, shape)
+}
+
+fn some_products(squares: [usize; 2], rows: usize, shape: Option<&Shape>) -> Vec<Product> {
+    let mut products: Vec<Product> = squares
         .map(|size| Product {
             rows: size,
             columns: size,
@@ -63,12 +73,12 @@ pub fn products(shape: Option<&Shape>) -> Vec<Product> {
         let per_layer = shape.layer_params / shape.layers.max(1);
         let wide = (per_layer.saturating_sub(attention) / (2 * e)).clamp(e, 8 * e);
         products.push(Product {
-            rows: 512,
+            rows,
             columns: wide,
             depth: e,
         });
         products.push(Product {
-            rows: 512,
+            rows,
             columns: e,
             depth: wide,
         });

@@ -4,15 +4,18 @@
 
 pub mod bandwidth;
 pub mod cache;
+#[cfg(feature = "cuda")]
+mod gpu;
 pub mod matrix;
 pub mod roofline;
 
+use crate::error::EngineError;
 use crate::format::Format;
 use candle_core::{Device, Result};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Both ceilings of the CPU.
+/// Both ceilings of the CPU, or of a GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ceilings {
@@ -46,6 +49,23 @@ impl Ceilings {
             )?,
             disturbed: Vec::new(),
         })
+    }
+
+    /// Measures both of the first GPU: see [`Ceilings::measure`].
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] where there is none, or this build cannot use it; else as [`Ceilings::measure`].
+    pub fn measure_gpu(
+        format: Format,
+        shape: Option<&roofline::Shape>,
+    ) -> std::result::Result<Self, EngineError> {
+        #[cfg(feature = "cuda")]
+        return gpu::measure(format, shape, BUDGET);
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = (format, shape);
+            Err(crate::gpu::not_compiled())
+        }
     }
 
     /// The higher of each ceiling: what disturbs a measurement only lowers it. Disturbed only where both were.

@@ -7,7 +7,7 @@ use super::parallel::{ColumnLinear, RowLinear, Vocabulary};
 use crate::comm::Communicator;
 use crate::config::ModelConfig;
 use crate::error::EngineError;
-use crate::ops::{self, Weight};
+use crate::ops::{self, Heads, Offset, Rotation, Weight};
 use crate::weights::{Loader, Part};
 
 pub(crate) struct Gpt2 {
@@ -17,9 +17,8 @@ pub(crate) struct Gpt2 {
     blocks: Vec<Block>,
     norm: LayerNorm,
     head: Vocabulary,
-    /// Heads of this rank, and the width of one.
-    heads: usize,
-    head_dim: usize,
+    /// Of this rank.
+    heads: Heads,
 }
 
 struct Block {
@@ -55,6 +54,11 @@ impl LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
+
+    /// The sum, and its norm.
+    fn add(&self, x: &Tensor, delta: &Tensor) -> Result<(Tensor, Tensor)> {
+        ops::add_layer_norm(x, delta, &self.weight, &self.bias, self.eps)
+    }
 }
 
 impl Gpt2 {
@@ -74,8 +78,11 @@ impl Gpt2 {
                 .collect::<std::result::Result<_, _>>()?,
             norm: LayerNorm::load(loader, "transformer.ln_f", c)?,
             head,
-            heads: c.heads / loader.world,
-            head_dim: c.head_dim,
+            heads: Heads {
+                query: c.heads / loader.world,
+                kv: c.heads / loader.world,
+                dim: c.head_dim,
+            },
         })
     }
 
@@ -87,28 +94,28 @@ impl Gpt2 {
     pub fn forward(
         &self,
         ids: &Tensor,
-        offset: usize,
+        at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
         last: bool,
     ) -> Result<Option<Tensor>> {
-        let x = self.residual(ids, offset, cache, comm, 1)?;
+        let x = self.normed(ids, at, cache, comm, 1)?;
         if !last {
             return Ok(None);
         }
-        self.logits(&self.normed(&x.squeeze(1)?)?).map(Some)
+        self.logits(&x.squeeze(1)?).map(Some)
     }
 
     /// See [`super::Model::states`].
     pub fn states(
         &self,
         ids: &Tensor,
-        offset: usize,
+        at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
     ) -> Result<Tensor> {
         let (_, s) = ids.dims2()?;
-        self.normed(&self.residual(ids, offset, cache, comm, s)?)
+        self.normed(ids, at, cache, comm, s)
     }
 
     /// See [`super::Model::logits`].
@@ -116,56 +123,38 @@ impl Gpt2 {
         self.head.logits(states)
     }
 
-    fn normed(&self, x: &Tensor) -> Result<Tensor> {
-        self.norm.forward(x)
-    }
-
-    /// What the last block leaves of the last `wanted` positions, `[B, wanted, E]`.
-    fn residual(
+    /// What the last block leaves of the last `wanted` positions, after the final norm, `[B, wanted, E]`.
+    fn normed(
         &self,
         ids: &Tensor,
-        offset: usize,
+        at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
         wanted: usize,
     ) -> Result<Tensor> {
         let (_, s) = ids.dims2()?;
-        let positions = self.positions.narrow(0, offset, s)?;
-        let mut x = self.tokens.embed(ids, comm)?.broadcast_add(&positions)?;
-        for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
-            let h = block.norm_1.forward(&x)?;
-            // What the last block makes of other positions nobody reads.
-            let queries = if i + 1 < self.blocks.len() { s } else { wanted };
-            let h = self.attention(block, &h, queries, (k, v), offset)?;
-            x = (x.narrow(1, s - queries, queries)? + block.out.forward(&h, comm)?)?;
-            let h = block.norm_2.forward(&x)?;
-            let h = block.up_weight.linear_bias_gelu(&h, &block.up_bias)?;
-            x = (x + block.down.forward(&h, comm)?)?;
-        }
-        Ok(x)
-    }
-
-    /// `x [B, S, E]` → `[B, queries, H·D]` of this rank's heads, for the last positions.
-    fn attention(
-        &self,
-        block: &Block,
-        x: &Tensor,
-        queries: usize,
-        (k_cache, v_cache): (&Tensor, &Tensor),
-        offset: usize,
-    ) -> Result<Tensor> {
-        let (b, s, _) = x.dims3()?;
-        let width = self.heads * self.head_dim;
-        let qkv = block.qkv.forward(x)?;
-        let heads = |i: usize| {
-            qkv.narrow(2, i * width, width)?
-                .reshape((b, s, self.heads, self.head_dim))?
-                .transpose(1, 2)
+        let positions = Some((&self.positions, at));
+        let mut x = self.tokens.embed(ids, positions, comm)?;
+        let Some(first) = self.blocks.first() else {
+            return self.norm.forward(&x.narrow(1, s - wanted, wanted)?);
         };
-        ops::kv_append(k_cache, v_cache, &heads(1)?, &heads(2)?, offset)?;
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let q = heads(0)?.narrow(2, s - queries, queries)?;
-        ops::attention(&q, k_cache, v_cache, offset + s, scale)
+        let mut h = first.norm_1.forward(&x)?;
+        for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
+            // What the last block makes of other positions nobody reads.
+            let next = self.blocks.get(i + 1);
+            let queries = if next.is_some() { s } else { wanted };
+            let qkv = block.qkv.forward(&h)?;
+            let plain = Rotation::default();
+            let a = ops::self_attention(&qkv, &self.heads, &plain, (k, v), at, queries)?;
+            let a = block.out.forward(&a, comm)?;
+            x = x.narrow(1, s - queries, queries)?;
+            (x, h) = block.norm_2.add(&x, &a)?;
+            let f = block.up_weight.linear_bias_gelu(&h, &block.up_bias)?;
+            let f = block.down.forward(&f, comm)?;
+            let norm = next.map_or(&self.norm, |next| &next.norm_1);
+            (x, h) = norm.add(&x, &f)?;
+        }
+        Ok(h)
     }
 }
 

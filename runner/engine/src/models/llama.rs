@@ -9,7 +9,7 @@ use super::parallel::{ColumnLinear, RowLinear, Vocabulary};
 use crate::comm::Communicator;
 use crate::config::{ModelConfig, Rope, RopeScaling};
 use crate::error::EngineError;
-use crate::ops;
+use crate::ops::{self, Heads, Offset, Rotation};
 use crate::size;
 use crate::weights::{Loader, Part};
 
@@ -23,9 +23,7 @@ pub(crate) struct Llama {
     sin: Tensor,
     eps: f32,
     /// Of this rank.
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    heads: Heads,
 }
 
 struct Block {
@@ -65,9 +63,11 @@ impl Llama {
             cos,
             sin,
             eps: c.norm_eps as f32,
-            heads: c.heads / loader.world,
-            kv_heads: size::kv_heads_per_rank(c, loader.world),
-            head_dim: c.head_dim,
+            heads: Heads {
+                query: c.heads / loader.world,
+                kv: size::kv_heads_per_rank(c, loader.world),
+                dim: c.head_dim,
+            },
         })
     }
 
@@ -79,28 +79,28 @@ impl Llama {
     pub fn forward(
         &self,
         ids: &Tensor,
-        offset: usize,
+        at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
         last: bool,
     ) -> Result<Option<Tensor>> {
-        let x = self.residual(ids, offset, cache, comm, 1)?;
+        let x = self.normed(ids, at, cache, comm, 1)?;
         if !last {
             return Ok(None);
         }
-        self.logits(&self.normed(&x.squeeze(1)?)?).map(Some)
+        self.logits(&x.squeeze(1)?).map(Some)
     }
 
     /// See [`super::Model::states`].
     pub fn states(
         &self,
         ids: &Tensor,
-        offset: usize,
+        at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
     ) -> Result<Tensor> {
         let (_, s) = ids.dims2()?;
-        self.normed(&self.residual(ids, offset, cache, comm, s)?)
+        self.normed(ids, at, cache, comm, s)
     }
 
     /// See [`super::Model::logits`].
@@ -108,63 +108,40 @@ impl Llama {
         self.head.logits(states)
     }
 
-    fn normed(&self, x: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(x, &self.norm, self.eps)
-    }
-
-    /// What the last block leaves of the last `wanted` positions, `[B, wanted, E]`.
-    fn residual(
+    /// What the last block leaves of the last `wanted` positions, after the final norm, `[B, wanted, E]`.
+    fn normed(
         &self,
         ids: &Tensor,
-        offset: usize,
+        at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
         wanted: usize,
     ) -> Result<Tensor> {
         let (_, s) = ids.dims2()?;
-        let mut x = self.tokens.embed(ids, comm)?;
-        for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
-            let h = ops::rms_norm(&x, &block.norm_1, self.eps)?;
-            // What the last block makes of other positions nobody reads.
-            let queries = if i + 1 < self.blocks.len() { s } else { wanted };
-            let h = self.attention(block, &h, queries, (k, v), offset)?;
-            x = (x.narrow(1, s - queries, queries)? + block.out.forward(&h, comm)?)?;
-            let h = ops::rms_norm(&x, &block.norm_2, self.eps)?;
-            let h = ops::silu_mul(&block.gate_up.forward(&h)?)?;
-            x = (x + block.down.forward(&h, comm)?)?;
-        }
-        Ok(x)
-    }
-
-    /// `x [B, S, E]` → `[B, queries, H·D]` of this rank's heads, for the last positions.
-    fn attention(
-        &self,
-        block: &Block,
-        x: &Tensor,
-        queries: usize,
-        (k_cache, v_cache): (&Tensor, &Tensor),
-        offset: usize,
-    ) -> Result<Tensor> {
-        let (b, s, _) = x.dims3()?;
-        let d = self.head_dim;
-        let qkv = block.qkv.forward(x)?;
-        let take = |first: usize, heads: usize| {
-            qkv.narrow(2, first * d, heads * d)?
-                .reshape((b, s, heads, d))
+        let mut x = self.tokens.embed(ids, None, comm)?;
+        let Some(first) = self.blocks.first() else {
+            return ops::rms_norm(&x.narrow(1, s - wanted, wanted)?, &self.norm, self.eps);
         };
-        let first = s - queries;
-        let mut q = take(0, self.heads)?.narrow(1, first, queries)?;
-        let mut k = take(self.heads, self.kv_heads)?;
-        let v = take(self.heads + self.kv_heads, self.kv_heads)?.transpose(1, 2)?;
-        if let Some((q_norm, k_norm)) = &block.qk_norm {
-            q = ops::rms_norm(&q, q_norm, self.eps)?;
-            k = ops::rms_norm(&k, k_norm, self.eps)?;
+        let mut h = ops::rms_norm(&x, &first.norm_1, self.eps)?;
+        for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
+            // What the last block makes of other positions nobody reads.
+            let next = self.blocks.get(i + 1);
+            let queries = if next.is_some() { s } else { wanted };
+            let rotation = Rotation {
+                tables: Some((&self.cos, &self.sin)),
+                norms: block.qk_norm.as_ref().map(|(q, k)| (q, k, self.eps)),
+            };
+            let qkv = block.qkv.forward(&h)?;
+            let a = ops::self_attention(&qkv, &self.heads, &rotation, (k, v), at, queries)?;
+            let a = block.out.forward(&a, comm)?;
+            x = x.narrow(1, s - queries, queries)?;
+            (x, h) = ops::add_rms_norm(&x, &a, &block.norm_2, self.eps)?;
+            let f = ops::silu_mul(&block.gate_up.forward(&h)?)?;
+            let f = block.down.forward(&f, comm)?;
+            let norm = next.map_or(&self.norm, |next| &next.norm_1);
+            (x, h) = ops::add_rms_norm(&x, &f, norm, self.eps)?;
         }
-        let q = ops::rope(&q.transpose(1, 2)?, &self.cos, &self.sin, offset + first)?;
-        let k = ops::rope(&k.transpose(1, 2)?, &self.cos, &self.sin, offset)?;
-        ops::kv_append(k_cache, v_cache, &k, &v, offset)?;
-        let scale = 1.0 / (d as f32).sqrt();
-        ops::attention(&q, k_cache, v_cache, offset + s, scale)
+        Ok(h)
     }
 }
 

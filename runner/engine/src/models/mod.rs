@@ -12,6 +12,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::comm::Communicator;
 use crate::config::{Family, ModelConfig};
 use crate::error::EngineError;
+use crate::ops::Offset;
 use crate::weights::Loader;
 use cache::KvCache;
 
@@ -38,21 +39,21 @@ impl Model {
         })
     }
 
-    /// Computes the new positions `ids [B, S]` after `offset` cached ones, and adds them to the
+    /// Computes the new positions `ids [B, S]` from `at` on, and adds them to the
     /// cache: the logits of the last position over this rank's part of the vocabulary, `[B, V_rank]`,
     /// where `last` is set; else nothing.
     pub fn forward(
         &mut self,
         ids: &Tensor,
-        offset: usize,
+        at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
         last: bool,
     ) -> Result<Option<Tensor>> {
         match self {
-            Model::Gpt2(model) => model.forward(ids, offset, cache, comm, last),
-            Model::Llama(model) => model.forward(ids, offset, cache, comm, last),
-            Model::Reference(model) => model.forward(ids, offset).map(Some),
+            Model::Gpt2(model) => model.forward(ids, at, cache, comm, last),
+            Model::Llama(model) => model.forward(ids, at, cache, comm, last),
+            Model::Reference(model) => model.forward(ids, at.host()?).map(Some),
         }
     }
 
@@ -61,13 +62,13 @@ impl Model {
     pub fn states(
         &self,
         ids: &Tensor,
-        offset: usize,
+        at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
     ) -> Result<Tensor> {
         match self {
-            Model::Gpt2(model) => model.states(ids, offset, cache, comm),
-            Model::Llama(model) => model.states(ids, offset, cache, comm),
+            Model::Gpt2(model) => model.states(ids, at, cache, comm),
+            Model::Llama(model) => model.states(ids, at, cache, comm),
             Model::Reference(_) => bail!("a reference model keeps its states to itself"),
         }
     }

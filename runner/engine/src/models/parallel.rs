@@ -1,11 +1,11 @@
 //! The layers that a tensor-parallel model is cut along (Shoeybi et al., "Megatron-LM", 2019): the
 //! outputs of one linear, the inputs of the next, and the vocabulary.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::comm::Communicator;
 use crate::error::EngineError;
-use crate::ops::{self, Weight};
+use crate::ops::{self, Offset, Weight};
 use crate::weights::{Loader, Part};
 
 /// Adds what every rank computed, then the bias, once.
@@ -50,8 +50,6 @@ impl ColumnLinear {
 pub(crate) struct Vocabulary {
     /// `[rows, E]`.
     weight: Weight,
-    device: Device,
-    dtype: DType,
     /// The rank's first entry.
     pub start: usize,
     /// How many of the rows are entries.
@@ -78,37 +76,29 @@ impl Vocabulary {
             .padded_to(share);
         Ok(Self {
             weight: loader.weight(&[part])?,
-            device: loader.device.clone(),
-            dtype: loader.dtype(),
             start,
             entries: end - start,
         })
     }
 
-    /// The embeddings of `ids [B, S]` → `[B, S, E]`, on every rank.
-    pub fn embed(&self, ids: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
-        let (b, s) = ids.dims2()?;
-        let hidden = self.weight.row_len()?;
-        let flat = ids.flatten_all()?;
+    /// The embeddings of `ids [B, S]`, with those of their positions where there are any (see [`ops::embed`]) →
+    /// `[B, S, E]`, on every rank.
+    pub fn embed(
+        &self,
+        ids: &Tensor,
+        positions: Option<(&Tensor, Offset)>,
+        comm: &dyn Communicator,
+    ) -> Result<Tensor> {
         if comm.world() == 1 {
-            return self.weight.rows(&flat)?.reshape((b, s, hidden));
+            return ops::embed(ids, &self.weight, None, positions);
         }
         // Every id is one rank's; the others add zeros.
-        let host = flat.to_vec1::<u32>()?;
-        let local = host
-            .iter()
-            .map(|&id| (id as usize).wrapping_sub(self.start));
-        let rows: Vec<u32> = local
-            .clone()
-            .map(|i| if i < self.entries { i as u32 } else { 0 })
-            .collect();
-        let mine: Vec<f32> = local
-            .map(|i| if i < self.entries { 1.0 } else { 0.0 })
-            .collect();
-        let mine = Tensor::from_vec(mine, (b * s, 1), &self.device)?.to_dtype(self.dtype)?;
-        let rows = Tensor::from_vec(rows, b * s, &self.device)?;
-        let part = self.weight.rows(&rows)?.broadcast_mul(&mine)?;
-        comm.all_reduce_sum(&part.reshape((b, s, hidden))?)
+        let mine = Some((self.start, self.entries));
+        let x = comm.all_reduce_sum(&ops::embed(ids, &self.weight, mine, None)?)?;
+        match positions {
+            Some((table, at)) => x.broadcast_add(&table.narrow(0, at.host()?, ids.dim(1)?)?),
+            None => Ok(x),
+        }
     }
 
     /// Logits of `x [B, E]` over this rank's entries.

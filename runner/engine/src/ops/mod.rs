@@ -1,7 +1,7 @@
 //! The compute facade: every operation a model needs beyond plain tensor plumbing.
 //!
 //! Each function is correct on any device and for f32, bf16 and f16 through [`mod@reference`], which is
-//! plain candle. Where the operands are f32 on the CPU, kernels of our own take over.
+//! plain candle. Where the operands are f32 on the CPU, or on a GPU in a build for GPUs, kernels of our own take over.
 //!
 //! Shapes are written `[rows, columns]`; `B` is the batch, `S` the new positions, `H` the query
 //! heads, `KVH` the key/value heads, `D` the head size.
@@ -13,14 +13,30 @@ pub use weight::Weight;
 
 mod arch;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+mod offset;
 pub mod reference;
 mod weight;
+
+pub use offset::Offset;
+
+/// Returns what a kernel for the GPU makes of the operands, where it is made for them.
+macro_rules! try_gpu {
+    ($kernel:ident($($operand:expr),*)) => {
+        #[cfg(feature = "cuda")]
+        if let Some(y) = cuda::$kernel($($operand),*)? {
+            return Ok(y);
+        }
+    };
+}
 
 /// `x · wᵀ (+ bias)`: `x [.., k]`, `w [n, k]`, `bias [n]` → `[.., n]`.
 ///
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    try_gpu!(linear(x, w, bias, cpu::Epilogue::Bias));
     match cpu::linear(x, w, bias, cpu::Epilogue::Bias)? {
         Some(y) => Ok(y),
         None => reference::linear(x, w, bias),
@@ -32,6 +48,7 @@ pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn linear_bias_gelu(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    try_gpu!(linear(x, w, Some(bias), cpu::Epilogue::BiasGelu));
     match cpu::linear(x, w, Some(bias), cpu::Epilogue::BiasGelu)? {
         Some(y) => Ok(y),
         None => reference::linear_bias_gelu(x, w, bias),
@@ -65,6 +82,7 @@ pub fn linear_quantized_bias_gelu(x: &Tensor, w: &QTensor, bias: &Tensor) -> Res
 /// # Errors
 /// When the last dimension is odd.
 pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
+    try_gpu!(silu_mul(gate_up));
     match cpu::silu_mul(gate_up)? {
         Some(y) => Ok(y),
         None => reference::silu_mul(gate_up),
@@ -86,10 +104,79 @@ pub fn attention(
     len: usize,
     scale: f32,
 ) -> Result<Tensor> {
+    try_gpu!(attention(q, k_cache, v_cache, len, scale));
     match cpu::attention(q, k_cache, v_cache, len, scale)? {
         Some(y) => Ok(y),
         None => reference::attention(q, k_cache, v_cache, len, scale),
     }
+}
+
+/// The heads of attention, of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads, `H`.
+    pub query: usize,
+    /// Key/value heads, `KVH`.
+    pub kv: usize,
+    /// Elements of one, `D`.
+    pub dim: usize,
+}
+
+impl Heads {
+    /// What scores are multiplied by: `1 / √D`.
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.dim as f32).sqrt()
+    }
+}
+
+/// What queries and keys go through before they meet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rotation<'a> {
+    /// Cosines and sines of rotary positions, `[max positions, D/2]` each.
+    pub tables: Option<(&'a Tensor, &'a Tensor)>,
+    /// Weights of the RMSNorm of each query head and each key head, `[D]`, and its epsilon.
+    pub norms: Option<(&'a Tensor, &'a Tensor, f32)>,
+}
+
+/// Causal self-attention of `S` new positions from `at` on, whose keys and values are added to the caches.
+///
+/// `qkv [B, S, (H + 2·KVH)·D]`, the merged product; caches `[B, KVH, Smax, D]`. → `[B, queries, H·D]` of the last
+/// `queries` positions.
+///
+/// # Errors
+/// When the shapes do not fit each other or the positions exceed the caches.
+pub fn self_attention(
+    qkv: &Tensor,
+    heads: &Heads,
+    rotation: &Rotation,
+    caches: (&Tensor, &Tensor),
+    at: Offset,
+    queries: usize,
+) -> Result<Tensor> {
+    try_gpu!(self_attention(qkv, heads, rotation, caches, at, queries));
+    let offset = at.host()?;
+    let (b, s, _) = qkv.dims3()?;
+    let Heads { query, kv, dim } = *heads;
+    let take = |first: usize, heads: usize| {
+        qkv.narrow(2, first * dim, heads * dim)?
+            .reshape((b, s, heads, dim))
+    };
+    let first = s - queries;
+    let mut q = take(0, query)?.narrow(1, first, queries)?;
+    let mut k = take(query, kv)?;
+    let v = take(query + kv, kv)?.transpose(1, 2)?;
+    if let Some((q_norm, k_norm, eps)) = rotation.norms {
+        q = rms_norm(&q, q_norm, eps)?;
+        k = rms_norm(&k, k_norm, eps)?;
+    }
+    let (mut q, mut k) = (q.transpose(1, 2)?, k.transpose(1, 2)?);
+    if let Some((cos, sin)) = rotation.tables {
+        q = rope(&q, cos, sin, offset + first)?;
+        k = rope(&k, cos, sin, offset)?;
+    }
+    let (k_cache, v_cache) = caches;
+    kv_append(k_cache, v_cache, &k, &v, offset)?;
+    attention(&q, k_cache, v_cache, offset + s, heads.scale())
 }
 
 /// Writes `k`, `v [B, KVH, S, D]` into the caches `[B, KVH, Smax, D]` at position `offset`, in place.
@@ -116,6 +203,7 @@ pub fn kv_append(
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
+    try_gpu!(rms_norm(x, w, eps));
     match cpu::rms_norm(x, w, eps)? {
         Some(y) => Ok(y),
         None => reference::rms_norm(x, w, eps),
@@ -127,10 +215,55 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f32) -> Result<Tensor> {
+    try_gpu!(layer_norm(x, w, b, eps));
     match cpu::layer_norm(x, w, b, eps)? {
         Some(y) => Ok(y),
         None => reference::layer_norm(x, w, b, eps),
     }
+}
+
+/// `x + delta`, and its [`rms_norm`]: `x`, `delta [.., n]`, `w [n]`.
+///
+/// # Errors
+/// When the shapes or dtypes do not fit each other.
+pub fn add_rms_norm(x: &Tensor, delta: &Tensor, w: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
+    try_gpu!(add_rms_norm(x, delta, w, eps));
+    let sum = (x + delta)?;
+    let normed = rms_norm(&sum, w, eps)?;
+    Ok((sum, normed))
+}
+
+/// `x + delta`, and its [`layer_norm`]: `x`, `delta [.., n]`, `w`, `b [n]`.
+///
+/// # Errors
+/// When the shapes or dtypes do not fit each other.
+pub fn add_layer_norm(
+    x: &Tensor,
+    delta: &Tensor,
+    w: &Tensor,
+    b: &Tensor,
+    eps: f32,
+) -> Result<(Tensor, Tensor)> {
+    try_gpu!(add_layer_norm(x, delta, w, b, eps));
+    let sum = (x + delta)?;
+    let normed = layer_norm(&sum, w, b, eps)?;
+    Ok((sum, normed))
+}
+
+/// Rows of a table `[rows, E]` for `ids [B, S]`. Of a vocabulary in shares, `entries` says which ids this one has, the
+/// first and how many; all others get zeros. With `positions`, rows of that table `[positions, E]` from there on are
+/// added. → `[B, S, E]`.
+///
+/// # Errors
+/// When the shapes or dtypes do not fit each other, or an id or a position is not in its table.
+pub fn embed(
+    ids: &Tensor,
+    table: &Weight,
+    entries: Option<(usize, usize)>,
+    positions: Option<(&Tensor, Offset)>,
+) -> Result<Tensor> {
+    try_gpu!(embed(ids, table, entries, positions));
+    reference::embed(ids, table, entries, positions)
 }
 
 /// Rotary embedding in the rotate-half form: `x [B, H, S, D]` at positions `offset..offset + S`,
@@ -151,6 +284,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, offset: usize) -> Result<Ten
 /// # Errors
 /// When a row holds a NaN: its largest logit is not defined.
 pub fn argmax_last(logits: &Tensor) -> Result<Vec<u32>> {
+    try_gpu!(argmax_last(logits));
     match cpu::argmax_last(logits)? {
         Some(y) => Ok(y),
         None => reference::argmax_last(logits),

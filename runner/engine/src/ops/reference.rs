@@ -4,6 +4,8 @@
 use candle_core::quantized::QTensor;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
+use super::{Offset, Weight};
+
 /// Score elements per chunk of attention: candle's CUDA softmax indexes with 32-bit integers, and
 /// scores are the one buffer that grows with the square of the length.
 pub const MAX_SCORES: usize = 1 << 28;
@@ -83,8 +85,21 @@ pub fn attention_chunked(
     max_scores: usize,
 ) -> Result<Tensor> {
     check_attention(q, k_cache, v_cache, len)?;
-    let (b, h, s, d) = q.dims4()?;
     let q = (q.contiguous()? * f64::from(scale))?;
+    chunked(&q, k_cache, v_cache, len, max_scores, attend)
+}
+
+/// Gives `attend` (queries, caches, visible positions → `[B, S, H, D]`) at most `max_scores` scores at a time, but at
+/// least one query of one sequence. The operands have been checked.
+pub(super) fn chunked(
+    q: &Tensor,
+    k_cache: &Tensor,
+    v_cache: &Tensor,
+    len: usize,
+    max_scores: usize,
+    attend: impl Fn(&Tensor, &Tensor, &Tensor, usize) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let (b, h, s, d) = q.dims4()?;
     let per_query = h * len;
     let queries = (max_scores / per_query).clamp(1, s);
     let batch = (max_scores / (per_query * queries)).clamp(1, b);
@@ -145,7 +160,12 @@ fn causal_mask(s: usize, len: usize, dtype: DType, device: &Device) -> Result<Te
 }
 
 /// That the operands of an attention call fit each other.
-fn check_attention(q: &Tensor, k_cache: &Tensor, v_cache: &Tensor, len: usize) -> Result<()> {
+pub(super) fn check_attention(
+    q: &Tensor,
+    k_cache: &Tensor,
+    v_cache: &Tensor,
+    len: usize,
+) -> Result<()> {
     let (b, h, s, d) = q.dims4()?;
     let (kb, kvh, smax, kd) = k_cache.dims4()?;
     if v_cache.dims() != k_cache.dims() {
@@ -174,6 +194,44 @@ fn check_attention(q: &Tensor, k_cache: &Tensor, v_cache: &Tensor, len: usize) -
 /// One half of [`super::kv_append`]: `new` into `cache`.
 pub fn kv_append(cache: &Tensor, new: &Tensor, offset: usize) -> Result<()> {
     cache.slice_set(&new.contiguous()?, 2, offset)
+}
+
+/// See [`super::embed`].
+pub fn embed(
+    ids: &Tensor,
+    table: &Weight,
+    entries: Option<(usize, usize)>,
+    positions: Option<(&Tensor, Offset)>,
+) -> Result<Tensor> {
+    let (b, s) = ids.dims2()?;
+    let flat = ids.flatten_all()?;
+    let x = match entries {
+        None => table.rows(&flat)?,
+        Some((start, count)) => {
+            let host = flat.to_vec1::<u32>()?;
+            let local: Vec<usize> = host
+                .iter()
+                .map(|&id| (id as usize).wrapping_sub(start))
+                .collect();
+            let mine = |i: usize| i < count;
+            let rows: Vec<u32> = local
+                .iter()
+                .map(|&i| if mine(i) { i as u32 } else { 0 })
+                .collect();
+            let mask: Vec<f32> = local
+                .iter()
+                .map(|&i| if mine(i) { 1.0 } else { 0.0 })
+                .collect();
+            let x = table.rows(&Tensor::from_vec(rows, b * s, ids.device())?)?;
+            let mask = Tensor::from_vec(mask, (b * s, 1), ids.device())?.to_dtype(x.dtype())?;
+            x.broadcast_mul(&mask)?
+        }
+    };
+    let x = x.reshape((b, s, table.row_len()?))?;
+    match positions {
+        Some((table, at)) => x.broadcast_add(&table.narrow(0, at.host()?, s)?),
+        None => Ok(x),
+    }
 }
 
 /// See [`super::rms_norm`].

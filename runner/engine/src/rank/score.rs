@@ -7,6 +7,7 @@ use super::{Rank, chunk};
 use crate::error::EngineError;
 use crate::models::cache::KvCache;
 use crate::models::parallel;
+use crate::ops::Offset;
 use crate::quality::{Score, cosine, log_softmax_at};
 
 /// Positions whose logits are in memory at a time.
@@ -46,8 +47,10 @@ impl Rank {
                     .flat_map(|row| row[start..end].iter().copied())
                     .collect();
                 let shape = (chosen.len(), end - start);
-                let ids = Tensor::from_vec(ids, shape, &self.options.device)?;
-                let states = self.model.states(&ids, start, &cache, &*self.comm)?;
+                let ids = Tensor::from_vec(ids, shape, &self.device)?;
+                let states = self
+                    .model
+                    .states(&ids, Offset::Host(start), &cache, &*self.comm)?;
                 self.see(&states, chosen, start, input, &mut seen)?;
             }
             scores.extend(seen.iter().map(|seen| {

@@ -1,0 +1,25 @@
+//! Kernels for NVIDIA GPUs, in f32, bf16 and f16: `kernels.cu`, compiled when it is first needed.
+//!
+//! Every entry returns `None` for operands it is not made for (another device or dtype, a layout it cannot read in
+//! place, shapes that do not fit), and the caller falls back to [`super::reference`], which also words the errors.
+
+mod activation;
+mod attention;
+mod bandwidth;
+mod device;
+mod embed;
+mod greedy;
+mod linear;
+mod norm;
+pub(crate) mod source;
+#[cfg(test)]
+mod tests;
+
+pub(super) use activation::silu_mul;
+pub(super) use attention::{attention, self_attention};
+pub(crate) use bandwidth::{READERS, read};
+pub(super) use embed::embed;
+pub(super) use greedy::argmax_last;
+pub(crate) use greedy::{Greedy, advance, argmax};
+pub(super) use linear::linear;
+pub(super) use norm::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};

@@ -1,0 +1,177 @@
+//! Decoding on a GPU without a word to the host: ids, positions and steps stay on the device, so that one step is like the
+//! next, and can be captured once as a CUDA graph and launched again and again.
+
+use std::time::{Duration, Instant};
+
+use candle_core::cuda::WrapErr;
+use candle_core::cuda::cudarc::driver::sys::{
+    CUevent_flags::CU_EVENT_DEFAULT, CUgraphInstantiate_flags,
+    CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED,
+};
+use candle_core::cuda::cudarc::driver::{CudaGraph, CudaStream};
+use candle_core::{DType, Tensor};
+
+use super::{Rank, Reply};
+use crate::error::EngineError;
+use crate::models::cache::KvCache;
+use crate::ops::{
+    Offset,
+    cuda::{Greedy, advance, argmax},
+};
+
+/// What decoding of one shape keeps between calls. It holds on to the cache that it was made for.
+pub(super) struct Decode {
+    n: usize,
+    greedy: Greedy,
+    /// The position of the ids, `[1]`.
+    position: Tensor,
+    graph: Option<Graph>,
+}
+
+struct Graph(CudaGraph);
+
+// SAFETY: a graph may be used by any thread, but by one at a time; its owner is behind a `&mut`.
+unsafe impl Send for Graph {}
+
+impl Rank {
+    /// Continues prompts by `n` ids each. The cache is this shape's, and `kept` what an earlier call with the same cache
+    /// left.
+    pub(super) fn generate_on_device(
+        &mut self,
+        prompts: &[Vec<u32>],
+        n: usize,
+        started: Instant,
+        cache: &KvCache,
+        kept: &mut Option<Decode>,
+    ) -> Result<Reply, EngineError> {
+        let (batch, input) = (prompts.len(), prompts[0].len());
+        let stream = self.device.as_cuda_device()?.cuda_stream();
+        let mut decode = match kept.take() {
+            Some(decode) if decode.n == n => decode,
+            _ => Decode {
+                n,
+                greedy: Greedy::new(batch, n, &self.device)?,
+                position: Tensor::zeros(1, DType::U32, &self.device)?,
+                graph: None,
+            },
+        };
+        // Of the last prompt's id, until `advance`.
+        self.set(&decode.position, input - 1)?;
+        self.set(&decode.greedy.step, 0)?;
+        self.set(&decode.greedy.bad, 0)?;
+
+        let logits = self.prefill(prompts, cache)?;
+        argmax(&logits, &decode.greedy)?;
+        drop(logits);
+        advance(&decode.greedy.step, &decode.position)?;
+        // The first ids have to be on the host before the clock is read.
+        let _first = decode.greedy.ids.to_vec1::<u32>()?;
+        stream.synchronize().w()?;
+        let first = started.elapsed();
+
+        let event = || stream.record_event(Some(CU_EVENT_DEFAULT)).w();
+        let begin = event()?;
+        let mut ends = Vec::with_capacity(n - 1);
+        for _ in 1..n {
+            match &decode.graph {
+                Some(Graph(graph)) => graph.launch().w()?,
+                None => {
+                    self.step(&decode, cache)?;
+                    // What has run once has everything loaded that it needs.
+                    decode.graph = self.capture(&stream, &decode, cache)?;
+                }
+            }
+            ends.push(event()?);
+        }
+        let ids = decode.greedy.history.to_vec2::<u32>()?;
+        let bad = decode.greedy.bad.to_vec1::<u32>()?[0];
+        stream.synchronize().w()?;
+        let last = started.elapsed();
+        if bad > 0 {
+            return Err(EngineError::Other(anyhow::anyhow!(
+                "row {} of the logits holds a NaN",
+                bad - 1
+            )));
+        }
+        let since = ends
+            .iter()
+            .map(|end| begin.elapsed_ms(end).w())
+            .collect::<Result<Vec<f32>, _>>()?;
+        *kept = Some(decode);
+        Ok(Reply::Generated {
+            ids,
+            step_ends: step_ends(first, &since, last),
+        })
+    }
+
+    /// Enqueues one step: ids in, ids out.
+    fn step(&mut self, decode: &Decode, cache: &KvCache) -> Result<(), EngineError> {
+        let Greedy { ids, step, .. } = &decode.greedy;
+        let ids = ids.reshape((ids.dim(0)?, 1))?;
+        let logits = self.forward(&ids, Offset::Device(&decode.position), cache, true)?;
+        argmax(&logits, &decode.greedy)?;
+        Ok(advance(step, &decode.position)?)
+    }
+
+    /// A step as a graph; none where graphs are switched off.
+    fn capture(
+        &mut self,
+        stream: &std::sync::Arc<CudaStream>,
+        decode: &Decode,
+        cache: &KvCache,
+    ) -> Result<Option<Graph>, EngineError> {
+        if !self.graphs {
+            return Ok(None);
+        }
+        stream.begin_capture(CU_STREAM_CAPTURE_MODE_RELAXED).w()?;
+        let step = self.step(decode, cache);
+        // Also where the step failed: the stream has to leave its capture.
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = stream.end_capture(flags).w();
+        step?;
+        let graph = graph?
+            .ok_or_else(|| anyhow::anyhow!("the captured step is empty: nothing to launch"))?;
+        graph.upload().w()?;
+        Ok(Some(Graph(graph)))
+    }
+
+    fn set(&self, number: &Tensor, value: usize) -> Result<(), EngineError> {
+        let value = u32::try_from(value)
+            .map_err(|_| EngineError::Invalid(format!("position {value} is too large")))?;
+        Ok(number.slice_set(&Tensor::new(&[value], &self.device)?, 0, 0)?)
+    }
+}
+
+/// When each step's ids were there, counted from the start of the call: the first by the host's clock, as is the last,
+/// when all of them had come; those between by the device's, in milliseconds since the first.
+fn step_ends(first: Duration, since_ms: &[f32], last: Duration) -> Vec<Duration> {
+    let mut ends = vec![first];
+    let between = since_ms.len().saturating_sub(1);
+    for ms in &since_ms[..between] {
+        let end = first + Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3);
+        // The two clocks may differ by less than what lies between.
+        ends.push(end.min(last));
+    }
+    if !since_ms.is_empty() {
+        ends.push(last);
+    }
+    ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_begin_and_end_on_the_host_and_stay_in_order() {
+        let ms = Duration::from_millis;
+        assert_eq!(step_ends(ms(10), &[], ms(11)), [ms(10)]);
+        assert_eq!(step_ends(ms(10), &[2.0], ms(13)), [ms(10), ms(13)]);
+        assert_eq!(
+            step_ends(ms(10), &[2.0, 4.0, 6.0], ms(17)),
+            [ms(10), ms(12), ms(14), ms(17)]
+        );
+        let odd = step_ends(ms(10), &[2.0, 9.0, 9.5], ms(18));
+        assert!(odd.is_sorted(), "{odd:?}");
+    }
+}
