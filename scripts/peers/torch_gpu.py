@@ -52,6 +52,7 @@ def measure(model, step, rounds, batch, length, output):
     for number in range(rounds + 2):
         ids = torch.randint(vocab, (batch, length), device=device)
         position = torch.tensor([length], device=device)
+        cache.reset()
         torch.cuda.synchronize()
         start = time.perf_counter()
         last = forward(model, ids, torch.arange(length, device=device), cache)

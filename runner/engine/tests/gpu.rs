@@ -1,4 +1,5 @@
-//! Whole models on a GPU, against the CPU. Without a GPU each of these tests says so and ends.
+//! Whole models on a GPU, against the CPU. Without a GPU each of these tests says so and ends, or fails where
+//! `INFERBENCH_REQUIRE_GPU` is set.
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Tensor};
@@ -11,6 +12,8 @@ fn there_is_one(test: &str) -> bool {
     match gpu::find(1) {
         Ok(_) => true,
         Err(why) => {
+            let required = std::env::var_os("INFERBENCH_REQUIRE_GPU").is_some();
+            assert!(!required, "{test}: {why}");
             eprintln!("{test} skipped: {why}");
             false
         }

@@ -82,7 +82,7 @@ fn run_on_the_cpu_they_are_what_their_definitions_say() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    for (store, group, head_dim) in [(0, 1, 64), (1, 4, 128), (1, 8, 8), (0, 3, 256)] {
+    for (store, group, head_dim) in [(0, 3, 64), (1, 4, 128)] {
         let program = emulator(compiler, folder.path(), (store, group, head_dim));
         let output = Command::new(program).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);

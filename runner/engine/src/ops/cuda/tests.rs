@@ -1,5 +1,5 @@
 //! Every kernel against plain candle in f32 on the CPU, on fresh random inputs and odd shapes, in every type. Without a GPU
-//! each of these tests says so and ends.
+//! each of these tests says so and ends, or fails where `INFERBENCH_REQUIRE_GPU` is set.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -13,6 +13,8 @@ fn device(test: &str) -> Option<Device> {
     match gpu::Backend::Cuda.open(0) {
         Ok(device) => Some(device),
         Err(why) => {
+            let required = std::env::var_os("INFERBENCH_REQUIRE_GPU").is_some();
+            assert!(!required, "{test}: {why}");
             eprintln!("{test} skipped: {why}");
             None
         }
