@@ -79,6 +79,9 @@ pub struct Gpu {
 
 #[cfg(feature = "cuda")]
 mod cuda {
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex, PoisonError};
+
     use candle_core::Device;
     use candle_core::cuda::WrapErr;
     use candle_core::cuda::cudarc::driver::sys::{
@@ -100,9 +103,22 @@ mod cuda {
         (0..count).map(describe).collect()
     }
 
+    /// A GPU's context, which lives as long as the process: with the last one the driver would tear down what it has
+    /// set up, and threads would be left with one that is no more.
+    fn context(ordinal: usize) -> Result<Arc<CudaContext>, DriverError> {
+        static CONTEXTS: Mutex<BTreeMap<usize, Arc<CudaContext>>> = Mutex::new(BTreeMap::new());
+        let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = contexts.get(&ordinal) {
+            return Ok(Arc::clone(context));
+        }
+        let context = CudaContext::new(ordinal)?;
+        contexts.insert(ordinal, Arc::clone(&context));
+        Ok(context)
+    }
+
     fn describe(ordinal: usize) -> Result<Gpu, EngineError> {
         let look = || -> Result<Gpu, DriverError> {
-            let context = CudaContext::new(ordinal)?;
+            let context = context(ordinal)?;
             let cache = context.attribute(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
             Ok(Gpu {
                 name: context.name()?,
@@ -147,11 +163,12 @@ mod cuda {
         if !context.has_async_alloc() {
             return Ok(());
         }
+        // What an earlier model of this process freed is only given back once the device is done with it.
+        context.synchronize()?;
         let mut threshold = u64::MAX;
         // SAFETY: the context is current while it is used; the attribute is 64 bits wide, and read before this returns.
         unsafe {
             let pool = result::device::get_mem_pool(context.cu_device())?;
-            // What an earlier model of this process left.
             result::mem_pool::trim_to(pool, 0)?;
             result::mem_pool::set_attribute(
                 pool,
