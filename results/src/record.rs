@@ -341,7 +341,7 @@ pub struct Provenance {
     pub engine_version: String,
     /// The version of the runner.
     pub runner_version: String,
-    /// `cpu`, or the GPU's name.
+    /// `cpu`, or the GPU's name; `gpu` where no process lived to tell it.
     pub device: String,
     /// UUIDs of the GPUs, joined by `|`.
     pub device_uuid: Option<String>,

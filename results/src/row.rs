@@ -178,7 +178,7 @@ table! {
         "" engine_version: Option<String>,
         /// The runner's version.
         "" runner_version: Option<String>,
-        /// `cpu`, or the GPU's name.
+        /// `cpu`, or the GPU's name; `gpu` where no process lived to tell it.
         "" device: Option<String>,
         /// UUIDs of the GPUs, joined by `|`.
         "" device_uuid: Option<String>,
