@@ -76,10 +76,14 @@ fn a_pod_measures_its_trials_once_and_a_local_run_reuses_them() {
     let (output, report) = pod(&place, "");
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!((report.outcomes.as_str(), report.reused), ("11111111", 0));
-    assert!(
-        report.best.unwrap() > 0.0 && report.message.is_none(),
+    // A machine that is busy with other things may leave no valid trial, and then there is no best.
+    let valid = place.records().iter().any(|record| record.valid);
+    assert_eq!(
+        report.best.is_some_and(|best| best > 0.0),
+        valid,
         "{report:?}"
     );
+    assert!(report.message.is_none(), "{report:?}");
     let before = place.documents();
 
     let (output, again) = pod(&place, "");
