@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(600);
 /// one that is under way, and by no more.
 const AT_A_TIME: usize = 16;
 /// Creations of a pass: a large window is filled by several, and nobody waits long for any of them.
-const CREATIONS: usize = 14;
+const CREATIONS: usize = 12;
 
 /// When to look at a resource again, unless something happens before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
