@@ -163,6 +163,8 @@ impl World {
         if std::env::var("INFERBENCH_E2E").as_deref() != Ok("1") {
             return None;
         }
+        // A build of the whole workspace has several, and none is chosen by itself; once chosen, it stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut config = kube::Config::infer().await.expect("KUBECONFIG");
         // Each answer counts, refusals too.
         config.default_retry = false;
