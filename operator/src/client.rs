@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{Request, Response};
@@ -17,6 +17,10 @@ use tower::{Layer, Service};
 
 use crate::metrics::Metrics;
 
+/// The longest silence of a connection. Passes have a much shorter limit of their own; this is for the first list of a
+/// watch, which has none, and without which nothing would ever be passed over. Watches end a little sooner by themselves.
+const READ_TIMEOUT: Duration = Duration::from_secs(295);
+
 /// A client that never sends a request again by itself, and counts every one.
 ///
 /// # Errors
@@ -24,6 +28,9 @@ use crate::metrics::Metrics;
 pub fn client(mut config: Config, metrics: Arc<Metrics>) -> kube::Result<Client> {
     // A request that is sent again after its answer was lost is for the next pass to sort out.
     config.default_retry = false;
+    config.read_timeout.get_or_insert(READ_TIMEOUT);
+    // Counted from the request: a connection may have been idle before.
+    config.reset_reader_on_write = true;
     choose_cryptography();
     let builder = ClientBuilder::try_from(config)?;
     Ok(builder.with_layer(&Counting(metrics)).build())
@@ -123,8 +130,6 @@ fn method(method: &http::Method) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use k8s_openapi::api::batch::v1::Job;
     use kube::{Api, api::ListParams};
     use tower::service_fn;

@@ -20,6 +20,9 @@ use tokio::sync::Notify;
 
 use crate::lab::Lab;
 
+/// How long the operator's client waits for an answer at most.
+const READ_TIMEOUT: Duration = Duration::from_secs(295);
+
 /// What may go wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -79,6 +82,8 @@ impl Kind {
             Self::Internal => refuse(500, "InternalError", None),
             Self::Unavailable => refuse(503, "ServiceUnavailable", None),
             Self::GatewayTimeout if writes => Fault::RefuseAfterCommit { code: 504 },
+            // The first list of a watch has no limit but the client's own, after which it is asked for again.
+            Self::Hang if call.verb == Verb::List => Fault::Delay(READ_TIMEOUT),
             // A watch that never says anything would be an API server that is broken for good.
             Self::Hang if !watch => Fault::Hang,
             Self::HangAfterCommit if writes => Fault::HangAfterCommit,
