@@ -149,18 +149,12 @@ impl Outcomes {
         self.replace(index, outcome, |recorded| recorded == Outcome::Failed)
     }
 
-    /// Records what the store says of a trial; says whether that was news. A stored record outranks how a pod ended: it
-    /// may have been killed between storing and telling.
+    /// Records what the store says of a trial; says whether that was news. It outranks how a pod ended.
     ///
     /// # Errors
     /// Where the index is beyond the design, or what is recorded can only have come from a record as well.
     pub fn correct(&mut self, index: u32, outcome: Outcome) -> Result<bool, LedgerError> {
-        self.replace(index, outcome, |recorded| {
-            matches!(
-                recorded,
-                Outcome::Failed | Outcome::OutOfMemory | Outcome::TimedOut
-            )
-        })
+        self.replace(index, outcome, Outcome::gives_way)
     }
 
     fn replace(

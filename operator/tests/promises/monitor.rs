@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use inferbench_crds::{InferenceBenchmarkSpec, Outcome, design::Expansion, ledger::Outcomes};
+use inferbench_crds::{InferenceBenchmarkSpec, design::Expansion, ledger::Outcomes};
 use inferbench_fakekube::{Call, FakeKube, Verb};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -99,11 +99,7 @@ impl Seen {
         for (index, before) in known.ledger.iter() {
             let after = ledger.get(index);
             // A collection may know better than what a pod's end alone has told.
-            let gives_way = matches!(
-                before,
-                Outcome::Failed | Outcome::OutOfMemory | Outcome::TimedOut
-            );
-            if after != Some(before) && (!gives_way || after.is_none()) {
+            if after != Some(before) && (!before.gives_way() || after.is_none()) {
                 self.wrong
                     .push(format!("P3: trial {index} was {before}, and is {after:?}"));
             }
