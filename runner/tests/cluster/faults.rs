@@ -4,13 +4,14 @@ use inferbench_crds::contract::TrialReport;
 use kube::{ResourceExt, api::ListParams};
 
 use crate::{
-    place::{children_of, signal},
-    world::{TINY, World, records, until},
+    place::{children_of, documents, signal},
+    world::{World, tiny, until},
 };
 
 /// Two trials in one Job.
 fn spec() -> String {
-    TINY.replace("inputLength: [4, 8]", "inputLength: [4]")
+    tiny()
+        .replace("inputLength: [4, 8]", "inputLength: [4]")
         .replace("retries: 1", "retries: 2, trialsPerJob: 2")
 }
 
@@ -45,7 +46,7 @@ async fn a_pod_that_breaks_is_replaced_and_goes_on_where_it_was() {
     world.apply(&spec()).await;
     // The process that measures is killed; its parent, the pod, says that it failed.
     let (_, process) = hanging(&world).await;
-    let before = records(&world.results(&world.get("tiny").await));
+    let before = documents(&world.results(&world.get("tiny").await));
     for child in children_of(process) {
         signal(child, libc::SIGKILL);
     }
@@ -60,7 +61,7 @@ async fn a_pod_that_breaks_is_replaced_and_goes_on_where_it_was() {
     assert_eq!((counts.done, counts.succeeded, counts.failed), (2, 2, 0));
     assert_eq!(world.started.times(1), 3);
     // The first trial's record is the first pod's.
-    let after = records(&world.results(&resource));
+    let after = documents(&world.results(&resource));
     assert_eq!(after.len(), 2);
     assert!(before.iter().all(|(key, record)| after[key] == *record));
 }
@@ -119,7 +120,7 @@ async fn records_of_a_pod_whose_last_word_was_lost_are_found_all_the_same() {
     assert_eq!((counts.done, counts.succeeded, counts.failed), (2, 2, 0));
     assert_eq!(status.results.unwrap().rows, 2);
     assert_eq!(world.started.times(1), 1);
-    assert_eq!(records(&world.results(&resource)).len(), 2);
+    assert_eq!(documents(&world.results(&resource)).len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,5 +141,5 @@ async fn a_record_outranks_how_the_pod_that_stored_it_was_killed() {
         (2, 2, 0)
     );
     assert_eq!(world.started.times(0), 1, "it was not measured again");
-    assert_eq!(records(&world.results(&resource)).len(), 2);
+    assert_eq!(documents(&world.results(&resource)).len(), 2);
 }

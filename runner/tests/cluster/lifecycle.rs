@@ -3,16 +3,19 @@
 use kube::{ResourceExt as _, api::ListParams};
 use serde_json::json;
 
-use crate::world::{TINY, World, by_trial, condition, records, until};
+use crate::{
+    place::documents,
+    world::{World, condition, tiny, until},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resource_that_is_created_anew_measures_anew() {
-    let spec = TINY.replace("retries: 1", "retries: 1, trialsPerJob: 4");
+    let spec = tiny().replace("retries: 1", "retries: 1, trialsPerJob: 4");
     let world = World::new().await;
     let operator = world.operator();
     world.apply(&spec).await;
     let first = world.wait_for_success("tiny").await;
-    let before = records(&world.results(&first));
+    let before = documents(&world.results(&first));
     assert_eq!(before.len(), 4);
     world.delete("tiny").await;
     let second = world.apply(&spec).await;
@@ -21,13 +24,13 @@ async fn a_resource_that_is_created_anew_measures_anew() {
     let second = world.wait_for_success("tiny").await;
     operator.stop().await;
     // The same keys, as the request is the same, but records of its own.
-    let after = records(&world.results(&second));
+    let after = documents(&world.results(&second));
     assert_eq!(
         before.keys().collect::<Vec<_>>(),
         after.keys().collect::<Vec<_>>()
     );
     assert!(before.iter().all(|(key, record)| after[key] != *record));
-    assert_eq!(records(&world.results(&first)), before, "they stay");
+    assert_eq!(documents(&world.results(&first)), before, "they stay");
     let counts = second.status.unwrap().counts.unwrap();
     assert_eq!((counts.done, counts.reused), (4, 0));
     assert_eq!(world.started.of("trial"), 2);
@@ -37,7 +40,7 @@ async fn a_resource_that_is_created_anew_measures_anew() {
 async fn an_operator_that_is_killed_has_a_successor_that_repeats_nothing() {
     let world = World::new().await;
     let operator = world.operator();
-    world.apply(TINY).await;
+    world.apply(&tiny()).await;
     let midway = world
         .wait("tiny", "the first record", |status| {
             status.counts.is_some_and(|counts| counts.done > 0)
@@ -48,10 +51,10 @@ async fn an_operator_that_is_killed_has_a_successor_that_repeats_nothing() {
     let folder = world.results(&midway);
     until("the Job under way", async || {
         let running = world.processes.running();
-        running.is_empty() && !records(&folder).is_empty()
+        running.is_empty() && !documents(&folder).is_empty()
     })
     .await;
-    let stored = records(&folder);
+    let stored = documents(&folder);
     let operator = world.operator();
     let resource = world.wait_for_success("tiny").await;
     operator.stop().await;
@@ -60,7 +63,7 @@ async fn an_operator_that_is_killed_has_a_successor_that_repeats_nothing() {
     for trial in 0..4 {
         assert_eq!(world.started.times(trial), 1, "trial {trial}");
     }
-    let after = records(&folder);
+    let after = documents(&folder);
     assert!(stored.iter().all(|(key, record)| after[key] == *record));
     assert_eq!(after.len(), 4);
 }
@@ -69,7 +72,7 @@ async fn an_operator_that_is_killed_has_a_successor_that_repeats_nothing() {
 async fn suspension_starts_nothing_more_and_resumption_goes_on() {
     let world = World::new().await;
     let operator = world.operator();
-    world.apply(TINY).await;
+    world.apply(&tiny()).await;
     world
         .wait("tiny", "the first record", |status| {
             status.counts.is_some_and(|counts| counts.done > 0)
@@ -90,7 +93,7 @@ async fn suspension_starts_nothing_more_and_resumption_goes_on() {
         condition(&status, "Succeeded"),
         ("Unknown".into(), "Suspended".into())
     );
-    let done = records(&world.results(&suspended)).len();
+    let done = documents(&world.results(&suspended)).len();
     assert!((1..4).contains(&done), "{done}");
     let started = world.started.of("trial");
     assert_eq!(started, done);
@@ -115,7 +118,7 @@ async fn suspension_starts_nothing_more_and_resumption_goes_on() {
         .await;
     let resource = world.wait_for_success("tiny").await;
     operator.stop().await;
-    assert_eq!(by_trial(&world.results(&resource)).len(), 4);
+    assert_eq!(documents(&world.results(&resource)).len(), 4);
     for trial in 0..4 {
         assert_eq!(world.started.times(trial), 1, "trial {trial}");
     }
@@ -126,7 +129,7 @@ async fn a_resource_that_is_deleted_takes_its_pods_and_processes_along() {
     let world = World::new().await;
     world.fault("hang@trial:1");
     let operator = world.operator();
-    world.apply(TINY).await;
+    world.apply(&tiny()).await;
     until("the trial that hangs", async || {
         world.started.times(1) > 0 && !world.processes.running().is_empty()
     })
@@ -148,7 +151,7 @@ async fn a_resource_that_is_deleted_takes_its_pods_and_processes_along() {
     assert!(left.items.is_empty());
     // The operator has nothing to say to that, and goes on.
     world
-        .apply(&TINY.replace("name: tiny}\nspec", "name: next}\nspec"))
+        .apply(&tiny().replace("name: tiny}\nspec", "name: next}\nspec"))
         .await;
     world.wait_for_success("next").await;
     operator.stop().await;

@@ -7,34 +7,17 @@ use inferbench_results::{key::sha256_hex, row::Row};
 use serde_json::Value;
 
 use crate::{
-    place::{Place, stderr},
-    world::{IMAGE, NAMESPACE, World, condition, records, rows},
+    place::{Place, documents, rows, stderr},
+    world::{IMAGE, NAMESPACE, World, condition, on_a_claim},
 };
 
-/// Eight trials in two Jobs, two of them too long for the model.
-const SPEC: &str = "
-apiVersion: inferbench.dev/v1alpha1
-kind: InferenceBenchmark
-metadata: {name: tiny}
-spec:
-  design:
-    factors:
-      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
-      batchSize: [1, 2]
-      inputLength: [4, 8]
-      outputLength: [3]
-      gpus: [0]
-    replicates: 2
-  measurement:
-    warmupIterations: 1
-    warmupDuration: 1ms
-    iterations: 2
-    minDuration: 5ms
-    remeasureInvalid: 0
-  results: {store: {persistentVolumeClaim: {claimName: results, path: sweeps}}}
-  execution: {retries: 1, maxFailedPercent: 50, trialsPerJob: 4, parallelism: 2}
-  objectives: {maxTtft: 1h, maxTpot: 1h, costPerGpuHour: \"2.50\"}
-";
+/// Eight trials in two Jobs.
+fn spec() -> String {
+    on_a_claim(
+        "{claimName: results, path: sweeps}",
+        "retries: 1, trialsPerJob: 4, parallelism: 2",
+    ) + "  objectives: {maxTtft: 1h, maxTpot: 1h, costPerGpuHour: \"2.50\"}\n"
+}
 
 /// What a local run has to be told to be the same sweep: the image is part of what a trial's key covers.
 fn local(spec: &str, fault: &str) -> Place {
@@ -91,9 +74,10 @@ fn by_index(rows: &[Row]) -> BTreeMap<u32, String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
     let world = World::new().await;
-    world.apply(SPEC).await;
+    let spec = spec();
+    world.apply(&spec).await;
     let operator = world.operator();
-    let here = tokio::task::spawn_blocking(|| local(SPEC, ""));
+    let here = tokio::task::spawn_blocking(move || local(&spec, ""));
     let resource = world.wait_for_success("tiny").await;
     world.wait_for_quiet().await;
     let here = here.await.unwrap();
@@ -164,7 +148,7 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
 
     // The same trials under the same keys, in the same columns, with the same outcomes.
     let keys = |records: BTreeMap<String, Vec<u8>>| records.into_keys().collect::<Vec<_>>();
-    assert_eq!(keys(records(&folder)), keys(here.documents()));
+    assert_eq!(keys(documents(&folder)), keys(here.documents()));
     let header = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).unwrap();
         text.lines().next().unwrap().to_owned()
@@ -224,7 +208,7 @@ async fn table(world: &World) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_measured_is_an_outcome_and_the_same_one_as_on_this_machine() {
     // With 300 tokens of input the model is over its 256; trial 0 has too little memory.
-    let spec = SPEC
+    let spec = spec()
         .replace("inputLength: [4, 8]", "inputLength: [4, 300]")
         .replace("replicates: 2", "replicates: 1");
     let world = World::new().await;

@@ -1,10 +1,9 @@
 //! A cluster with an operator in it, for one test.
 
 use std::{
-    collections::BTreeMap,
     fs,
     future::Future,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -30,9 +29,11 @@ use inferbench_operator::{
     lease::{Holder, Settings as LeaseSettings},
     metrics::Metrics,
 };
-use inferbench_results::{record::TrialRecord, row::Row, tables::read_trials_csv};
 use inferbench_runner::{fault, pod::REPORT_VARIABLE};
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -49,26 +50,22 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub const NAMESPACE: &str = "bench";
 /// The runner's image, by a digest that a local run can go by, too.
 pub const IMAGE: &str = "registry.example/inferbench@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-/// Four trials, one Job each, one after the other.
-pub const TINY: &str = "
-apiVersion: inferbench.dev/v1alpha1
-kind: InferenceBenchmark
-metadata: {name: tiny}
-spec:
-  design:
-    factors:
-      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
-      batchSize: [1, 2]
-      inputLength: [4, 8]
-      outputLength: [3]
-      gpus: [0]
-    replicates: 1
-    order: Sequential
-  measurement:
-    {warmupIterations: 1, warmupDuration: 1ms, iterations: 2, minDuration: 5ms, remeasureInvalid: 0}
-  results: {store: {persistentVolumeClaim: {claimName: results}}}
-  execution: {retries: 1}
-";
+
+/// Four trials, one Job each, one after the other, whose results go to a claim.
+pub fn tiny() -> String {
+    on_a_claim("{claimName: results}", "retries: 1")
+        .replace("replicates: 2", "replicates: 1\n    order: Sequential")
+}
+
+/// The tests' sweep, with its results on a claim.
+pub fn on_a_claim(claim: &str, execution: &str) -> String {
+    SPEC.replace(
+        "execution: {retries: 0,",
+        &format!(
+            "results: {{store: {{persistentVolumeClaim: {claim}}}}}\n  execution: {{{execution},"
+        ),
+    )
+}
 
 /// A cluster.
 pub struct World {
@@ -327,24 +324,23 @@ fn prepare(environment: &mut Environment, started: &Started, faults: &Mutex<Vec<
     started.0.lock().unwrap().push((command, trials));
 }
 
-/// The status and reason of a condition.
-pub fn condition(status: &InferenceBenchmarkStatus, kind: &str) -> (String, String) {
-    let found = status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == kind);
-    found.map_or_else(Default::default, |condition| {
-        (condition.status.clone(), condition.reason.clone())
-    })
+fn find<'a>(status: &'a InferenceBenchmarkStatus, kind: &str) -> Option<&'a Condition> {
+    let mut conditions = status.conditions.iter();
+    conditions.find(|condition| condition.type_ == kind)
 }
 
-/// The message of a condition.
+/// The status and reason of a condition; empty where there is none.
+pub fn condition(status: &InferenceBenchmarkStatus, kind: &str) -> (String, String) {
+    find(status, kind)
+        .map(|found| (found.status.clone(), found.reason.clone()))
+        .unwrap_or_default()
+}
+
+/// The message of a condition; empty where there is none.
 pub fn message(status: &InferenceBenchmarkStatus, kind: &str) -> String {
-    let found = status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == kind);
-    found.map_or_else(String::new, |condition| condition.message.clone())
+    find(status, kind)
+        .map(|found| found.message.clone())
+        .unwrap_or_default()
 }
 
 /// Waits for something.
@@ -354,32 +350,6 @@ pub async fn until<F: Future<Output = bool>>(what: &str, is_so: impl Fn() -> F) 
         assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// The records below a folder by key, as bytes.
-pub fn records(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(folder.join("trials"));
-    let entries = entries.into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let key = name.strip_suffix(".json")?.to_owned();
-            Some((key, fs::read(entry.path()).ok()?))
-        })
-        .collect()
-}
-
-/// The record of each trial.
-pub fn by_trial(folder: &Path) -> BTreeMap<u32, TrialRecord> {
-    let records = records(folder);
-    let read = |(key, bytes): (&String, &Vec<u8>)| TrialRecord::read(key, bytes).unwrap();
-    let records = records.iter().map(read);
-    records.map(|record| (record.trial_index, record)).collect()
-}
-
-/// The rows of `trials.csv`.
-pub fn rows(folder: &Path) -> Vec<Row> {
-    read_trials_csv(&fs::read(folder.join("trials.csv")).unwrap()).unwrap()
 }
 
 /// An operator: the real one, with its Lease.

@@ -139,35 +139,44 @@ impl Place {
         child
     }
 
-    /// The records by key, as bytes.
     pub fn documents(&self) -> BTreeMap<String, Vec<u8>> {
-        let Ok(entries) = fs::read_dir(self.out().join("trials")) else {
-            return BTreeMap::new();
-        };
-        entries
-            .filter_map(|entry| {
-                let path = entry.ok()?.path();
-                let key = path
-                    .file_name()?
-                    .to_str()?
-                    .strip_suffix(".json")?
-                    .to_owned();
-                Some((key, fs::read(path).ok()?))
-            })
-            .collect()
+        documents(&self.out())
     }
 
     pub fn records(&self) -> Vec<TrialRecord> {
-        let documents = self.documents();
-        documents
-            .iter()
-            .map(|(key, bytes)| TrialRecord::read(key, bytes).unwrap())
-            .collect()
+        records(&self.out())
     }
 
     pub fn rows(&self) -> Vec<Row> {
-        read_trials_csv(&fs::read(self.out().join("trials.csv")).unwrap()).unwrap()
+        rows(&self.out())
     }
+}
+
+/// The records below a sweep's folder by key, as bytes.
+pub fn documents(sweep: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(sweep.join("trials"));
+    let entries = entries.into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let key = name.strip_suffix(".json")?.to_owned();
+            Some((key, fs::read(entry.path()).ok()?))
+        })
+        .collect()
+}
+
+/// The records below a sweep's folder, in the order of their keys.
+pub fn records(sweep: &Path) -> Vec<TrialRecord> {
+    let documents = documents(sweep);
+    documents
+        .iter()
+        .map(|(key, bytes)| TrialRecord::read(key, bytes).unwrap())
+        .collect()
+}
+
+/// The rows of a sweep's `trials.csv`.
+pub fn rows(sweep: &Path) -> Vec<Row> {
+    read_trials_csv(&fs::read(sweep.join("trials.csv")).unwrap()).unwrap()
 }
 
 pub fn wait_for(what: &str, done: impl Fn() -> bool) {
