@@ -17,7 +17,7 @@ pub(crate) struct Llama {
     tokens: Vocabulary,
     blocks: Vec<Block>,
     norm: Tensor,
-    head: Vocabulary,
+    pub head: Vocabulary,
     /// `[positions, D/2]`.
     cos: Tensor,
     sin: Tensor,
@@ -71,45 +71,8 @@ impl Llama {
         })
     }
 
-    pub fn vocab_start(&self) -> usize {
-        self.head.start
-    }
-
-    /// See [`super::Model::forward`].
-    pub fn forward(
-        &self,
-        ids: &Tensor,
-        at: Offset,
-        cache: &KvCache,
-        comm: &dyn Communicator,
-        last: bool,
-    ) -> Result<Option<Tensor>> {
-        let x = self.normed(ids, at, cache, comm, 1)?;
-        if !last {
-            return Ok(None);
-        }
-        self.logits(&x.squeeze(1)?).map(Some)
-    }
-
-    /// See [`super::Model::states`].
-    pub fn states(
-        &self,
-        ids: &Tensor,
-        at: Offset,
-        cache: &KvCache,
-        comm: &dyn Communicator,
-    ) -> Result<Tensor> {
-        let (_, s) = ids.dims2()?;
-        self.normed(ids, at, cache, comm, s)
-    }
-
-    /// See [`super::Model::logits`].
-    pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        self.head.logits(states)
-    }
-
-    /// What the last block leaves of the last `wanted` positions, after the final norm, `[B, wanted, E]`.
-    fn normed(
+    /// See [`super::Model::normed`].
+    pub fn normed(
         &self,
         ids: &Tensor,
         at: Offset,

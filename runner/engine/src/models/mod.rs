@@ -50,11 +50,14 @@ impl Model {
         comm: &dyn Communicator,
         last: bool,
     ) -> Result<Option<Tensor>> {
-        match self {
-            Model::Gpt2(model) => model.forward(ids, at, cache, comm, last),
-            Model::Llama(model) => model.forward(ids, at, cache, comm, last),
-            Model::Reference(model) => model.forward(ids, at.host()?).map(Some),
+        if let Model::Reference(model) = self {
+            return model.forward(ids, at.host()?).map(Some);
         }
+        let x = self.normed(ids, at, cache, comm, 1)?;
+        if !last {
+            return Ok(None);
+        }
+        self.logits(&x.squeeze(1)?).map(Some)
     }
 
     /// As [`Model::forward`], but the last hidden states of all new positions, after the final norm, `[B, S, E]`, on every
@@ -66,19 +69,30 @@ impl Model {
         cache: &KvCache,
         comm: &dyn Communicator,
     ) -> Result<Tensor> {
-        match self {
-            Model::Gpt2(model) => model.states(ids, at, cache, comm),
-            Model::Llama(model) => model.states(ids, at, cache, comm),
-            Model::Reference(_) => bail!("a reference model keeps its states to itself"),
-        }
+        self.normed(ids, at, cache, comm, ids.dim(1)?)
     }
 
     /// The logits of states `[N, E]` over this rank's part of the vocabulary, `[N, V_rank]`.
     pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
+        match self.head() {
+            Some(head) => head.logits(states),
+            None => bail!("a reference model keeps its head to itself"),
+        }
+    }
+
+    /// What the last block leaves of the last `wanted` of the new positions, after the final norm, `[B, wanted, E]`.
+    fn normed(
+        &self,
+        ids: &Tensor,
+        at: Offset,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+        wanted: usize,
+    ) -> Result<Tensor> {
         match self {
-            Model::Gpt2(model) => model.logits(states),
-            Model::Llama(model) => model.logits(states),
-            Model::Reference(_) => bail!("a reference model keeps its head to itself"),
+            Model::Gpt2(model) => model.normed(ids, at, cache, comm, wanted),
+            Model::Llama(model) => model.normed(ids, at, cache, comm, wanted),
+            Model::Reference(_) => bail!("a reference model keeps its states to itself"),
         }
     }
 
@@ -89,10 +103,14 @@ impl Model {
 
     /// The first of this rank's vocabulary entries.
     pub fn vocab_start(&self) -> usize {
+        self.head().map_or(0, |head| head.start)
+    }
+
+    fn head(&self) -> Option<&parallel::Vocabulary> {
         match self {
-            Model::Gpt2(model) => model.vocab_start(),
-            Model::Llama(model) => model.vocab_start(),
-            Model::Reference(_) => 0,
+            Model::Gpt2(model) => Some(&model.head),
+            Model::Llama(model) => Some(&model.head),
+            Model::Reference(_) => None,
         }
     }
 }
