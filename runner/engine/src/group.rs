@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use candle_core::Device;
@@ -18,24 +19,66 @@ use crate::weights::Source;
 pub(crate) type Join =
     Box<dyn FnOnce(&Device) -> Result<Box<dyn Communicator>, EngineError> + Send>;
 
+/// How long the others have to give up once a rank has failed, by default.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// The threads of all ranks. A rank that fails or panics ends its thread, and with it its
-/// communicator, so that the others fail too rather than wait.
+/// communicator, so that the others fail too rather than wait. Those that wait all the same, as NCCL does, are left
+/// behind: they end with the process.
 pub(crate) struct Group {
     ranks: Vec<Handle>,
+    answers: Receiver<(usize, Answer)>,
+    /// One has failed: there will be no more answers.
+    failed: bool,
+    /// How long the others then have to give up.
+    grace: Duration,
     pub prefill_rows: usize,
 }
 
 struct Handle {
     /// Closed to make the thread end.
     calls: Option<Sender<Order>>,
-    replies: Receiver<Result<Reply, EngineError>>,
     thread: Option<JoinHandle<()>>,
+    /// Whether its last answer has come.
+    answered: bool,
 }
 
 struct Order {
     call: Call,
     prompts: Arc<Vec<Vec<u32>>>,
     prefill_rows: usize,
+}
+
+/// Nothing says that a rank is loaded.
+type Answer = Result<Option<Reply>, EngineError>;
+
+/// A rank's way to answer. A thread that ends before it was to, as by a panic, says so too.
+struct Answers {
+    rank: usize,
+    to: Sender<(usize, Answer)>,
+    done: bool,
+}
+
+impl Answers {
+    /// Says whether anyone still wants to know.
+    fn send(&mut self, answer: Answer) -> bool {
+        self.done = answer.is_err();
+        self.to.send((self.rank, answer)).is_ok()
+    }
+
+    /// There is nothing more to say: it was told to end, or has said why it does.
+    fn end(&mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        if !self.done {
+            let error = anyhow!("rank {} has ended; see its message above", self.rank);
+            self.send(Err(EngineError::Other(error)));
+        }
+    }
 }
 
 impl Group {
@@ -46,12 +89,15 @@ impl Group {
         joins: Vec<Join>,
         options: &RankOptions,
     ) -> Result<Self, EngineError> {
+        let (to, answers) = channel();
         let mut ranks = Vec::with_capacity(joins.len());
-        let mut loads = Vec::with_capacity(joins.len());
         for (index, join) in joins.into_iter().enumerate() {
             let (calls, orders) = channel();
-            let (answers, replies) = channel();
-            let (loaded, load) = channel();
+            let mut answers = Answers {
+                rank: index,
+                to: to.clone(),
+                done: false,
+            };
             let (config, source, options) = (config.clone(), source.clone(), options.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("rank-{index}"))
@@ -61,34 +107,41 @@ impl Group {
                         let comm = join(&device)?;
                         Rank::load(&config, &source, device, comm, &options)
                     });
+                    drop(source);
                     match rank {
                         Ok(rank) => {
-                            drop(source);
-                            // Whoever is gone no longer wants to know.
-                            if loaded.send(Ok(())).is_ok() {
-                                serve(rank, &orders, &answers);
+                            if answers.send(Ok(None)) {
+                                serve(rank, &orders, &mut answers);
                             }
+                            answers.end();
                         }
-                        Err(error) => drop(loaded.send(Err(error))),
+                        Err(error) => drop(answers.send(Err(error))),
                     }
                 })
                 .map_err(|e| anyhow!("starting the thread of a rank: {e}"))?;
             ranks.push(Handle {
                 calls: Some(calls),
-                replies,
                 thread: Some(thread),
+                answered: false,
             });
-            loads.push(load);
         }
-        let group = Self {
+        let mut group = Self {
             ranks,
+            answers,
+            failed: false,
+            grace: GRACE,
             prefill_rows: crate::size::PREFILL_ROWS,
         };
-        all(loads.iter().map(Receiver::recv))?;
+        group.all()?;
         Ok(group)
     }
 
     pub fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
+        if self.failed {
+            return Err(
+                anyhow!("a rank has failed before; the model has to be loaded again").into(),
+            );
+        }
         let prompts = Arc::new(prompts.to_vec());
         for rank in &self.ranks {
             let order = Order {
@@ -96,22 +149,55 @@ impl Group {
                 prompts: prompts.clone(),
                 prefill_rows: self.prefill_rows,
             };
-            // A thread that has ended shows when its reply is missing.
+            // A thread that has ended says so by itself.
             if let Some(calls) = &rank.calls {
                 let _ = calls.send(order);
             }
         }
-        let mut replies = all(self.ranks.iter().map(|rank| rank.replies.recv()))?;
-        let first = replies.swap_remove(0);
+        let mut replies = self.all()?.into_iter();
+        let first = replies
+            .next()
+            .ok_or_else(|| anyhow!("a group without ranks"))?;
         if let Reply::Generated { ids, .. } = &first {
-            let agree = replies
-                .iter()
-                .all(|r| matches!(r, Reply::Generated { ids: other, .. } if other == ids));
+            let agree =
+                replies.all(|r| matches!(r, Reply::Generated { ids: other, .. } if other == *ids));
             if !agree {
                 return Err(EngineError::Other(anyhow!("ranks disagree on the ids")));
             }
         }
         Ok(first)
+    }
+
+    /// Every rank's answer, in their order, or the error that began it: not that of a rank which only gave up because
+    /// another had.
+    fn all(&mut self) -> Result<Vec<Reply>, EngineError> {
+        let mut replies: Vec<Option<Reply>> = self.ranks.iter().map(|_| None).collect();
+        let mut cause: Option<EngineError> = None;
+        for rank in &mut self.ranks {
+            rank.answered = false;
+        }
+        while self.ranks.iter().any(|rank| !rank.answered) {
+            let answer = if self.failed {
+                self.answers.recv_timeout(self.grace).ok()
+            } else {
+                self.answers.recv().ok()
+            };
+            let Some((rank, answer)) = answer else {
+                break;
+            };
+            self.ranks[rank].answered = true;
+            match answer {
+                Ok(reply) => replies[rank] = reply,
+                Err(error) => {
+                    self.failed = true;
+                    let follows = error.to_string().contains(GIVEN_UP);
+                    if cause.is_none() || !follows {
+                        cause = Some(error);
+                    }
+                }
+            }
+        }
+        cause.map_or_else(|| Ok(replies.into_iter().flatten().collect()), Err)
     }
 }
 
@@ -121,53 +207,28 @@ impl Drop for Group {
             rank.calls = None;
         }
         for rank in &mut self.ranks {
-            if let Some(thread) = rank.thread.take() {
-                // A panic has been reported as the missing reply.
+            if let Some(thread) = rank.thread.take().filter(|_| rank.answered) {
+                // A panic has been told as the rank's answer.
                 let _ = thread.join();
             }
         }
     }
 }
 
-fn serve(mut rank: Rank, orders: &Receiver<Order>, answers: &Sender<Result<Reply, EngineError>>) {
+fn serve(mut rank: Rank, orders: &Receiver<Order>, answers: &mut Answers) {
     while let Ok(order) = orders.recv() {
         rank.prefill_rows = order.prefill_rows;
         let reply = rank.run(order.call, &order.prompts);
-        let failed = reply.is_err();
-        if failed {
+        if reply.is_err() {
             // Before anyone is told: the others are waiting for this rank.
             drop(rank);
-            let _ = answers.send(reply);
+            answers.send(reply.map(Some));
             return;
         }
-        if answers.send(reply).is_err() {
+        if !answers.send(reply.map(Some)) {
             return;
         }
     }
-}
-
-/// Every rank's answer, or the error that began it: not that of a rank which only gave up because
-/// another had.
-fn all<T>(
-    answers: impl Iterator<Item = Result<Result<T, EngineError>, std::sync::mpsc::RecvError>>,
-) -> Result<Vec<T>, EngineError> {
-    let mut values = Vec::new();
-    let mut cause: Option<EngineError> = None;
-    for (rank, answer) in answers.enumerate() {
-        let error = match answer {
-            Ok(Ok(value)) => {
-                values.push(value);
-                continue;
-            }
-            Ok(Err(error)) => error,
-            Err(_) => EngineError::Other(anyhow!("rank {rank} has ended; see its message above")),
-        };
-        let follows = error.to_string().contains(GIVEN_UP);
-        if cause.is_none() || !follows {
-            cause = Some(error);
-        }
-    }
-    cause.map_or(Ok(values), Err)
 }
 
 #[cfg(test)]
@@ -184,11 +245,19 @@ mod tests {
     use crate::presets::preset;
     use crate::weights::random::Random;
 
-    /// Fails, or panics, when it has summed often enough.
+    /// How a rank goes on when it has summed often enough.
+    #[derive(Clone, Copy)]
+    enum Fault {
+        None,
+        Fails,
+        Panics,
+        Waits,
+    }
+
     struct Faulty {
         inner: LocalComm,
         sums_left: Cell<usize>,
-        panics: bool,
+        fault: Fault,
     }
 
     impl Communicator for Faulty {
@@ -199,10 +268,14 @@ mod tests {
             self.inner.world()
         }
         fn all_reduce_sum(&self, tensor: &Tensor) -> candle_core::Result<Tensor> {
-            match self.sums_left.get() {
-                0 if self.panics => panic!("the test wants it so"),
-                0 => bail!("the network is gone"),
-                left => self.sums_left.set(left - 1),
+            match (self.sums_left.get(), self.fault) {
+                (_, Fault::None) => {}
+                (0, Fault::Fails) => bail!("the network is gone"),
+                (0, Fault::Panics) => panic!("the test wants it so"),
+                (0, Fault::Waits) => loop {
+                    std::thread::park();
+                },
+                (left, _) => self.sums_left.set(left - 1),
             }
             self.inner.all_reduce_sum(tensor)
         }
@@ -211,21 +284,17 @@ mod tests {
         }
     }
 
-    fn group(faulty: usize, panics: bool) -> Group {
+    fn group(faults: [Fault; 3]) -> Group {
         let config = preset("tiny-llama").unwrap();
         let source = Arc::new(Source::Random(Random::new(1, config.layers)));
         let joins = LocalComm::ranks(3)
             .into_iter()
-            .map(|inner| {
-                let sums = if inner.rank() == faulty {
-                    20
-                } else {
-                    usize::MAX
-                };
+            .zip(faults)
+            .map(|(inner, fault)| {
                 let comm = Faulty {
-                    sums_left: Cell::new(sums),
+                    sums_left: Cell::new(20),
                     inner,
-                    panics,
+                    fault,
                 };
                 Box::new(|_: &Device| Ok(Box::new(comm) as Box<dyn Communicator>)) as Join
             })
@@ -243,13 +312,18 @@ mod tests {
     /// That the test ends at all is half of what it says.
     #[test]
     fn a_rank_that_fails_or_panics_takes_nobody_along() {
-        for (faulty, panics, cause) in [
-            (0, false, "the network is gone"),
-            (2, false, "the network is gone"),
-            (0, true, "rank 0 has ended"),
-            (1, true, "rank 1 has ended"),
+        use Fault::{Fails, None, Panics, Waits};
+        for (faults, cause) in [
+            ([Fails, None, None], "the network is gone"),
+            ([None, None, Fails], "the network is gone"),
+            ([Panics, None, None], "rank 0 has ended"),
+            ([None, Panics, None], "rank 1 has ended"),
+            // One that goes on waiting, as NCCL does, is waited for no longer.
+            ([Waits, Fails, Waits], "the network is gone"),
+            ([Waits, Waits, Panics], "rank 2 has ended"),
         ] {
-            let mut group = group(faulty, panics);
+            let mut group = group(faults);
+            group.grace = Duration::from_millis(100);
             let started = Instant::now();
             let call = Call::Generate { n: 20, started };
             let error = group.run(call, &[vec![5, 6, 7]]).unwrap_err().to_string();

@@ -1,6 +1,6 @@
 //! What ranks on several GPUs say to each other, by NCCL. Never run yet: machines with several GPUs have been out of reach.
 //!
-//! Unlike [`crate::comm::LocalComm`], a rank that fails leaves the others waiting: who started them has to end them.
+//! Unlike [`crate::comm::LocalComm`], a rank that fails leaves the others waiting: [`crate::group`] leaves them behind.
 
 use candle_core::cuda::CudaStorageSlice;
 use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
