@@ -137,6 +137,9 @@ pub struct GenerateArgs {
     /// Share the model among so many ranks (tensor parallelism; threads on the CPU).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub ranks: u32,
+    /// Compute on so many GPUs, which share the model, rather than on the CPU.
+    #[arg(long, default_value_t = 0, conflicts_with = "ranks")]
+    pub gpus: u32,
     /// The data type of the weights.
     #[arg(long, value_enum, default_value = "f32")]
     pub dtype: DtypeArg,

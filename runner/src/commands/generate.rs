@@ -1,6 +1,6 @@
 //! `inferbench generate`.
 
-use std::{fs, path::Path};
+use std::{env, fs, io, os::unix::process::CommandExt, path::Path, process::Command};
 
 use inferbench_crds::spec::{HuggingFaceSource, Model, ModelSource, RandomSource};
 use inferbench_engine::{
@@ -11,6 +11,7 @@ use super::{complain, unknown_preset};
 use crate::{
     cli::GenerateArgs,
     exit::Exit,
+    gpu,
     models::{Need, resolve},
 };
 
@@ -19,6 +20,8 @@ use crate::{
 enum Failure {
     #[error("{0}")]
     Input(String),
+    #[error("--gpus: {0}")]
+    NoDevice(String),
     #[error("{0}")]
     Engine(#[from] EngineError),
     #[error("{0}")]
@@ -36,6 +39,7 @@ pub fn run(args: &GenerateArgs) -> Exit {
         Err(error) => {
             complain(&error);
             match error {
+                Failure::NoDevice(_) | Failure::Engine(EngineError::Device(_)) => Exit::NoDevice,
                 Failure::Other(_) | Failure::Engine(EngineError::Other(_)) => Exit::Failed,
                 _ => Exit::BadInput,
             }
@@ -44,6 +48,10 @@ pub fn run(args: &GenerateArgs) -> Exit {
 }
 
 fn generate(args: &GenerateArgs) -> Result<String, Failure> {
+    if let Some(program) = gpu::program(args.gpus).map_err(Failure::NoDevice)? {
+        let error = become_program(&program);
+        return Err(Failure::NoDevice(format!("{}: {error}", program.display())));
+    }
     let source = source(&args.model).map_err(Failure::Input)?;
     let model = Model {
         name: args.model.clone(),
@@ -67,10 +75,14 @@ fn generate(args: &GenerateArgs) -> Result<String, Failure> {
         (None, ids, _) => ids.clone().unwrap_or_default(),
     };
     let count = args.max_tokens as usize;
+    let (backend, world_size) = match args.gpus {
+        0 => (Backend::Cpu, args.ranks),
+        gpus => (Backend::Cuda, gpus),
+    };
     let options = LoadOptions {
         dtype: args.dtype.into(),
-        backend: Backend::Cpu,
-        world_size: args.ranks as usize,
+        backend,
+        world_size: world_size as usize,
         max_batch: 1,
         max_seq: ids.len() + count,
     };
@@ -87,6 +99,15 @@ fn generate(args: &GenerateArgs) -> Result<String, Failure> {
         Some(tokenizer) if args.prompt.is_some() => Ok(tokenizer.decode(new)?),
         _ => Ok(new.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
     }
+}
+
+/// Goes on as another program, told the same; returns only where that cannot be started.
+fn become_program(program: &Path) -> io::Error {
+    Command::new(program)
+        .args(env::args_os().skip(1))
+        // The same GPUs as for a trial.
+        .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        .exec()
 }
 
 /// What `--model` means: a preset, `hf:owner/name[@revision]`, or a folder or GGUF file.

@@ -1,6 +1,6 @@
 //! The other commands, as a user meets them.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use crate::place::{Place, SPEC, stderr, stdout};
 
@@ -53,6 +53,52 @@ fn a_spec_for_gpus_is_refused_where_nothing_can_measure_on_them() {
     insta::assert_snapshot!(run(&[]), @"inferbench: spec.yaml: spec.design.factors.gpus: [1, 2] asks for GPUs (the default is 1), but FOLDER/inferbench computes on the CPU only, and inferbench-cuda, the same program built for GPUs, is not beside it; write gpus: [0] to measure on the CPU");
     fs::write(place.path().join("inferbench-cuda"), "").unwrap();
     insta::assert_snapshot!(run(&["--in-process"]), @"inferbench: spec.yaml: spec.design.factors.gpus: [1, 2] asks for GPUs (the default is 1), but this machine has no NVIDIA driver, or this container does not see it (libcuda.so.1: cannot open shared object file: No such file or directory); write gpus: [0] to measure on the CPU");
+}
+
+#[test]
+fn generate_on_gpus_is_the_other_programs_part() {
+    if cfg!(feature = "cuda") {
+        eprintln!("skipped: this is a build for GPUs");
+        return;
+    }
+    let place = Place::untouched(SPEC);
+    let program = place.path().join("inferbench");
+    fs::copy(env!("CARGO_BIN_EXE_inferbench"), &program).unwrap();
+    let args = [
+        "generate",
+        "--model",
+        "tiny-gpt2",
+        "--ids",
+        "1",
+        "--gpus",
+        "2",
+    ];
+    let output = place.command_of(&program, &args).output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    let said = stderr(&output);
+    assert!(said.starts_with("inferbench: --gpus: "), "{said}");
+    assert!(said.contains("inferbench-cuda, the same program built for GPUs, is not beside it"));
+
+    // What stands for the driver can be loaded, what stands for the other program says how it was called.
+    let library = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+        .args(["-shared", "-x", "c", "/dev/null", "-o", "libcuda.so.1"])
+        .current_dir(place.path())
+        .status()
+        .unwrap();
+    assert!(library.success());
+    let other = place.path().join("inferbench-cuda");
+    fs::write(&other, "#!/bin/sh\necho \"$CUDA_DEVICE_ORDER: $*\"\n").unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = place
+        .command_of(&program, &args)
+        .env("LD_LIBRARY_PATH", place.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        "PCI_BUS_ID: generate --model tiny-gpt2 --ids 1 --gpus 2\n"
+    );
 }
 
 /// A design with levels that are excluded, unsupported and too big for any machine.
