@@ -1,6 +1,9 @@
-//! Products with a quantized weight matrix. Few rows: each weight is unpacked into the first cache once and meets all
+//! Products with a quantized weight matrix. One row: weights go straight into the sums. Few rows: each weight is unpacked into the first cache once and meets all
 //! rows there, so that memory gives up the packed bytes alone. Many rows: the matrix is unpacked whole, and multiplied
 //! as any other. Activations stay f32 throughout, so that nothing is lost but what quantization took from the weights.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::arch;
 use super::linear::{Epilogue, Finish, Product, linear};
@@ -11,6 +14,12 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
+
+#[cfg(not(target_arch = "x86_64"))]
+use Packed as Format;
+/// What the kernels need to know of a format on this processor.
+#[cfg(target_arch = "x86_64")]
+use x86::Widen as Format;
 
 /// Weights that share a scale.
 const BLOCK: usize = 32;
@@ -45,12 +54,6 @@ trait Packed {
     const BYTES: usize;
     /// The values of one block of [`Packed::BYTES`] bytes.
     fn unpack(block: &[u8], out: &mut [f32; BLOCK]);
-    /// The values of whole blocks.
-    ///
-    /// # Safety
-    /// The processor has AVX2.
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn unpack_avx2(packed: &[u8], out: &mut [f32]);
 }
 
 /// A scale, then 32 bytes.
@@ -65,12 +68,6 @@ impl Packed for Q8_0 {
         for (out, &q) in out.iter_mut().zip(&block[2..Self::BYTES]) {
             *out = f32::from(q.cast_signed()) * scale;
         }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn unpack_avx2(packed: &[u8], out: &mut [f32]) {
-        // SAFETY: by the caller's promise.
-        unsafe { avx2::q8_0(packed, out) };
     }
 }
 
@@ -89,73 +86,6 @@ impl Packed for Q4_0 {
             *high = (i32::from(q >> 4) - 8) as f32 * scale;
         }
     }
-
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn unpack_avx2(packed: &[u8], out: &mut [f32]) {
-        // SAFETY: by the caller's promise.
-        unsafe { avx2::q4_0(packed, out) };
-    }
-}
-
-/// Unpacking eight weights at a time: what the compiler makes of the plain loops, inside of others, is one at a time.
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use super::{AHEAD, BLOCK, Packed, Q4_0, Q8_0, scale};
-    use crate::ops::prefetch;
-    use std::arch::x86_64::*;
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn q8_0(packed: &[u8], out: &mut [f32]) {
-        let (packed, _) = packed.as_chunks::<{ Q8_0::BYTES }>();
-        for (block, out) in packed.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
-            prefetch(block.as_ptr().cast(), AHEAD);
-            let scale = _mm256_set1_ps(scale(block));
-            let (low, high) = out.split_at_mut(BLOCK / 2);
-            widen(load(&block[2..18]), scale, low);
-            widen(load(&block[18..34]), scale, high);
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn q4_0(packed: &[u8], out: &mut [f32]) {
-        let (mask, eight) = (_mm_set1_epi8(15), _mm_set1_epi8(8));
-        let (packed, _) = packed.as_chunks::<{ Q4_0::BYTES }>();
-        for (block, out) in packed.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
-            prefetch(block.as_ptr().cast(), AHEAD);
-            let scale = _mm256_set1_ps(scale(block));
-            let (low, high) = out.split_at_mut(BLOCK / 2);
-            let (q, shifted) = (
-                load(&block[2..18]),
-                _mm_srli_epi16::<4>(load(&block[2..18])),
-            );
-            widen(_mm_sub_epi8(_mm_and_si128(q, mask), eight), scale, low);
-            widen(
-                _mm_sub_epi8(_mm_and_si128(shifted, mask), eight),
-                scale,
-                high,
-            );
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn load(bytes: &[u8]) -> __m128i {
-        assert_eq!(bytes.len(), 16);
-        // SAFETY: 16 readable bytes; the load needs no alignment.
-        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-    }
-
-    /// 16 signed bytes as floats, times a scale.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn widen(q: __m128i, scale: __m256, out: &mut [f32]) {
-        let halves = [q, _mm_unpackhi_epi64(q, q)];
-        for (q, out) in halves.into_iter().zip(out.as_chunks_mut::<8>().0) {
-            let values = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), scale);
-            // SAFETY: 8 writable floats; the store needs no alignment.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), values) };
-        }
-    }
 }
 
 /// The 16-bit float that a block begins with. Small weights have subnormal scales, which a thread that flushes f32's
@@ -172,7 +102,7 @@ fn scale(block: &[u8]) -> f32 {
     f32::from_bits(value.to_bits() | (bits & 0x8000) << 16)
 }
 
-fn product<B: Packed + Sync>(
+fn product<B: Format + Sync>(
     x: &Tensor,
     w: &QTensor,
     bias: Option<&Tensor>,
@@ -225,7 +155,7 @@ fn product<B: Packed + Sync>(
 }
 
 /// All of a matrix.
-fn unpacked<B: Packed>(packed: &[u8], (n, k): (usize, usize)) -> Result<Tensor> {
+fn unpacked<B: Format>(packed: &[u8], (n, k): (usize, usize)) -> Result<Tensor> {
     build((n, k), |out| {
         let out = Disjoint::new(out);
         share(n, n * k, |rows| {
@@ -239,11 +169,11 @@ fn unpacked<B: Packed>(packed: &[u8], (n, k): (usize, usize)) -> Result<Tensor> 
 }
 
 /// The values of whole blocks, as many as `out` has room for.
-fn unpack<B: Packed>(packed: &[u8], out: &mut [f32]) {
+fn unpack<B: Format>(packed: &[u8], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
         // SAFETY: the processor has what the function is compiled for.
-        return unsafe { B::unpack_avx2(packed, out) };
+        return unsafe { x86::unpack::<B>(packed, out) };
     }
     unpack_anywhere::<B>(packed, out);
 }
@@ -256,18 +186,26 @@ fn unpack_anywhere<B: Packed>(packed: &[u8], out: &mut [f32]) {
     }
 }
 
-fn stream<B: Packed + Sync>(product: Product<'_>, packed: &[u8], out: &mut [f32]) {
+fn stream<B: Format + Sync>(product: Product<'_>, packed: &[u8], out: &mut [f32]) {
     let out = Disjoint::new(out);
     let arch = arch();
     share(product.n.div_ceil(UNIT), product.n * product.k, |units| {
         let columns = units.start * UNIT..(units.end * UNIT).min(product.n);
-        arch.dispatch(Stream::<B> {
+        let stream = Stream::<B> {
             product,
             packed,
             columns,
             out: &out,
             format: std::marker::PhantomData,
-        });
+        };
+        #[cfg(target_arch = "x86_64")]
+        if product.m == 1
+            && let Some(dots) = x86::dots::<B, TILE>(arch)
+            && let Some(one) = x86::dots::<B, 1>(arch)
+        {
+            return stream.row(arch, dots, one);
+        }
+        arch.dispatch(stream);
     });
 }
 
@@ -280,12 +218,12 @@ struct Stream<'a, B> {
     format: std::marker::PhantomData<B>,
 }
 
-impl<B: Packed> WithSimd for Stream<'_, B> {
+impl<B: Format> WithSimd for Stream<'_, B> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Range { start, end } = self.columns;
+        let Range { start, end } = self.columns.clone();
         let mut space = [[0f32; DEPTH]; TILE];
         for column in (start..end).step_by(TILE) {
             match end - column {
@@ -295,17 +233,44 @@ impl<B: Packed> WithSimd for Stream<'_, B> {
                 _ => self.tile::<S, TILE>(simd, column, &mut space),
             }
         }
-        Finish {
-            product: self.product,
-            rows: 0..self.product.m,
-            columns: start..end,
-            out: self.out,
-        }
-        .with_simd(simd);
+        self.finish().with_simd(simd);
     }
 }
 
-impl<B: Packed> Stream<'_, B> {
+impl<B: Format> Stream<'_, B> {
+    fn finish(&self) -> Finish<'_> {
+        Finish {
+            product: self.product,
+            rows: 0..self.product.m,
+            columns: self.columns.clone(),
+            out: self.out,
+        }
+    }
+
+    /// The one row of `x`.
+    #[cfg(target_arch = "x86_64")]
+    fn row(&self, arch: crate::ops::Arch, dots: x86::Dots<TILE>, one: x86::Dots<1>) {
+        let x = self.product.x;
+        let row_bytes = x.len() / BLOCK * B::BYTES;
+        let weights = |column: usize| &self.packed[column * row_bytes..][..row_bytes];
+        // SAFETY: these columns belong to this piece of work alone.
+        let y = unsafe { self.out.slice(self.columns.clone()) };
+        let (tiles, rest) = y.as_chunks_mut::<TILE>();
+        let mut column = self.columns.start;
+        for tile in tiles {
+            let rows = std::array::from_fn(|r| weights(column + r));
+            // SAFETY: the processor has what it was chosen for, and the rows are as long as `x`.
+            *tile = unsafe { dots(&rows, x) };
+            column += TILE;
+        }
+        for y in rest {
+            // SAFETY: as above.
+            [*y] = unsafe { one(&[weights(column)], x) };
+            column += 1;
+        }
+        arch.dispatch(self.finish());
+    }
+
     /// `R` weight rows with every row of `x`; `space` is what they are unpacked into.
     #[inline(always)]
     fn tile<S: Simd, const R: usize>(
@@ -402,7 +367,7 @@ mod tests {
     /// With vector instructions and without, values are candle's to the bit.
     #[test]
     fn unpacked_values_are_candles() {
-        fn check<B: Packed>(kind: GgmlDType) {
+        fn check<B: Format>(kind: GgmlDType) {
             let w = QTensor::quantize(&tensor((7, 96), 5, 0.01), kind).unwrap();
             let want = w.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap();
             let want = want.to_vec1::<f32>().unwrap();
