@@ -18,7 +18,7 @@ use crate::models::{Model, parallel};
 use crate::ops::Offset;
 use crate::quality::Score;
 use crate::size;
-use crate::weights::{Loader, Source};
+use crate::weights::{Loader, Source, slab::Slab};
 
 /// What every rank is loaded with.
 #[derive(Clone)]
@@ -57,11 +57,11 @@ pub(crate) enum Reply {
 pub(crate) struct Rank {
     model: Model,
     comm: Box<dyn Communicator>,
-    /// Kept from call to call, as long as the shape stays: `(B, KVH, Smax, D)`.
-    cache: Option<((usize, usize, usize, usize), KvCache)>,
     /// Goes before the cache that it was made for.
     #[cfg(feature = "cuda")]
     decode: Option<decode::Decode>,
+    /// Kept from call to call, as long as the shape stays: `(B, KVH, Smax, D)`.
+    cache: Option<((usize, usize, usize, usize), KvCache)>,
     /// Whether decoding leaves ids on the device, where the model and the kernels allow that.
     #[cfg(feature = "cuda")]
     on_device: bool,
@@ -90,6 +90,7 @@ impl Rank {
             source,
             format: options.format,
             device: &device,
+            slab: Slab::default(),
             rank: comm.rank(),
             world: comm.world(),
         };

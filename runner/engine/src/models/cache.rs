@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::weights::element;
+
 /// Keys and values of every layer, each `[B, KVH, Smax, D]`.
 pub(crate) struct KvCache {
     pub layers: Vec<(Tensor, Tensor)>,
@@ -15,12 +17,11 @@ impl KvCache {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
+        let (b, heads, len, dim) = shape;
+        // In one piece, which large pages can hold but for its ends.
+        let all = element::zeros(&[2 * layers, b, heads, len, dim], dtype, device)?;
         let layers = (0..layers)
-            .map(|_| {
-                let k = Tensor::zeros(shape, dtype, device)?;
-                let v = Tensor::zeros(shape, dtype, device)?;
-                Ok((k, v))
-            })
+            .map(|i| Ok((all.get(2 * i)?, all.get(2 * i + 1)?)))
             .collect::<Result<_>>()?;
         Ok(Self { layers })
     }

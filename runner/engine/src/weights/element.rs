@@ -1,7 +1,7 @@
 //! Storage types of weights, and how their memory comes to be: zero pages from the system, first
 //! touched by the threads that fill them.
 
-use candle_core::WithDType;
+use candle_core::{CpuStorage, DType, Device, Result, Tensor, WithDType};
 use half::{bf16, f16};
 use safetensors::Dtype;
 
@@ -15,6 +15,8 @@ pub(crate) trait Element: WithDType + Send + Sync {
     fn from_f32(value: f32) -> Self;
     /// `n` zeros that no thread has touched yet (where `n` is large).
     fn untouched_zeros(n: usize) -> Vec<Self>;
+    /// The elements of a tensor of this type.
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
 impl Element for f32 {
@@ -27,12 +29,18 @@ impl Element for f32 {
     fn untouched_zeros(n: usize) -> Vec<Self> {
         vec![0.0; n]
     }
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::F32(all) => Some(all),
+            _ => None,
+        }
+    }
 }
 
 /// `vec![0u16; n]` comes zeroed from the system; `vec![bf16::ZERO; n]` would be written here, by one
 /// thread.
 macro_rules! half_element {
-    ($type:ty, $stored:expr, $min_normal:expr, $from_f32:expr) => {
+    ($type:ty, $stored:expr, $storage:path, $min_normal:expr, $from_f32:expr) => {
         impl Element for $type {
             const STORED: Dtype = $stored;
             const MIN_NORMAL: f32 = $min_normal;
@@ -44,12 +52,30 @@ macro_rules! half_element {
                 use half::vec::HalfBitsVecExt;
                 vec![0u16; n].reinterpret_into()
             }
+            fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+                match storage {
+                    $storage(all) => Some(all),
+                    _ => None,
+                }
+            }
         }
     };
 }
 
-half_element!(bf16, Dtype::BF16, f32::MIN_POSITIVE, nearest_bf16);
-half_element!(f16, Dtype::F16, 6.103_515_6e-5, f16::from_f32);
+half_element!(
+    bf16,
+    Dtype::BF16,
+    CpuStorage::BF16,
+    f32::MIN_POSITIVE,
+    nearest_bf16
+);
+half_element!(
+    f16,
+    Dtype::F16,
+    CpuStorage::F16,
+    6.103_515_6e-5,
+    f16::from_f32
+);
 
 /// The nearest bf16, ties to even, without a branch that a loop could not be vectorised over.
 #[inline(always)]
@@ -62,7 +88,7 @@ fn nearest_bf16(value: f32) -> bf16 {
 }
 
 /// Buffers from this size on are worth large pages and several threads.
-const LARGE_BYTES: usize = 1 << 20;
+pub(crate) const LARGE_BYTES: usize = 1 << 20;
 
 /// `n` zeros, backed by large pages where the system has them: weights are read end to end, and a
 /// page walk per 4 KiB costs bandwidth.
@@ -70,6 +96,17 @@ pub(crate) fn zeroed<T: Element>(n: usize) -> Vec<T> {
     let mut data = T::untouched_zeros(n);
     advise_large_pages(data.as_mut_slice());
     data
+}
+
+/// A tensor of zeros, on the CPU as [`zeroed`] makes them.
+pub(crate) fn zeros(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+    let n = shape.iter().product();
+    match dtype {
+        DType::F32 if device.is_cpu() => Tensor::from_vec(zeroed::<f32>(n), shape, device),
+        DType::BF16 if device.is_cpu() => Tensor::from_vec(zeroed::<bf16>(n), shape, device),
+        DType::F16 if device.is_cpu() => Tensor::from_vec(zeroed::<f16>(n), shape, device),
+        _ => Tensor::zeros(shape, dtype, device),
+    }
 }
 
 /// Asks for large pages behind memory that nobody has touched yet.

@@ -8,6 +8,7 @@ pub(crate) mod gguf;
 pub(crate) mod layout;
 pub(crate) mod random;
 pub(crate) mod save;
+pub(crate) mod slab;
 
 use std::ops::Range;
 
@@ -113,6 +114,8 @@ pub(crate) struct Loader<'a> {
     pub source: &'a Source,
     pub format: Format,
     pub device: &'a Device,
+    /// Where matrices on the CPU go.
+    pub slab: slab::Slab,
     pub rank: usize,
     pub world: usize,
 }
@@ -185,10 +188,12 @@ impl Loader<'_> {
             debug_assert!(part.cols.len() <= cols && part.rows.len() <= part.slot);
         }
         let rows: usize = parts.iter().map(|p| p.slot).sum();
+        let fill = |first, out: &mut [T]| fill_rows(self.source, parts, cols, first, out);
+        if self.device.is_cpu() {
+            return Ok(self.slab.matrix((rows, cols), fill)?);
+        }
         let mut data = element::zeroed::<T>(rows * cols);
-        element::in_parallel(&mut data, cols, |first, out| {
-            fill_rows(self.source, parts, cols, first, out);
-        });
+        element::in_parallel(&mut data, cols, fill);
         Ok(Tensor::from_vec(data, (rows, cols), self.device)?)
     }
 }
