@@ -412,9 +412,11 @@ impl Session {
         };
         let workload = shape::workload(combination);
         let mut roofline = shape::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
-        if roofline.above_ceiling().contains(&true) {
-            // Something lowered the ceilings when they were measured. The times are taken: there is no hurry now.
-            let again = self.ceilings(format, &shape, combination.gpus)?;
+        // Something lowered the ceilings when they were measured. The times are taken: there is no hurry now. Where they
+        // cannot be measured, as beside a model that leaves no memory for it, the times are none the worse.
+        if roofline.above_ceiling().contains(&true)
+            && let Ok(again) = self.ceilings(format, &shape, combination.gpus)
+        {
             ceilings = ceilings.higher(again);
             roofline = shape::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
             self.renewed = Some(ceilings);

@@ -3,9 +3,11 @@
 
 Prints one JSON document a line: {"peer", "preset", "batch", "input", "output", "prefill_ms", "decode_ms"}, medians over
 the rounds; "error" where a shape failed. Decoding is greedy over a static cache, ids stay on the device, and the clock is
-read when the device is done: after the first ids, and after the last.
+read when the device is done: after the first ids, and after the last. Only steps are compiled, as transformers does it.
 
-    torch_gpu.py PRESET ROUNDS SECONDS BATCH,INPUT,OUTPUT ...      (eager first, then compiled, while the seconds last)
+    torch_gpu.py PRESET ROUNDS SECONDS BATCH,INPUT,OUTPUT ...      (eager, then compiled; none begins after SECONDS)
+
+For transformers 5, whose caches know their own length.
 """
 
 import json
@@ -13,8 +15,20 @@ import statistics
 import sys
 import time
 
+START = time.monotonic()
+
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, StaticCache
+import transformers
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    StaticCache,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 PRESETS = {
     "gpt2": lambda: GPT2Config(),
@@ -32,40 +46,45 @@ PRESETS = {
 }
 
 
-def forward(model, ids, positions, cache):
+def grouped(module, query, key, value, attention_mask, scaling=None, **rest):
+    """transformers' attention, but for steps of models whose query heads share keys and values: those it first writes out
+    once for every head, several times what there is to read. Here the heads of a group are rows of one product."""
+    batch, heads, length, width = query.shape
+    if length > 1 or key.shape[1] == heads:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+    rows = query.reshape(batch, key.shape[1], -1, width)
+    out = torch.nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)
+    return out.reshape(batch, 1, heads, width), None
+
+
+AttentionInterface.register("grouped", grouped)
+AttentionMaskInterface.register("grouped", sdpa_mask)
+
+
+def forward(model, ids, cache):
     """The next ids, [batch, 1]."""
-    out = model(
-        input_ids=ids,
-        past_key_values=cache,
-        cache_position=positions,
-        position_ids=positions[None].expand(ids.shape[0], -1),
-        use_cache=True,
-        logits_to_keep=1,
-    )
+    out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return out.logits[:, -1].argmax(-1, keepdim=True)
 
 
 def measure(model, step, rounds, batch, length, output):
-    device, vocab = model.device, model.config.vocab_size
     cache = StaticCache(config=model.config, max_cache_len=length + output)
     first, each = [], []
-    for number in range(rounds + 2):
-        ids = torch.randint(vocab, (batch, length), device=device)
-        position = torch.tensor([length], device=device)
+    for number in range(rounds + 1):
+        ids = torch.randint(model.config.vocab_size, (batch, length), device=model.device)
         cache.reset()
         torch.cuda.synchronize()
         start = time.perf_counter()
-        last = forward(model, ids, torch.arange(length, device=device), cache)
+        last = forward(model, ids, cache)
         last.cpu()
         prefilled = time.perf_counter()
         for _ in range(output - 1):
             # A graph's output is overwritten by its next replay.
-            last = step(model, last, position, cache).clone()
-            position += 1
+            last = step(model, last, cache).clone()
         last.cpu()
         done = time.perf_counter()
-        # The first two rounds compile and capture.
-        if number >= 2:
+        # The first round compiles and captures.
+        if number:
             first.append(prefilled - start)
             each.append((done - prefilled) / max(output - 1, 1))
     return statistics.median(first) * 1e3, statistics.median(each) * 1e3
@@ -73,17 +92,19 @@ def measure(model, step, rounds, batch, length, output):
 
 def main():
     preset, rounds, seconds, *shapes = sys.argv[1:]
-    until = time.monotonic() + float(seconds)
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}", flush=True)
     torch.manual_seed(1)
     torch.set_grad_enabled(False)
     with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(PRESETS[preset](), dtype=torch.bfloat16).eval()
+        model = AutoModelForCausalLM.from_config(
+            PRESETS[preset](), dtype=torch.bfloat16, attn_implementation="grouped"
+        ).eval()
     compiled = torch.compile(forward, mode="reduce-overhead", fullgraph=True, dynamic=False)
-    for peer, step in [("eager", forward), ("compiled", compiled)]:
-        for shape in shapes:
+    for shape in shapes:
+        for peer, step in [("eager", forward), ("compiled", compiled)]:
             batch, length, output = map(int, shape.split(","))
             row = {"peer": peer, "preset": preset, "batch": batch, "input": length, "output": output}
-            if time.monotonic() > until:
+            if time.monotonic() - START > float(seconds):
                 row["error"] = "no time was left"
             else:
                 try:

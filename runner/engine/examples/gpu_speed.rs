@@ -1,7 +1,7 @@
 //! How near the engine comes to a GPU's ceilings: one JSON document a line for each shape, with the least possible times
 //! and the measured ones (medians over the rounds, milliseconds). `scripts/gpu_check` prints them as a table.
 //!
-//! `gpu_speed PRESET ROUNDS BATCH,INPUT,OUTPUT …`; bf16, on the first GPU.
+//! `gpu_speed MODEL ROUNDS BATCH,INPUT,OUTPUT …`; bf16, on the first GPU. MODEL is a preset, with random weights, or a path.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use inferbench_engine::ceilings::{
     Ceilings,
     roofline::{self, Workload},
 };
+use inferbench_engine::config::ModelConfig;
 use inferbench_engine::{
     Backend, Engine, EngineError, Format, LoadOptions, Weights, presets, size, threads, tokenizer,
 };
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
     threads::init(None);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [preset, rounds, shapes @ ..] = &arguments[..] else {
-        eprintln!("gpu_speed PRESET ROUNDS BATCH,INPUT,OUTPUT …");
+        eprintln!("gpu_speed MODEL ROUNDS BATCH,INPUT,OUTPUT …");
         return ExitCode::FAILURE;
     };
     let shapes: Vec<[usize; 3]> = shapes.iter().map(|shape| numbers(shape)).collect();
@@ -40,7 +41,11 @@ fn numbers(shape: &str) -> [usize; 3] {
 }
 
 fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), EngineError> {
-    let config = presets::preset(preset).expect("PRESET is a name that inferbench knows");
+    let weights = match presets::preset(preset) {
+        Some(config) => Weights::Random { config, seed: 1 },
+        None => Weights::Path(preset.into()),
+    };
+    let config = weights.config()?;
     let shape = size::shape(&config, Format::BF16);
     let ceilings = Ceilings::measure_gpu(Format::BF16, Some(&shape))?;
     let (bandwidth, matrix) = (
@@ -56,15 +61,12 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
         max_batch: most(|[batch, ..]| *batch),
         max_seq: most(|[_, input, output]| input + output),
     };
-    let weights = Weights::Random {
-        config: config.clone(),
-        seed: 1,
-    };
     let mut engine = Engine::load(&weights, &options)?;
     println!(
         "{}",
         json!({ "preset": preset, "load_s": engine.info().load.as_secs_f64() })
     );
+    let mut failed = Ok(());
     for &[batch, input, output] in shapes {
         let load = Workload {
             batch,
@@ -73,18 +75,32 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
             devices: 1,
         };
         for graphs in [true, false] {
-            engine.set_graphs(graphs);
-            let (mut first, mut each) = (Vec::new(), Vec::new());
-            for round in 0..=rounds as u64 {
-                let prompts = tokenizer::prompts(None, &config, batch, input, round)?;
-                let ends = engine.generate(&prompts, output)?.step_ends;
-                // The first round loads, compiles and captures.
-                if round > 0 {
-                    first.push(ends[0].as_secs_f64());
-                    let last = ends[output - 1].as_secs_f64();
-                    each.push((last - ends[0].as_secs_f64()) / (output - 1).max(1) as f64);
-                }
+            // What graphs save is launches: that shows best where one sequence has little else, and eager steps of the
+            // others would take the time of shapes that are still to come.
+            if !graphs && batch > 1 {
+                continue;
             }
+            engine.set_graphs(graphs);
+            let (mut first, mut each) =
+                match time(&mut engine, &config, [batch, input, output], rounds) {
+                    Ok(times) => times,
+                    // Other shapes may yet do.
+                    Err(error) => {
+                        println!(
+                            "{}",
+                            json!({
+                                "preset": preset,
+                                "mode": engine.info().mode,
+                                "batch": batch,
+                                "input": input,
+                                "output": output,
+                                "error": error.to_string(),
+                            })
+                        );
+                        failed = Err(error);
+                        continue;
+                    }
+                };
             let row = |work, seconds: f64| {
                 let fraction = roofline::fraction(&work, bandwidth, matrix, seconds);
                 json!({
@@ -108,7 +124,28 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
             );
         }
     }
-    Ok(())
+    failed
+}
+
+/// Seconds of the prompts, and of a step on average, one of each for every round.
+fn time(
+    engine: &mut Engine,
+    config: &ModelConfig,
+    [batch, input, output]: [usize; 3],
+    rounds: usize,
+) -> Result<(Vec<f64>, Vec<f64>), EngineError> {
+    let (mut first, mut each) = (Vec::new(), Vec::new());
+    for round in 0..=rounds as u64 {
+        let prompts = tokenizer::prompts(None, config, batch, input, round)?;
+        let ends = engine.generate(&prompts, output)?.step_ends;
+        // The first round loads, compiles and captures.
+        if round > 0 {
+            first.push(ends[0].as_secs_f64());
+            let last = ends[output - 1].as_secs_f64();
+            each.push((last - ends[0].as_secs_f64()) / (output - 1).max(1) as f64);
+        }
+    }
+    Ok((first, each))
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -150,13 +150,24 @@ mod cuda {
     /// # Errors
     /// [`EngineError::Device`] where there is no such GPU.
     pub(crate) fn open(ordinal: usize) -> Result<Device, EngineError> {
-        describe(ordinal)?;
+        let (generation, _) = describe(ordinal)?.compute_capability;
+        // candle's fast kernels for quantized weights are code of the generation that they were built for; elsewhere they
+        // would not run, and not say so.
+        candle_core::quantized::cuda::set_force_dmmv(generation != built_for());
         let device = Device::new_cuda_with_stream(ordinal)?;
         let cuda = device.as_cuda_device()?;
         // SAFETY: all work on this device's buffers goes through its one stream.
         unsafe { cuda.disable_event_tracking() };
         keep_freed_memory(cuda.cuda_stream().context()).w()?;
         Ok(device)
+    }
+
+    /// The generation that candle's kernels were built for: by the same variable, or else by the default, as its build
+    /// goes by them.
+    fn built_for() -> i32 {
+        let capability: Option<i32> =
+            option_env!("CUDA_COMPUTE_CAP").and_then(|text| text.parse().ok());
+        capability.unwrap_or(80) / 10
     }
 
     fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {

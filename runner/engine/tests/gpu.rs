@@ -87,6 +87,30 @@ fn logits_are_those_of_the_cpu() {
 }
 
 #[test]
+fn quantized_weights_are_multiplied_as_on_the_cpu() {
+    if !there_is_one("quantized_weights_are_multiplied_as_on_the_cpu") {
+        return;
+    }
+    for (dtype, batch, input) in [
+        (Format::Q8_0, 1, 1),
+        (Format::Q8_0, 3, 1),
+        (Format::Q8_0, 2, 40),
+        (Format::Q4_0, 1, 1),
+        (Format::Q4_0, 1, 40),
+    ] {
+        let prompts = prompts("gpt2", batch, input);
+        let logits = |backend| {
+            load("gpt2", backend, dtype, (3, 64))
+                .and_then(|mut engine| engine.last_logits(&prompts))
+                .unwrap()
+        };
+        let off = distance(&logits(Backend::Cuda), &logits(Backend::Cpu));
+        // Some of candle's kernels round activations to 8 bits; what did not run would be off by about 1.
+        assert!(off < 5e-2, "{dtype}, batch {batch}, input {input}: {off}");
+    }
+}
+
+#[test]
 fn greedy_ids_are_those_of_the_cpu() {
     if !there_is_one("greedy_ids_are_those_of_the_cpu") {
         return;

@@ -122,16 +122,21 @@ static void close(const char *what, double got, double want) {
     if (!(std::fabs(got - want) <= tolerance) && wrong++ < 10) printf("%s: %g, wanted %g\n", what, got, want);
 }
 
+static double gelu(double v) { return 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v))); }
+
 static void softmax() {
-    for (auto [rows, s, len] : {std::array{6, 3, 7}, {4, 1, 33}, {10, 5, 130}}) {
+    for (auto [rows, s, len] : {std::array{6, 3, 7}, {4, 1, 33}, {10, 5, 130}, {6, 3, 8}, {5, 5, 136}, {3, 1, 256}})
+    for (int eights : {0, 1}) {
+        if (eights && len % 8) continue;
         auto x = normal(rows * len), y = x;
-        launch({rows, 1, 1}, 64, [&] { base::softmax_causal(y.data(), s, len, 0.3f); });
+        if (eights) launch({rows, 1, 1}, (len / 8 + 31) / 32 * 32, [&] { base::softmax_causal_8(y.data(), s, len); });
+        else launch({rows, 1, 1}, 64, [&] { base::softmax_causal(y.data(), s, len); });
         for (int r = 0; r < rows; r++) {
             int visible = len - s + r % s + 1;
             double sum = 0;
-            for (int i = 0; i < visible; i++) sum += std::exp(0.3 * get(x[r * len + i]));
+            for (int i = 0; i < visible; i++) sum += std::exp(get(x[r * len + i]));
             for (int i = 0; i < len; i++)
-                close("softmax", get(y[r * len + i]), i < visible ? std::exp(0.3 * get(x[r * len + i])) / sum : 0);
+                close("softmax", get(y[r * len + i]), i < visible ? std::exp(get(x[r * len + i])) / sum : 0);
         }
     }
 }
@@ -149,7 +154,7 @@ static void rope_and_append() {
         launch({S, H + 2 * KVH, B}, half, [&] {
             base::rope_append(qkv.data(), turn ? c.data() : nullptr, turn ? n.data() : nullptr, norm ? q_norm.data() : nullptr,
                               norm ? k_norm.data() : nullptr, q.data(), k.data(), v.data(), on_device ? &pos : nullptr,
-                              offset, queries, H, KVH, smax, 1e-5f);
+                              offset, queries, H, KVH, smax, 1e-5f, 0.25f);
         });
         for (int b = 0; b < B; b++) for (int t = 0; t < S; t++) for (int h = 0; h < H + 2 * KVH; h++) {
             const T *x = &qkv[((b * S + t) * (H + 2 * KVH) + h) * D];
@@ -166,8 +171,9 @@ static void rope_and_append() {
             auto normed = [&](int i) { return get(x[i]) * (norm && !value ? get(w[i]) / std::sqrt(square + 1e-5) : 1.0); };
             for (int i = 0; i < half; i++) {
                 double C = turn && !value ? get(c[at * half + i]) : 1, N = turn && !value ? get(n[at * half + i]) : 0;
-                close("rope", get(o[i]), normed(i) * C - normed(half + i) * N);
-                close("rope", get(o[half + i]), normed(half + i) * C + normed(i) * N);
+                double scale = h < H ? 0.25 : 1;
+                close("rope", get(o[i]), scale * (normed(i) * C - normed(half + i) * N));
+                close("rope", get(o[half + i]), scale * (normed(half + i) * C + normed(i) * N));
             }
         }
     }
@@ -176,13 +182,13 @@ static void rope_and_append() {
 static void attend() {
     for (int splits : {1, 3, 8}) for (u32 pos : {0u, 4u, 36u, 131u}) {
         int B = 2, KVH = 2, H = G * KVH, smax = 133, len = pos + 1;
-        auto q = normal(B * H * D), k = normal(B * KVH * smax * D), v = normal(B * KVH * smax * D);
+        auto q = normal(B * H * D, 0.125), k = normal(B * KVH * smax * D), v = normal(B * KVH * smax * D);
         std::vector<float> out(B * H * splits * D, NAN), stats(B * H * splits * 2, NAN);
         std::vector<T> y(B * H * D);
         launch({splits, KVH, B}, 128, [&] {
             attention::decode_attention((const attention::T *)q.data(), (const attention::T *)k.data(),
                                         (const attention::T *)v.data(), splits > 1 ? &pos : nullptr, splits > 1 ? 0 : pos,
-                                        out.data(), stats.data(), KVH, smax, 0.125f);
+                                        out.data(), stats.data(), KVH, smax);
         });
         launch({H, B, 1}, D, [&] { base::decode_combine(out.data(), stats.data(), y.data(), splits); });
         for (int b = 0; b < B; b++) for (int h = 0; h < H; h++) {
@@ -192,7 +198,7 @@ static void attend() {
             for (int t = 0; t < len; t++) {
                 double dot = 0;
                 for (int e = 0; e < D; e++) dot += (double)get(q[(b * H + h) * D + e]) * get(k[(kv * smax + t) * D + e]);
-                sum += w[t] = std::exp(dot * 0.125);
+                sum += w[t] = std::exp(dot);
             }
             for (int e = 0; e < D; e++) {
                 double o = 0;
@@ -234,22 +240,40 @@ static void norms() {
     }
 }
 
+// Rows of eights and others, of one block and of several.
 static void activations() {
-    int f = 37, rows = 3;
-    auto x = normal(rows * 2 * f, 3);
-    std::vector<T> y(rows * f);
-    launch({2, 1, 1}, 64, [&] { base::silu_mul(x.data(), y.data(), f, rows * f); });
-    for (int r = 0; r < rows; r++) for (int i = 0; i < f; i++) {
-        double g = get(x[r * 2 * f + i]);
-        close("silu", get(y[r * f + i]), g / (1 + std::exp(-g)) * get(x[r * 2 * f + f + i]));
+    for (auto [rows, n, threads] : {std::array{3, 37, 32}, {2, 64, 32}, {1, 8, 32}, {2, 520, 32}}) {
+        Dim grid = {rows, (n + 8 * threads - 1) / (8 * threads), 1};
+        auto x = normal(rows * 2 * n, 3);
+        std::vector<T> y(rows * n);
+        launch(grid, threads, [&] { base::silu_mul(x.data(), y.data(), n); });
+        for (int r = 0; r < rows; r++) for (int i = 0; i < n; i++) {
+            double g = get(x[r * 2 * n + i]);
+            close("silu", get(y[r * n + i]), g / (1 + std::exp(-g)) * get(x[r * 2 * n + n + i]));
+        }
+        auto bias = normal(n), z = normal(rows * n, 3), z0 = z, plain = z;
+        launch(grid, threads, [&] { base::add_bias(z.data(), bias.data(), n, 1); });
+        launch(grid, threads, [&] { base::add_bias(plain.data(), bias.data(), n, 0); });
+        for (int i = 0; i < rows * n; i++) {
+            double v = (double)get(z0[i]) + get(bias[i % n]);
+            close("gelu", get(z[i]), gelu(v));
+            close("bias", get(plain[i]), v);
+        }
     }
-    auto bias = normal(f), z = normal(rows * f, 3), z0 = z, plain = z;
-    launch({2, 1, 1}, 64, [&] { base::bias_gelu(z.data(), bias.data(), f, rows * f); });
-    launch({2, 1, 1}, 64, [&] { base::add_bias(plain.data(), bias.data(), f, rows * f); });
-    for (int i = 0; i < rows * f; i++) {
-        double v = (double)get(z0[i]) + get(bias[i % f]);
-        close("gelu", get(z[i]), 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v))));
-        close("bias", get(plain[i]), v);
+}
+
+static void products() {
+    for (auto [n, k] : {std::array{1, 8}, {9, 64}, {17, 1024}, {8, 1288}, {3, 2304}}) for (int with : {0, 1, 2}) {
+        auto x = normal(k), w = normal(n * k, 1 / std::sqrt((float)k)), bias = normal(n);
+        std::vector<T> y(n);
+        launch({(n + 7) / 8, 1, 1}, 256, [&] {
+            base::row_product(x.data(), w.data(), with ? bias.data() : nullptr, y.data(), n, k, with == 2);
+        });
+        for (int r = 0; r < n; r++) {
+            double dot = with ? get(bias[r]) : 0;
+            for (int i = 0; i < k; i++) dot += (double)get(x[i]) * get(w[r * k + i]);
+            close("product", get(y[r]), with == 2 ? gelu(dot) : dot);
+        }
     }
 }
 
@@ -271,8 +295,8 @@ static void embedding() {
 }
 
 static void greedy() {
-    for (int v : {1, 31, 509}) {
-        int stride = v + 3;
+    // Rows of whole eights, and others.
+    for (int v : {1, 31, 509}) for (int stride : {v + 3, (v + 8) / 8 * 8}) {
         auto x = normal(4 * stride);
         u32 ids[4], history[4 * 5] = {}, step = 2, nan = 0, pos = 9;
         for (int i = 0; i < 4; i++) {
@@ -307,6 +331,7 @@ int main() {
     attend();
     norms();
     activations();
+    products();
     embedding();
     greedy();
     printf("STORE %d, G %d, D %d: %d wrong\n", STORE, G, D, wrong);

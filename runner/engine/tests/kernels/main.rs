@@ -36,11 +36,12 @@ fn nvrtc_compiles_every_variant() {
     let names = [
         "embed",
         "add_bias",
-        "bias_gelu",
         "silu_mul",
+        "row_product",
         "add_rms_norm",
         "add_layer_norm",
         "softmax_causal",
+        "softmax_causal_8",
         "rope_append",
         "decode_combine",
         "argmax_first",

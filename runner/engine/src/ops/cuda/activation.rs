@@ -5,8 +5,11 @@ use candle_core::{D, Result, Tensor};
 use super::device::{Arg, Kit, dense};
 use super::source::Variant;
 
-/// Threads of a block of a kernel that takes elements one by one.
-pub(super) const BLOCK: usize = 256;
+/// The grid and the threads of a kernel that takes eight columns of a row at a time.
+pub(super) fn by_columns(rows: usize, columns: usize) -> ([usize; 3], usize) {
+    let threads = columns.div_ceil(8).next_multiple_of(32).min(256);
+    ([rows, columns.div_ceil(8 * threads), 1], threads)
+}
 
 /// See [`crate::ops::silu_mul`].
 pub(in crate::ops) fn silu_mul(gate_up: &Tensor) -> Result<Option<Tensor>> {
@@ -23,19 +26,13 @@ pub(in crate::ops) fn silu_mul(gate_up: &Tensor) -> Result<Option<Tensor>> {
     let (last, f) = (dims.len() - 1, both / 2);
     dims[last] = f;
     let y = kit.empty(dims, dtype)?;
-    let count = y.elem_count();
-    // SAFETY: y has `count` elements, rows of f; gate_up rows of 2f.
+    // SAFETY: y has rows of f elements, and gate_up as many rows of 2f.
     unsafe {
         kit.launch(
             variant,
             "silu_mul",
-            ([count.div_ceil(BLOCK), 1, 1], BLOCK),
-            &[
-                Arg::of(gate_up)?,
-                Arg::of(&y)?,
-                Arg::int(f)?,
-                Arg::Long(count as i64),
-            ],
+            by_columns(y.elem_count() / f, f),
+            &[Arg::of(gate_up)?, Arg::of(&y)?, Arg::int(f)?],
         )?;
     }
     Ok(Some(y))

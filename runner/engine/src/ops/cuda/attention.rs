@@ -18,34 +18,38 @@ pub(in crate::ops) fn attention(
         return Ok(None);
     };
     reference::check_attention(q, k_cache, v_cache, len)?;
+    let scaled;
+    let q = if scale == 1.0 {
+        q
+    } else {
+        scaled = (q.contiguous()? * f64::from(scale))?;
+        &scaled
+    };
     if q.dim(2)? == 1
-        && let Some(y) = decode(&kit, q, k_cache, v_cache, Offset::Host(len - 1), scale)?
+        && let Some(y) = decode(&kit, q, k_cache, v_cache, Offset::Host(len - 1))?
     {
         return Ok(Some(y));
     }
     if Variant::base(q.dtype()).is_none() || q.dtype() != k_cache.dtype() {
         return Ok(None);
     }
-    let attend = |q: &Tensor, k: &Tensor, v: &Tensor, len: usize| attend(&kit, q, k, v, len, scale);
-    reference::chunked(q, k_cache, v_cache, len, reference::MAX_SCORES, attend).map(Some)
+    let attend = |q: &Tensor, k: &Tensor, v: &Tensor, len: usize| attend(&kit, q, k, v, len);
+    reference::chunked(q, k_cache, v_cache, len, SCORES, attend).map(Some)
 }
 
-/// Attention of the last S of `len` positions. → `[B, S, H, D]`.
-fn attend(
-    kit: &Kit,
-    q: &Tensor,
-    k_cache: &Tensor,
-    v_cache: &Tensor,
-    len: usize,
-    scale: f32,
-) -> Result<Tensor> {
+/// Scores that a prompt's attention makes at a time: few enough to stay in the last cache between its steps, many enough
+/// to be worth a launch.
+const SCORES: usize = 1 << 24;
+
+/// Attention of scaled queries at the last S of `len` positions. → `[B, S, H, D]`.
+fn attend(kit: &Kit, q: &Tensor, k_cache: &Tensor, v_cache: &Tensor, len: usize) -> Result<Tensor> {
     let (b, h, s, d) = q.dims4()?;
     let kvh = k_cache.dim(1)?;
     let k = k_cache.narrow(2, 0, len)?;
     let v = v_cache.narrow(2, 0, len)?;
     let q = q.contiguous()?.reshape((b, kvh, h / kvh * s, d))?;
     let scores = q.matmul(&k.t()?)?;
-    softmax_causal(kit, &scores, s, len, scale)?;
+    softmax_causal(kit, &scores, s, len)?;
     scores
         .matmul(&v)?
         .reshape((b, h, s, d))?
@@ -53,41 +57,38 @@ fn attend(
         .contiguous()
 }
 
-/// Softmax of `scores [.., S, len]` in place, scaled and masked causally.
-pub(super) fn softmax_causal(
-    kit: &Kit,
-    scores: &Tensor,
-    s: usize,
-    len: usize,
-    scale: f32,
-) -> Result<()> {
+/// Softmax of `scores [.., S, len]` in place, masked causally.
+fn softmax_causal(kit: &Kit, scores: &Tensor, s: usize, len: usize) -> Result<()> {
     let Some(variant) = Variant::base(scores.dtype()) else {
         candle_core::bail!("softmax: {:?} is not for it", scores.dtype());
     };
     let rows = scores.elem_count() / len;
-    let block = len.div_ceil(4).next_multiple_of(32).clamp(32, 1024);
+    let (kernel, block) = if len.is_multiple_of(8) && len <= 8 * 1024 {
+        ("softmax_causal_8", (len / 8).next_multiple_of(32))
+    } else {
+        (
+            "softmax_causal",
+            len.div_ceil(4).next_multiple_of(32).clamp(32, 1024),
+        )
+    };
     // SAFETY: the scores are a product's, so new and dense: whole rows of `len`.
     unsafe {
         kit.launch(
             variant,
-            "softmax_causal",
+            kernel,
             ([rows, 1, 1], block),
-            &[
-                Arg::of(scores)?,
-                Arg::int(s)?,
-                Arg::int(len)?,
-                Arg::Float(scale),
-            ],
+            &[Arg::of(scores)?, Arg::int(s)?, Arg::int(len)?],
         )
     }
 }
 
-/// Blocks for every multiprocessor that decode's attention is shared among, where the cache is long enough.
-const BLOCKS: usize = 4;
+/// Blocks for every multiprocessor that decode's attention is shared among, where the cache is long enough: several times
+/// as many as run at once, so that the last ones do not leave most of the GPU idle.
+const BLOCKS: usize = 16;
 /// Fewer positions than this are not worth a block.
 const LEAST: usize = 64;
 
-/// Attention of the one new position at `at`: `q [B, H, 1, D]` → `[B, 1, H·D]`; none where it is not made for the
+/// Attention of the one new position at `at`: `q [B, H, 1, D]`, scaled → `[B, 1, H·D]`; none where it is not made for the
 /// operands. The launch does not depend on the position but through `at`.
 pub(super) fn decode(
     kit: &Kit,
@@ -95,7 +96,6 @@ pub(super) fn decode(
     k_cache: &Tensor,
     v_cache: &Tensor,
     at: Offset,
-    scale: f32,
 ) -> Result<Option<Tensor>> {
     let ((b, h, _, d), (_, kvh, max, _)) = (q.dims4()?, k_cache.dims4()?);
     let dtype = q.dtype();
@@ -129,7 +129,6 @@ pub(super) fn decode(
                 Arg::of(&stats)?,
                 Arg::int(kvh)?,
                 Arg::int(max)?,
-                Arg::Float(scale),
             ],
         )?;
         kit.launch(
@@ -214,16 +213,17 @@ pub(in crate::ops) fn self_attention(
                 Arg::int(kv)?,
                 Arg::int(max)?,
                 Arg::Float(rotation.norms.map_or(0.0, |(.., eps)| eps)),
+                Arg::Float(heads.scale()),
             ],
         )?;
     }
-    let scale = heads.scale();
     match at {
+        // The queries are scaled: products with them, unscaled, might be too large for f16.
         Offset::Host(offset) => {
-            crate::ops::attention(&q, k_cache, v_cache, offset + s, scale).map(Some)
+            crate::ops::attention(&q, k_cache, v_cache, offset + s, 1.0).map(Some)
         }
         // Without its kernel the caller's fallback says what is missing.
-        Offset::Device(_) if s == 1 => decode(&kit, &q, k_cache, v_cache, at, scale),
+        Offset::Device(_) if s == 1 => decode(&kit, &q, k_cache, v_cache, at),
         Offset::Device(_) => Ok(None),
     }
 }

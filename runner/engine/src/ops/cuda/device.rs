@@ -2,14 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::{CStr, CString};
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use candle_core::cuda::cudarc::driver::{
-    CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
 };
-use candle_core::cuda::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use candle_core::cuda::cudarc::nvrtc::result::{self, NvrtcError};
+use candle_core::cuda::cudarc::nvrtc::{Ptx, sys};
 use candle_core::cuda::{CudaStorageSlice, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Result, Shape, Storage, Tensor, bail};
@@ -23,6 +25,7 @@ pub(super) struct Kit {
     /// Multiprocessors.
     pub processors: usize,
     capability: Capability,
+    modules: RefCell<HashMap<Variant, Arc<CudaModule>>>,
     functions: RefCell<HashMap<(Variant, &'static str), CudaFunction>>,
 }
 
@@ -32,7 +35,7 @@ thread_local! {
 }
 
 /// What has been compiled in this process, for all threads: by generation and variant.
-static COMPILED: Mutex<BTreeMap<(Capability, Variant), String>> = Mutex::new(BTreeMap::new());
+static COMPILED: Mutex<BTreeMap<(Capability, Variant), Vec<u8>>> = Mutex::new(BTreeMap::new());
 
 /// A generation of GPUs, major and minor.
 type Capability = (i32, i32);
@@ -58,6 +61,7 @@ impl Kit {
                 device: device.clone(),
                 processors: usize::try_from(processors).unwrap_or(1),
                 capability: context.compute_capability().w()?,
+                modules: RefCell::default(),
                 functions: RefCell::default(),
             });
             *kept = Some((device.id(), Rc::clone(&kit)));
@@ -106,13 +110,20 @@ impl Kit {
         if let Some(function) = functions.get(&(variant, kernel)) {
             return Ok(function.clone());
         }
-        let ptx = compiled(self.capability, variant)?;
-        let function = self
-            .device
-            .get_or_load_custom_func(kernel, &variant.to_string(), &ptx)?
-            .into_cuda_function();
+        let function = self.module(variant)?.load_function(kernel).w()?;
         functions.insert((variant, kernel), function.clone());
         Ok(function)
+    }
+
+    fn module(&self, variant: Variant) -> Result<Arc<CudaModule>> {
+        let mut modules = self.modules.borrow_mut();
+        if let Some(module) = modules.get(&variant) {
+            return Ok(Arc::clone(module));
+        }
+        let code = Ptx::from_binary(compiled(self.capability, variant)?);
+        let module = self.device.cuda_stream().context().load_module(code).w()?;
+        modules.insert(variant, Arc::clone(&module));
+        Ok(module)
     }
 
     /// A tensor whose elements are not set.
@@ -142,23 +153,48 @@ impl Kit {
     }
 }
 
-fn compiled(capability: Capability, variant: Variant) -> Result<String> {
+fn compiled(capability: Capability, variant: Variant) -> Result<Vec<u8>> {
     // Nothing panics while it holds the lock, so that a poisoned one is as good as any.
     let mut all = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(ptx) = all.get(&(capability, variant)) {
-        return Ok(ptx.clone());
+    if let Some(code) = all.get(&(capability, variant)) {
+        return Ok(code.clone());
     }
     let (major, minor) = capability;
     let mut options = variant.definitions();
-    options.push(format!("--gpu-architecture=compute_{major}{minor}"));
-    let options = CompileOptions {
-        options,
-        name: Some("kernels.cu".into()),
-        ..CompileOptions::default()
+    options.push(format!("--gpu-architecture=sm_{major}{minor}"));
+    let code = machine_code(&options)?;
+    all.insert((capability, variant), code.clone());
+    Ok(code)
+}
+
+/// The kernels as code of one generation of GPUs: PTX would ask for a driver that is as new as the compiler.
+fn machine_code(options: &[String]) -> Result<Vec<u8>> {
+    let failed = |error: NvrtcError, log: &str| {
+        candle_core::Error::msg(format!(
+            "NVRTC cannot compile the kernels with {options:?}: {error:?} {log}"
+        ))
     };
-    let ptx = compile_ptx_with_opts(SOURCE, options).w()?.to_src();
-    all.insert((capability, variant), ptx.clone());
-    Ok(ptx)
+    let source = CString::new(SOURCE).map_err(candle_core::Error::wrap)?;
+    let program =
+        result::create_program(&source, Some(c"kernels.cu")).map_err(|error| failed(error, ""))?;
+    // SAFETY: the program is there until it is destroyed, source and name with it; the code is as large as is said before,
+    // and the log ends in a zero byte.
+    unsafe {
+        let code = result::compile_program(program, options).and_then(|()| {
+            let mut size = 0;
+            sys::nvrtcGetCUBINSize(program, &raw mut size).result()?;
+            let mut code = vec![0u8; size];
+            sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+            Ok(code)
+        });
+        let code = code.map_err(|error| {
+            let log = result::get_program_log(program).unwrap_or_default();
+            let text = log.first().map(|first| CStr::from_ptr(first));
+            failed(error, &text.unwrap_or_default().to_string_lossy())
+        });
+        let _ = result::destroy_program(program);
+        code
+    }
 }
 
 /// An argument of a kernel.

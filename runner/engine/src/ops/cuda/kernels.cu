@@ -60,6 +60,23 @@ __device__ __forceinline__ void ld8(const T *p, float *out) {
 #endif
 }
 
+// Its inverse.
+__device__ __forceinline__ void st8(T *p, const float *v) {
+    __align__(16) T out[8];
+    for (int i = 0; i < 8; i++) st(out + i, v[i]);
+    for (int i = 0; i < (int)sizeof out / 16; i++) ((Quad *)p)[i] = ((const Quad *)out)[i];
+}
+
+// Up to eight neighbours, with zeros after the first `count`; `whole` says that there are eight, and aligned.
+__device__ __forceinline__ void ld_some(const T *p, int count, bool whole, float *out) {
+    if (whole) { ld8(p, out); return; }
+    for (int i = 0; i < 8; i++) out[i] = i < count ? ld(p + i) : 0.f;
+}
+__device__ __forceinline__ void st_some(T *p, int count, bool whole, const float *v) {
+    if (whole) { st8(p, v); return; }
+    for (int i = 0; i < 8 && i < count; i++) st(p + i, v[i]);
+}
+
 #define NEG_INF __uint_as_float(0xff800000u)
 #define FULL 0xffffffffu
 
@@ -110,28 +127,69 @@ extern "C" __global__ void embed(const u32 *ids, const T *tokens, const T *posit
     }
 }
 
-// x [rows, n] += bias, in place.
-extern "C" __global__ void add_bias(T *x, const T *bias, int n, i64 count) {
-    i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < count) st(x + i, ld(x + i) + ld(bias + i % n));
+// Where a thread's eight columns of a row begin. Grid (rows, columns / 8 / threads).
+#define COLUMN ((blockIdx.y * blockDim.x + threadIdx.x) * 8)
+
+__device__ __forceinline__ float gelu(float v) {
+    return 0.5f * v * (1.f + tanhf(0.7978845608028654f * (v + 0.044715f * v * v * v)));
 }
 
-// x [rows, n] = gelu(x + bias), tanh form, in place.
-extern "C" __global__ void bias_gelu(T *x, const T *bias, int n, i64 count) {
-    i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    float v = ld(x + i) + ld(bias + i % n);
-    float u = 0.7978845608028654f * (v + 0.044715f * v * v * v);
-    st(x + i, 0.5f * v * (1.f + tanhf(u)));
+// x [rows, n] += bias, in place; gelu of that, tanh form, where `activate` is set.
+extern "C" __global__ void add_bias(T *x, const T *bias, int n, int activate) {
+    int i = COLUMN;
+    if (i >= n) return;
+    bool whole = n % 8 == 0;
+    float v[8], b[8];
+    x += (i64)blockIdx.x * n + i;
+    ld_some(x, n - i, whole, v);
+    ld_some(bias + i, n - i, whole, b);
+    for (int e = 0; e < 8; e++) v[e] = activate ? gelu(v[e] + b[e]) : v[e] + b[e];
+    st_some(x, n - i, whole, v);
 }
 
 // y [rows, f] = silu(gate)·up of x [rows, 2f].
-extern "C" __global__ void silu_mul(const T *x, T *y, int f, i64 count) {
-    i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    i64 row = i / f, col = i % f;
-    float gate = ld(x + row * 2 * f + col), up = ld(x + row * 2 * f + f + col);
-    st(y + i, gate / (1.f + __expf(-gate)) * up);
+extern "C" __global__ void silu_mul(const T *x, T *y, int f) {
+    int i = COLUMN;
+    if (i >= f) return;
+    bool whole = f % 8 == 0;
+    float gate[8], up[8];
+    x += (i64)blockIdx.x * 2 * f + i;
+    ld_some(x, f - i, whole, gate);
+    ld_some(x + f, f - i, whole, up);
+    for (int e = 0; e < 8; e++) up[e] *= gate[e] / (1.f + __expf(-gate[e]));
+    st_some(y + (i64)blockIdx.x * f + i, f - i, whole, up);
+}
+
+// y [n] = x [k] · w [n, k]ᵀ + bias [n] (where there is one), then gelu where `activate` is set: a product with one row reads
+// all of w once and little else, which is all that it can be measured by. k is a multiple of 8; a warp takes a row of w,
+// and four loads of it at a time. Grid (n / warps of a block).
+extern "C" __global__ void __launch_bounds__(256)
+row_product(const T *x, const T *w, const T *bias, T *y, int n, int k, int activate) {
+    int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= n) return;
+    w += (i64)row * k;
+    float sum[4] = {0.f, 0.f, 0.f, 0.f};
+    int i = threadIdx.x % 32 * 8;
+    for (; i + 3 * 256 < k; i += 4 * 256) {
+        float a[4][8], b[4][8];
+#pragma unroll
+        for (int u = 0; u < 4; u++) ld8(w + i + u * 256, a[u]);
+#pragma unroll
+        for (int u = 0; u < 4; u++) ld8(x + i + u * 256, b[u]);
+#pragma unroll
+        for (int u = 0; u < 4; u++)
+            for (int e = 0; e < 8; e++) sum[u] += a[u][e] * b[u][e];
+    }
+    for (; i < k; i += 256) {
+        float a[8], b[8];
+        ld8(w + i, a);
+        ld8(x + i, b);
+        for (int e = 0; e < 8; e++) sum[0] += a[e] * b[e];
+    }
+    float v = warp_sum(sum[0] + sum[1] + sum[2] + sum[3]);
+    if (threadIdx.x % 32) return;
+    if (bias) v += ld(bias + row);
+    st(y + row, activate ? gelu(v) : v);
 }
 
 // sum = x + delta (where there is one), y = rms_norm(sum)·w. One block a row; y, sum, delta [rows, n] are dense. Of x,
@@ -178,30 +236,57 @@ extern "C" __global__ void add_layer_norm(const T *x, const T *delta, const T *w
         st(y + at + i, (ld(row + i) - mean) * inv * ld(w + i) + ld(bias + i));
 }
 
-// Softmax of rows of scores [rows, len] in place, row r being query r % s of the last s of len positions; scaled first,
-// masked causally. One block a row; 64-bit offsets, for 2^31 scores are not many.
-extern "C" __global__ void softmax_causal(T *scores, int s, int len, float scale) {
+// Softmax of rows of scores [rows, len] in place, row r being query r % s of the last s of len positions; masked
+// causally. One block a row; 64-bit offsets, for 2^31 scores are not many.
+extern "C" __global__ void softmax_causal(T *scores, int s, int len) {
     __shared__ float shared[32];
     i64 row = blockIdx.x;
     T *x = scores + row * len;
     int visible = len - s + (int)(row % s) + 1;
     float m = NEG_INF;
-    for (int i = threadIdx.x; i < visible; i += blockDim.x) m = fmaxf(m, ld(x + i) * scale);
+    for (int i = threadIdx.x; i < visible; i += blockDim.x) m = fmaxf(m, ld(x + i));
     m = block_max(m, shared);
     float sum = 0.f;
-    for (int i = threadIdx.x; i < visible; i += blockDim.x) sum += __expf(ld(x + i) * scale - m);
+    for (int i = threadIdx.x; i < visible; i += blockDim.x) sum += __expf(ld(x + i) - m);
     float inv = 1.f / block_sum(sum, shared);
     for (int i = threadIdx.x; i < len; i += blockDim.x)
-        st(x + i, i < visible ? __expf(ld(x + i) * scale - m) * inv : 0.f);
+        st(x + i, i < visible ? __expf(ld(x + i) - m) * inv : 0.f);
+}
+
+// As softmax_causal, for len a multiple of 8 and at most 8 to a thread: scores are read once.
+extern "C" __global__ void softmax_causal_8(T *scores, int s, int len) {
+    __shared__ float shared[32];
+    i64 row = blockIdx.x;
+    int i = threadIdx.x * 8, visible = len - s + (int)(row % s) + 1;
+    T *x = scores + row * len + i;
+    float v[8], m = NEG_INF, sum = 0.f;
+    if (i < visible) {
+        ld8(x, v);
+        for (int e = 0; e < 8; e++) {
+            if (i + e >= visible) v[e] = NEG_INF;
+            m = fmaxf(m, v[e]);
+        }
+    } else {
+        for (int e = 0; e < 8; e++) v[e] = NEG_INF;
+    }
+    // Every row sees a position, so that this is a number.
+    m = block_max(m, shared);
+    for (int e = 0; e < 8; e++) {
+        v[e] = __expf(v[e] - m);
+        sum += v[e];
+    }
+    float inv = 1.f / block_sum(sum, shared);
+    for (int e = 0; e < 8; e++) v[e] *= inv;
+    if (i < len) st8(x, v);
 }
 
 // Takes apart qkv [B, S, (H + 2·KVH)·D]: k and v go into the caches at their positions, and the last `queries` positions
-// of q to q_out [B, H, queries, D]. Where there are tables cos, sin [positions, D/2], q and k are rotated (rotate-half
+// of q, times `scale`, to q_out [B, H, queries, D]. Where there are tables cos, sin [positions, D/2], q and k are rotated (rotate-half
 // form) on the way; where there are weights q_norm, k_norm [D], they are RMS-normalised before.
 // Grid (S, H + 2·KVH, B), D/2 threads; norms need whole warps.
 extern "C" __global__ void rope_append(const T *qkv, const T *cos_t, const T *sin_t, const T *q_norm, const T *k_norm,
                                        T *q_out, T *k_cache, T *v_cache, const u32 *pos, int offset, int queries, int h,
-                                       int kvh, int smax, float eps) {
+                                       int kvh, int smax, float eps, float scale) {
     __shared__ float shared[32];
     int half = blockDim.x, d = 2 * half, i = threadIdx.x;
     int s = gridDim.x, t = blockIdx.x, head = blockIdx.y;
@@ -233,8 +318,9 @@ extern "C" __global__ void rope_append(const T *qkv, const T *cos_t, const T *si
         hi = hi * c + lo * n;
         lo = turned;
     }
-    st(out + i, lo);
-    st(out + half + i, hi);
+    if (head >= h) scale = 1.f;
+    st(out + i, lo * scale);
+    st(out + half + i, hi * scale);
 }
 
 // y [B, H·D] from the shares that decode_attention leaves. Grid (H, B), D threads.
@@ -263,10 +349,15 @@ extern "C" __global__ void argmax_first(const T *logits, u32 *ids, u32 *history,
     const T *row = logits + (i64)blockIdx.x * stride;
     float top = NEG_INF;
     int at = 0x7fffffff;
-    for (int i = threadIdx.x; i < v; i += blockDim.x) {
-        float x = ld(row + i);
-        if (x != x) *bad = blockIdx.x + 1;
-        if (x > top || (x == top && i < at)) { top = x; at = i; }
+    // Rows that are padded to whole eights can be read so.
+    bool whole = stride % 8 == 0 && (i64)row % 16 == 0;
+    for (int first = threadIdx.x * 8; first < v; first += blockDim.x * 8) {
+        float x[8];
+        ld_some(row + first, v - first, whole, x);
+        for (int e = 0, i = first; e < 8 && i < v; e++, i++) {
+            if (x[e] != x[e]) *bad = blockIdx.x + 1;
+            if (x[e] > top || (x[e] == top && i < at)) { top = x[e]; at = i; }
+        }
     }
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     for (int pass = 0; pass < 2; pass++) {
@@ -314,7 +405,7 @@ extern "C" __global__ void read_8(const Quad *data, i64 count, u32 *out) { read_
 
 #else
 
-// Attention of one new position over itself and all before it, first half: each block takes one share of the positions of
+// Attention of one new position, whose queries are scaled, over itself and all before it, first half: each block takes one share of the positions of
 // one key/value head, for all G query heads that share it, so that the cache is read once. What comes out of a share: out
 // [B, H, splits, D] unnormalised in f32, and its maximum and sum, stats [B, H, splits, 2].
 // Eight elements to a lane, so LANES lanes to a position and AT_ONCE positions to a warp, each UNROLL deep.
@@ -326,7 +417,7 @@ extern "C" __global__ void read_8(const Quad *data, i64 count, u32 *out) { read_
 #define UNROLL (G <= 2 ? 4 : 2)
 extern "C" __global__ void __launch_bounds__(THREADS)
 decode_attention(const T *q, const T *k_cache, const T *v_cache, const u32 *pos, int offset, float *out, float *stats,
-                 int kvh, int smax, float scale) {
+                 int kvh, int smax) {
     __shared__ float part[PARTS * G * (D + 2)];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, place = lane / LANES, first_e = lane % LANES * 8;
     int split = blockIdx.x, splits = gridDim.x, head = blockIdx.y;
@@ -342,39 +433,44 @@ decode_attention(const T *q, const T *k_cache, const T *v_cache, const u32 *pos,
         ld8(q + ((b * kvh + head) * G + g) * D + first_e, query[g]);
         m[g] = NEG_INF;
         sum[g] = 0.f;
-        for (int e = 0; e < 8; e++) {
-            query[g][e] *= scale;
-            acc[g][e] = 0.f;
-        }
+        for (int e = 0; e < 8; e++) acc[g][e] = 0.f;
     }
-    // All lanes of a warp stay together, for they exchange sums.
+    // All lanes of a warp stay together, for they exchange sums. Loads depend on nothing, so that all are under way at
+    // once: one that is past the end takes the last position, for nothing.
     int step = THREADS / 32 * AT_ONCE;
     for (int base = first + warp * AT_ONCE; base < last; base += UNROLL * step) {
         float kt[UNROLL][8], vt[UNROLL][8];
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
-            int t = base + u * step + place;
-            if (t < last) {
-                ld8(k + (i64)t * D, kt[u]);
-                ld8(v + (i64)t * D, vt[u]);
-            } else {
-                for (int e = 0; e < 8; e++) kt[u][e] = vt[u][e] = 0.f;
-            }
+            int t = min(base + u * step + place, last - 1);
+            ld8(k + (i64)t * D, kt[u]);
+            ld8(v + (i64)t * D, vt[u]);
         }
 #pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
-            bool seen = base + u * step + place < last;
+        for (int g = 0; g < G; g++) {
+            float w[UNROLL], now = m[g];
 #pragma unroll
-            for (int g = 0; g < G; g++) {
+            for (int u = 0; u < UNROLL; u++) {
                 float dot = 0.f;
                 for (int e = 0; e < 8; e++) dot += query[g][e] * kt[u][e];
                 for (int o = LANES / 2; o; o >>= 1) dot += __shfl_xor_sync(FULL, dot, o);
-                if (seen) {
-                    float now = fmaxf(m[g], dot), keep = __expf(m[g] - now), w = __expf(dot - now);
-                    m[g] = now;
-                    sum[g] = sum[g] * keep + w;
-                    for (int e = 0; e < 8; e++) acc[g][e] = acc[g][e] * keep + w * vt[u][e];
-                }
+                w[u] = base + u * step + place < last ? dot : NEG_INF;
+                now = fmaxf(now, w[u]);
+            }
+            // Lanes that have seen nothing yet would take infinity from infinity.
+            float from = now == NEG_INF ? 0.f : now, keep = __expf(m[g] - from);
+            m[g] = now;
+            sum[g] *= keep;
+#pragma unroll
+            for (int u = 0; u < UNROLL; u++) {
+                w[u] = __expf(w[u] - from);
+                sum[g] += w[u];
+            }
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                float a = acc[g][e] * keep;
+                for (int u = 0; u < UNROLL; u++) a += w[u] * vt[u][e];
+                acc[g][e] = a;
             }
         }
     }

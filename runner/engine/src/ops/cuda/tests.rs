@@ -62,7 +62,7 @@ fn activations_and_biases() -> Result<()> {
         return Ok(());
     };
     for dtype in DTYPES {
-        for (rows, n) in [(1, 2), (3, 74), (17, 1000)] {
+        for (rows, n) in [(1, 2), (1, 8), (1, 1000), (1, 2312), (3, 74), (17, 1000)] {
             let (x, x0) = numbers(&[rows, n], dtype, &device)?;
             let y = some("silu_mul", cuda::silu_mul(&x));
             same("silu_mul", &y, &reference::silu_mul(&x0)?, 4.0)?;
@@ -128,6 +128,7 @@ fn attention_of_prompts_and_of_steps() -> Result<()> {
             (2, 12, 1, 1, 300, 301, 64),
             (1, 2, 8, 1, 64, 65, 256),
             (2, 3, 2, 7, 11, 12, 96),
+            (2, 2, 4, 24, 64, 64, 128),
         ] {
             let (q, q0) = numbers(&[b, kv * group, s, dim], dtype, &device)?;
             let (k, k0) = numbers(&[b, kv, max, dim], dtype, &device)?;
