@@ -1,6 +1,7 @@
-//! Products with a quantized weight matrix. One row: weights go straight into the sums. Few rows: each weight is unpacked into the first cache once and meets all
-//! rows there, so that memory gives up the packed bytes alone. Many rows: the matrix is unpacked whole, and multiplied
-//! as any other. Activations stay f32 throughout, so that nothing is lost but what quantization took from the weights.
+//! Products with a quantized weight matrix. One row: weights go straight into the sums. Few rows: each weight is unpacked
+//! into the first cache once and meets all rows there, so that memory gives up the packed bytes alone. Many rows: the
+//! matrix is unpacked whole, and multiplied as any other. Activations stay f32 throughout, so that nothing is lost but what
+//! quantization took from the weights.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -15,9 +16,9 @@ use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
+// What the kernels need to know of a format on this processor.
 #[cfg(not(target_arch = "x86_64"))]
 use Packed as Format;
-/// What the kernels need to know of a format on this processor.
 #[cfg(target_arch = "x86_64")]
 use x86::Widen as Format;
 
