@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 
 /// The longest silence of a connection. Passes have a much shorter limit of their own; this is for the first list of a
 /// watch, which has none, and without which nothing would ever be passed over. Watches end a little sooner by themselves.
-const READ_TIMEOUT: Duration = Duration::from_secs(295);
+pub const READ_TIMEOUT: Duration = Duration::from_secs(295);
 
 /// A client that never sends a request again by itself, and counts every one.
 ///

@@ -10,6 +10,7 @@ use std::{
 
 use inferbench_crds::splitmix::SplitMix64;
 use inferbench_fakekube::{Call, Fault, Verb, WatchFault};
+use inferbench_operator::client::READ_TIMEOUT;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api,
@@ -19,9 +20,6 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::lab::Lab;
-
-/// How long the operator's client waits for an answer at most.
-const READ_TIMEOUT: Duration = Duration::from_secs(295);
 
 /// What may go wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

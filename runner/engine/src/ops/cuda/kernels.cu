@@ -281,8 +281,8 @@ extern "C" __global__ void softmax_causal_8(T *scores, int s, int len) {
 }
 
 // Takes apart qkv [B, S, (H + 2·KVH)·D]: k and v go into the caches at their positions, and the last `queries` positions
-// of q, times `scale`, to q_out [B, H, queries, D]. Where there are tables cos, sin [positions, D/2], q and k are rotated (rotate-half
-// form) on the way; where there are weights q_norm, k_norm [D], they are RMS-normalised before.
+// of q, times `scale`, to q_out [B, H, queries, D]. Where there are tables cos, sin [positions, D/2], q and k are rotated
+// (rotate-half form) on the way; where there are weights q_norm, k_norm [D], they are RMS-normalised before.
 // Grid (S, H + 2·KVH, B), D/2 threads; norms need whole warps.
 extern "C" __global__ void rope_append(const T *qkv, const T *cos_t, const T *sin_t, const T *q_norm, const T *k_norm,
                                        T *q_out, T *k_cache, T *v_cache, const u32 *pos, int offset, int queries, int h,
@@ -405,9 +405,9 @@ extern "C" __global__ void read_8(const Quad *data, i64 count, u32 *out) { read_
 
 #else
 
-// Attention of one new position, whose queries are scaled, over itself and all before it, first half: each block takes one share of the positions of
-// one key/value head, for all G query heads that share it, so that the cache is read once. What comes out of a share: out
-// [B, H, splits, D] unnormalised in f32, and its maximum and sum, stats [B, H, splits, 2].
+// Attention of one new position, whose queries are scaled, over itself and all before it, first half: each block takes one
+// share of the positions of one key/value head, for all G query heads that share it, so that the cache is read once. What
+// comes out of a share: out [B, H, splits, D] unnormalised in f32, and its maximum and sum, stats [B, H, splits, 2].
 // Eight elements to a lane, so LANES lanes to a position and AT_ONCE positions to a warp, each UNROLL deep.
 // Grid (splits, KVH, B), THREADS threads. D is a power of two from 8 to 256, G at most 8.
 #define THREADS 128
