@@ -190,6 +190,8 @@ fn unpack_anywhere<B: Packed>(packed: &[u8], out: &mut [f32]) {
 fn stream<B: Format + Sync>(product: Product<'_>, packed: &[u8], out: &mut [f32]) {
     let out = Disjoint::new(out);
     let arch = arch();
+    #[cfg(target_arch = "x86_64")]
+    let dot = x86::dot::<B>(arch).filter(|_| product.m == 1);
     share(product.n.div_ceil(UNIT), product.n * product.k, |units| {
         let columns = units.start * UNIT..(units.end * UNIT).min(product.n);
         let stream = Stream::<B> {
@@ -200,11 +202,8 @@ fn stream<B: Format + Sync>(product: Product<'_>, packed: &[u8], out: &mut [f32]
             format: std::marker::PhantomData,
         };
         #[cfg(target_arch = "x86_64")]
-        if product.m == 1
-            && let Some(dots) = x86::dots::<B, TILE>(arch)
-            && let Some(one) = x86::dots::<B, 1>(arch)
-        {
-            return stream.row(arch, dots, one);
+        if let Some(dot) = dot {
+            return stream.row(arch, dot);
         }
         arch.dispatch(stream);
     });
@@ -250,24 +249,15 @@ impl<B: Format> Stream<'_, B> {
 
     /// The one row of `x`.
     #[cfg(target_arch = "x86_64")]
-    fn row(&self, arch: crate::ops::Arch, dots: x86::Dots<TILE>, one: x86::Dots<1>) {
+    fn row(&self, arch: crate::ops::Arch, dot: x86::Dot) {
         let x = self.product.x;
         let row_bytes = x.len() / BLOCK * B::BYTES;
-        let weights = |column: usize| &self.packed[column * row_bytes..][..row_bytes];
+        let rows = &self.packed[self.columns.start * row_bytes..];
         // SAFETY: these columns belong to this piece of work alone.
         let y = unsafe { self.out.slice(self.columns.clone()) };
-        let (tiles, rest) = y.as_chunks_mut::<TILE>();
-        let mut column = self.columns.start;
-        for tile in tiles {
-            let rows = std::array::from_fn(|r| weights(column + r));
-            // SAFETY: the processor has what it was chosen for, and the rows are as long as `x`.
-            *tile = unsafe { dots(&rows, x) };
-            column += TILE;
-        }
-        for y in rest {
-            // SAFETY: as above.
-            [*y] = unsafe { one(&[weights(column)], x) };
-            column += 1;
+        for (y, row) in y.iter_mut().zip(rows.chunks_exact(row_bytes)) {
+            // SAFETY: the processor has what it was chosen for, and the row is as long as `x`.
+            *y = unsafe { dot(row, x) };
         }
         arch.dispatch(self.finish());
     }

@@ -104,71 +104,80 @@ pub(super) fn unpack<B: Widen>(packed: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The products of one row `x` with `R` rows of packed weights, which go from their bytes into the sums without a stop in
-/// memory.
-pub(super) type Dots<const R: usize> = unsafe fn(&[&[u8]; R], &[f32]) -> [f32; R];
+/// Sums that do not wait for each other: one alone would bound the speed by the time that an addition takes.
+const SUMS: usize = 4;
+/// Bytes ahead of the block at hand that are asked for: rows lie one after the other, and are read so.
+const AHEAD_OF_ONE: usize = 4096;
 
-/// What computes them with these vector instructions; none where they do not suffice. To be called with rows of whole
+/// The product of a row of packed weights with `x`: weights go from their bytes into the sums without a stop in memory.
+pub(super) type Dot = unsafe fn(&[u8], &[f32]) -> f32;
+
+/// What computes it with these vector instructions; none where they do not suffice. To be called with a row of whole
 /// blocks, as many as `x` has.
-pub(super) fn dots<B: Widen, const R: usize>(arch: Arch) -> Option<Dots<R>> {
+pub(super) fn dot<B: Widen>(arch: Arch) -> Option<Dot> {
     let f16c = is_x86_feature_detected!("f16c");
     match arch {
-        Arch::Avx2(_) if f16c => Some(dots_avx2::<B, R>),
-        Arch::Detected(pulp::Arch::V4(_)) if f16c => Some(dots_avx512::<B, R>),
+        Arch::Avx2(_) if f16c => Some(dot_avx2::<B>),
+        Arch::Detected(pulp::Arch::V4(_)) if f16c => Some(dot_avx512::<B>),
         _ => None,
     }
 }
 
 /// # Safety
-/// The processor has what this is compiled for, and the rows are as long as `x`.
+/// The processor has what this is compiled for, and the row is as long as `x`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots_avx2<B: Widen, const R: usize>(rows: &[&[u8]; R], x: &[f32]) -> [f32; R] {
-    let mut sums = [_mm256_setzero_ps(); R];
-    for (i, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+unsafe fn dot_avx2<B: Widen>(row: &[u8], x: &[f32]) -> f32 {
+    let mut sums = [_mm256_setzero_ps(); SUMS];
+    let mut block = row.as_ptr();
+    let (whole, rest) = x.as_chunks::<BLOCK>().0.as_chunks::<SUMS>();
+    let mut add = |sum: &mut __m256, x: &[f32; BLOCK]| {
         // SAFETY: 8 readable floats each; the load needs no alignment.
         let x = [0, 8, 16, 24].map(|at| unsafe { _mm256_loadu_ps(x[at..at + 8].as_ptr()) });
-        for (sum, row) in sums.iter_mut().zip(rows) {
-            // SAFETY: by the caller's promise the row has a block for every one of `x`.
-            let (scale, w) = unsafe {
-                let block = row.as_ptr().add(i * B::BYTES);
-                prefetch(block.cast(), AHEAD);
-                (scale(block), B::avx2(block))
-            };
-            let mut dot = _mm256_mul_ps(w[0], x[0]);
-            for (w, x) in w.into_iter().zip(x).skip(1) {
-                dot = _mm256_fmadd_ps(w, x, dot);
-            }
-            *sum = _mm256_fmadd_ps(_mm256_set1_ps(scale), dot, *sum);
+        prefetch(block.cast(), AHEAD_OF_ONE);
+        // SAFETY: by the caller's promise the row has a block for every one of `x`.
+        let (scale, w) = unsafe { (scale(block), B::avx2(block)) };
+        let mut dot = _mm256_mul_ps(w[0], x[0]);
+        for (w, x) in w.into_iter().zip(x).skip(1) {
+            dot = _mm256_fmadd_ps(w, x, dot);
         }
+        *sum = _mm256_fmadd_ps(_mm256_set1_ps(scale), dot, *sum);
+        block = block.wrapping_add(B::BYTES);
+    };
+    for x in whole {
+        sums.iter_mut().zip(x).for_each(|(sum, x)| add(sum, x));
     }
-    sums.map(|sum| {
-        let mut parts = [0f32; 8];
-        // SAFETY: 8 writable floats; the store needs no alignment.
-        unsafe { _mm256_storeu_ps(parts.as_mut_ptr(), sum) };
-        parts.iter().sum()
-    })
+    sums.iter_mut().zip(rest).for_each(|(sum, x)| add(sum, x));
+    let [a, b, c, d] = sums;
+    let sum = _mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d));
+    let mut parts = [0f32; 8];
+    // SAFETY: 8 writable floats; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(parts.as_mut_ptr(), sum) };
+    parts.iter().sum()
 }
 
 /// # Safety
-/// The processor has what this is compiled for, and the rows are as long as `x`.
+/// The processor has what this is compiled for, and the row is as long as `x`.
 #[target_feature(enable = "avx512f,avx512bw,f16c")]
-unsafe fn dots_avx512<B: Widen, const R: usize>(rows: &[&[u8]; R], x: &[f32]) -> [f32; R] {
-    let mut sums = [_mm512_setzero_ps(); R];
-    for (i, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+unsafe fn dot_avx512<B: Widen>(row: &[u8], x: &[f32]) -> f32 {
+    let mut sums = [_mm512_setzero_ps(); SUMS];
+    let mut block = row.as_ptr();
+    let (whole, rest) = x.as_chunks::<BLOCK>().0.as_chunks::<SUMS>();
+    let mut add = |sum: &mut __m512, x: &[f32; BLOCK]| {
         // SAFETY: 16 readable floats each; the load needs no alignment.
         let x = [0, 16].map(|at| unsafe { _mm512_loadu_ps(x[at..at + 16].as_ptr()) });
-        for (sum, row) in sums.iter_mut().zip(rows) {
-            // SAFETY: by the caller's promise the row has a block for every one of `x`.
-            let (scale, w) = unsafe {
-                let block = row.as_ptr().add(i * B::BYTES);
-                prefetch(block.cast(), AHEAD);
-                (scale(block), B::avx512(block))
-            };
-            let dot = _mm512_fmadd_ps(w[1], x[1], _mm512_mul_ps(w[0], x[0]));
-            *sum = _mm512_fmadd_ps(_mm512_set1_ps(scale), dot, *sum);
-        }
+        prefetch(block.cast(), AHEAD_OF_ONE);
+        // SAFETY: by the caller's promise the row has a block for every one of `x`.
+        let (scale, w) = unsafe { (scale(block), B::avx512(block)) };
+        let dot = _mm512_fmadd_ps(w[1], x[1], _mm512_mul_ps(w[0], x[0]));
+        *sum = _mm512_fmadd_ps(_mm512_set1_ps(scale), dot, *sum);
+        block = block.wrapping_add(B::BYTES);
+    };
+    for x in whole {
+        sums.iter_mut().zip(x).for_each(|(sum, x)| add(sum, x));
     }
-    sums.map(|sum| _mm512_reduce_add_ps(sum))
+    sums.iter_mut().zip(rest).for_each(|(sum, x)| add(sum, x));
+    let [a, b, c, d] = sums;
+    _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)))
 }
 
 #[cfg(test)]
