@@ -81,27 +81,14 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
                 continue;
             }
             engine.set_graphs(graphs);
-            let (mut first, mut each) =
-                match time(&mut engine, &config, [batch, input, output], rounds) {
-                    Ok(times) => times,
-                    // Other shapes may yet do.
-                    Err(error) => {
-                        println!(
-                            "{}",
-                            json!({
-                                "preset": preset,
-                                "mode": engine.info().mode,
-                                "batch": batch,
-                                "input": input,
-                                "output": output,
-                                "error": error.to_string(),
-                            })
-                        );
-                        failed = Err(error);
-                        continue;
-                    }
-                };
-            let row = |work, seconds: f64| {
+            let mut row = json!({
+                "preset": preset,
+                "mode": engine.info().mode,
+                "batch": batch,
+                "input": input,
+                "output": output,
+            });
+            let phase = |work, seconds: f64| {
                 let fraction = roofline::fraction(&work, bandwidth, matrix, seconds);
                 json!({
                     "least_ms": fraction.value * seconds * 1e3,
@@ -110,18 +97,18 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
                     "bound": fraction.bound,
                 })
             };
-            println!(
-                "{}",
-                json!({
-                    "preset": preset,
-                    "mode": engine.info().mode,
-                    "batch": batch,
-                    "input": input,
-                    "output": output,
-                    "prefill": row(roofline::prefill(&shape, &load), median(&mut first)),
-                    "decode": row(roofline::decode_step(&shape, &load), median(&mut each)),
-                })
-            );
+            match time(&mut engine, &config, [batch, input, output], rounds) {
+                Ok((mut first, mut each)) => {
+                    row["prefill"] = phase(roofline::prefill(&shape, &load), median(&mut first));
+                    row["decode"] = phase(roofline::decode_step(&shape, &load), median(&mut each));
+                }
+                // Other shapes may yet do.
+                Err(error) => {
+                    row["error"] = error.to_string().into();
+                    failed = Err(error);
+                }
+            }
+            println!("{row}");
         }
     }
     failed

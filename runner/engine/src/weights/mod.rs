@@ -189,12 +189,7 @@ impl Loader<'_> {
         }
         let rows: usize = parts.iter().map(|p| p.slot).sum();
         let fill = |first, out: &mut [T]| fill_rows(self.source, parts, cols, first, out);
-        if self.device.is_cpu() {
-            return Ok(self.slab.matrix((rows, cols), fill)?);
-        }
-        let mut data = element::zeroed::<T>(rows * cols);
-        element::in_parallel(&mut data, cols, fill);
-        Ok(Tensor::from_vec(data, (rows, cols), self.device)?)
+        Ok(self.slab.matrix(self.device, (rows, cols), fill)?)
     }
 }
 

@@ -24,20 +24,22 @@ struct Space {
 }
 
 impl Slab {
-    /// A matrix that `fill(first row, rows)` writes, in parallel; what it leaves is zero.
+    /// A matrix that `fill(first row, rows)` writes, in parallel; what it leaves is zero. On a GPU it has memory of its
+    /// own, as it has where it is small.
     ///
     /// # Errors
     /// candle's, which none of its operations here should have.
     pub fn matrix<T: Element>(
         &self,
+        device: &Device,
         (rows, cols): (usize, usize),
         fill: impl Fn(usize, &mut [T]) + Sync,
     ) -> Result<Tensor> {
         let count = rows * cols;
-        if count * size_of::<T>() < LARGE_BYTES {
+        if !device.is_cpu() || count * size_of::<T>() < LARGE_BYTES {
             let mut data = zeroed::<T>(count);
             in_parallel(&mut data, cols, fill);
-            return Tensor::from_vec(data, (rows, cols), &Device::Cpu);
+            return Tensor::from_vec(data, (rows, cols), device);
         }
         let mut space = self.0.borrow_mut();
         let fits = |space: &Space| {
@@ -104,7 +106,7 @@ mod tests {
                         out[..cols - 1].fill((1000 * nth + first + i) as f32);
                     }
                 };
-                slab.matrix((rows, cols), fill).unwrap()
+                slab.matrix(&Device::Cpu, (rows, cols), fill).unwrap()
             })
             .collect();
         for (nth, (matrix, &(rows, cols))) in made.iter().zip(&shapes).enumerate() {
@@ -124,7 +126,9 @@ mod tests {
         assert_eq!(offset(&made[3]), 0);
 
         let fill = |_: usize, out: &mut [bf16]| out.fill(bf16::ONE);
-        let other = slab.matrix::<bf16>((1024, 1024), fill).unwrap();
+        let other = slab
+            .matrix::<bf16>(&Device::Cpu, (1024, 1024), fill)
+            .unwrap();
         assert_eq!((other.dtype(), offset(&other)), (DType::BF16, 0));
     }
 }
