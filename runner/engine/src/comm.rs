@@ -16,11 +16,11 @@ pub trait Communicator: Send {
     /// # Errors
     /// When another rank has given up.
     fn all_reduce_sum(&self, tensor: &Tensor) -> Result<Tensor>;
-    /// Every rank's tensor, in the order of ranks; only the last dimension may differ.
+    /// Every rank's tensor of the same shape, in the order of ranks, along a new first dimension.
     ///
     /// # Errors
     /// When another rank has given up.
-    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>>;
+    fn all_gather(&self, tensor: &Tensor) -> Result<Tensor>;
 }
 
 /// What a rank says that can go no further because another has left.
@@ -43,8 +43,8 @@ impl Communicator for SingleComm {
         Ok(tensor.clone())
     }
 
-    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>> {
-        Ok(vec![tensor.clone()])
+    fn all_gather(&self, tensor: &Tensor) -> Result<Tensor> {
+        tensor.unsqueeze(0)
     }
 }
 
@@ -102,34 +102,9 @@ impl LocalComm {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Drop for LocalComm {
-    fn drop(&mut self) {
-        self.lock().gone = true;
-        self.shared.arrived.notify_all();
-    }
-}
-
-impl Communicator for LocalComm {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn world(&self) -> usize {
-        self.shared.world
-    }
-
-    fn all_reduce_sum(&self, tensor: &Tensor) -> Result<Tensor> {
-        let parts = self.all_gather(tensor)?;
-        let mut sum = parts[0].to_dtype(DType::F32)?;
-        for part in &parts[1..] {
-            sum = (sum + part.to_dtype(DType::F32)?)?;
-        }
-        sum.to_dtype(tensor.dtype())
-    }
-
-    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>> {
+    /// Every rank's tensor.
+    fn exchange(&self, tensor: &Tensor) -> Result<Vec<Tensor>> {
         let mut state = self.lock();
         state.pending[self.rank] = Some(tensor.clone());
         let round = state.round;
@@ -150,6 +125,36 @@ impl Communicator for LocalComm {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         Ok(state.complete.clone())
+    }
+}
+
+impl Drop for LocalComm {
+    fn drop(&mut self) {
+        self.lock().gone = true;
+        self.shared.arrived.notify_all();
+    }
+}
+
+impl Communicator for LocalComm {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world(&self) -> usize {
+        self.shared.world
+    }
+
+    fn all_reduce_sum(&self, tensor: &Tensor) -> Result<Tensor> {
+        let parts = self.exchange(tensor)?;
+        let mut sum = parts[0].to_dtype(DType::F32)?;
+        for part in &parts[1..] {
+            sum = (sum + part.to_dtype(DType::F32)?)?;
+        }
+        sum.to_dtype(tensor.dtype())
+    }
+
+    fn all_gather(&self, tensor: &Tensor) -> Result<Tensor> {
+        Tensor::stack(&self.exchange(tensor)?, 0)
     }
 }
 
@@ -181,7 +186,8 @@ mod tests {
                     let sum = comm.all_reduce_sum(&tensor).unwrap();
                     let all = comm.all_gather(&tensor).unwrap();
                     seen.push(sum.to_vec1::<f32>().unwrap()[0]);
-                    seen.extend(all.iter().map(|t| t.to_vec1::<f32>().unwrap()[0]));
+                    assert_eq!(all.dims(), [world, 1]);
+                    seen.extend(all.flatten_all().unwrap().to_vec1::<f32>().unwrap());
                 }
                 seen
             });

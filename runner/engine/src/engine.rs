@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
+
 use crate::comm::{Communicator, LocalComm, SingleComm};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
@@ -12,7 +14,7 @@ use crate::gpu::Backend;
 use crate::group::{Group, Join};
 use crate::host;
 use crate::quality::Score;
-use crate::rank::{Call, Rank, RankOptions, Reply};
+use crate::rank::{Call, Rank, RankOptions, Reply, Tuning};
 use crate::size;
 use crate::weights::{
     Source,
@@ -141,6 +143,9 @@ pub struct Engine {
     config: ModelConfig,
     info: EngineInfo,
     limits: (usize, usize),
+    tuning: Tuning,
+    #[cfg(feature = "cuda")]
+    backend: Backend,
     ranks: Ranks,
 }
 
@@ -150,16 +155,23 @@ enum Ranks {
     Many(Group),
 }
 
-impl Ranks {
-    /// See [`EngineInfo::mode`].
-    fn mode(&self, config: &ModelConfig) -> &'static str {
-        match self {
-            _ if config.family.is_reference() => "reference",
-            #[cfg(feature = "cuda")]
-            Ranks::One(rank) if rank.uses_graphs() => "graph",
-            _ => "eager",
-        }
+/// See [`EngineInfo::mode`].
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+fn mode(
+    config: &ModelConfig,
+    backend: Backend,
+    format: Format,
+    world: usize,
+    graphs: bool,
+) -> &'static str {
+    if config.family.is_reference() {
+        return "reference";
     }
+    #[cfg(feature = "cuda")]
+    if backend == Backend::Cuda && graphs && size::decodes_on_device(config, format, world) {
+        return "graph";
+    }
+    "eager"
 }
 
 impl Engine {
@@ -195,13 +207,12 @@ impl Engine {
         let source = Arc::new(weights.source(&config)?);
         let rank_options = RankOptions {
             format: dtype,
-            backend,
             #[cfg(feature = "cuda")]
             needed: memory.peak(),
             max_seq,
         };
         let ranks = if world_size == 1 {
-            let (device, comm) = (backend.open(0)?, Box::new(SingleComm));
+            let (device, comm) = (backend.open()?, Box::new(SingleComm));
             let rank = Rank::load(&config, &source, device, comm, &rank_options)?;
             Ranks::One(Box::new(rank))
         } else {
@@ -213,7 +224,7 @@ impl Engine {
             params: memory.params,
             vocab_size: config.vocab_size,
             max_position: config.max_position,
-            mode: ranks.mode(&config),
+            mode: mode(&config, backend, dtype, world_size, true),
             dtype,
             world_size,
             load: start.elapsed(),
@@ -229,6 +240,9 @@ impl Engine {
             config,
             info,
             limits: (max_batch, max_seq),
+            tuning: Tuning::default(),
+            #[cfg(feature = "cuda")]
+            backend,
             ranks,
         })
     }
@@ -314,27 +328,27 @@ impl Engine {
     /// Computes prompts in chunks of at most so many positions (batch × length), rather than
     /// [`size::PREFILL_ROWS`]: a matter of speed and memory, not of results.
     pub fn set_prefill_rows(&mut self, rows: usize) {
-        let rows = rows.max(1);
-        match &mut self.ranks {
-            Ranks::One(rank) => rank.prefill_rows = rows,
-            Ranks::Many(group) => group.prefill_rows = rows,
-        }
+        self.tuning.prefill_rows = rows.max(1);
     }
 
     /// Whether decode steps on a GPU are launched as CUDA graphs, as they are from the start: a matter of speed, not of
     /// results.
     #[cfg(feature = "cuda")]
     pub fn set_graphs(&mut self, graphs: bool) {
-        if let Ranks::One(rank) = &mut self.ranks {
-            rank.set_graphs(graphs);
-        }
-        self.info.mode = self.ranks.mode(&self.config);
+        self.tuning.graphs = graphs;
+        self.info.mode = mode(
+            &self.config,
+            self.backend,
+            self.info.dtype,
+            self.info.world_size,
+            graphs,
+        );
     }
 
     fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
         match &mut self.ranks {
-            Ranks::One(rank) => rank.run(call, prompts),
-            Ranks::Many(group) => group.run(call, prompts),
+            Ranks::One(rank) => rank.run(call, prompts, self.tuning),
+            Ranks::Many(group) => group.run(call, prompts, self.tuning),
         }
     }
 
@@ -395,7 +409,9 @@ fn joins(backend: Backend, world: usize) -> Result<Vec<Join>, EngineError> {
     match backend {
         Backend::Cpu => Ok(LocalComm::ranks(world)
             .into_iter()
-            .map(|comm| Box::new(|_: &_| Ok(Box::new(comm) as Box<dyn Communicator>)) as Join)
+            .map(|comm| {
+                Box::new(|| Ok((Device::Cpu, Box::new(comm) as Box<dyn Communicator>))) as Join
+            })
             .collect()),
         #[cfg(feature = "nccl")]
         Backend::Cuda => crate::nccl::joins(world),

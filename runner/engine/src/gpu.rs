@@ -19,20 +19,17 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// The device of a rank, ready to compute.
+    /// The first device, ready to compute.
     ///
     /// # Errors
     /// [`EngineError::Device`] where there is none.
-    pub(crate) fn open(self, rank: usize) -> Result<Device, EngineError> {
+    pub(crate) fn open(self) -> Result<Device, EngineError> {
         match self {
             Backend::Cpu => Ok(Device::Cpu),
             #[cfg(feature = "cuda")]
-            Backend::Cuda => open(rank),
+            Backend::Cuda => open(0),
             #[cfg(not(feature = "cuda"))]
-            Backend::Cuda => {
-                let _ = rank;
-                Err(not_compiled())
-            }
+            Backend::Cuda => Err(not_compiled()),
         }
     }
 }
@@ -61,6 +58,10 @@ pub fn driver() -> Result<(), String> {
         })
     }
 }
+
+/// What is predicted for the libraries to take of an open GPU, in bytes, beside the tensors: code, graphs, and the
+/// workspaces that grow with use. Not measured yet.
+pub const LIBRARY_BYTES: u64 = 64 << 20;
 
 /// A GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,6 +222,25 @@ pub fn find(count: usize) -> Result<Vec<Gpu>, EngineError> {
 #[cfg(not(feature = "cuda"))]
 pub(crate) fn not_compiled() -> EngineError {
     EngineError::Device("a GPU is asked for, but this build computes on the CPU only".into())
+}
+
+/// The first GPU for a test alone, as one may not wait for a GPU while another captures what goes to it; or a word that the
+/// test is skipped as there is none.
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) fn for_test(test: &str) -> Option<(Device, std::sync::MutexGuard<'static, ()>)> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let alone = ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    match open(0) {
+        Ok(device) => Some((device, alone)),
+        Err(why) => {
+            let required = std::env::var_os("INFERBENCH_REQUIRE_GPU").is_some();
+            assert!(!required, "{test}: {why}");
+            eprintln!("{test} skipped: {why}");
+            None
+        }
+    }
 }
 
 #[cfg(test)]

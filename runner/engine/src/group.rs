@@ -11,13 +11,13 @@ use candle_core::Device;
 use crate::comm::{Communicator, GIVEN_UP};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
-use crate::rank::{Call, Rank, RankOptions, Reply};
+use crate::rank::{Call, Rank, RankOptions, Reply, Tuning};
 use crate::threads;
 use crate::weights::Source;
 
-/// Gives a rank its line to the others, on its own thread and for its device.
+/// Gives a rank its device and its line to the others, on its own thread.
 pub(crate) type Join =
-    Box<dyn FnOnce(&Device) -> Result<Box<dyn Communicator>, EngineError> + Send>;
+    Box<dyn FnOnce() -> Result<(Device, Box<dyn Communicator>), EngineError> + Send>;
 
 /// How long the others have to give up once a rank has failed, by default.
 const GRACE: Duration = Duration::from_secs(10);
@@ -32,7 +32,6 @@ pub(crate) struct Group {
     failed: bool,
     /// How long the others then have to give up.
     grace: Duration,
-    pub prefill_rows: usize,
 }
 
 struct Handle {
@@ -46,7 +45,7 @@ struct Handle {
 struct Order {
     call: Call,
     prompts: Arc<Vec<Vec<u32>>>,
-    prefill_rows: usize,
+    tuning: Tuning,
 }
 
 /// Nothing says that a rank is loaded.
@@ -103,8 +102,7 @@ impl Group {
                 .name(format!("rank-{index}"))
                 .spawn(move || {
                     threads::flush_denormals();
-                    let rank = options.backend.open(index).and_then(|device| {
-                        let comm = join(&device)?;
+                    let rank = join().and_then(|(device, comm)| {
                         Rank::load(&config, &source, device, comm, &options)
                     });
                     drop(source);
@@ -130,13 +128,17 @@ impl Group {
             answers,
             failed: false,
             grace: GRACE,
-            prefill_rows: crate::size::PREFILL_ROWS,
         };
         group.all()?;
         Ok(group)
     }
 
-    pub fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
+    pub fn run(
+        &mut self,
+        call: Call,
+        prompts: &[Vec<u32>],
+        tuning: Tuning,
+    ) -> Result<Reply, EngineError> {
         if self.failed {
             return Err(
                 anyhow!("a rank has failed before; the model has to be loaded again").into(),
@@ -147,7 +149,7 @@ impl Group {
             let order = Order {
                 call,
                 prompts: prompts.clone(),
-                prefill_rows: self.prefill_rows,
+                tuning,
             };
             // A thread that has ended says so by itself.
             if let Some(calls) = &rank.calls {
@@ -217,8 +219,7 @@ impl Drop for Group {
 
 fn serve(mut rank: Rank, orders: &Receiver<Order>, answers: &mut Answers) {
     while let Ok(order) = orders.recv() {
-        rank.prefill_rows = order.prefill_rows;
-        let reply = rank.run(order.call, &order.prompts);
+        let reply = rank.run(order.call, &order.prompts, order.tuning);
         if reply.is_err() {
             // Before anyone is told: the others are waiting for this rank.
             drop(rank);
@@ -236,12 +237,13 @@ mod tests {
     use std::cell::Cell;
     use std::time::Instant;
 
+    #[cfg(feature = "cuda")]
+    use candle_core::DType;
     use candle_core::{Tensor, bail};
 
     use super::*;
     use crate::comm::LocalComm;
     use crate::format::Format;
-    use crate::gpu::Backend;
     use crate::presets::preset;
     use crate::weights::random::Random;
 
@@ -279,7 +281,7 @@ mod tests {
             }
             self.inner.all_reduce_sum(tensor)
         }
-        fn all_gather(&self, tensor: &Tensor) -> candle_core::Result<Vec<Tensor>> {
+        fn all_gather(&self, tensor: &Tensor) -> candle_core::Result<Tensor> {
             self.inner.all_gather(tensor)
         }
     }
@@ -296,12 +298,11 @@ mod tests {
                     inner,
                     fault,
                 };
-                Box::new(|_: &Device| Ok(Box::new(comm) as Box<dyn Communicator>)) as Join
+                Box::new(|| Ok((Device::Cpu, Box::new(comm) as Box<dyn Communicator>))) as Join
             })
             .collect();
         let options = RankOptions {
             format: Format::F32,
-            backend: Backend::Cpu,
             #[cfg(feature = "cuda")]
             needed: 0,
             max_seq: 32,
@@ -326,9 +327,68 @@ mod tests {
             group.grace = Duration::from_millis(100);
             let started = Instant::now();
             let call = Call::Generate { n: 20, started };
-            let error = group.run(call, &[vec![5, 6, 7]]).unwrap_err().to_string();
-            assert!(error.contains(cause), "{error}");
-            assert!(group.run(Call::Logits, &[vec![5]]).is_err());
+            let tuning = Tuning::default();
+            let error = group.run(call, &[vec![5, 6, 7]], tuning).unwrap_err();
+            assert!(error.to_string().contains(cause), "{error}");
+            assert!(group.run(Call::Logits, &[vec![5]], tuning).is_err());
+        }
+    }
+
+    /// Of a GPU's tensor parallelism all but NCCL, which wants a GPU for each rank, is shown by ranks that share one and its
+    /// stream; of NCCL, what one rank alone shows; and with two GPUs, all of it.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn ranks_on_gpus_say_what_one_says() {
+        let Some((device, _alone)) = crate::gpu::for_test("ranks_on_gpus_say_what_one_says") else {
+            return;
+        };
+        // Two threads that are the first to add at once would each load candle's kernels for it, and one unload them again.
+        let one = Tensor::ones(1, DType::F32, &device).unwrap();
+        let _two = (&one + &one).unwrap();
+        let sharing = |world: usize| -> Vec<Join> {
+            let join = |comm: LocalComm| {
+                let device = device.clone();
+                Box::new(|| Ok((device, Box::new(comm) as Box<dyn Communicator>))) as Join
+            };
+            LocalComm::ranks(world).into_iter().map(join).collect()
+        };
+        for preset_name in ["tiny-gpt2", "tiny-llama"] {
+            let config = preset(preset_name).unwrap();
+            let source = Arc::new(Source::Random(Random::new(1, config.layers)));
+            let options = RankOptions {
+                format: Format::F32,
+                needed: 0,
+                max_seq: 32,
+            };
+            let prompts = [vec![5, 6, 7], vec![9, 8, 7]];
+            let said = |joins: Vec<Join>, graphs: bool| {
+                let tuning = Tuning {
+                    graphs,
+                    ..Tuning::default()
+                };
+                let mut group = Group::load(&config, &source, joins, &options).unwrap();
+                // Twice: with the graph that the first call left, too.
+                [0, 1].map(|_| {
+                    let started = Instant::now();
+                    let call = Call::Generate { n: 20, started };
+                    match group.run(call, &prompts, tuning).unwrap() {
+                        Reply::Generated { ids, .. } => ids,
+                        other => panic!("{other:?}"),
+                    }
+                })
+            };
+            let alone = said(sharing(1), true);
+            assert_eq!(alone[0], alone[1], "{preset_name}");
+            // Two ranks that share a stream cannot both capture it.
+            assert_eq!(said(sharing(2), false), alone, "{preset_name}, 2 ranks");
+            #[cfg(feature = "nccl")]
+            for world in (1..=2).filter(|&world| crate::gpu::find(world).is_ok()) {
+                for graphs in [false, true] {
+                    let joins = crate::nccl::joins(world).unwrap();
+                    let what = format!("{preset_name}, {world} ranks of NCCL, graphs: {graphs}");
+                    assert_eq!(said(joins, graphs), alone, "{what}");
+                }
+            }
         }
     }
 }

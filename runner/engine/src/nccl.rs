@@ -6,7 +6,7 @@ use candle_core::cuda::CudaStorageSlice;
 use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::cuda::cudarc::nccl::{Comm, Id, NcclType, ReduceOp, result::NcclError};
 use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor, bail,
+    CpuStorage, CudaDevice, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor, bail,
 };
 
 use crate::comm::Communicator;
@@ -27,10 +27,11 @@ pub(crate) fn joins(world: usize) -> std::result::Result<Vec<Join>, EngineError>
     let failed = |error: NcclError| EngineError::Device(format!("NCCL: {error:?}"));
     let id = Id::new().map_err(failed)?;
     let join = |rank: usize| {
-        Box::new(move |device: &Device| {
+        Box::new(move || {
+            let device = gpu::open(rank)?;
             let stream = device.as_cuda_device()?.cuda_stream();
             let comm = Comm::from_rank(stream, rank, world, id).map_err(failed)?;
-            Ok(Box::new(NcclComm(comm)) as Box<dyn Communicator>)
+            Ok((device, Box::new(NcclComm(comm)) as Box<dyn Communicator>))
         }) as Join
     };
     Ok((0..world).map(join).collect())
@@ -52,34 +53,11 @@ impl Communicator for NcclComm {
         })
     }
 
-    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>> {
-        let gather = Collective {
+    fn all_gather(&self, tensor: &Tensor) -> Result<Tensor> {
+        tensor.contiguous()?.apply_op1_no_bwd(&Collective {
             comm: &self.0,
             gathers: true,
-        };
-        // NCCL gathers equal sizes only, and the last share of a vocabulary may be smaller.
-        let width = tensor.dim(D::Minus1)?;
-        let mine = Tensor::new(&[width as u32], tensor.device())?;
-        let widths = mine.apply_op1_no_bwd(&gather)?.to_vec1::<u32>()?;
-        let widest = widths.iter().max().map_or(0, |&widest| widest as usize);
-        if widest == 0 {
-            return Ok(vec![tensor.clone(); widths.len()]);
-        }
-        let all = tensor
-            .pad_with_zeros(D::Minus1, 0, widest - width)?
-            .contiguous()?
-            .apply_op1_no_bwd(&gather)?;
-        let mut dims = vec![widths.len()];
-        dims.extend(tensor.dims());
-        if let Some(last) = dims.last_mut() {
-            *last = widest;
-        }
-        let all = all.reshape(dims)?;
-        widths
-            .iter()
-            .enumerate()
-            .map(|(rank, &width)| all.get(rank)?.narrow(D::Minus1, 0, width as usize))
-            .collect()
+        })
     }
 }
 
@@ -139,7 +117,9 @@ impl CustomOp1 for Collective<'_> {
             _ => bail!("NCCL: f32, bf16, f16 and u32 are exchanged, nothing else"),
         };
         let shape = if self.gathers {
-            Shape::from(layout.shape().elem_count() * self.comm.world_size())
+            let mut dims = vec![self.comm.world_size()];
+            dims.extend(layout.dims());
+            Shape::from(dims)
         } else {
             layout.shape().clone()
         };

@@ -12,7 +12,8 @@ use crate::comm::Communicator;
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
-use crate::gpu::Backend;
+#[cfg(feature = "cuda")]
+use crate::gpu;
 use crate::models::cache::KvCache;
 use crate::models::{Model, parallel};
 use crate::ops::Offset;
@@ -24,11 +25,30 @@ use crate::weights::{Loader, Source, slab::Slab};
 #[derive(Clone)]
 pub(crate) struct RankOptions {
     pub format: Format,
-    pub backend: Backend,
     /// Bytes that a rank is predicted to need on a device of its own.
     #[cfg(feature = "cuda")]
     pub needed: u64,
     pub max_seq: usize,
+}
+
+/// How a rank goes about it: a matter of speed and memory, not of results.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    /// The most positions (batch × length) of prompts that are computed at a time.
+    pub prefill_rows: usize,
+    /// Whether decode steps that leave ids on the device are launched as graphs.
+    #[cfg(feature = "cuda")]
+    pub graphs: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            prefill_rows: size::PREFILL_ROWS,
+            #[cfg(feature = "cuda")]
+            graphs: true,
+        }
+    }
 }
 
 /// What a rank can be asked for.
@@ -56,24 +76,23 @@ pub(crate) enum Reply {
 /// A share of the model, its cache, and the line to the other ranks.
 pub(crate) struct Rank {
     model: Model,
-    comm: Box<dyn Communicator>,
-    /// Goes before the cache that it was made for.
+    /// Goes before the cache that it was made for, and before the line to the others: NCCL closes that only once no graph of
+    /// its operations is left.
     #[cfg(feature = "cuda")]
     decode: Option<decode::Decode>,
+    comm: Box<dyn Communicator>,
     /// Kept from call to call, as long as the shape stays: `(B, KVH, Smax, D)`.
     cache: Option<((usize, usize, usize, usize), KvCache)>,
     /// Whether decoding leaves ids on the device, where the model and the kernels allow that.
     #[cfg(feature = "cuda")]
     on_device: bool,
-    /// Whether it then uses graphs.
-    #[cfg(feature = "cuda")]
-    graphs: bool,
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
     format: Format,
     device: Device,
-    pub prefill_rows: usize,
+    /// As the call under way has it.
+    tuning: Tuning,
 }
 
 impl Rank {
@@ -111,37 +130,31 @@ impl Rank {
             #[cfg(feature = "cuda")]
             decode: None,
             #[cfg(feature = "cuda")]
-            on_device: options.backend == Backend::Cuda
-                && size::decodes_on_device(config, options.format, world),
-            #[cfg(feature = "cuda")]
-            graphs: true,
+            on_device: device.is_cuda() && size::decodes_on_device(config, options.format, world),
             format: options.format,
             device,
-            prefill_rows: size::PREFILL_ROWS,
+            tuning: Tuning::default(),
         })
     }
 
-    /// Whether decode steps are launched as graphs.
-    #[cfg(feature = "cuda")]
-    pub fn uses_graphs(&self) -> bool {
-        self.on_device && self.graphs
-    }
-
-    /// Switches graphs on or off; ids stay on the device either way.
-    #[cfg(feature = "cuda")]
-    pub fn set_graphs(&mut self, graphs: bool) {
-        if self.graphs != graphs {
-            self.graphs = graphs;
-            self.decode = None;
-        }
-    }
-
     /// Answers a call; the prompts have been checked.
-    pub fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
+    pub fn run(
+        &mut self,
+        call: Call,
+        prompts: &[Vec<u32>],
+        tuning: Tuning,
+    ) -> Result<Reply, EngineError> {
         let extra = match call {
             Call::Generate { n, .. } => n,
             Call::Logits | Call::Score { .. } => 0,
         };
+        // candle's quantized products have buffers that grow with the rows of a call, and where they were a graph would go on
+        // to look for them.
+        #[cfg(feature = "cuda")]
+        if extra == 0 || tuning.prefill_rows != self.tuning.prefill_rows {
+            self.decode = None;
+        }
+        self.tuning = tuning;
         let (batch, input) = (prompts.len(), prompts[0].len());
         let shape = (batch, self.kv_heads, input + extra, self.head_dim);
         let cache = match self.cache.take() {
@@ -169,7 +182,7 @@ impl Rank {
             Call::Generate { n, started } => (n, started),
             Call::Logits => {
                 let logits = self.prefill(prompts, cache)?;
-                let logits = parallel::gather_logits(&logits, &*self.comm)?;
+                let logits = self.model.gather(&logits, &*self.comm)?;
                 return Ok(Reply::Logits(logits));
             }
             Call::Score { input } => return self.score(prompts, input, cache).map(Reply::Scores),
@@ -185,7 +198,7 @@ impl Rank {
         let batch = prompts.len();
         let mut ids = vec![Vec::with_capacity(n); batch];
         let mut step_ends = Vec::with_capacity(n);
-        let mut step = parallel::argmax(&logits, self.model.vocab_start(), &*self.comm)?;
+        let mut step = parallel::ids(&self.best(&logits)?)?;
         step_ends.push(started.elapsed());
         for position in prompts[0].len()..prompts[0].len() + n - 1 {
             ids.iter_mut()
@@ -193,7 +206,7 @@ impl Rank {
                 .for_each(|(row, &id)| row.push(id));
             let input = Tensor::from_vec(step, (batch, 1), &self.device)?;
             let logits = self.forward(&input, Offset::Host(position), cache, true)?;
-            step = parallel::argmax(&logits, self.model.vocab_start(), &*self.comm)?;
+            step = parallel::ids(&self.best(&logits)?)?;
             step_ends.push(started.elapsed());
         }
         ids.iter_mut()
@@ -208,7 +221,7 @@ impl Rank {
         let (sequences, positions) = if self.model.is_reference() {
             (batch, len)
         } else {
-            chunk(batch, len, self.prefill_rows)
+            chunk(batch, len, self.tuning.prefill_rows)
         };
         let mut logits = Vec::with_capacity(batch.div_ceil(sequences));
         for first in (0..batch).step_by(sequences) {
@@ -242,6 +255,12 @@ impl Rank {
         }
     }
 
+    /// See [`parallel::best`].
+    fn best(&self, logits: &Tensor) -> Result<Tensor, EngineError> {
+        let first = self.model.vocab_start();
+        Ok(parallel::best(logits, first, &*self.comm)?)
+    }
+
     fn forward(
         &mut self,
         ids: &Tensor,
@@ -255,16 +274,12 @@ impl Rank {
     }
 }
 
-/// What the libraries take of a GPU beside the tensors: cuBLAS' workspaces, code, graphs.
-#[cfg(feature = "cuda")]
-const LIBRARIES: u64 = 256 << 20;
-
 #[cfg(feature = "cuda")]
 fn check_device_memory(device: &Device, needed: u64) -> Result<(), EngineError> {
     if !device.is_cuda() {
         return Ok(());
     }
-    let (needed, available) = (needed + LIBRARIES, crate::gpu::available_memory(device)?);
+    let (needed, available) = (needed + gpu::LIBRARY_BYTES, gpu::available_memory(device)?);
     if needed <= available {
         return Ok(());
     }

@@ -134,15 +134,14 @@ fn unsupported_format(c: &ModelConfig, world: usize, format: Format) -> Option<S
         })
 }
 
-/// Whether a GPU decodes the model without a word to the host: dense weights of the engine's own models on one GPU, with
-/// heads that its kernels are made for. Else every step's ids pass the host.
+/// Whether `world` GPUs decode the model without a word to the host: the engine's own models, with heads that its kernels
+/// are made for; quantized ones on one GPU, as candle looks up no share of a vocabulary. Else every step's ids pass the host.
 #[cfg(feature = "cuda")]
 pub(crate) fn decodes_on_device(c: &ModelConfig, format: Format, world: usize) -> bool {
     use crate::ops::cuda::source::Variant;
-    let group = c.heads / c.kv_heads.max(1);
-    world == 1
-        && !c.family.is_reference()
-        && format.blocks().is_none()
+    let group = c.heads / world / kv_heads_per_rank(c, world);
+    !c.family.is_reference()
+        && (world == 1 || format.blocks().is_none())
         && Variant::attention(format.dtype(), group, c.head_dim).is_some()
         // Norms of heads are summed by whole warps.
         && (!c.qk_norm || c.head_dim.is_multiple_of(64))

@@ -2,20 +2,25 @@
 //! `INFERBENCH_REQUIRE_GPU` is set.
 #![cfg(feature = "cuda")]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use candle_core::{DType, Device, Tensor};
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Weights, gpu, presets, tokenizer,
+    Backend, Engine, EngineError, Format, LoadOptions, Weights, gpu, presets, size, tokenizer,
 };
 
-/// Whether there is a GPU; else a word that there is none.
-fn there_is_one(test: &str) -> bool {
+/// A GPU for a test alone, as one may not wait for it while another captures what goes to it, and what is free of its memory
+/// is counted; else a word that there is none.
+fn there_is_one(test: &str) -> Option<MutexGuard<'static, ()>> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     match gpu::find(1) {
-        Ok(_) => true,
+        Ok(_) => Some(alone),
         Err(why) => {
             let required = std::env::var_os("INFERBENCH_REQUIRE_GPU").is_some();
             assert!(!required, "{test}: {why}");
             eprintln!("{test} skipped: {why}");
-            false
+            None
         }
     }
 }
@@ -59,9 +64,9 @@ fn distance(got: &[Vec<f32>], want: &[Vec<f32>]) -> f64 {
 
 #[test]
 fn logits_are_those_of_the_cpu() {
-    if !there_is_one("logits_are_those_of_the_cpu") {
+    let Some(_alone) = there_is_one("logits_are_those_of_the_cpu") else {
         return;
-    }
+    };
     for preset in ["tiny-gpt2", "tiny-llama", "gpt2"] {
         let input = prompts(preset, 3, 21);
         let limits = (3, 64);
@@ -88,9 +93,9 @@ fn logits_are_those_of_the_cpu() {
 
 #[test]
 fn quantized_weights_are_multiplied_as_on_the_cpu() {
-    if !there_is_one("quantized_weights_are_multiplied_as_on_the_cpu") {
+    let Some(_alone) = there_is_one("quantized_weights_are_multiplied_as_on_the_cpu") else {
         return;
-    }
+    };
     for (dtype, batch, input) in [
         (Format::Q8_0, 1, 1),
         (Format::Q8_0, 3, 1),
@@ -112,9 +117,9 @@ fn quantized_weights_are_multiplied_as_on_the_cpu() {
 
 #[test]
 fn greedy_ids_are_those_of_the_cpu() {
-    if !there_is_one("greedy_ids_are_those_of_the_cpu") {
+    let Some(_alone) = there_is_one("greedy_ids_are_those_of_the_cpu") else {
         return;
-    }
+    };
     for preset in ["tiny-llama", "gpt2"] {
         // Eight rows of 64 steps: where one goes astray it stays so, and the others do not.
         let (input, limits) = (prompts(preset, 8, 16), (8, 80));
@@ -135,21 +140,27 @@ fn greedy_ids_are_those_of_the_cpu() {
 
 #[test]
 fn graphs_change_nothing_but_the_time() {
-    if !there_is_one("graphs_change_nothing_but_the_time") {
+    let Some(_alone) = there_is_one("graphs_change_nothing_but_the_time") else {
         return;
-    }
-    for preset in ["tiny-gpt2", "tiny-llama", "gpt2"] {
-        let mut engine = load(preset, Backend::Cuda, Format::BF16, (5, 60)).unwrap();
+    };
+    for (preset, dtype) in [
+        ("tiny-gpt2", Format::BF16),
+        ("tiny-llama", Format::BF16),
+        ("gpt2", Format::BF16),
+        ("gpt2", Format::Q8_0),
+        ("smollm2-135m", Format::Q4_0),
+    ] {
+        let mut engine = load(preset, Backend::Cuda, dtype, (12, 60)).unwrap();
         assert_eq!(engine.info().mode, "graph", "{preset}");
         let mut all = Vec::new();
         for (graphs, batch, input, n) in [
             // A shape anew, again with the graph that it left, and after another.
             (true, 3, 17, 20),
             (true, 3, 17, 20),
-            (true, 5, 9, 12),
+            (true, 12, 9, 12),
             (true, 3, 17, 20),
             (false, 3, 17, 20),
-            (false, 5, 9, 12),
+            (false, 12, 9, 12),
         ] {
             engine.set_graphs(graphs);
             assert_eq!(engine.info().mode, if graphs { "graph" } else { "eager" });
@@ -176,10 +187,49 @@ fn graphs_change_nothing_but_the_time() {
 }
 
 #[test]
-fn what_does_not_fit_is_out_of_memory_and_the_process_goes_on() {
-    if !there_is_one("what_does_not_fit_is_out_of_memory_and_the_process_goes_on") {
+fn memory_is_what_was_predicted() {
+    let Some(_alone) = there_is_one("memory_is_what_was_predicted") else {
         return;
+    };
+    let device = Device::new_cuda_with_stream(0).unwrap();
+    let free = || {
+        let stream = device.as_cuda_device().unwrap().cuda_stream();
+        let (free, _) = stream.context().mem_get_info().unwrap();
+        free as u64
+    };
+    for (preset, batch, input, output) in [
+        ("tinyllama-1.1b", 16, 960, 64),
+        ("gpt2-xl", 8, 448, 64),
+        ("tinyllama-1.1b", 1, 64, 64),
+    ] {
+        let limits = (batch, input + output);
+        // Loading gives back what an engine before has left.
+        drop(load("tiny-llama", Backend::Cuda, Format::BF16, (1, 32)).unwrap());
+        let before = free();
+        let mut engine = load(preset, Backend::Cuda, Format::BF16, limits).unwrap();
+        engine
+            .generate(&prompts(preset, batch, input), output)
+            .unwrap();
+        // What was freed stays with the process: this is the peak.
+        let used = before - free();
+        let config = presets::preset(preset).unwrap();
+        let tensors = size::memory(&config, Format::BF16, batch, limits.1, 0, 1).peak();
+        let predicted = tensors + gpu::LIBRARY_BYTES;
+        let ratio = used as f64 / predicted as f64;
+        println!("{preset} {batch}x{input}+{output}: {used} bytes used, {predicted} predicted");
+        assert!(
+            (0.9..=1.1).contains(&ratio),
+            "{preset}: {ratio} of what was predicted"
+        );
     }
+}
+
+#[test]
+fn what_does_not_fit_is_out_of_memory_and_the_process_goes_on() {
+    let Some(_alone) = there_is_one("what_does_not_fit_is_out_of_memory_and_the_process_goes_on")
+    else {
+        return;
+    };
     let huge = load("gpt2", Backend::Cuda, Format::F32, (1_000_000, 1000));
     assert!(matches!(huge, Err(EngineError::OutOfMemory(_))));
     // What was not foreseen: the driver says no, and what is loaded goes on.
@@ -194,9 +244,9 @@ fn what_does_not_fit_is_out_of_memory_and_the_process_goes_on() {
 
 #[test]
 fn more_gpus_than_there_are_is_said() {
-    if !there_is_one("more_gpus_than_there_are_is_said") {
+    let Some(_alone) = there_is_one("more_gpus_than_there_are_is_said") else {
         return;
-    }
+    };
     let error = gpu::find(1000).unwrap_err();
     assert!(
         matches!(&error, EngineError::Device(why) if why.contains("1000 GPUs")),

@@ -24,7 +24,7 @@ pub(super) fn measure(
     budget: Duration,
 ) -> Result<Ceilings, EngineError> {
     let found = crate::gpu::find(1)?;
-    let device = Backend::Cuda.open(0)?;
+    let device = Backend::Cuda.open()?;
     let products = matrix::gpu_products(shape);
     Ok(Ceilings {
         bandwidth: bandwidth(&device, found[0].cache as usize, budget)?,

@@ -7,7 +7,7 @@ pub(crate) mod llama;
 pub(crate) mod parallel;
 pub(crate) mod reference;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use crate::comm::Communicator;
 use crate::config::{Family, ModelConfig};
@@ -78,6 +78,15 @@ impl Model {
             Some(head) => head.logits(states),
             None => bail!("a reference model keeps its head to itself"),
         }
+    }
+
+    /// The logits of every rank's part of the vocabulary, given this rank's, `[N][V]`.
+    pub fn gather(&self, logits: &Tensor, comm: &dyn Communicator) -> Result<Vec<Vec<f32>>> {
+        let all = match self.head() {
+            Some(head) => head.gather(logits, comm)?,
+            None => logits.to_dtype(DType::F32)?,
+        };
+        all.to_vec2()
     }
 
     /// What the last block leaves of the last `wanted` of the new positions, after the final norm, `[B, wanted, E]`.

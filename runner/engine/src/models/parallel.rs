@@ -1,14 +1,14 @@
 //! The layers that a tensor-parallel model is cut along (Shoeybi et al., "Megatron-LM", 2019): the
 //! outputs of one linear, the inputs of the next, and the vocabulary.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{D, DType, Error, Result, Tensor};
 
 use crate::comm::Communicator;
 use crate::error::EngineError;
 use crate::ops::{self, Offset, Weight};
 use crate::weights::{Loader, Part};
 
-/// Adds what every rank computed, then the bias, once.
+/// Adds what every rank computed, and the bias, which is the first rank's to add.
 pub(crate) struct RowLinear {
     /// `[n, k / world]`.
     pub weight: Weight,
@@ -19,14 +19,8 @@ pub(crate) struct RowLinear {
 impl RowLinear {
     /// `x [.., k / world]` → `[.., n]`.
     pub fn forward(&self, x: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
-        if comm.world() == 1 {
-            return self.weight.linear(x, self.bias.as_ref());
-        }
-        let sum = comm.all_reduce_sum(&self.weight.linear(x, None)?)?;
-        match &self.bias {
-            Some(bias) => sum.broadcast_add(bias),
-            None => Ok(sum),
-        }
+        let bias = self.bias.as_ref().filter(|_| comm.rank() == 0);
+        comm.all_reduce_sum(&self.weight.linear(x, bias)?)
     }
 }
 
@@ -54,6 +48,10 @@ pub(crate) struct Vocabulary {
     pub start: usize,
     /// How many of the rows are entries.
     entries: usize,
+    /// How many rows there are, the same on every rank.
+    share: usize,
+    /// Entries of all ranks.
+    all: usize,
 }
 
 /// Shares are a multiple of this many rows: matrix products over an odd number are slow on
@@ -78,6 +76,8 @@ impl Vocabulary {
             weight: loader.weight(&[part])?,
             start,
             entries: end - start,
+            share,
+            all: vocab,
         })
     }
 
@@ -89,75 +89,82 @@ impl Vocabulary {
         positions: Option<(&Tensor, Offset)>,
         comm: &dyn Communicator,
     ) -> Result<Tensor> {
-        if comm.world() == 1 {
-            return ops::embed(ids, &self.weight, None, positions);
-        }
-        // Every id is one rank's; the others add zeros.
-        let mine = Some((self.start, self.entries));
-        let x = comm.all_reduce_sum(&ops::embed(ids, &self.weight, mine, None)?)?;
-        match positions {
-            Some((table, at)) => x.broadcast_add(&table.narrow(0, at.host()?, ids.dim(1)?)?),
-            None => Ok(x),
-        }
+        // Every id is one rank's, and the positions are the first's; the others add zeros.
+        let mine = (comm.world() > 1).then_some((self.start, self.entries));
+        let positions = positions.filter(|_| comm.rank() == 0);
+        comm.all_reduce_sum(&ops::embed(ids, &self.weight, mine, positions)?)
     }
 
     /// Logits of `x [B, E]` over this rank's entries.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         self.weight.linear_first(x, self.entries)
     }
+
+    /// Every rank's logits over its entries, `[N, entries]`, as those over the whole vocabulary, `[N, V]`, in f32.
+    pub fn gather(&self, logits: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
+        if comm.world() == 1 {
+            return logits.to_dtype(DType::F32);
+        }
+        let padding = self.share - self.entries;
+        let all = comm.all_gather(&logits.pad_with_zeros(D::Minus1, 0, padding)?)?;
+        let (world, n, share) = all.dims3()?;
+        all.to_dtype(DType::F32)?
+            .transpose(0, 1)?
+            .reshape((n, world * share))?
+            .narrow(1, 0, self.all)
+    }
 }
 
-/// The best id of each row over the whole vocabulary: each rank's best with its logit are exchanged,
-/// not the logits; the first of equals wins.
-pub(crate) fn argmax(
-    logits: &Tensor,
-    vocab_start: usize,
-    comm: &dyn Communicator,
-) -> Result<Vec<u32>> {
-    if comm.world() == 1 {
-        return ops::argmax_last(logits);
-    }
-    let (rows, entries) = logits.dims2()?;
-    let (ids, best) = if entries == 0 {
-        (vec![0; rows], vec![f32::NEG_INFINITY; rows])
-    } else {
-        let ids = ops::argmax_last(logits)?;
-        let at = Tensor::from_slice(&ids, (rows, 1), logits.device())?;
-        let best = logits.contiguous()?.gather(&at, 1)?.flatten_all()?;
-        (ids, best.to_dtype(DType::F32)?.to_vec1::<f32>()?)
-    };
-    // f32 holds ids up to 2²⁴ exactly, and no vocabulary is that large.
-    let mine: Vec<f32> = best
-        .iter()
-        .zip(&ids)
-        .flat_map(|(&best, &id)| [best, (vocab_start + id as usize) as f32])
-        .collect();
-    let all = comm
-        .all_gather(&Tensor::from_vec(mine, (rows, 2), logits.device())?)?
-        .iter()
-        .map(|t| t.to_vec2::<f32>())
-        .collect::<Result<Vec<_>>>()?;
-    let winner = |row: usize| {
-        // Ranks are in the order of their ids: a later one has to be better, not equal.
-        let mut winner = &all[0][row];
-        for rank in &all[1..] {
-            if rank[row][0] > winner[0] {
+/// The best of each row over the whole vocabulary, `[world, B, 2]`: each rank's best with its logit are exchanged (see
+/// [`ops::best_last`]), not the logits.
+pub(crate) fn best(logits: &Tensor, vocab_start: usize, comm: &dyn Communicator) -> Result<Tensor> {
+    comm.all_gather(&ops::best_last(logits, vocab_start)?)
+}
+
+/// The id of each row that is taken of [`best`]: the first of equals.
+pub(crate) fn ids(best: &Tensor) -> Result<Vec<u32>> {
+    let best = best.to_vec3::<f32>()?;
+    let take = |row: usize| {
+        let mut winner = &best[0][row];
+        for rank in &best {
+            // Ranks are in the order of their ids: a later one has to be better, not equal.
+            if rank[row][0] > winner[0] || rank[row][0].is_nan() {
                 winner = &rank[row];
             }
         }
-        winner[1] as u32
+        if winner[0].is_nan() {
+            return Err(not_a_number(row));
+        }
+        Ok(winner[1] as u32)
     };
-    Ok((0..rows).map(winner).collect())
+    (0..best[0].len()).map(take).collect()
 }
 
-/// The logits of each row over the whole vocabulary, as f32.
-pub(crate) fn gather_logits(logits: &Tensor, comm: &dyn Communicator) -> Result<Vec<Vec<f32>>> {
-    let parts = comm
-        .all_gather(logits)?
-        .iter()
-        .map(|t| t.to_dtype(DType::F32)?.to_vec2::<f32>())
-        .collect::<Result<Vec<_>>>()?;
-    Ok((0..logits.dim(0)?)
-        .map(|row| parts.iter().flat_map(|p| p[row].iter().copied()).collect())
-        .collect())
+/// That the largest logit of a row is not defined.
+pub(crate) fn not_a_number(row: usize) -> Error {
+    Error::msg(format!("row {row} of the logits holds a NaN"))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_first_rank_with_the_largest_logit_names_the_id() {
+        let taken = |best: &[[[f32; 2]; 3]; 2]| ids(&Tensor::new(best, &Device::Cpu).unwrap());
+        let lower = [[2.0, 3.0], [1.0, 4.0], [5.0, 6.0]];
+        let upper = [[1.0, 103.0], [2.0, 104.0], [5.0, 106.0]];
+        assert_eq!(taken(&[lower, upper]).unwrap(), [3, 104, 6]);
+        // A share without entries.
+        let nothing = [[f32::NEG_INFINITY, 100.0]; 3];
+        assert_eq!(taken(&[lower, nothing]).unwrap(), [3, 4, 6]);
+        for rank in 0..2 {
+            let mut best = [lower, upper];
+            best[rank][1][0] = f32::NAN;
+            let error = taken(&best).unwrap_err().to_string();
+            assert!(error.contains("row 1"), "{error}");
+        }
+    }
 }

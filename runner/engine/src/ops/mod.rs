@@ -60,6 +60,7 @@ pub fn linear_bias_gelu(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor>
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn linear_quantized(x: &Tensor, w: &QTensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    try_gpu!(linear_quantized(x, w, bias, cpu::Epilogue::Bias));
     match cpu::linear_quantized(x, w, bias, cpu::Epilogue::Bias)? {
         Some(y) => Ok(y),
         None => reference::linear_quantized(x, w, bias),
@@ -71,6 +72,7 @@ pub fn linear_quantized(x: &Tensor, w: &QTensor, bias: Option<&Tensor>) -> Resul
 /// # Errors
 /// When the shapes or dtypes do not fit each other.
 pub fn linear_quantized_bias_gelu(x: &Tensor, w: &QTensor, bias: &Tensor) -> Result<Tensor> {
+    try_gpu!(linear_quantized(x, w, Some(bias), cpu::Epilogue::BiasGelu));
     match cpu::linear_quantized(x, w, Some(bias), cpu::Epilogue::BiasGelu)? {
         Some(y) => Ok(y),
         None => reference::linear_quantized(x, w, Some(bias))?.gelu(),
@@ -278,16 +280,17 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, offset: usize) -> Result<Ten
     }
 }
 
-/// The index of the largest logit of each row, the first where several are equal: `[B, V]` → `B`
-/// ids on the host. Waits for the device.
+/// The largest logit of each row with its id, that of the first column being `first`: `[B, V]` → `[B, 2]` in f32, which
+/// holds ids up to 2²⁴ exactly, and no vocabulary is that large. The first of equals wins, a NaN counts as the largest, and
+/// a row of nothing has -inf.
 ///
 /// # Errors
-/// When a row holds a NaN: its largest logit is not defined.
-pub fn argmax_last(logits: &Tensor) -> Result<Vec<u32>> {
-    try_gpu!(argmax_last(logits));
-    match cpu::argmax_last(logits)? {
+/// When the logits are no matrix.
+pub fn best_last(logits: &Tensor, first: usize) -> Result<Tensor> {
+    try_gpu!(best_last(logits, first));
+    match cpu::best_last(logits, first)? {
         Some(y) => Ok(y),
-        None => reference::argmax_last(logits),
+        None => reference::best_last(logits, first),
     }
 }
 

@@ -252,25 +252,29 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, offset: usize) -> Result<Ten
     candle_nn::rotary_emb::rope(&x.contiguous()?, &cos, &sin)
 }
 
-/// See [`super::argmax_last`].
-pub fn argmax_last(logits: &Tensor) -> Result<Vec<u32>> {
-    let (_, v) = logits.dims2()?;
-    // An accelerator's argmax may resolve ties to any of the equal indices: take the smallest
-    // index that holds the maximum instead. A row with a NaN yields `v`, no index at all.
-    let logits = logits.contiguous()?;
-    let index = Tensor::arange(0u32, v as u32, logits.device())?.broadcast_as(logits.shape())?;
-    let none = Tensor::full(v as u32, logits.shape(), logits.device())?;
-    let is_max = logits.broadcast_eq(&logits.max_keepdim(D::Minus1)?)?;
-    let nan_free = logits.eq(&logits)?.min_keepdim(D::Minus1)?;
-    let first = is_max
-        .broadcast_mul(&nan_free)?
-        .where_cond(&index, &none)?
-        .min(D::Minus1)?
-        .to_vec1::<u32>()?;
-    if let Some(row) = first.iter().position(|&i| i as usize >= v) {
-        bail!("argmax_last: row {row} of the logits holds a NaN");
+/// See [`super::best_last`].
+pub fn best_last(logits: &Tensor, first: usize) -> Result<Tensor> {
+    let (b, v) = logits.dims2()?;
+    let device = logits.device();
+    if v == 0 {
+        return Tensor::new(&[[f32::NEG_INFINITY, first as f32]], device)?.repeat((b, 1));
     }
-    Ok(first)
+    // An accelerator's argmax may resolve ties to any of the equal indices: take the smallest index that holds the maximum
+    // instead.
+    let logits = logits.contiguous()?;
+    let best = logits.max_keepdim(D::Minus1)?;
+    let index = Tensor::arange(0u32, v as u32, device)?.broadcast_as(logits.shape())?;
+    let none = Tensor::full(v as u32, logits.shape(), device)?;
+    let at = logits
+        .broadcast_eq(&best)?
+        .where_cond(&index, &none)?
+        .min_keepdim(D::Minus1)?
+        .to_dtype(DType::F32)?;
+    // Whatever the maximum of a NaN is there.
+    let nan_free = logits.eq(&logits)?.min_keepdim(D::Minus1)?;
+    let nan = Tensor::full(f32::NAN, (b, 1), device)?;
+    let best = nan_free.where_cond(&best.to_dtype(DType::F32)?, &nan)?;
+    Tensor::cat(&[best, (at + first as f64)?], 1)
 }
 
 #[cfg(test)]
@@ -374,17 +378,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_equal_logits_wins_and_a_nan_is_an_error() {
+    fn the_first_of_equal_logits_wins_and_a_nan_counts_as_the_largest() {
         let rows = |rows: [[f32; 4]; 2]| Tensor::new(&rows, &Device::Cpu).unwrap();
+        let best = |logits: &Tensor| best_last(logits, 7).unwrap().to_vec2::<f32>().unwrap();
         let logits = rows([[1., 3., 3., 2.], [f32::NEG_INFINITY, -2., -2., -9.]]);
         for dtype in [DType::F32, DType::BF16, DType::F16] {
-            assert_eq!(
-                argmax_last(&logits.to_dtype(dtype).unwrap()).unwrap(),
-                [1, 1]
-            );
+            let logits = logits.to_dtype(dtype).unwrap();
+            assert_eq!(best(&logits), [[3., 8.], [-2., 8.]]);
         }
-        let error = argmax_last(&rows([[0.; 4], [0., f32::NAN, 1., 0.]])).unwrap_err();
-        assert!(error.to_string().contains("row 1"), "{error}");
+        let with = best(&rows([[0.; 4], [0., f32::NAN, 1., 0.]]));
+        assert_eq!(with[0], [0., 7.]);
+        assert!(with[1][0].is_nan(), "{with:?}");
+        let nothing = Tensor::zeros((2, 0), DType::BF16, &Device::Cpu).unwrap();
+        assert_eq!(best(&nothing), [[f32::NEG_INFINITY, 7.]; 2]);
     }
 
     #[test]

@@ -3,28 +3,24 @@
 
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use candle_core::cuda::WrapErr;
 use candle_core::cuda::cudarc::driver::sys::{
     CUevent_flags::CU_EVENT_DEFAULT, CUgraphInstantiate_flags,
     CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED,
 };
 use candle_core::cuda::cudarc::driver::{CudaGraph, CudaStream};
-use candle_core::{DType, Tensor};
 
 use super::{Rank, Reply};
 use crate::error::EngineError;
 use crate::models::cache::KvCache;
-use crate::ops::{
-    Offset,
-    cuda::{Greedy, advance, argmax},
-};
+use crate::models::parallel;
+use crate::ops::{Offset, cuda::Greedy};
 
 /// What decoding of one shape keeps between calls. It holds on to the cache that it was made for.
 pub(super) struct Decode {
     n: usize,
     greedy: Greedy,
-    /// The position of the ids, `[1]`.
-    position: Tensor,
     graph: Option<Graph>,
 }
 
@@ -51,19 +47,17 @@ impl Rank {
             _ => Decode {
                 n,
                 greedy: Greedy::new(batch, n, &self.device)?,
-                position: Tensor::zeros(1, DType::U32, &self.device)?,
                 graph: None,
             },
         };
-        // Of the last prompt's id, until `advance`.
-        self.set(&decode.position, input - 1)?;
+        // Of the prompts' last ids, until the next are taken.
+        self.set(&decode.greedy.position, input - 1)?;
         self.set(&decode.greedy.step, 0)?;
         self.set(&decode.greedy.bad, 0)?;
 
         let logits = self.prefill(prompts, cache)?;
-        argmax(&logits, &decode.greedy)?;
+        decode.greedy.take(&self.best(&logits)?)?;
         drop(logits);
-        advance(&decode.greedy.step, &decode.position)?;
         // The first ids have to be on the host before the clock is read.
         let _first = decode.greedy.ids.to_vec1::<u32>()?;
         stream.synchronize().w()?;
@@ -74,11 +68,16 @@ impl Rank {
         let mut ends = Vec::with_capacity(n - 1);
         for _ in 1..n {
             match &decode.graph {
-                Some(Graph(graph)) => graph.launch().w()?,
-                None => {
+                Some(Graph(graph)) if self.tuning.graphs => graph.launch().w()?,
+                _ => {
+                    // What a step copies from the host, as candle does with strides, has to be there whenever the graph is
+                    // launched; what the first step has not copied the second may not copy either.
+                    let _kept = self.device.as_cuda_device()?.enable_cuda_graph_htod_cache();
                     self.step(&decode, cache)?;
                     // What has run once has everything loaded that it needs.
-                    decode.graph = self.capture(&stream, &decode, cache)?;
+                    if self.tuning.graphs {
+                        decode.graph = Some(self.capture(&stream, &decode, cache)?);
+                    }
                 }
             }
             ends.push(event()?);
@@ -88,10 +87,7 @@ impl Rank {
         stream.synchronize().w()?;
         let last = started.elapsed();
         if bad > 0 {
-            return Err(EngineError::Other(anyhow::anyhow!(
-                "row {} of the logits holds a NaN",
-                bad - 1
-            )));
+            return Err(parallel::not_a_number(bad as usize - 1).into());
         }
         let since = ends
             .iter()
@@ -106,23 +102,19 @@ impl Rank {
 
     /// Enqueues one step: ids in, ids out.
     fn step(&mut self, decode: &Decode, cache: &KvCache) -> Result<(), EngineError> {
-        let Greedy { ids, step, .. } = &decode.greedy;
+        let Greedy { ids, position, .. } = &decode.greedy;
         let ids = ids.reshape((ids.dim(0)?, 1))?;
-        let logits = self.forward(&ids, Offset::Device(&decode.position), cache, true)?;
-        argmax(&logits, &decode.greedy)?;
-        Ok(advance(step, &decode.position)?)
+        let logits = self.forward(&ids, Offset::Device(position), cache, true)?;
+        Ok(decode.greedy.take(&self.best(&logits)?)?)
     }
 
-    /// A step as a graph; none where graphs are switched off.
+    /// A step as a graph.
     fn capture(
         &mut self,
         stream: &std::sync::Arc<CudaStream>,
         decode: &Decode,
         cache: &KvCache,
-    ) -> Result<Option<Graph>, EngineError> {
-        if !self.graphs {
-            return Ok(None);
-        }
+    ) -> Result<Graph, EngineError> {
         stream.begin_capture(CU_STREAM_CAPTURE_MODE_RELAXED).w()?;
         let step = self.step(decode, cache);
         // Also where the step failed: the stream has to leave its capture.
@@ -132,7 +124,7 @@ impl Rank {
         let graph = graph?
             .ok_or_else(|| anyhow::anyhow!("the captured step is empty: nothing to launch"))?;
         graph.upload().w()?;
-        Ok(Some(Graph(graph)))
+        Ok(Graph(graph))
     }
 
     fn set(&self, number: &Tensor, value: usize) -> Result<(), EngineError> {

@@ -6,7 +6,6 @@ use candle_core::{DType, Tensor};
 use super::{Rank, chunk};
 use crate::error::EngineError;
 use crate::models::cache::KvCache;
-use crate::models::parallel;
 use crate::ops::Offset;
 use crate::quality::{Score, cosine, log_softmax_at};
 
@@ -34,7 +33,7 @@ impl Rank {
             ));
         }
         let (batch, len) = (rows.len(), rows[0].len());
-        let (sequences, positions) = chunk(batch, len, self.prefill_rows);
+        let (sequences, positions) = chunk(batch, len, self.tuning.prefill_rows);
         let mut scores = Vec::with_capacity(batch);
         for first in (0..batch).step_by(sequences) {
             let chosen = &rows[first..(first + sequences).min(batch)];
@@ -101,7 +100,7 @@ impl Rank {
                 let count = ROWS.min(last - from);
                 let states = states.narrow(0, from - start, count)?;
                 let logits = self.model.logits(&states)?;
-                let logits = parallel::gather_logits(&logits, &*self.comm)?;
+                let logits = self.model.gather(&logits, &*self.comm)?;
                 for (logits, &id) in logits.iter().zip(&row[from + 1..]) {
                     seen.log_likelihood += log_softmax_at(logits, id);
                 }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <random>
 #include <ucontext.h>
+#include <utility>
 #include <vector>
 
 #define __device__
@@ -120,6 +121,10 @@ static int wrong = 0;
 static void close(const char *what, double got, double want) {
     double tolerance = (STORE == 0 ? 2e-5 : 1.2e-2) * std::fmax(1, std::fabs(want));
     if (!(std::fabs(got - want) <= tolerance) && wrong++ < 10) printf("%s: %g, wanted %g\n", what, got, want);
+}
+
+static void same(const char *what, double got, double want) {
+    if (got != want && wrong++ < 10) printf("%s: %g, wanted exactly %g\n", what, got, want);
 }
 
 static double gelu(double v) { return 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v))); }
@@ -298,7 +303,7 @@ static void greedy() {
     // Rows of whole eights, and others.
     for (int v : {1, 31, 509}) for (int stride : {v + 3, (v + 8) / 8 * 8}) {
         auto x = normal(4 * stride);
-        u32 ids[4], history[4 * 5] = {}, step = 2, nan = 0, pos = 9;
+        float best[4 * 2];
         for (int i = 0; i < 4; i++) {
             float top = -1e9;
             for (int j = 0; j < v; j++) top = std::fmax(top, get(x[i * stride + j]));
@@ -307,21 +312,50 @@ static void greedy() {
             if (v / 2 + 128 < v) put(x[i * stride + v / 2 + 128], top);
             put(x[i * stride + v], 1e4);
         }
-        auto argmax = [&] { base::argmax_first(x.data(), ids, history, &step, &nan, v, stride, 5); };
-        launch({4, 1, 1}, 128, argmax);
+        auto run = [&](int v) {
+            launch({4, 1, 1}, 128, [&] { base::best_logit(x.data(), best, v, stride, 1000); });
+        };
+        run(v);
         for (int i = 0; i < 4; i++) {
             int want = 0;
             for (int j = 1; j < v; j++) if (get(x[i * stride + j]) > get(x[i * stride + want])) want = j;
-            close("argmax", ids[i], want);
-            close("history", history[i * 5 + 2], want);
+            same("best", best[2 * i], get(x[i * stride + want]));
+            same("best id", best[2 * i + 1], 1000 + want);
         }
-        close("nan", nan, 0);
-        put(x[stride], NAN);
-        launch({4, 1, 1}, 128, argmax);
-        close("nan", nan, 2);
-        launch({1, 1, 1}, 1, [&] { base::advance(&step, &pos); });
-        close("advance", step, 3);
-        close("advance", pos, 10);
+        put(x[stride + v / 2], NAN);
+        run(v);
+        for (int i = 0; i < 4; i++) same("nan", std::isnan(best[2 * i]), i == 1);
+        run(0);
+        for (int i = 0; i < 8; i++) same("nothing", best[i], i % 2 ? 1000 : -INFINITY);
+    }
+    // Rows of three ranks, more than there are threads: the first of the largest.
+    const int rows = 70, ranks = 3, n = 5;
+    std::vector<float> best(ranks * rows * 2);
+    u32 ids[rows], history[rows * n] = {}, step = 2, pos = 9, bad = 0;
+    auto at = [&](int rank, int row) { return &best[2 * (rank * rows + row)]; };
+    for (int rank = 0; rank < ranks; rank++) for (int row = 0; row < rows; row++) {
+        at(rank, row)[0] = (row >> rank & 1) - (row % 5 == 0 ? INFINITY : 0);
+        at(rank, row)[1] = 100 * rank + row;
+    }
+    auto run = [&] {
+        launch({1, 1, 1}, 32, [&] { base::take_best(best.data(), ids, history, &step, &pos, &bad, ranks, rows, n); });
+    };
+    run();
+    for (int row = 0; row < rows; row++) {
+        int want = 0;
+        for (int rank = 1; rank < ranks; rank++) if (at(rank, row)[0] > at(want, row)[0]) want = rank;
+        same("taken", ids[row], 100 * want + row);
+        same("history", history[row * n + 2], 100 * want + row);
+    }
+    same("bad", bad, 0);
+    same("step", step, 3);
+    same("position", pos, 10);
+    for (int rank : {0, 2}) {
+        float was = std::exchange(at(rank, 40)[0], NAN);
+        bad = 0;
+        run();
+        same("bad", bad, 41);
+        at(rank, 40)[0] = was;
     }
 }
 

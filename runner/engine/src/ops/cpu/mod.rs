@@ -6,8 +6,8 @@
 //! [`super::reference`], which also words the errors.
 
 mod activation;
-mod argmax;
 mod attention;
+mod best;
 mod block;
 mod cache;
 mod linear;
@@ -22,8 +22,8 @@ mod tests;
 mod view;
 
 pub(super) use activation::silu_mul;
-pub(super) use argmax::argmax_last;
 pub(super) use attention::attention;
+pub(super) use best::best_last;
 pub(super) use cache::kv_append;
 pub(super) use linear::{Epilogue, linear};
 pub(super) use norm::{layer_norm, rms_norm};

@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::device::{Arg, Kit, dense};
 use super::source::Variant;
-use crate::ops::{Offset, Weight};
+use crate::ops::{Offset, Weight, reference};
 
 /// See [`crate::ops::embed`].
 pub(in crate::ops) fn embed(
@@ -13,8 +13,9 @@ pub(in crate::ops) fn embed(
     entries: Option<(usize, usize)>,
     positions: Option<(&Tensor, Offset)>,
 ) -> Result<Option<Tensor>> {
-    let Weight::Dense(tokens) = table else {
-        return Ok(None);
+    let tokens = match table {
+        Weight::Dense(tokens) => tokens,
+        Weight::Quantized(_) => return quantized(ids, table, entries, positions),
     };
     let Some(kit) = Kit::of(tokens)? else {
         return Ok(None);
@@ -60,4 +61,22 @@ pub(in crate::ops) fn embed(
         )?;
     }
     Ok(Some(y))
+}
+
+/// As [`embed`], of a whole vocabulary: candle looks up its rows without a word to the host, but no positions that are on the
+/// device.
+fn quantized(
+    ids: &Tensor,
+    table: &Weight,
+    entries: Option<(usize, usize)>,
+    positions: Option<(&Tensor, Offset)>,
+) -> Result<Option<Tensor>> {
+    let (None, Some((rows, _))) = (entries, positions) else {
+        return Ok(None);
+    };
+    // No id is an entry of this table: what comes is zeros, and the positions.
+    let Some(at) = embed(ids, &Weight::Dense(rows.clone()), Some((0, 0)), positions)? else {
+        return Ok(None);
+    };
+    (reference::embed(ids, table, None, None)? + at).map(Some)
 }

@@ -340,31 +340,30 @@ extern "C" __global__ void decode_combine(const float *out, const float *stats, 
     st(y + row * d + e, value / total);
 }
 
-// ids[b] = the first index of the largest of logits[b·stride ..][.. v] (bad[0] = b + 1 for a row with a NaN), also kept
-// as history[b·n + *step]. One block a row.
-extern "C" __global__ void argmax_first(const T *logits, u32 *ids, u32 *history, const u32 *step, u32 *bad, int v,
-                                        i64 stride, int n) {
+// best[2b] = the largest of logits[b·stride ..][.. v], best[2b + 1] = start + the first index of it. A NaN counts as the
+// largest, and a row of nothing has -inf at start. One block a row.
+extern "C" __global__ void best_logit(const T *logits, float *best, int v, i64 stride, int start) {
     __shared__ float best_v[32];
     __shared__ int best_i[32];
     const T *row = logits + (i64)blockIdx.x * stride;
     float top = NEG_INF;
     int at = 0x7fffffff;
+    auto take = [&](float x, int i) {
+        if (x != x || x > top || (x == top && i < at)) { top = x; at = i; }
+    };
     // Rows that are padded to whole eights can be read so.
     bool whole = stride % 8 == 0 && (i64)row % 16 == 0;
     for (int first = threadIdx.x * 8; first < v; first += blockDim.x * 8) {
         float x[8];
         ld_some(row + first, v - first, whole, x);
-        for (int e = 0, i = first; e < 8 && i < v; e++, i++) {
-            if (x[e] != x[e]) *bad = blockIdx.x + 1;
-            if (x[e] > top || (x[e] == top && i < at)) { top = x[e]; at = i; }
-        }
+        for (int e = 0, i = first; e < 8 && i < v; e++, i++) take(x[e], i);
     }
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     for (int pass = 0; pass < 2; pass++) {
         for (int o = 16; o; o >>= 1) {
             float other = __shfl_xor_sync(FULL, top, o);
             int other_at = __shfl_xor_sync(FULL, at, o);
-            if (other > top || (other == top && other_at < at)) { top = other; at = other_at; }
+            take(other, other_at);
         }
         if (pass) break;
         if (lane == 0) { best_v[warp] = top; best_i[warp] = at; }
@@ -373,17 +372,28 @@ extern "C" __global__ void argmax_first(const T *logits, u32 *ids, u32 *history,
         at = lane < warps ? best_i[lane] : 0x7fffffff;
     }
     if (threadIdx.x == 0) {
-        // A row of NaNs has no largest; any id that exists will do, for the flag says so.
-        if (at >= v) at = 0;
-        ids[blockIdx.x] = at;
-        history[(i64)blockIdx.x * n + *step] = at;
+        // Whole numbers up to 2^24 are exact, and no vocabulary is that large.
+        best[2 * blockIdx.x] = top;
+        best[2 * blockIdx.x + 1] = (float)(start + (at < v ? at : 0));
     }
 }
 
-// After every row's argmax: the next step, the next position.
-extern "C" __global__ void advance(u32 *step, u32 *pos) {
-    *step += 1;
-    *pos += 1;
+// ids[b] = best[r][b][1] of the first rank r with the largest best[r][b][0] (bad[0] = b + 1 for a row with a NaN), also kept
+// as history[b·n + *step]; then the next step, the next position. One block.
+extern "C" __global__ void take_best(const float *best, u32 *ids, u32 *history, u32 *step, u32 *pos, u32 *bad, int ranks,
+                                     int rows, int n) {
+    for (int b = threadIdx.x; b < rows; b += blockDim.x) {
+        float top = best[2 * b], id = best[2 * b + 1];
+        for (int r = 1; r < ranks; r++) {
+            const float *other = best + 2 * ((i64)r * rows + b);
+            if (other[0] != other[0] || other[0] > top) { top = other[0]; id = other[1]; }
+        }
+        if (top != top) *bad = b + 1;
+        ids[b] = (u32)id;
+        history[(i64)b * n + *step] = (u32)id;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) { *step += 1; *pos += 1; }
 }
 
 // Reads `count` 16-byte words, each thread `unroll` of them at a time; what comes of it is hardly ever written.

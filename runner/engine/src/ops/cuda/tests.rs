@@ -3,23 +3,11 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::gpu;
-use crate::ops::{self, Heads, Offset, Rotation, Weight, cuda, reference};
+use crate::gpu::for_test as device;
+use crate::ops::cuda::{self, Greedy};
+use crate::ops::{self, Heads, Offset, Rotation, Weight, reference};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
-
-/// A GPU, or a word that there is none.
-fn device(test: &str) -> Option<Device> {
-    match gpu::Backend::Cuda.open(0) {
-        Ok(device) => Some(device),
-        Err(why) => {
-            let required = std::env::var_os("INFERBENCH_REQUIRE_GPU").is_some();
-            assert!(!required, "{test}: {why}");
-            eprintln!("{test} skipped: {why}");
-            None
-        }
-    }
-}
 
 /// Random numbers as they are in `dtype`: on the GPU in that type, and on the CPU in f32.
 fn numbers(shape: &[usize], dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
@@ -58,7 +46,7 @@ fn some<T>(what: &str, made: Result<Option<T>>) -> T {
 
 #[test]
 fn activations_and_biases() -> Result<()> {
-    let Some(device) = device("activations_and_biases") else {
+    let Some((device, _alone)) = device("activations_and_biases") else {
         return Ok(());
     };
     for dtype in DTYPES {
@@ -81,7 +69,7 @@ fn activations_and_biases() -> Result<()> {
 
 #[test]
 fn norms() -> Result<()> {
-    let Some(device) = device("norms") else {
+    let Some((device, _alone)) = device("norms") else {
         return Ok(());
     };
     for dtype in DTYPES {
@@ -116,7 +104,7 @@ fn norms() -> Result<()> {
 
 #[test]
 fn attention_of_prompts_and_of_steps() -> Result<()> {
-    let Some(device) = device("attention_of_prompts_and_of_steps") else {
+    let Some((device, _alone)) = device("attention_of_prompts_and_of_steps") else {
         return Ok(());
     };
     for dtype in DTYPES {
@@ -145,7 +133,7 @@ fn attention_of_prompts_and_of_steps() -> Result<()> {
 
 #[test]
 fn whole_self_attention_by_either_offset() -> Result<()> {
-    let Some(device) = device("whole_self_attention_by_either_offset") else {
+    let Some((device, _alone)) = device("whole_self_attention_by_either_offset") else {
         return Ok(());
     };
     for dtype in DTYPES {
@@ -209,7 +197,7 @@ fn whole_self_attention_by_either_offset() -> Result<()> {
 
 #[test]
 fn embeddings() -> Result<()> {
-    let Some(device) = device("embeddings") else {
+    let Some((device, _alone)) = device("embeddings") else {
         return Ok(());
     };
     for dtype in DTYPES {
@@ -246,7 +234,7 @@ fn embeddings() -> Result<()> {
 
 #[test]
 fn the_first_of_the_largest_logits() -> Result<()> {
-    let Some(device) = device("the_first_of_the_largest_logits") else {
+    let Some((device, _alone)) = device("the_first_of_the_largest_logits") else {
         return Ok(());
     };
     for dtype in DTYPES {
@@ -254,14 +242,45 @@ fn the_first_of_the_largest_logits() -> Result<()> {
             // As a head leaves them: rows of a wider product.
             let (wide, wide0) = numbers(&[3, v + 7], dtype, &device)?;
             let (x, x0) = (wide.narrow(1, 0, v)?, wide0.narrow(1, 0, v)?);
-            let ids = some("argmax", cuda::argmax_last(&x));
-            assert_eq!(ids, reference::argmax_last(&x0)?);
+            let best = some("best", cuda::best_last(&x, 5)).to_vec2::<f32>()?;
+            assert_eq!(best, reference::best_last(&x0, 5)?.to_vec2::<f32>()?);
+            // A share of a vocabulary may be empty.
+            let nothing = some("best", cuda::best_last(&x.narrow(1, 0, 0)?, 5));
+            assert_eq!(nothing.to_vec2::<f32>()?, [[f32::NEG_INFINITY, 5.0]; 3]);
         }
         let equal = Tensor::ones((2, 300), DType::F32, &device)?.to_dtype(dtype)?;
-        assert_eq!(some("argmax", cuda::argmax_last(&equal)), [0, 0]);
+        let best = some("best", cuda::best_last(&equal, 0)).to_vec2::<f32>()?;
+        assert_eq!(best, [[1.0, 0.0]; 2]);
     }
-    let nan = Tensor::new(&[[0f32, 1.0], [f32::NAN, 1.0]], &device)?;
-    let error = cuda::argmax_last(&nan).unwrap_err().to_string();
-    assert!(error.contains("row 1"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn ids_are_taken_from_the_rank_that_has_the_largest_logit() -> Result<()> {
+    let Some((device, _alone)) = device("ids_are_taken_from_the_rank_that_has_the_largest_logit")
+    else {
+        return Ok(());
+    };
+    let greedy = Greedy::new(3, 4, &device)?;
+    let best = |best: [[[f32; 2]; 3]; 2]| Tensor::new(&best, &device);
+    // Larger on one rank, larger on the other, and equal: the first.
+    let first = best([
+        [[2.0, 3.0], [1.0, 4.0], [5.0, 6.0]],
+        [[1.0, 103.0], [2.0, 104.0], [5.0, 106.0]],
+    ])?;
+    greedy.take(&first)?;
+    assert_eq!(greedy.ids.to_vec1::<u32>()?, [3, 104, 6]);
+    assert_eq!(greedy.bad.to_vec1::<u32>()?, [0]);
+    let second = best([
+        [[0.0, 1.0], [f32::NAN, 2.0], [0.0, 3.0]],
+        [[1.0, 101.0], [9.0, 102.0], [-1.0, 103.0]],
+    ])?;
+    greedy.take(&second)?;
+    assert_eq!(greedy.bad.to_vec1::<u32>()?, [2]);
+    let history = greedy.history.to_vec2::<u32>()?;
+    assert_eq!(history, [[3, 101, 0, 0], [104, 2, 0, 0], [6, 3, 0, 0]]);
+    assert_eq!(greedy.step.to_vec1::<u32>()?, [2]);
+    assert_eq!(greedy.position.to_vec1::<u32>()?, [2]);
+    assert!(greedy.take(&first.narrow(1, 0, 2)?).is_err());
     Ok(())
 }
