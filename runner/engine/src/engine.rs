@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
-use crate::comm::{Communicator, LocalComm, SingleComm};
+use crate::comm::{LocalComm, SingleComm};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
 use crate::gpu::Backend;
-use crate::group::{Group, Join};
+use crate::group::{self, Group, Join};
 use crate::host;
 use crate::quality::Score;
 use crate::rank::{Call, Rank, RankOptions, Reply, Tuning};
@@ -144,8 +144,9 @@ pub struct Engine {
     info: EngineInfo,
     limits: (usize, usize),
     tuning: Tuning,
+    /// Whether decoding leaves ids on GPUs, so that its steps can be graphs.
     #[cfg(feature = "cuda")]
-    backend: Backend,
+    on_device: bool,
     ranks: Ranks,
 }
 
@@ -156,22 +157,12 @@ enum Ranks {
 }
 
 /// See [`EngineInfo::mode`].
-#[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
-fn mode(
-    config: &ModelConfig,
-    backend: Backend,
-    format: Format,
-    world: usize,
-    graphs: bool,
-) -> &'static str {
-    if config.family.is_reference() {
-        return "reference";
+fn mode(config: &ModelConfig, graphs: bool) -> &'static str {
+    match graphs {
+        _ if config.family.is_reference() => "reference",
+        true => "graph",
+        false => "eager",
     }
-    #[cfg(feature = "cuda")]
-    if backend == Backend::Cuda && graphs && size::decodes_on_device(config, format, world) {
-        return "graph";
-    }
-    "eager"
 }
 
 impl Engine {
@@ -205,8 +196,15 @@ impl Engine {
             check_memory(&memory, world_size)?;
         }
         let source = Arc::new(weights.source(&config)?);
+        #[cfg(feature = "cuda")]
+        let on_device =
+            backend == Backend::Cuda && size::decodes_on_device(&config, dtype, world_size);
+        #[cfg(not(feature = "cuda"))]
+        let on_device = false;
         let rank_options = RankOptions {
             format: dtype,
+            #[cfg(feature = "cuda")]
+            on_device,
             #[cfg(feature = "cuda")]
             needed: memory.peak(),
             max_seq,
@@ -224,7 +222,7 @@ impl Engine {
             params: memory.params,
             vocab_size: config.vocab_size,
             max_position: config.max_position,
-            mode: mode(&config, backend, dtype, world_size, true),
+            mode: mode(&config, on_device),
             dtype,
             world_size,
             load: start.elapsed(),
@@ -242,7 +240,7 @@ impl Engine {
             limits: (max_batch, max_seq),
             tuning: Tuning::default(),
             #[cfg(feature = "cuda")]
-            backend,
+            on_device,
             ranks,
         })
     }
@@ -336,13 +334,7 @@ impl Engine {
     #[cfg(feature = "cuda")]
     pub fn set_graphs(&mut self, graphs: bool) {
         self.tuning.graphs = graphs;
-        self.info.mode = mode(
-            &self.config,
-            self.backend,
-            self.info.dtype,
-            self.info.world_size,
-            graphs,
-        );
+        self.info.mode = mode(&self.config, self.on_device && graphs);
     }
 
     fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
@@ -409,9 +401,7 @@ fn joins(backend: Backend, world: usize) -> Result<Vec<Join>, EngineError> {
     match backend {
         Backend::Cpu => Ok(LocalComm::ranks(world)
             .into_iter()
-            .map(|comm| {
-                Box::new(|| Ok((Device::Cpu, Box::new(comm) as Box<dyn Communicator>))) as Join
-            })
+            .map(|comm| group::join(Device::Cpu, comm))
             .collect()),
         #[cfg(feature = "nccl")]
         Backend::Cuda => crate::nccl::joins(world),

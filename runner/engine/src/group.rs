@@ -19,6 +19,11 @@ use crate::weights::Source;
 pub(crate) type Join =
     Box<dyn FnOnce() -> Result<(Device, Box<dyn Communicator>), EngineError> + Send>;
 
+/// The [`Join`] of a rank whose device and line are there already.
+pub(crate) fn join(device: Device, comm: impl Communicator + 'static) -> Join {
+    Box::new(|| Ok((device, Box::new(comm) as Box<dyn Communicator>)))
+}
+
 /// How long the others have to give up once a rank has failed, by default.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -298,11 +303,13 @@ mod tests {
                     inner,
                     fault,
                 };
-                Box::new(|| Ok((Device::Cpu, Box::new(comm) as Box<dyn Communicator>))) as Join
+                join(Device::Cpu, comm)
             })
             .collect();
         let options = RankOptions {
             format: Format::F32,
+            #[cfg(feature = "cuda")]
+            on_device: false,
             #[cfg(feature = "cuda")]
             needed: 0,
             max_seq: 32,
@@ -346,17 +353,15 @@ mod tests {
         let one = Tensor::ones(1, DType::F32, &device).unwrap();
         let _two = (&one + &one).unwrap();
         let sharing = |world: usize| -> Vec<Join> {
-            let join = |comm: LocalComm| {
-                let device = device.clone();
-                Box::new(|| Ok((device, Box::new(comm) as Box<dyn Communicator>))) as Join
-            };
-            LocalComm::ranks(world).into_iter().map(join).collect()
+            let ranks = LocalComm::ranks(world).into_iter();
+            ranks.map(|comm| join(device.clone(), comm)).collect()
         };
         for preset_name in ["tiny-gpt2", "tiny-llama"] {
             let config = preset(preset_name).unwrap();
             let source = Arc::new(Source::Random(Random::new(1, config.layers)));
             let options = RankOptions {
                 format: Format::F32,
+                on_device: true,
                 needed: 0,
                 max_seq: 32,
             };

@@ -25,6 +25,9 @@ use crate::weights::{Loader, Source, slab::Slab};
 #[derive(Clone)]
 pub(crate) struct RankOptions {
     pub format: Format,
+    /// Whether decoding leaves ids on the device; see [`size::decodes_on_device`].
+    #[cfg(feature = "cuda")]
+    pub on_device: bool,
     /// Bytes that a rank is predicted to need on a device of its own.
     #[cfg(feature = "cuda")]
     pub needed: u64,
@@ -83,7 +86,7 @@ pub(crate) struct Rank {
     comm: Box<dyn Communicator>,
     /// Kept from call to call, as long as the shape stays: `(B, KVH, Smax, D)`.
     cache: Option<((usize, usize, usize, usize), KvCache)>,
-    /// Whether decoding leaves ids on the device, where the model and the kernels allow that.
+    /// As its options have it.
     #[cfg(feature = "cuda")]
     on_device: bool,
     layers: usize,
@@ -130,7 +133,7 @@ impl Rank {
             #[cfg(feature = "cuda")]
             decode: None,
             #[cfg(feature = "cuda")]
-            on_device: device.is_cuda() && size::decodes_on_device(config, options.format, world),
+            on_device: options.on_device,
             format: options.format,
             device,
             tuning: Tuning::default(),
@@ -198,7 +201,7 @@ impl Rank {
         let batch = prompts.len();
         let mut ids = vec![Vec::with_capacity(n); batch];
         let mut step_ends = Vec::with_capacity(n);
-        let mut step = parallel::ids(&self.best(&logits)?)?;
+        let mut step = parallel::ids(&self.model.best(&logits, &*self.comm)?)?;
         step_ends.push(started.elapsed());
         for position in prompts[0].len()..prompts[0].len() + n - 1 {
             ids.iter_mut()
@@ -206,7 +209,7 @@ impl Rank {
                 .for_each(|(row, &id)| row.push(id));
             let input = Tensor::from_vec(step, (batch, 1), &self.device)?;
             let logits = self.forward(&input, Offset::Host(position), cache, true)?;
-            step = parallel::ids(&self.best(&logits)?)?;
+            step = parallel::ids(&self.model.best(&logits, &*self.comm)?)?;
             step_ends.push(started.elapsed());
         }
         ids.iter_mut()
@@ -253,12 +256,6 @@ impl Rank {
             Ok([logits]) => Ok(logits),
             Err(parts) => Ok(Tensor::cat(&parts, 0)?),
         }
-    }
-
-    /// See [`parallel::best`].
-    fn best(&self, logits: &Tensor) -> Result<Tensor, EngineError> {
-        let first = self.model.vocab_start();
-        Ok(parallel::best(logits, first, &*self.comm)?)
     }
 
     fn forward(

@@ -12,7 +12,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use crate::comm::Communicator;
 use crate::config::{Family, ModelConfig};
 use crate::error::EngineError;
-use crate::ops::Offset;
+use crate::ops::{self, Offset};
 use crate::weights::Loader;
 use cache::KvCache;
 
@@ -80,6 +80,13 @@ impl Model {
         }
     }
 
+    /// The best of each row over the whole vocabulary, `[world, B, 2]`: each rank's best with its logit are exchanged (see
+    /// [`ops::best_last`]), not the logits.
+    pub fn best(&self, logits: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
+        let first = self.head().map_or(0, |head| head.start);
+        comm.all_gather(&ops::best_last(logits, first)?)
+    }
+
     /// The logits of every rank's part of the vocabulary, given this rank's, `[N][V]`.
     pub fn gather(&self, logits: &Tensor, comm: &dyn Communicator) -> Result<Vec<Vec<f32>>> {
         let all = match self.head() {
@@ -108,11 +115,6 @@ impl Model {
     /// Whether the model keeps its own cache and takes a prompt only whole.
     pub fn is_reference(&self) -> bool {
         matches!(self, Model::Reference(_))
-    }
-
-    /// The first of this rank's vocabulary entries.
-    pub fn vocab_start(&self) -> usize {
-        self.head().map_or(0, |head| head.start)
     }
 
     fn head(&self) -> Option<&parallel::Vocabulary> {

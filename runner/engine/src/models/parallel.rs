@@ -115,13 +115,7 @@ impl Vocabulary {
     }
 }
 
-/// The best of each row over the whole vocabulary, `[world, B, 2]`: each rank's best with its logit are exchanged (see
-/// [`ops::best_last`]), not the logits.
-pub(crate) fn best(logits: &Tensor, vocab_start: usize, comm: &dyn Communicator) -> Result<Tensor> {
-    comm.all_gather(&ops::best_last(logits, vocab_start)?)
-}
-
-/// The id of each row that is taken of [`best`]: the first of equals.
+/// The id of each row that is taken of [`super::Model::best`]: the first of equals.
 pub(crate) fn ids(best: &Tensor) -> Result<Vec<u32>> {
     let best = best.to_vec3::<f32>()?;
     let take = |row: usize| {

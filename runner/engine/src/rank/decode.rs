@@ -56,7 +56,9 @@ impl Rank {
         self.set(&decode.greedy.bad, 0)?;
 
         let logits = self.prefill(prompts, cache)?;
-        decode.greedy.take(&self.best(&logits)?)?;
+        decode
+            .greedy
+            .take(&self.model.best(&logits, &*self.comm)?)?;
         drop(logits);
         // The first ids have to be on the host before the clock is read.
         let _first = decode.greedy.ids.to_vec1::<u32>()?;
@@ -105,7 +107,9 @@ impl Rank {
         let Greedy { ids, position, .. } = &decode.greedy;
         let ids = ids.reshape((ids.dim(0)?, 1))?;
         let logits = self.forward(&ids, Offset::Device(position), cache, true)?;
-        Ok(decode.greedy.take(&self.best(&logits)?)?)
+        Ok(decode
+            .greedy
+            .take(&self.model.best(&logits, &*self.comm)?)?)
     }
 
     /// A step as a graph.

@@ -28,7 +28,7 @@ impl Slab {
     /// own, as it has where it is small.
     ///
     /// # Errors
-    /// candle's, which none of its operations here should have.
+    /// candle's, where a GPU has no room for it.
     pub fn matrix<T: Element>(
         &self,
         device: &Device,

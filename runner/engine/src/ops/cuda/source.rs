@@ -1,7 +1,5 @@
 //! The kernels' source, and its compilation: no CUDA is needed to read it, NVRTC compiles it, and no GPU.
 
-use std::fmt;
-
 use candle_core::DType;
 
 /// What [`Variant::definitions`] are for.
@@ -52,22 +50,16 @@ impl Variant {
     }
 }
 
-impl fmt::Display for Variant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "inferbench{}", self.definitions().concat())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_variant_has_a_name_of_its_own() {
+    fn every_variant_has_definitions_of_its_own() {
         let base = Variant::base(DType::BF16).unwrap();
         let attention = Variant::attention(DType::BF16, 4, 128).unwrap();
-        assert_eq!(base.to_string(), "inferbench-DSTORE=1");
-        assert_eq!(attention.to_string(), "inferbench-DSTORE=1-DG=4-DD=128");
+        assert_eq!(base.definitions(), ["-DSTORE=1"]);
+        assert_eq!(attention.definitions(), ["-DSTORE=1", "-DG=4", "-DD=128"]);
         assert_eq!(Variant::base(DType::U32), None);
         for (group, head_dim) in [(0, 64), (9, 64), (1, 96), (1, 4), (1, 512)] {
             assert_eq!(Variant::attention(DType::F32, group, head_dim), None);
