@@ -36,7 +36,7 @@ pub struct Column {
     pub kind: Kind,
     /// Whether a value may be empty.
     pub nullable: bool,
-    /// What it says.
+    /// Its description.
     pub doc: &'static str,
 }
 
@@ -79,7 +79,7 @@ pub trait Field: Sized {
 pub trait Table: Sized {
     /// The table's name, that of its files without their endings.
     const NAME: &'static str;
-    /// What one row is.
+    /// A description of one row.
     const ROW: &'static str;
     /// Its columns, in order.
     const COLUMNS: &'static [Column];

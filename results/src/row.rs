@@ -156,7 +156,7 @@ table! {
         "" decode_roofline_fraction: Option<f64>,
         /// The same for prefill.
         "" prefill_roofline_fraction: Option<f64>,
-        /// What binds: `decode=bandwidth|prefill=matrix`; `fits-cache` where the working set fits the last cache, so that fractions may exceed 1; `decode-above-ceiling`, `prefill-above-ceiling` where a fraction is left out because it cannot be; `ceilings-disturbed` where something else went on whenever the ceilings were measured.
+        /// The binding side: `decode=bandwidth|prefill=matrix`; `fits-cache` where the working set fits the last cache, so that fractions may exceed 1; `decode-above-ceiling`, `prefill-above-ceiling` where a fraction is left out because it cannot be; `ceilings-disturbed` where something else went on whenever the ceilings were measured.
         "" roofline_bound: Option<String>,
         /// Mean of ln p(token | all before it) over the continuations of one batch, by the model itself, outside the timed window; with the next three empty unless `measurement.quality` asks for them, and for random weights.
         "nats/token" mean_log_likelihood: Option<f64>,
@@ -266,7 +266,7 @@ pub struct Planned {
     pub trial_index: u32,
     /// Its position in the order of execution.
     pub run_order: u32,
-    /// What it asks for.
+    /// The request.
     pub request: Request,
     /// How it ended, where that is known without a record: found unsupported, failed without a word, and so on.
     pub outcome: Option<Outcome>,
@@ -354,7 +354,7 @@ impl Row {
         }
     }
 
-    /// What ran, in place of what was asked: they differ in invalid trials only.
+    /// The levels that ran in place of those that were asked for: they differ in invalid trials only.
     fn set_effective(&mut self, record: &TrialRecord) {
         let Some(ran) = &record.effective else { return };
         self.architecture = text(&ran.architecture);

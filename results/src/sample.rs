@@ -1,4 +1,4 @@
-//! What all statistics go over: the combinations with the latest valid attempts at their trials, the factors that they
+//! The sample that all statistics go over: the combinations with the latest valid attempts at their trials, the factors that they
 //! differ in and the metrics that were measured.
 
 use std::{collections::BTreeMap, fmt};
@@ -96,7 +96,7 @@ pub enum Better {
     Neither,
 }
 
-/// What is measured of a trial.
+/// A quantity that is measured of a trial.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// Its name in documents.

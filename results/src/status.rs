@@ -1,4 +1,4 @@
-//! What a sweep says in its resource's status: the summary and the analysis, cut down to what a status has room for.
+//! A sweep's summary for its resource's status: the summary and the analysis, cut down to what a status has room for.
 
 use inferbench_crds::{
     limits,
@@ -22,8 +22,8 @@ const METRICS: [(&str, &str); limits::SUMMARY_METRICS as usize] = [
     ("gpuUtilMeanPct", "gpu_util_mean_pct"),
 ];
 
-/// The status' part of a summary and an analysis: at most [`limits::SUMMARY_BYTES`] as JSON. Where a design has so many
-/// levels that all of it would not fit, the widths of intervals go first, then metrics from the last on.
+/// The status' part of a summary and an analysis: at most [`limits::SUMMARY_BYTES`] as JSON. Where it would not
+/// fit, the widths of intervals go first, then metrics from the last on.
 #[must_use]
 pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
     let measured = |over: Over| {

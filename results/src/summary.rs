@@ -20,7 +20,7 @@ use crate::{
 /// Changes whenever the meaning or the shape of a summary does.
 pub const SUMMARY_VERSION: &str = "inferbench.dev/summary/v1";
 
-/// What a sweep says at a glance.
+/// A sweep at a glance.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
@@ -28,12 +28,12 @@ pub struct Summary {
     pub schema_version: String,
     /// The sweep's name.
     pub sweep: String,
-    /// What the best combinations had to keep to.
+    /// The limits that the best combinations had to keep to.
     #[serde(default)]
     pub objectives: Objectives,
-    /// What became of the trials.
+    /// How the trials ended.
     pub counts: Counts,
-    /// What a reader has to know of these figures.
+    /// Notes that a reader needs beside these figures.
     pub notes: Vec<String>,
     /// The units of the metrics.
     pub units: BTreeMap<String, String>,
@@ -45,7 +45,7 @@ pub struct Summary {
     pub combinations: Vec<CombinationSummary>,
 }
 
-/// What became of the trials, each by its latest attempt.
+/// How the trials ended, each by its latest attempt.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
@@ -106,7 +106,7 @@ pub struct CombinationSummary {
     pub metrics: Estimates,
 }
 
-/// What a combination is best at, among those of its model.
+/// The respect in which a combination is the best of its model.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Criterion {
@@ -122,7 +122,7 @@ pub enum Criterion {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Best {
-    /// What it is best at.
+    /// The respect in which it is the best.
     pub criterion: Criterion,
     /// Its levels.
     #[serde(flatten)]
@@ -135,7 +135,7 @@ pub struct Best {
     /// Its time per output token, ms; absent for one output token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpot_ms: Option<Estimate>,
-    /// What a million output tokens cost, where a GPU's price is known.
+    /// The cost of a million output tokens, where a GPU's price is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_per_million_output_tokens: Option<f64>,
     /// Other combinations of the model whose interval overlaps: they may be as good.
@@ -288,7 +288,7 @@ pub fn keeps_to(combination: &CombinationSummary, objectives: &Objectives) -> bo
         && (combination.levels.output_length == 1 || within(objectives.max_tpot, "tpotMs"))
 }
 
-/// What a million output tokens cost: price per GPU and second × GPUs ÷ output tokens per second × 10⁶; `None` on CPU
+/// The cost of a million output tokens: price per GPU and second × GPUs ÷ output tokens per second × 10⁶; `None` on CPU
 /// or without a price.
 #[must_use]
 pub fn cost_per_million_output_tokens(

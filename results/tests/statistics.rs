@@ -7,11 +7,11 @@ use inferbench_crds::{outcome::Outcome, spec::Objectives};
 use inferbench_results::{
     analysis::{
         Analysis, analyze,
-        attribution::{Importance, Method, Shares},
+        attribution::{Method, Shares},
         correlation::{pearson, spearman},
         cost::Coefficients,
         curves::{Family, fit},
-        importance::{SEEDS, importance},
+        importance::{Importance, SEEDS, importance},
         trust::{median, modified_z, spearman_p},
     },
     compare::ratio::holm,
@@ -203,7 +203,7 @@ const COLUMNS: [(&str, Factor); 4] = [
     ("d", Factor::Gpus),
 ];
 
-/// What a share of a term is: of a factor by its column, of a pair by both.
+/// The share of a term: of a factor by its column, of a pair by both.
 fn share(shares: &Shares, term: &str) -> f64 {
     let factor = |name: &str| {
         COLUMNS

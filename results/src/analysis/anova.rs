@@ -3,12 +3,48 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::{
-    attribution::{FactorShare, InteractionShare, Method},
     grid::Grid,
     least_squares::{Factored, Normal},
 };
 use crate::sample::Factor;
+
+/// How shares were computed.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Method {
+    /// Exact analysis of variance of a full grid: Sobol's first-order and total indices for levels of equal weight.
+    FullGrid,
+    /// Type II sums of squares over the measured combinations, main effects and two-way interactions: cells are missing.
+    TypeTwo,
+    /// The same, main effects only: there are too many levels or too few combinations for interactions.
+    TypeTwoMainEffects,
+}
+
+/// A factor's share of a variance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FactorShare {
+    /// The factor.
+    pub factor: Factor,
+    /// Alone (Sobol's S₁; type II: its sum of squares over the total one).
+    pub first_order: f64,
+    /// With all interactions that it takes part in (Sobol's S_T; type II: with the two-way ones).
+    pub total: f64,
+}
+
+/// A pair's share of a variance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InteractionShare {
+    /// The two factors.
+    pub factors: [Factor; 2],
+    /// Their interaction's share.
+    pub share: f64,
+}
 
 /// The factors of some combinations, prepared for any number of metrics.
 #[derive(Debug)]
@@ -16,11 +52,11 @@ pub(super) struct Design {
     factors: Vec<Factor>,
     /// Each factor's level in each measured cell, as its rank.
     pub ranks: Vec<(Factor, Vec<u16>)>,
-    kind: Kind,
+    cells: Cells,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum Cells {
     /// Every combination of the levels, once: each one's level of each factor, and the numbers of levels.
     Full {
         sizes: Vec<usize>,
@@ -56,7 +92,7 @@ pub(super) struct Decomposition {
     pub interactions: Vec<InteractionShare>,
 }
 
-/// Interactions are fitted up to so many columns, main effects up to twice as many.
+/// Columns up to which interactions are fitted; main effects alone up to twice as many.
 const MAX_COLUMNS: usize = 256;
 
 /// Sums of squares below this share of the values' own square are rounding errors.
@@ -110,15 +146,15 @@ impl Design {
         let full = sizes
             .iter()
             .try_fold(1_usize, |all, size| all.checked_mul(*size));
-        let kind = if full == Some(cells.len()) {
-            Kind::Full { sizes, codes }
+        let cells = if full == Some(cells.len()) {
+            Cells::Full { sizes, codes }
         } else {
             part(&sizes, &codes)?
         };
         Some(Self {
             factors,
             ranks,
-            kind,
+            cells,
         })
     }
 
@@ -137,9 +173,9 @@ impl Design {
         if total <= ROUNDING * count {
             return None;
         }
-        Some(match &self.kind {
-            Kind::Full { sizes, codes } => self.full(sizes, codes, &values, total),
-            Kind::Part {
+        Some(match &self.cells {
+            Cells::Full { sizes, codes } => self.full(sizes, codes, &values, total),
+            Cells::Part {
                 rows,
                 columns,
                 terms,
@@ -249,7 +285,7 @@ fn pairs(k: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// Dummy columns for every level but the first of each factor, and for every pair of them of two factors.
-fn part(sizes: &[usize], codes: &[Vec<usize>]) -> Option<Kind> {
+fn part(sizes: &[usize], codes: &[Vec<usize>]) -> Option<Cells> {
     let k = sizes.len();
     let main: usize = sizes.iter().map(|size| size - 1).sum();
     let crossed: usize = pairs(k)
@@ -309,7 +345,7 @@ fn part(sizes: &[usize], codes: &[Vec<usize>]) -> Option<Kind> {
         })
         .collect();
     let all = model(&|_| true);
-    Some(Kind::Part {
+    Some(Cells::Part {
         rows,
         columns,
         terms,

@@ -7,13 +7,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Interval,
     anova::{Decomposition, Design},
-    grid::{Axis, Grid, Values, mean, over_blocks},
-    importance::importance,
+    grid::{Axis, Grid, Values, mean},
+    importance::{Importance, importance},
     least_squares::Normal,
 };
-use crate::sample::{Factor, Level, Metric};
+use crate::{
+    interval::{Interval, over_blocks},
+    sample::{Factor, Level, Metric},
+};
+
+pub use super::anova::{FactorShare, InteractionShare, Method};
 
 /// Which factors one metric's variance comes from.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -79,73 +83,6 @@ pub struct Shares {
     /// Where the two methods disagree.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disagreements: Vec<String>,
-}
-
-/// How shares were computed.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub enum Method {
-    /// Exact analysis of variance of a full grid: Sobol's first-order and total indices for levels of equal weight.
-    FullGrid,
-    /// Type II sums of squares over the measured combinations, main effects and two-way interactions: cells are missing.
-    TypeTwo,
-    /// The same, main effects only: there are too many levels or too few combinations for interactions.
-    TypeTwoMainEffects,
-}
-
-/// A factor's share of a variance.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct FactorShare {
-    /// The factor.
-    pub factor: Factor,
-    /// Alone (Sobol's S₁; type II: its sum of squares over the total one).
-    pub first_order: f64,
-    /// With all interactions that it takes part in (Sobol's S_T; type II: with the two-way ones).
-    pub total: f64,
-}
-
-/// A pair's share of a variance.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct InteractionShare {
-    /// The two factors.
-    pub factors: [Factor; 2],
-    /// Their interaction's share.
-    pub share: f64,
-}
-
-/// How much worse a random forest predicts combinations that it has not seen when one factor is shuffled.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Importance {
-    /// R² on the held-out combinations, mean over seeds; absent where no forest could be fitted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_out_r2: Option<f64>,
-    /// Splits and forests that the means go over.
-    pub seeds: u32,
-    /// Combinations fitted to, and held out, each time.
-    pub fitted: u32,
-    /// Combinations held out each time.
-    pub held_out: u32,
-    /// Decrease of R² per factor; empty where `refused`. Values from 0 to 2: for independent factors twice the total
-    /// share.
-    pub factors: Vec<FactorImportance>,
-    /// Why no importances are shown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<String>,
-}
-
-/// A factor's permutation importance.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct FactorImportance {
-    /// The factor.
-    pub factor: Factor,
-    /// Mean decrease of R² over seeds and shuffles.
-    pub mean: f64,
-    /// Standard deviation over seeds.
-    pub sd: f64,
 }
 
 /// The metrics whose variance is divided among factors.

@@ -1,4 +1,4 @@
-//! What an iteration costs: a model of its time that is linear in what it does, for combinations that were not run.
+//! The cost of an iteration: a model of its time that is linear in its work, for combinations that were not run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,11 +87,11 @@ const MIN_COMBINATIONS: usize = 10;
 const FOLDS: usize = 5;
 /// A model whose median error is larger predicts nothing.
 const MAX_MEDIAN_ERROR: f64 = 0.2;
-/// At most so many predictions per model.
+/// Predictions per model, at most.
 const MAX_PREDICTIONS: usize = 50;
 
-/// A measured combination: what its iteration does, and how long it takes.
-struct Measured<'a> {
+/// A measured combination: the work of its iteration, and its time.
+struct Timed<'a> {
     levels: &'a Levels,
     terms: [f64; 5],
     ttlt_ms: f64,
@@ -114,12 +114,12 @@ pub(super) fn model(combinations: &[Combination<'_>]) -> Vec<CostModel> {
 }
 
 fn of_group(combinations: &[&Combination<'_>]) -> Option<CostModel> {
-    let measured: Vec<Measured<'_>> = combinations
+    let measured: Vec<Timed<'_>> = combinations
         .iter()
         .filter_map(|combination| {
             let times = combination.valid.iter().filter_map(|row| row.mean_ttlt_ms);
             let ttlt_ms = mean(times).filter(|time| *time > 0.0)?;
-            Some(Measured {
+            Some(Timed {
                 levels: &combination.levels,
                 terms: terms(&combination.levels),
                 ttlt_ms,
@@ -144,7 +144,7 @@ fn of_group(combinations: &[&Combination<'_>]) -> Option<CostModel> {
         ));
         return Some(model);
     }
-    let every: Vec<&Measured<'_>> = measured.iter().collect();
+    let every: Vec<&Timed<'_>> = measured.iter().collect();
     let [fixed, step, input_token, output_token, context] = solve(&every);
     model.coefficients = Some(Coefficients {
         fixed,
@@ -201,7 +201,7 @@ fn predict(coefficients: &[f64; 5], terms: &[f64; 5]) -> f64 {
 }
 
 /// Non-negative least squares of relative errors. Columns are scaled to 1 at most, for the sake of rounding.
-fn solve(measured: &[&Measured<'_>]) -> [f64; 5] {
+fn solve(measured: &[&Timed<'_>]) -> [f64; 5] {
     let mut most = [0.0_f64; 5];
     for one in measured {
         for (most, term) in most.iter_mut().zip(&one.terms) {
@@ -226,7 +226,7 @@ fn solve(measured: &[&Measured<'_>]) -> [f64; 5] {
     })
 }
 
-fn validate(measured: &[Measured<'_>]) -> Check {
+fn validate(measured: &[Timed<'_>]) -> Check {
     let mut order: Vec<usize> = (0..measured.len()).collect();
     SplitMix64::new(0x5eed_c057).shuffle(&mut order);
     let mut errors = Vec::new();
@@ -260,7 +260,7 @@ fn validate(measured: &[Measured<'_>]) -> Check {
 
 /// Combinations to predict: those of the grid that the design left out, then from the one of the highest throughput a
 /// doubling of each length and of the batch beyond the highest level. Those that were tried and cannot run are not.
-fn unmeasured(combinations: &[&Combination<'_>], measured: &[Measured<'_>]) -> Vec<(Levels, bool)> {
+fn unmeasured(combinations: &[&Combination<'_>], measured: &[Timed<'_>]) -> Vec<(Levels, bool)> {
     let designed: BTreeSet<&Levels> = combinations.iter().map(|c| &c.levels).collect();
     let of = |level: fn(&Levels) -> u32| -> BTreeSet<u32> {
         measured.iter().map(|one| level(one.levels)).collect()
@@ -290,7 +290,7 @@ fn unmeasured(combinations: &[&Combination<'_>], measured: &[Measured<'_>]) -> V
             }
         }
     }
-    let rate = |one: &Measured<'_>| one.terms[3] / one.ttlt_ms;
+    let rate = |one: &Timed<'_>| one.terms[3] / one.ttlt_ms;
     let fastest = measured.iter().max_by(|a, b| rate(a).total_cmp(&rate(b)));
     let last = |levels: &BTreeSet<u32>| levels.last().copied().unwrap_or(1).saturating_mul(2);
     if let Some(fastest) = fastest {

@@ -2,11 +2,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Coverage, FactorLevels, Interval};
-use crate::{
-    interval::t_quantile,
-    sample::{Combination, Factor, Level, Metric},
-};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::sample::{Combination, Factor, Level, Metric};
+
+/// A factor and its levels, in ascending order.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FactorLevels {
+    /// The factor.
+    pub factor: Factor,
+    /// Its levels.
+    pub levels: Vec<Level>,
+}
+
+/// How much of the grid of levels was measured.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Coverage {
+    /// Combinations in the full grid of the levels.
+    pub grid: u32,
+    /// Those with at least one valid trial.
+    pub measured: u32,
+    /// Combinations of the balanced part: a full grid over the levels that are left when those with holes are dropped.
+    /// Means over a factor's levels are compared there. Equal to `grid` where nothing is missing.
+    pub balanced: u32,
+    /// The levels that the balanced part does without.
+    pub dropped: Vec<FactorLevels>,
+}
 
 /// A factor's levels along the grid.
 #[derive(Clone, Debug)]
@@ -50,7 +74,7 @@ pub(crate) struct Grid<'a> {
     pub coverage: Coverage,
 }
 
-/// Beyond so many levels in all, no balanced part is looked for: no design has as many.
+/// Levels in all beyond which no balanced part is looked for: no design has as many.
 const MAX_LEVELS: usize = 1024;
 
 impl<'a> Grid<'a> {
@@ -177,42 +201,6 @@ pub(crate) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0)
         .then(|| sum / f64::from(count))
         .filter(|mean| mean.is_finite())
-}
-
-/// A figure with the 95% t-interval of what each block says of it; without one for fewer than two blocks.
-pub(crate) fn over_blocks(blocks: &[f64]) -> Option<Interval> {
-    let centre = mean(blocks.iter().copied())?;
-    if blocks.len() < 2 {
-        return Some(Interval {
-            value: centre,
-            low: None,
-            high: None,
-        });
-    }
-    let degrees = blocks.len() as f64 - 1.0;
-    let variance = blocks.iter().map(|b| (b - centre).powi(2)).sum::<f64>() / degrees;
-    let half = t_quantile(degrees) * (variance / blocks.len() as f64).sqrt();
-    Some(Interval {
-        value: centre,
-        low: Some(centre - half),
-        high: Some(centre + half),
-    })
-}
-
-impl Interval {
-    /// The interval of an increasing function of the figure; `None` where that is no finite number.
-    pub(crate) fn map(self, function: impl Fn(f64) -> f64) -> Option<Self> {
-        let value = Some(function(self.value)).filter(|value| value.is_finite())?;
-        let end = |end: Option<f64>| end.map(&function).filter(|end| end.is_finite());
-        let (low, high) = (end(self.low), end(self.high));
-        // Half an interval would be read as a whole one.
-        let both = low.is_some() && high.is_some();
-        Some(Self {
-            value,
-            low: low.filter(|_| both),
-            high: high.filter(|_| both),
-        })
-    }
 }
 
 fn axis(factor: Factor, combinations: &[&Combination<'_>]) -> Axis {

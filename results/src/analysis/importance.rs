@@ -3,12 +3,44 @@
 
 use inferbench_crds::splitmix::SplitMix64;
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{
-    attribution::{FactorImportance, Importance},
-    forest::{Forest, Observations},
-};
+use super::forest::{Forest, Observations};
 use crate::sample::Factor;
+
+/// How much worse a random forest predicts combinations that it has not seen when one factor is shuffled.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Importance {
+    /// R² on the held-out combinations, mean over seeds; absent where no forest could be fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_r2: Option<f64>,
+    /// Splits and forests that the means go over.
+    pub seeds: u32,
+    /// Combinations fitted to, and held out, each time.
+    pub fitted: u32,
+    /// Combinations held out each time.
+    pub held_out: u32,
+    /// Decrease of R² per factor; empty where `refused`. Values from 0 to 2: for independent factors twice the total
+    /// share.
+    pub factors: Vec<FactorImportance>,
+    /// Why no importances are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// A factor's permutation importance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FactorImportance {
+    /// The factor.
+    pub factor: Factor,
+    /// Mean decrease of R² over seeds and shuffles.
+    pub mean: f64,
+    /// Standard deviation over seeds.
+    pub sd: f64,
+}
 
 /// Splits, and forests: one each.
 pub const SEEDS: u32 = 5;

@@ -20,17 +20,19 @@ use inferbench_crds::spec::Objectives;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::grid::{Coverage, FactorLevels};
+
 use self::grid::Grid;
 use crate::{
     row::Row,
-    sample::{Combination, Factor, Level, combine, latest_attempts},
+    sample::{Combination, combine, latest_attempts},
     summary::Summary,
 };
 
 /// Changes whenever the meaning or the shape of an analysis does.
 pub const ANALYSIS_VERSION: &str = "inferbench.dev/analysis/v1";
 
-/// What a sweep says about its factors.
+/// The effects of a sweep's factors, and how far to trust them.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Analysis {
@@ -38,13 +40,13 @@ pub struct Analysis {
     pub schema_version: String,
     /// The sweep's name.
     pub sweep: String,
-    /// What a reader has to know of these figures, and what could not be computed and why.
+    /// Notes that a reader needs beside these figures, and why some are missing.
     pub notes: Vec<String>,
-    /// What to run.
+    /// The combinations to run.
     pub decisions: decisions::Decisions,
-    /// What matters and how it behaves: all models together first, where there are several, then each model.
+    /// Effects and behaviour: all models together first, where there are several, then each model.
     pub scopes: Vec<Scope>,
-    /// What an iteration costs, per model, number of GPUs and data type.
+    /// The cost of an iteration, per model, number of GPUs and data type.
     pub cost_models: Vec<cost::CostModel>,
     /// Whether to trust it.
     pub trust: trust::Trust,
@@ -67,45 +69,6 @@ pub struct Scope {
     pub attribution: Vec<attribution::Attribution>,
     /// How each metric behaves along each numeric factor.
     pub curves: Vec<curves::Curve>,
-}
-
-/// A factor and its levels, in ascending order.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct FactorLevels {
-    /// The factor.
-    pub factor: Factor,
-    /// Its levels.
-    pub levels: Vec<Level>,
-}
-
-/// How much of the grid of levels was measured.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Coverage {
-    /// Combinations in the full grid of the levels.
-    pub grid: u32,
-    /// Those with at least one valid trial.
-    pub measured: u32,
-    /// Combinations of the balanced part: a full grid over the levels that are left when those with holes are dropped.
-    /// Means over a factor's levels are compared there. Equal to `grid` where nothing is missing.
-    pub balanced: u32,
-    /// The levels that the balanced part does without.
-    pub dropped: Vec<FactorLevels>,
-}
-
-/// A figure with its 95% interval over replicates, where there are at least two.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Interval {
-    /// The figure.
-    pub value: f64,
-    /// The interval's lower end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub low: Option<f64>,
-    /// The interval's upper end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub high: Option<f64>,
 }
 
 /// Analyses a sweep's rows, which `summary` summarizes under the same objectives.
@@ -191,7 +154,10 @@ fn notes(scopes: &[Scope]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fixtures::Sweep, sample::Metric};
+    use crate::{
+        fixtures::Sweep,
+        sample::{Factor, Level, Metric},
+    };
 
     /// How often, of 1,000 seeded sweeps, four kinds of interval hold the truth.
     fn covered(replicates: u32) -> [u32; 4] {

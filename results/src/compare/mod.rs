@@ -37,12 +37,12 @@ pub const COMPARISON_VERSION: &str = "inferbench.dev/comparison/v1";
 /// The seed of every bootstrap, so that the same rows always give the same interval.
 const SEED: u64 = 42;
 
-/// What a comparison is asked.
+/// The options of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// What A and B are called; where absent, by their sweeps' names.
+    /// The names of A and B; where absent, by their sweeps' names.
     pub names: Option<[String; 2]>,
-    /// What B must keep to.
+    /// The limits that B must keep to.
     pub limits: Vec<Limit>,
 }
 
@@ -58,9 +58,9 @@ pub struct Comparison {
     pub b: Side,
     /// Where the two were not measured alike.
     pub differences: Vec<Difference>,
-    /// What a reader has to know of these figures.
+    /// Notes that a reader needs beside these figures.
     pub notes: Vec<String>,
-    /// The limits, and what they come to.
+    /// The limits, and how they are judged.
     pub gates: Vec<Gate>,
     /// Combinations with a valid trial in both.
     pub matched: u32,
@@ -76,7 +76,7 @@ pub struct Comparison {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Side {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Valid trials of the matched combinations.
     pub trials: u32,
@@ -90,7 +90,7 @@ pub struct Side {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
-    /// What it is.
+    /// The member: device, driver, …
     pub what: String,
     /// A's values; empty where unknown.
     pub a: Vec<String>,
@@ -98,7 +98,7 @@ pub struct Difference {
     pub b: Vec<String>,
 }
 
-/// What an overall interval goes over.
+/// The values that an overall interval goes over.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Over {
@@ -120,7 +120,7 @@ pub enum Method {
     BootstrapT,
 }
 
-/// What is shown of B.
+/// The difference that is shown.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
@@ -155,14 +155,14 @@ pub struct MetricComparison {
     /// The upper end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<f64>,
-    /// What the interval goes over.
+    /// The values that the interval goes over.
     pub over: Over,
     /// How it was made; absent without an interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
-    /// What is shown: that the interval lies on one side of 1.
+    /// The difference that is shown: the interval lies on one side of 1.
     pub verdict: Verdict,
-    /// Combinations that were tested each by itself: Holm's adjustment goes over so many.
+    /// Combinations that were tested each by itself: the number that Holm's adjustment goes over.
     pub tested: u32,
     /// Each combination.
     pub combinations: Vec<CombinationRatio>,
@@ -198,11 +198,11 @@ pub struct CombinationRatio {
     /// The same, Holm-adjusted over the metric's tested combinations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_adjusted: Option<f64>,
-    /// The smallest change that this test would have found with a probability of 80%: a ratio of so much, or of one
-    /// over so much. See [`ratio::Difference::detectable`]. Absent where nothing could have been found.
+    /// The smallest change that this test would have found with a probability of 80%: this ratio, or its
+    /// inverse. See [`ratio::Difference::detectable`]. Absent where nothing could have been found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detectable: Option<f64>,
-    /// What is shown: that the adjusted p value is at most 0.05.
+    /// The difference that is shown: the adjusted p value is at most 0.05.
     pub verdict: Verdict,
 }
 

@@ -1,28 +1,24 @@
-//! Figures of how metrics behave along factors: the published study's 4.1 to 4.5, fitted curves, and cost models against
-//! measurements.
+//! Figures of how metrics behave along factors, one line per model: the published study's 4.1, 4.2, 4.3 and 4.5, and
+//! fitted curves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
-    Drawing, Figure, Key, KeyKind, Panel, Question, Table,
+    Drawing, Figure, KeyKind, Panel, Question, Table,
     lookup::{
         Context, NUMERIC, change, chosen, curve, family_name, gpus_name, metric_heading,
-        metric_title, metric_unit, name, points, scope_name, sentence,
+        metric_title, metric_unit, points, scope_name, sentence,
     },
-    panels::{Dot, Lines, Scatter, Spread, Trace},
+    panels::{Dot, Lines, Spread, Trace},
 };
 use crate::{
-    analysis::{
-        Scope,
-        cost::{Check, Coefficients, CostModel},
-        curves::{Curve, Family},
-    },
+    analysis::curves::{Curve, Family},
     numbers,
-    sample::{Factor, Levels},
+    sample::Factor,
 };
 
 /// The rows of the study's nine panels.
-const NINE: [&str; 3] = ["ttltMs", "normalizedLatencyMs", "outputThroughput"];
+pub(super) const NINE: [&str; 3] = ["ttltMs", "normalizedLatencyMs", "outputThroughput"];
 /// Its columns.
 const LENGTHS: [Factor; 3] = [Factor::BatchSize, Factor::InputLength, Factor::OutputLength];
 /// The metrics whose curves are drawn.
@@ -205,7 +201,7 @@ pub(super) fn curves(context: &Context<'_>) -> Figure {
     figure
 }
 
-/// What is drawn of a curve.
+/// The part of a curve that is drawn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Drawn {
     Means,
@@ -485,7 +481,7 @@ fn utilization_caption(context: &Context<'_>, factor: Factor) -> String {
     )
 }
 
-/// What means go over.
+/// The combinations that means go over.
 fn balance(context: &Context<'_>) -> String {
     let parts: Vec<String> = context
         .models
@@ -524,368 +520,4 @@ fn left_out_factors(context: &Context<'_>, factors: &[Factor]) -> String {
             sentence(&numbers::listed(&constant))
         ),
     }
-}
-
-/// Study 4.4: metrics along batch size, one line per number of GPUs.
-pub(super) fn by_batch_size_and_gpus(context: &Context<'_>) -> Figure {
-    let mut figure = Figure {
-        name: "metrics-by-batch-size-and-gpus",
-        title: "Metrics by batch size and number of GPUs".into(),
-        study: Some("4.4"),
-        question: Question::Behaves,
-        caption: String::new(),
-        drawing: None,
-        table: Table::default(),
-    };
-    let (batches, gpus) = (
-        context.asked(Factor::BatchSize).len(),
-        context.asked(Factor::Gpus).len(),
-    );
-    if batches < 2 || gpus < 2 {
-        figure.caption = format!(
-            "Not drawn: it needs two batch sizes and two numbers of GPUs; the sweep has {} and {gpus}.",
-            numbers::count(batches as u64)
-        );
-        return figure;
-    }
-    let mut header = vec!["model".to_owned(), "batch size".into(), "GPUs".into()];
-    header.extend(NINE.iter().map(|metric| metric_heading(metric)));
-    let mut table = Table::new(header);
-    let (mut panels, mut captions) = (Vec::new(), Vec::new());
-    let mut counts = BTreeSet::new();
-    for scope in context.models.iter().take(4) {
-        let Some(means) = by_gpus(context, scope) else {
-            continue;
-        };
-        counts.extend(means.keys().map(|(gpus, _)| *gpus));
-        captions.extend(by_gpus_caption(&means, scope));
-        for ((gpus, batch), values) in &means {
-            let mut row = vec![
-                scope_name(scope),
-                numbers::count(*batch),
-                numbers::count(*gpus),
-            ];
-            row.extend(values.iter().map(|value| numbers::number(*value)));
-            table.push(row);
-        }
-        panels.push((scope, means));
-    }
-    if panels.is_empty() {
-        figure.caption = "Not drawn: no two numbers of GPUs were measured at two batch sizes with the same levels of \
-                          everything else."
-            .into();
-        return figure;
-    }
-    let counts: Vec<u32> = counts.into_iter().take(super::palette::SERIES).collect();
-    let several = panels.len() > 1;
-    let drawn = panels.iter().flat_map(|(scope, means)| {
-        NINE.iter()
-            .enumerate()
-            .map(|(at, metric)| by_gpus_panel(scope, means, &counts, at, metric, several))
-    });
-    figure.drawing = Some(Drawing {
-        panels: drawn.collect(),
-        columns: 3,
-        legend: counts
-            .iter()
-            .enumerate()
-            .map(|(series, gpus)| Key {
-                label: gpus_name(*gpus),
-                series,
-                kind: KeyKind::Line,
-            })
-            .collect(),
-    });
-    captions
-        .push("Means go over the other factors’ levels that were measured in every cell.".into());
-    figure.caption = captions.join(" ") + &context.omission();
-    figure.table = table;
-    figure
-}
-
-/// The metrics of [`NINE`] by number of GPUs and batch size.
-type ByGpus = BTreeMap<(u32, u32), [f64; 3]>;
-
-/// Means over the other factors' levels that were measured in every cell; `None` where there are none.
-fn by_gpus(context: &Context<'_>, scope: &Scope) -> Option<ByGpus> {
-    type Others<'a> = (&'a str, u32, u32, &'a str);
-    let mut cells: BTreeMap<(u32, u32), BTreeMap<Others<'_>, [f64; 3]>> = BTreeMap::new();
-    for combination in &context.summary.combinations {
-        let levels = &combination.levels;
-        if scope
-            .model
-            .as_ref()
-            .is_some_and(|model| *model != levels.model)
-        {
-            continue;
-        }
-        let values = NINE.map(|metric| combination.metrics.get(metric).map(|found| found.mean));
-        let [Some(a), Some(b), Some(c)] = values else {
-            continue;
-        };
-        let others = (
-            levels.model.as_str(),
-            levels.input_length,
-            levels.output_length,
-            levels.dtype.as_str(),
-        );
-        cells
-            .entry((levels.gpus, levels.batch_size))
-            .or_default()
-            .insert(others, [a, b, c]);
-    }
-    let mut shared: BTreeSet<Others<'_>> = cells.values().next()?.keys().copied().collect();
-    for cell in cells.values() {
-        let both: BTreeSet<_> = shared
-            .iter()
-            .copied()
-            .filter(|others| cell.contains_key(others))
-            .collect();
-        if both.is_empty() {
-            return None;
-        }
-        shared = both;
-    }
-    let gpus: BTreeSet<u32> = cells.keys().map(|(gpus, _)| *gpus).collect();
-    let batches: BTreeSet<u32> = cells.keys().map(|(_, batch)| *batch).collect();
-    if gpus.len() < 2 || batches.len() < 2 {
-        return None;
-    }
-    let mean = |cell: &BTreeMap<Others<'_>, [f64; 3]>, at: usize| {
-        let values = shared.iter().filter_map(|others| cell.get(others));
-        values.map(|values| values[at] / shared.len() as f64).sum()
-    };
-    let means = cells
-        .iter()
-        .map(|(key, cell)| (*key, [0, 1, 2].map(|at| mean(cell, at))));
-    Some(means.collect())
-}
-
-fn by_gpus_caption(means: &ByGpus, scope: &Scope) -> Option<String> {
-    let batch = means.keys().map(|(_, batch)| *batch).max()?;
-    let at_batch: Vec<(u32, [f64; 3])> = means
-        .iter()
-        .filter(|((_, of), _)| *of == batch)
-        .map(|((gpus, _), values)| (*gpus, *values))
-        .collect();
-    let [(fewest, first), .., (most, last)] = at_batch.as_slice() else {
-        return None;
-    };
-    let (slower, faster) = (last[0] / first[0], last[2] / first[2]);
-    (slower.is_finite() && faster.is_finite()).then(|| {
-        format!(
-            "{}: at batch size {}, going from {} to {} changes TTLT ×{} and output throughput ×{}.",
-            scope_name(scope),
-            numbers::count(batch),
-            gpus_name(*fewest),
-            gpus_name(*most),
-            numbers::number(slower),
-            numbers::number(faster)
-        )
-    })
-}
-
-fn by_gpus_panel(
-    scope: &Scope,
-    means: &ByGpus,
-    counts: &[u32],
-    at: usize,
-    metric: &str,
-    several: bool,
-) -> Panel {
-    let traces = counts.iter().enumerate().map(|(series, count)| Trace {
-        series,
-        dots: means
-            .iter()
-            .filter(|((gpus, _), values)| gpus == count && values[at].is_finite())
-            .map(|((_, batch), values)| Dot {
-                x: f64::from(*batch),
-                y: values[at],
-                ends: None,
-            })
-            .collect(),
-        curve: Vec::new(),
-    });
-    Panel {
-        alt: format!(
-            "{} of {} along batch size, one line per number of GPUs.",
-            sentence(&metric_heading(metric)),
-            scope_name(scope)
-        ),
-        scene: Lines {
-            title: metric_heading(metric),
-            subtitle: several.then(|| scope_name(scope)),
-            x_title: Factor::BatchSize.title().into(),
-            traces: traces.collect(),
-            spread: Spread::Whiskers,
-            connected: true,
-            top: None,
-        }
-        .draw(),
-    }
-}
-
-/// Cost models against what was measured.
-pub(super) fn cost_models(context: &Context<'_>) -> Figure {
-    let mut figure = Figure {
-        name: "cost-models",
-        title: "Predicted against measured TTLT".into(),
-        study: None,
-        question: Question::Behaves,
-        caption: String::new(),
-        drawing: None,
-        table: Table::new([
-            "model",
-            "GPUs",
-            "data type",
-            "combinations",
-            "median error, held out",
-            "largest error, held out",
-            "predictions",
-        ]),
-    };
-    let models = &context.analysis.cost_models;
-    let fitted: Vec<(&CostModel, &Coefficients)> = models
-        .iter()
-        .filter_map(|model| Some((model, model.coefficients.as_ref()?)))
-        .collect();
-    if fitted.is_empty() {
-        let reasons: BTreeSet<&str> = models
-            .iter()
-            .filter_map(|model| model.refused.as_deref())
-            .collect();
-        figure.caption = if reasons.is_empty() {
-            "Not drawn: no cost model could be fitted.".into()
-        } else {
-            let reasons: Vec<&str> = reasons.into_iter().take(3).collect();
-            format!("Not drawn: {}", reasons.join("; "))
-        };
-        figure.table = Table::default();
-        return figure;
-    }
-    for (model, _) in &fitted {
-        let error = |error: Option<f64>| {
-            error.map_or_else(|| numbers::NOT_AVAILABLE.into(), numbers::percent)
-        };
-        figure.table.push(vec![
-            name(&model.model),
-            gpus_name(model.gpus),
-            name(&model.dtype),
-            numbers::count(model.combinations),
-            error(model.check.map(|check| check.median_error)),
-            error(model.check.map(|check| check.max_error)),
-            numbers::count(model.predictions.len() as u64),
-        ]);
-    }
-    let mut names: Vec<&str> = fitted
-        .iter()
-        .map(|(model, _)| model.model.as_str())
-        .collect();
-    names.dedup();
-    let mut kinds: Vec<(u32, &str)> = fitted
-        .iter()
-        .map(|(model, _)| (model.gpus, model.dtype.as_str()))
-        .collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    let dtypes: BTreeSet<&str> = kinds.iter().map(|(_, dtype)| *dtype).collect();
-    kinds.truncate(super::palette::SERIES);
-    let panels = names
-        .iter()
-        .take(4)
-        .map(|model| cost_panel(context, model, &fitted, &kinds));
-    figure.drawing = Some(Drawing {
-        panels: panels.collect(),
-        columns: names.len().min(2),
-        legend: kinds
-            .iter()
-            .enumerate()
-            .map(|(series, (gpus, dtype))| Key {
-                label: if dtypes.len() > 1 {
-                    format!("{}, {}", gpus_name(*gpus), name(dtype))
-                } else {
-                    gpus_name(*gpus)
-                },
-                series,
-                kind: KeyKind::Point,
-            })
-            .collect(),
-    });
-    let checks = || fitted.iter().filter_map(|(model, _)| model.check);
-    let most = |error: fn(&Check) -> f64| checks().map(|c| error(&c)).max_by(f64::total_cmp);
-    let worst = most(|check| check.median_error).zip(most(|check| check.max_error));
-    figure.caption = match worst {
-        Some((median, largest)) => format!(
-            "Each point is a measured combination; on the line, both agree. On combinations that were held out, the \
-             median error is at most {}, the largest {}.",
-            numbers::percent(median),
-            numbers::percent(largest)
-        ),
-        None => "Each point is a measured combination that the model was fitted to; on the line, both agree. There \
-                 are too few combinations to hold some out."
-            .into(),
-    };
-    figure
-}
-
-fn cost_panel(
-    context: &Context<'_>,
-    of: &str,
-    fitted: &[(&CostModel, &Coefficients)],
-    kinds: &[(u32, &str)],
-) -> Panel {
-    let groups = kinds.iter().enumerate().filter_map(|(series, kind)| {
-        let (_, coefficients) = fitted
-            .iter()
-            .find(|(model, _)| model.model == of && (model.gpus, model.dtype.as_str()) == *kind)?;
-        let pairs = context
-            .summary
-            .combinations
-            .iter()
-            .filter(|c| c.levels.model == of && (c.levels.gpus, c.levels.dtype.as_str()) == *kind)
-            .filter_map(|c| {
-                let measured = c.metrics.get("ttltMs")?.mean;
-                Some((measured, predicted(coefficients, &c.levels)))
-            })
-            .filter(|(x, y)| x.is_finite() && y.is_finite() && *y > 0.0);
-        Some(Trace {
-            series,
-            dots: super::decisions::thinned(pairs.collect())
-                .into_iter()
-                .map(|(x, y)| Dot { x, y, ends: None })
-                .collect(),
-            curve: Vec::new(),
-        })
-    });
-    Panel {
-        alt: format!(
-            "Scatter plot of predicted against measured TTLT of {}.",
-            name(of)
-        ),
-        scene: Scatter {
-            title: "predicted TTLT, ms".into(),
-            subtitle: Some(name(of)),
-            x_title: "measured TTLT, ms".into(),
-            cloud: Vec::new(),
-            front: Trace::default(),
-            numbered: false,
-            diagonal: true,
-            groups: groups.collect(),
-        }
-        .draw(),
-    }
-}
-
-/// TTLT after the cost model, ms.
-fn predicted(of: &Coefficients, levels: &Levels) -> f64 {
-    let (batch, input, output) = (
-        f64::from(levels.batch_size),
-        f64::from(levels.input_length),
-        f64::from(levels.output_length),
-    );
-    of.fixed
-        + of.step * output
-        + of.input_token * input * batch
-        + of.output_token * output * batch
-        + of.context * output * batch * (input + output / 2.0)
 }

@@ -1,14 +1,15 @@
-//! What figures and report look things up with: scopes of models, series, curves, and how things are called in text.
+//! Look-ups that figures and report share: scopes of models, series, curves, and names in text.
 
 use std::collections::BTreeSet;
 
 use super::{Key, KeyKind, palette, scene::printable};
 use crate::{
     analysis::{
-        Analysis, Interval, Scope,
+        Analysis, Scope,
         attribution::Effect,
         curves::{Curve, Family, Fit, Point},
     },
+    interval::Interval,
     numbers,
     sample::{Factor, Level, Levels, Metric},
     summary::Summary,
@@ -17,7 +18,7 @@ use crate::{
 /// Letters of a name that are shown at most.
 const LONGEST_NAME: usize = 60;
 
-/// What is looked at.
+/// The sweep that figures and report are made of.
 pub(crate) struct Context<'a> {
     pub summary: &'a Summary,
     pub analysis: &'a Analysis,
@@ -73,7 +74,7 @@ impl<'a> Context<'a> {
             .collect()
     }
 
-    /// What to say of the models that are left out; begins with a space.
+    /// A sentence about the models that are left out; begins with a space.
     pub(crate) fn omission(&self) -> String {
         match self.left_out {
             0 => String::new(),

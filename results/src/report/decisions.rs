@@ -1,4 +1,4 @@
-//! What to run.
+//! The section "What to run": the best combinations of each model.
 
 use maud::{Markup, html};
 

@@ -2,8 +2,9 @@
 
 use super::Report;
 use crate::{
-    analysis::{Interval, Scope, attribution::Attribution},
+    analysis::{Scope, attribution::Attribution},
     figures::lookup::{Context, in_words, levels, metric_title, name, scope_name, sentence},
+    interval::Interval,
     numbers,
     sample::Factor,
     summary::{Best, Criterion},
@@ -77,7 +78,7 @@ fn best(report: &Report<'_>) -> Vec<String> {
     said
 }
 
-/// What drives TTLT and output throughput.
+/// The factors that drive TTLT and output throughput.
 fn drivers(report: &Report<'_>, context: &Context<'_>) -> Vec<String> {
     let Some(scope) = report.analysis.scopes.first() else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! What matters: effects, shares of variance, importances, correlations.
+//! The section "What matters": effects, shares of variance, importances, correlations.
 
 use maud::{Markup, html};
 
@@ -107,7 +107,7 @@ fn shares(scope: &Scope) -> Markup {
 /// Pairs of factors whose interaction says as much of a variance are listed.
 const INTERACTION: f64 = 0.01;
 
-/// What two factors do together beyond what each does alone.
+/// The interactions of two factors: their effect together beyond each one's own.
 fn interactions(scope: &Scope) -> Markup {
     let mut table = Table::new(["metric", "factors", "share, log", "share, raw"]);
     for of in first(scope) {
