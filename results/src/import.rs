@@ -63,7 +63,7 @@ pub fn vllm_latency(
         }
         row.replicate = rows
             .iter()
-            .filter(|other| levels(other) == levels(&row))
+            .filter(|other| other.levels() == row.levels())
             .map(|other| other.replicate + 1)
             .max()
             .unwrap_or(0);
@@ -76,11 +76,6 @@ pub fn vllm_latency(
         rows.push(row);
     }
     Ok(rows)
-}
-
-fn levels(row: &Row) -> (&str, &str, [u32; 4]) {
-    let numbers = [row.batch_size, row.input_len, row.output_len, row.gpus];
-    (&row.model, &row.dtype, numbers)
 }
 
 #[cfg(test)]
@@ -210,8 +205,12 @@ mod tests {
             .unwrap()
             .remove(0);
         assert_eq!(
-            levels(&row),
-            ("openai-community/gpt2", "bf16", [8, 32, 128, 2])
+            (row.model.as_str(), row.dtype.as_str()),
+            ("openai-community/gpt2", "bf16")
+        );
+        assert_eq!(
+            [row.batch_size, row.input_len, row.output_len, row.gpus],
+            [8, 32, 128, 2]
         );
         assert_eq!(row.output_throughput_per_gpu, Some(1024.0));
         assert_eq!(

@@ -1,11 +1,15 @@
 //! The rows of the tables: `trials` (one per stored attempt, and one per trial without a record), `iterations` and
 //! `telemetry`. This is where a record's members become columns.
 
+mod levels;
+
 use std::sync::Arc;
 
-use inferbench_crds::outcome::Outcome;
+use inferbench_crds::{factor::Levels, outcome::Outcome};
 use jiff::Timestamp;
 
+pub use self::levels::FurtherLevels;
+pub(crate) use self::levels::of_column;
 use crate::{
     columns::table,
     metrics::{Shape, Stats, TrialMetrics},
@@ -170,7 +174,7 @@ table! {
         "s" model_load_s: Option<f64>,
         /// Time to first token of the process's very first iteration.
         "ms" first_iteration_ttft_ms: Option<f64>,
-        /// The engine.
+        /// The level of the engine; empty for candle where nothing ran.
         "" engine: Option<String>,
         /// `eager`, `graph` or `reference`.
         "" engine_mode: Option<String>,
@@ -196,6 +200,9 @@ table! {
         "" image_digest: Option<String>,
         /// The seed of the first iteration's prompts.
         "" prompt_seed: Option<u64>,
+        ..
+        /// The levels of factors without a column above, which have columns after these.
+        further: FurtherLevels,
     }
 }
 
@@ -340,18 +347,15 @@ impl Row {
     }
 
     fn asked(request: &Request) -> Self {
-        let levels = &request.combination;
-        Self {
+        let mut row = Self {
             replicate: request.replicate,
-            model: levels.model.name.clone(),
             model_revision: request.model_revision.clone(),
-            dtype: levels.dtype.name().into(),
-            batch_size: levels.batch_size,
-            input_len: levels.input_length,
-            output_len: levels.output_length,
-            gpus: levels.gpus,
             ..Self::default()
+        };
+        for (factor, level) in Levels::of(&request.combination).stated() {
+            row.set_level(factor, level);
         }
+        row
     }
 
     /// The levels that ran in place of those that were asked for: they differ in invalid trials only.
@@ -365,7 +369,8 @@ impl Row {
         self.output_len = ran.output_len;
         self.gpus = ran.gpus;
         self.model_load_s = Some(ran.model_load_s);
-        self.engine = text(&ran.engine);
+        // The level that was asked for tells engines apart that are one program.
+        self.engine = self.engine.take().or_else(|| text(&ran.engine));
         self.engine_mode = text(&ran.engine_mode);
         self.threads = Some(ran.threads);
         self.prompt_seed = Some(ran.prompt_seed);

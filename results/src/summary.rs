@@ -13,7 +13,8 @@ use crate::{
     numbers,
     row::Row,
     sample::{
-        Combination, Factor, Level, Levels, METRICS, Metric, combine, is_invalid, latest_attempts,
+        Combination, Factor, Level, Levels, METRICS, Metric, combine, factors, gpus, is_invalid,
+        latest_attempts, model,
     },
 };
 
@@ -211,20 +212,19 @@ fn estimates(combinations: &[&Combination<'_>]) -> Estimates {
 
 fn level_summaries(combinations: &[Combination<'_>]) -> Vec<LevelSummary> {
     let mut summaries = Vec::new();
-    for factor in Factor::ALL {
-        let mut by_level: BTreeMap<Level, Vec<&Combination<'_>>> = BTreeMap::new();
+    for factor in factors(combinations.iter().map(|c| &c.levels)) {
+        let mut by_level: BTreeMap<&Level, Vec<&Combination<'_>>> = BTreeMap::new();
         for combination in combinations {
-            by_level
-                .entry(factor.level(&combination.levels))
-                .or_default()
-                .push(combination);
+            if let Some(level) = combination.levels.get(&factor) {
+                by_level.entry(level).or_default().push(combination);
+            }
         }
         summaries.extend(
             by_level
                 .into_iter()
                 .map(|(level, combinations)| LevelSummary {
-                    factor,
-                    level,
+                    factor: factor.clone(),
+                    level: level.clone(),
                     combinations: combinations.len() as u32,
                     measured: combinations.iter().filter(|c| !c.valid.is_empty()).count() as u32,
                     trials: combinations.iter().map(|c| c.valid.len() as u32).sum(),
@@ -242,7 +242,7 @@ fn best(combinations: &[CombinationSummary], objectives: &Objectives) -> Vec<Bes
         .filter(|combination| combination.metrics.contains_key("outputThroughput"))
     {
         by_model
-            .entry(&combination.levels.model)
+            .entry(model(&combination.levels))
             .or_default()
             .push(combination);
     }
@@ -297,7 +297,7 @@ pub fn cost_per_million_output_tokens(
 ) -> Option<f64> {
     let price: f64 = objectives.cost_per_gpu_hour.as_deref()?.parse().ok()?;
     let rate = combination.metrics.get("outputThroughput")?.mean;
-    let gpus = combination.levels.gpus;
+    let gpus = gpus(&combination.levels);
     let cost = price * f64::from(gpus) / 3600.0 / rate * 1e6;
     (gpus > 0 && cost.is_finite()).then_some(cost)
 }

@@ -197,10 +197,10 @@ fn factorial(codes: &BTreeMap<String, Vec<u32>>, y: &[f64]) -> Vec<Row> {
 }
 
 const COLUMNS: [(&str, Factor); 4] = [
-    ("a", Factor::BatchSize),
-    ("b", Factor::InputLength),
-    ("c", Factor::OutputLength),
-    ("d", Factor::Gpus),
+    ("a", Factor::BATCH_SIZE),
+    ("b", Factor::INPUT_LENGTH),
+    ("c", Factor::OUTPUT_LENGTH),
+    ("d", Factor::GPUS),
 ];
 
 /// The share of a term: of a factor by its column, of a pair by both.

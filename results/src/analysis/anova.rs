@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    grid::Grid,
+    grid::{Absent, Grid},
     least_squares::{Factored, Normal},
 };
 use crate::sample::Factor;
@@ -113,11 +113,17 @@ impl Design {
         let mut factors = Vec::new();
         let mut sizes = Vec::new();
         let mut codes = vec![Vec::new(); cells.len()];
+        let mut ranks = Vec::new();
         for (position, axis) in grid.varying() {
-            let mut number = vec![None; axis.levels.len()];
+            let none = axis.none() as usize;
+            let mut number = vec![None; none + 1];
             cells
                 .iter()
                 .for_each(|at| number[at[position] as usize] = Some(0));
+            let within = matches!(axis.absent, Absent::Within(_));
+            if within {
+                number[none] = None;
+            }
             let mut size = 0;
             for code in number.iter_mut().flatten() {
                 *code = size;
@@ -126,23 +132,22 @@ impl Design {
             if size < 2 {
                 continue;
             }
-            factors.push(axis.factor);
-            sizes.push(size);
+            // Trees tell combinations without a level apart from all others.
+            let rank = |at: &&[u32]| {
+                let rank = number[at[position] as usize].unwrap_or(size);
+                u16::try_from(rank).unwrap_or(u16::MAX)
+            };
+            ranks.push((axis.factor.clone(), cells.iter().map(rank).collect()));
+            // Where a factor lies inside of another, having no level is that one's effect, and none of this one's.
             for (codes, at) in codes.iter_mut().zip(&cells) {
-                codes.extend(number[at[position] as usize]);
+                codes.push(number[at[position] as usize].unwrap_or(0));
             }
+            factors.push(axis.factor.clone());
+            sizes.push(size);
         }
         if factors.is_empty() {
             return None;
         }
-        let ranks = factors
-            .iter()
-            .enumerate()
-            .map(|(nth, factor)| {
-                let rank = |code: &Vec<usize>| u16::try_from(code[nth]).unwrap_or(u16::MAX);
-                (*factor, codes.iter().map(rank).collect())
-            })
-            .collect();
         let full = sizes
             .iter()
             .try_fold(1_usize, |all, size| all.checked_mul(*size));
@@ -222,14 +227,14 @@ impl Design {
         let first: Vec<f64> = (0..k).map(|factor| explained(1 << factor)).collect();
         let factors = (0..k)
             .map(|factor| FactorShare {
-                factor: self.factors[factor],
+                factor: self.factors[factor].clone(),
                 first_order: first[factor],
                 total: (1.0 - explained(every & !(1 << factor))).max(0.0),
             })
             .collect();
         let interactions = pairs(k)
             .map(|(a, b)| InteractionShare {
-                factors: [self.factors[a], self.factors[b]],
+                factors: [self.factors[a].clone(), self.factors[b].clone()],
                 share: (explained(1 << a | 1 << b) - first[a] - first[b]).max(0.0),
             })
             .collect();
@@ -264,7 +269,7 @@ impl Design {
             explained,
             factors: (0..k)
                 .map(|factor| FactorShare {
-                    factor: self.factors[factor],
+                    factor: self.factors[factor].clone(),
                     first_order: share((factor, None)),
                     total: share((factor, None)) + with(factor),
                 })
@@ -272,7 +277,7 @@ impl Design {
             interactions: pairs(k)
                 .filter(|_| interactions)
                 .map(|(a, b)| InteractionShare {
-                    factors: [self.factors[a], self.factors[b]],
+                    factors: [self.factors[a].clone(), self.factors[b].clone()],
                     share: share((a, Some(b))),
                 })
                 .collect(),

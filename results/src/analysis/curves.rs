@@ -166,8 +166,10 @@ pub(super) fn curve(
             .filter_map(|row| metric.observe(row))
             .filter(|trial| trial.value.is_finite())
             .collect();
-        if !trials.is_empty() {
-            levels[cell.at[position] as usize].push(trials);
+        // Combinations without a level are beyond the last one.
+        let level = levels.get_mut(cell.at[position] as usize);
+        if let Some(level) = level.filter(|_| !trials.is_empty()) {
+            level.push(trials);
         }
     }
     let kept: Vec<usize> = (0..levels.len())
@@ -228,7 +230,7 @@ pub(super) fn curve(
             Some(exponent(&x, &of_kept, fit.slope?))
         });
     Some(Curve {
-        factor: axis.factor,
+        factor: axis.factor.clone(),
         metric: metric.name.into(),
         points,
         combinations: combinations as u32,

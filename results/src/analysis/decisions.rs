@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     interval::Estimate,
-    sample::Levels,
+    sample::{self, Levels},
     summary::{Best, CombinationSummary, Summary, cost_per_million_output_tokens, keeps_to},
 };
 
@@ -60,7 +60,7 @@ pub(super) fn decide(summary: &Summary, objectives: &Objectives) -> Decisions {
     let mut by_model: BTreeMap<&str, Vec<&CombinationSummary>> = BTreeMap::new();
     for combination in &summary.combinations {
         by_model
-            .entry(&combination.levels.model)
+            .entry(sample::model(&combination.levels))
             .or_default()
             .push(combination);
     }
@@ -133,7 +133,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::interval::Over;
+    use crate::{
+        interval::Over,
+        sample::{Factor, Level},
+    };
 
     fn combination(batch_size: u32, rate: f64, latency: f64) -> CombinationSummary {
         let estimate = |mean| Estimate {
@@ -149,14 +152,10 @@ mod tests {
             max: None,
         };
         CombinationSummary {
-            levels: Levels {
-                model: "m".into(),
-                batch_size,
-                input_length: 1,
-                output_length: 2,
-                gpus: 0,
-                dtype: "f32".into(),
-            },
+            levels: Levels::new([
+                (Factor::MODEL, Level::from("m")),
+                (Factor::BATCH_SIZE, Level::from(batch_size)),
+            ]),
             trials: 2,
             invalid: 0,
             metrics: [

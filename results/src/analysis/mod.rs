@@ -16,6 +16,8 @@ pub mod importance;
 mod least_squares;
 pub mod trust;
 
+use std::collections::BTreeSet;
+
 use inferbench_crds::spec::Objectives;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,7 +27,7 @@ pub use self::grid::{Coverage, FactorLevels};
 use self::grid::Grid;
 use crate::{
     row::Row,
-    sample::{Combination, combine, latest_attempts},
+    sample::{self, Combination, combine, latest_attempts},
     summary::Summary,
 };
 
@@ -46,7 +48,7 @@ pub struct Analysis {
     pub decisions: decisions::Decisions,
     /// Effects and behaviour: all models together first, where there are several, then each model.
     pub scopes: Vec<Scope>,
-    /// The cost of an iteration, per model, number of GPUs and data type.
+    /// The cost of an iteration, per level of every factor but the batch size and the lengths.
     pub cost_models: Vec<cost::CostModel>,
     /// Whether to trust it.
     pub trust: trust::Trust,
@@ -76,26 +78,31 @@ pub struct Scope {
 pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Analysis {
     let latest = latest_attempts(rows);
     let combinations = combine(&latest);
-    let mut models: Vec<&str> = combinations
+    let models: BTreeSet<&str> = combinations
         .iter()
-        .map(|combination| combination.levels.model.as_str())
+        .map(|combination| sample::model(&combination.levels))
         .collect();
-    models.dedup();
     let mut scopes = Vec::new();
+    let mut nested = Vec::new();
+    let mut push = |model: Option<&str>, combinations: &[&Combination<'_>]| {
+        let grid = Grid::new(combinations);
+        nested.extend(grid.notes());
+        scopes.push(scope(model, grid));
+    };
     if models.len() > 1 {
-        scopes.push(scope(None, &combinations.iter().collect::<Vec<_>>()));
+        push(None, &combinations.iter().collect::<Vec<_>>());
     }
     for model in &models {
         let own: Vec<&Combination<'_>> = combinations
             .iter()
-            .filter(|combination| combination.levels.model == *model)
+            .filter(|combination| sample::model(&combination.levels) == *model)
             .collect();
-        scopes.push(scope(Some(model), &own));
+        push(Some(model), &own);
     }
     Analysis {
         schema_version: ANALYSIS_VERSION.into(),
         sweep: summary.sweep.clone(),
-        notes: notes(&scopes),
+        notes: notes(&scopes, nested),
         decisions: decisions::decide(summary, objectives),
         scopes,
         cost_models: cost::model(&combinations),
@@ -103,15 +110,14 @@ pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Anal
     }
 }
 
-fn scope(model: Option<&str>, combinations: &[&Combination<'_>]) -> Scope {
-    let grid = Grid::new(combinations);
+fn scope(model: Option<&str>, grid: Grid<'_>) -> Scope {
     Scope {
         model: model.map(str::to_owned),
         factors: grid
             .axes
             .iter()
             .map(|axis| FactorLevels {
-                factor: axis.factor,
+                factor: axis.factor.clone(),
                 levels: axis.levels.clone(),
             })
             .collect(),
@@ -122,7 +128,7 @@ fn scope(model: Option<&str>, combinations: &[&Combination<'_>]) -> Scope {
     }
 }
 
-fn notes(scopes: &[Scope]) -> Vec<String> {
+fn notes(scopes: &[Scope], nested: Vec<String>) -> Vec<String> {
     let mut notes = Vec::new();
     if scopes.iter().all(|scope| scope.coverage.measured == 0) {
         notes.push("No valid trial: nothing could be analysed.".into());
@@ -142,6 +148,11 @@ fn notes(scopes: &[Scope]) -> Vec<String> {
              balanced part only."
                 .into(),
         );
+    }
+    for note in nested {
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
     }
     notes.push(
         "normalizedLatencyMs is exactly the inverse of outputThroughput: no second finding. gpuUtil is the share of time \
@@ -185,13 +196,13 @@ mod tests {
             let effects = attribution::effects(&grid, &logarithms);
             let batch = effects
                 .iter()
-                .find(|effect| effect.factor == Factor::BatchSize)
+                .find(|effect| effect.factor == Factor::BATCH_SIZE)
                 .unwrap();
             let last = batch.ratios.last().unwrap();
-            assert_eq!(last.level, Level::Number(16));
+            assert_eq!(last.level, Level::from(16));
             let (position, axis) = grid
                 .varying()
-                .find(|(_, axis)| axis.factor == Factor::BatchSize)
+                .find(|(_, axis)| axis.factor == Factor::BATCH_SIZE)
                 .unwrap();
             let curve = curves::curve(&grid, position, axis, ttlt).unwrap();
             let first = curve.points[0];

@@ -369,7 +369,7 @@ fn unmeasured(latest: &[&Row]) -> Vec<Unmeasured> {
         });
         let one = &mut found[at];
         one.trials += 1;
-        let levels = Levels::of(row);
+        let levels = row.levels();
         if one.combinations.len() < MAX_NAMED && !one.combinations.contains(&levels) {
             one.combinations.push(levels);
         }

@@ -27,8 +27,12 @@ use self::{
     metric::{Compared, compare_metric},
 };
 use crate::{
+    numbers,
     row::Row,
-    sample::{Better, Combination, Levels, METRICS, Metric, combine, latest_attempts},
+    sample::{
+        Better, Combination, Factor, Level, Levels, METRICS, Metric, combine, factors,
+        latest_attempts,
+    },
 };
 
 /// Changes whenever the meaning or the shape of a comparison does.
@@ -219,7 +223,13 @@ impl Comparison {
 /// Compares two sweeps: the latest attempts at their trials, where they succeeded and are valid.
 #[must_use]
 pub fn compare(a: &[Row], b: &[Row], options: &Options) -> Comparison {
-    let combined = [a, b].map(|rows| combine(&latest_attempts(rows)));
+    let mut combined = [a, b].map(|rows| combine(&latest_attempts(rows)));
+    let engines = contrast(&combined);
+    if engines.is_some() {
+        for combination in combined.iter_mut().flatten() {
+            combination.levels = std::mem::take(&mut combination.levels).without(&Factor::ENGINE);
+        }
+    }
     let [by_a, by_b] = combined
         .each_ref()
         .map(|combinations| by_levels(combinations));
@@ -244,7 +254,10 @@ pub fn compare(a: &[Row], b: &[Row], options: &Options) -> Comparison {
         .collect();
     let names = names(options, a, b);
     let [side_a, side_b] = [0, 1].map(|at| side(&names[at], &combined[at], &matched, at));
-    let notes = notes(&compared, [&side_a, &side_b], &matched);
+    let mut notes = notes(&compared, [&side_a, &side_b], &matched, &combined);
+    notes.extend(engines.map(|[a, b]| {
+        format!("A was measured with the engine {a}, B with {b}: combinations are matched without the engine")
+    }));
     let metrics: Vec<MetricComparison> = compared
         .into_iter()
         .filter_map(|(_, compared)| compared.metric)
@@ -271,6 +284,20 @@ pub fn compare(a: &[Row], b: &[Row], options: &Options) -> Comparison {
         only_in_b: only(&by_b, &by_a),
         metrics,
     }
+}
+
+/// The engines of two sweeps of one engine each, where these differ: then they are what is compared, and not part of the
+/// combinations.
+fn contrast(combined: &[Vec<Combination<'_>>; 2]) -> Option<[Level; 2]> {
+    let [a, b] = combined.each_ref().map(|combinations| {
+        let mut levels = combinations.iter().map(|c| c.levels.get(&Factor::ENGINE));
+        let first = levels.next()??;
+        levels
+            .all(|level| level == Some(first))
+            .then(|| first.clone())
+    });
+    let (a, b) = (a?, b?);
+    (a != b).then_some([a, b])
 }
 
 type ByLevels<'a> = BTreeMap<&'a Levels, &'a Combination<'a>>;
@@ -315,14 +342,17 @@ fn notes(
     compared: &[(&Metric, Compared)],
     sides: [&Side; 2],
     matched: &[[&Combination<'_>; 2]],
+    combined: &[Vec<Combination<'_>>; 2],
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if matched.is_empty() {
-        notes.push(
-            "no combination of model, batch size, lengths, GPUs and data type has a valid trial in both: there is \
-             nothing to compare"
-                .into(),
-        );
+        let factors = factors(combined.iter().flatten().map(|c| &c.levels));
+        let titles: Vec<&str> = factors.iter().map(Factor::title).collect();
+        notes.push(format!(
+            "no combination{}{} has a valid trial in both: there is nothing to compare",
+            if titles.is_empty() { "" } else { " of " },
+            numbers::listed(&titles)
+        ));
         return notes;
     }
     let fewest = sides[0].blocks.min(sides[1].blocks);

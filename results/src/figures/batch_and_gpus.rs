@@ -8,7 +8,11 @@ use super::{
     lookup::{Context, gpus_name, metric_heading, scope_name, sentence},
     panels::{Dot, Lines, Spread, Trace},
 };
-use crate::{analysis::Scope, numbers, sample::Factor};
+use crate::{
+    analysis::Scope,
+    numbers,
+    sample::{Factor, Levels, gpus, model},
+};
 
 /// Study 4.4: metrics along batch size, one line per number of GPUs.
 pub(super) fn by_batch_size_and_gpus(context: &Context<'_>) -> Figure {
@@ -22,8 +26,8 @@ pub(super) fn by_batch_size_and_gpus(context: &Context<'_>) -> Figure {
         table: Table::default(),
     };
     let (batches, gpus) = (
-        context.asked(Factor::BatchSize).len(),
-        context.asked(Factor::Gpus).len(),
+        context.asked(&Factor::BATCH_SIZE).len(),
+        context.asked(&Factor::GPUS).len(),
     );
     if batches < 2 || gpus < 2 {
         figure.caption = format!(
@@ -92,51 +96,42 @@ type ByGpus = BTreeMap<(u32, u32), [f64; 3]>;
 
 /// Means over the other factors' levels that were measured in every cell; `None` where there are none.
 fn by_gpus(context: &Context<'_>, scope: &Scope) -> Option<ByGpus> {
-    type Others<'a> = (&'a str, u32, u32, &'a str);
-    let mut cells: BTreeMap<(u32, u32), BTreeMap<Others<'_>, [f64; 3]>> = BTreeMap::new();
+    let mut cells: BTreeMap<(u32, u32), BTreeMap<Levels, [f64; 3]>> = BTreeMap::new();
     for combination in &context.summary.combinations {
         let levels = &combination.levels;
-        if scope
-            .model
-            .as_ref()
-            .is_some_and(|model| *model != levels.model)
-        {
+        if scope.model.as_ref().is_some_and(|of| *of != model(levels)) {
             continue;
         }
         let values = NINE.map(|metric| combination.metrics.get(metric).map(|found| found.mean));
         let [Some(a), Some(b), Some(c)] = values else {
             continue;
         };
-        let others = (
-            levels.model.as_str(),
-            levels.input_length,
-            levels.output_length,
-            levels.dtype.as_str(),
-        );
+        let Some(batch) = levels.number(&Factor::BATCH_SIZE) else {
+            continue;
+        };
+        let others = levels
+            .clone()
+            .without(&Factor::GPUS)
+            .without(&Factor::BATCH_SIZE);
         cells
-            .entry((levels.gpus, levels.batch_size))
+            .entry((gpus(levels), batch as u32))
             .or_default()
             .insert(others, [a, b, c]);
     }
-    let mut shared: BTreeSet<Others<'_>> = cells.values().next()?.keys().copied().collect();
+    let mut shared: BTreeSet<&Levels> = cells.values().next()?.keys().collect();
     for cell in cells.values() {
-        let both: BTreeSet<_> = shared
-            .iter()
-            .copied()
-            .filter(|others| cell.contains_key(others))
-            .collect();
-        if both.is_empty() {
-            return None;
-        }
-        shared = both;
+        shared.retain(|others| cell.contains_key(*others));
+    }
+    if shared.is_empty() {
+        return None;
     }
     let gpus: BTreeSet<u32> = cells.keys().map(|(gpus, _)| *gpus).collect();
     let batches: BTreeSet<u32> = cells.keys().map(|(_, batch)| *batch).collect();
     if gpus.len() < 2 || batches.len() < 2 {
         return None;
     }
-    let mean = |cell: &BTreeMap<Others<'_>, [f64; 3]>, at: usize| {
-        let values = shared.iter().filter_map(|others| cell.get(others));
+    let mean = |cell: &BTreeMap<Levels, [f64; 3]>, at: usize| {
+        let values = shared.iter().filter_map(|others| cell.get(*others));
         values.map(|values| values[at] / shared.len() as f64).sum()
     };
     let means = cells
@@ -199,7 +194,7 @@ fn by_gpus_panel(
         scene: Lines {
             title: metric_heading(metric),
             subtitle: several.then(|| scope_name(scope)),
-            x_title: Factor::BatchSize.title().into(),
+            x_title: Factor::BATCH_SIZE.title().into(),
             traces: traces.collect(),
             spread: Spread::Whiskers,
             connected: true,

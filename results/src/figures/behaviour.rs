@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::{
     Drawing, Figure, KeyKind, Panel, Question, Table,
     lookup::{
-        Context, NUMERIC, change, chosen, curve, family_name, gpus_name, metric_heading,
-        metric_title, metric_unit, points, scope_name, sentence,
+        Context, change, chosen, curve, family_name, gpus_name, metric_heading, metric_title,
+        metric_unit, points, scope_name, sentence,
     },
     panels::{Dot, Lines, Spread, Trace},
 };
@@ -20,20 +20,35 @@ use crate::{
 /// The rows of the study's nine panels.
 pub(super) const NINE: [&str; 3] = ["ttltMs", "normalizedLatencyMs", "outputThroughput"];
 /// Its columns.
-const LENGTHS: [Factor; 3] = [Factor::BatchSize, Factor::InputLength, Factor::OutputLength];
+const LENGTHS: [Factor; 3] = [
+    Factor::BATCH_SIZE,
+    Factor::INPUT_LENGTH,
+    Factor::OUTPUT_LENGTH,
+];
 /// The metrics whose curves are drawn.
 const CURVED: [&str; 4] = ["ttftMs", "tpotMs", "ttltMs", "outputThroughput"];
 const UTILIZATION: [&str; 2] = ["gpuUtilMeanPct", "gpuUtilMaxPct"];
 
-/// Study 4.1: metrics along batch size, input length and output length.
+/// The study's columns, and the numeric factors that the study did not have.
+fn lengths_and_others(context: &Context<'_>) -> Vec<Factor> {
+    let studied = |factor: &Factor| LENGTHS.contains(factor) || *factor == Factor::GPUS;
+    let others = context
+        .numeric()
+        .into_iter()
+        .filter(|factor| !studied(factor));
+    LENGTHS.into_iter().chain(others).collect()
+}
+
+/// Study 4.1: metrics along batch size, input length, output length, and whatever else is a number.
 pub(super) fn factors(context: &Context<'_>) -> Figure {
+    let factors = lengths_and_others(context);
     let mut figure = along(
         context,
         Along {
             name: "factors",
             title: "Metrics along each factor",
             study: "4.1",
-            factors: &LENGTHS,
+            factors: &factors,
             metrics: &NINE,
             drawn: Drawn::Means,
         },
@@ -41,10 +56,10 @@ pub(super) fn factors(context: &Context<'_>) -> Figure {
     if figure.drawing.is_some() {
         let sentences = context.models.iter().take(2).map(|scope| {
             let of = |metric: &str| {
-                let changes: Vec<String> = LENGTHS
+                let changes: Vec<String> = factors
                     .iter()
                     .filter_map(|factor| {
-                        let ratio = change(curve(scope, *factor, metric)?)?;
+                        let ratio = change(curve(scope, factor, metric)?)?;
                         Some(format!("×{} with {}", numbers::number(ratio), factor.title()))
                     })
                     .collect();
@@ -58,7 +73,7 @@ pub(super) fn factors(context: &Context<'_>) -> Figure {
             )
         });
         figure.caption = sentences
-            .chain([balance(context), left_out_factors(context, &LENGTHS)])
+            .chain([balance(context), left_out_factors(context, &factors)])
             .filter(|text| !text.is_empty())
             .collect::<Vec<_>>()
             .join(" ")
@@ -75,13 +90,13 @@ pub(super) fn utilization_by_batch_size(context: &Context<'_>) -> Figure {
             name: "gpu-utilization-by-batch-size",
             title: "GPU utilization by batch size",
             study: "4.2",
-            factors: &[Factor::BatchSize],
+            factors: &[Factor::BATCH_SIZE],
             metrics: &UTILIZATION[..1],
             drawn: Drawn::Means,
         },
     );
     if figure.drawing.is_some() {
-        figure.caption = utilization_caption(context, Factor::BatchSize);
+        figure.caption = utilization_caption(context, &Factor::BATCH_SIZE);
     }
     figure
 }
@@ -94,26 +109,27 @@ pub(super) fn utilization_by_gpus(context: &Context<'_>) -> Figure {
             name: "gpu-utilization-by-gpus",
             title: "GPU utilization by number of GPUs",
             study: "4.3",
-            factors: &[Factor::Gpus],
+            factors: &[Factor::GPUS],
             metrics: &UTILIZATION,
             drawn: Drawn::Means,
         },
     );
     if figure.drawing.is_some() {
-        figure.caption = utilization_caption(context, Factor::Gpus);
+        figure.caption = utilization_caption(context, &Factor::GPUS);
     }
     figure
 }
 
 /// Study 4.5: the same as 4.1, with the spread over replicates.
 pub(super) fn replicates(context: &Context<'_>) -> Figure {
+    let factors = lengths_and_others(context);
     let mut figure = along(
         context,
         Along {
             name: "replicates",
             title: "Mean ± standard deviation over replicates",
             study: "4.5",
-            factors: &LENGTHS,
+            factors: &factors,
             metrics: &NINE,
             drawn: Drawn::Deviations,
         },
@@ -125,7 +141,7 @@ pub(super) fn replicates(context: &Context<'_>) -> Figure {
         .models
         .iter()
         .flat_map(|scope| &scope.curves)
-        .filter(|curve| LENGTHS.contains(&curve.factor) && NINE.contains(&curve.metric.as_str()))
+        .filter(|curve| factors.contains(&curve.factor) && NINE.contains(&curve.metric.as_str()))
         .flat_map(|curve| points(curve).map(move |point| (curve, point)))
         .filter_map(|(curve, point)| {
             let cv = point.sd? / point.mean.value.abs();
@@ -162,7 +178,7 @@ pub(super) fn curves(context: &Context<'_>) -> Figure {
             name: "curves",
             title: "Fitted curves",
             study: "",
-            factors: &NUMERIC,
+            factors: &context.numeric(),
             metrics: &CURVED,
             drawn: Drawn::Curves,
         },
@@ -220,23 +236,22 @@ struct Along<'a> {
 
 /// A grid of panels, factors by metrics, one line per model.
 fn along(context: &Context<'_>, of: Along<'_>) -> Figure {
-    let has = |factor: Factor, metric: &str| {
+    let has = |factor: &Factor, metric: &str| {
         context.models.iter().any(|scope| {
             curve(scope, factor, metric)
                 .is_some_and(|curve| of.drawn != Drawn::Curves || chosen(curve).is_some())
         })
     };
-    let factors: Vec<Factor> = of
+    let factors: Vec<&Factor> = of
         .factors
         .iter()
-        .copied()
-        .filter(|factor| of.metrics.iter().any(|metric| has(*factor, metric)))
+        .filter(|factor| of.metrics.iter().any(|metric| has(factor, metric)))
         .collect();
     let metrics: Vec<&str> = of
         .metrics
         .iter()
         .copied()
-        .filter(|metric| of.factors.iter().any(|factor| has(*factor, metric)))
+        .filter(|metric| of.factors.iter().any(|factor| has(factor, metric)))
         .collect();
     let mut figure = Figure {
         name: of.name,
@@ -254,7 +269,7 @@ fn along(context: &Context<'_>, of: Along<'_>) -> Figure {
     let mut panels = Vec::new();
     for metric in &metrics {
         for factor in &factors {
-            panels.push(panel(context, *factor, metric, of.drawn));
+            panels.push(panel(context, factor, metric, of.drawn));
         }
     }
     figure.table = table(context, &factors, &metrics, of.drawn);
@@ -264,7 +279,7 @@ fn along(context: &Context<'_>, of: Along<'_>) -> Figure {
         columns: match (factors.len(), metrics.len()) {
             (1, 4) | (4, _) => 2,
             (1, metrics) => metrics.min(3),
-            (factors, _) => factors,
+            (factors, _) => factors.min(3),
         },
         legend: context.legend(match of.drawn {
             Drawn::Deviations => KeyKind::Band,
@@ -274,7 +289,7 @@ fn along(context: &Context<'_>, of: Along<'_>) -> Figure {
     figure
 }
 
-fn panel(context: &Context<'_>, factor: Factor, metric: &str, drawn: Drawn) -> Panel {
+fn panel(context: &Context<'_>, factor: &Factor, metric: &str, drawn: Drawn) -> Panel {
     let mut traces = Vec::new();
     let mut said = Vec::new();
     for (series, scope) in context.models.iter().enumerate() {
@@ -363,7 +378,7 @@ fn sampled(curve: &Curve) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn table(context: &Context<'_>, factors: &[Factor], metrics: &[&str], drawn: Drawn) -> Table {
+fn table(context: &Context<'_>, factors: &[&Factor], metrics: &[&str], drawn: Drawn) -> Table {
     let mut header = vec!["model".to_owned(), "factor".into(), "level".into()];
     header.extend(metrics.iter().map(|metric| metric_heading(metric)));
     let mut table = Table::new(header);
@@ -371,7 +386,7 @@ fn table(context: &Context<'_>, factors: &[Factor], metrics: &[&str], drawn: Dra
         for factor in factors {
             let mut rows: BTreeMap<u64, Vec<String>> = BTreeMap::new();
             for (at, metric) in metrics.iter().enumerate() {
-                let found = curve(scope, *factor, metric);
+                let found = curve(scope, factor, metric);
                 for point in found.into_iter().flat_map(points) {
                     let cells = rows.entry(point.level.to_bits()).or_insert_with(|| {
                         let mut cells = vec![
@@ -435,10 +450,7 @@ fn why_not(context: &Context<'_>, of: &Along<'_>) -> String {
         } else {
             "Not drawn: there is no valid trial.".into()
         }
-    } else if factors
-        .iter()
-        .all(|factor| context.asked(*factor).len() < 2)
-    {
+    } else if factors.iter().all(|factor| context.asked(factor).len() < 2) {
         format!(
             "Not drawn: {} {} one level only.",
             numbers::listed(&names),
@@ -452,7 +464,7 @@ fn why_not(context: &Context<'_>, of: &Along<'_>) -> String {
     }
 }
 
-fn utilization_caption(context: &Context<'_>, factor: Factor) -> String {
+fn utilization_caption(context: &Context<'_>, factor: &Factor) -> String {
     let sentences: Vec<String> = context
         .models
         .iter()
@@ -460,9 +472,12 @@ fn utilization_caption(context: &Context<'_>, factor: Factor) -> String {
         .filter_map(|scope| {
             let curve = curve(scope, factor, UTILIZATION[0])?;
             let (first, last) = (points(curve).next()?, points(curve).last()?);
-            let at = |level: f64| match factor {
-                Factor::Gpus => format!("on {}", gpus_name(level as u32)),
-                _ => format!("at {} {}", factor.title(), numbers::tick(level)),
+            let at = |level: f64| {
+                if *factor == Factor::GPUS {
+                    format!("on {}", gpus_name(level as u32))
+                } else {
+                    format!("at {} {}", factor.title(), numbers::tick(level))
+                }
             };
             Some(format!(
                 "{}: {}% {}, {}% {}.",
@@ -509,7 +524,7 @@ fn balance(context: &Context<'_>) -> String {
 fn left_out_factors(context: &Context<'_>, factors: &[Factor]) -> String {
     let constant: Vec<&str> = factors
         .iter()
-        .filter(|factor| !context.varies(**factor))
+        .filter(|factor| !context.varies(factor))
         .map(|factor| factor.title())
         .collect();
     match constant.len() {

@@ -4,14 +4,22 @@ use std::collections::BTreeSet;
 
 use super::{
     Drawing, Figure, Key, KeyKind, Panel, Question, Table,
-    lookup::{Context, gpus_name, name},
+    lookup::{Context, level_columns, level_heading, level_in_words, name},
     panels::{Dot, Scatter, Trace},
 };
 use crate::{
-    analysis::cost::{Check, Coefficients, CostModel},
+    analysis::cost::{Check, Coefficients, CostModel, configuration},
     numbers,
-    sample::Levels,
+    sample::{self, Factor, Level, Levels},
 };
+
+/// A level as the table of cost models has it: with words for GPUs.
+fn configuration_cell(factor: &Factor, level: &Level) -> String {
+    match factor {
+        Factor::Parameter(_) => name(&level.to_string()),
+        Factor::Builtin(_) => level_in_words(factor, level),
+    }
+}
 
 /// Cost models against what was measured.
 pub(super) fn cost_models(context: &Context<'_>) -> Figure {
@@ -22,15 +30,7 @@ pub(super) fn cost_models(context: &Context<'_>) -> Figure {
         question: Question::Behaves,
         caption: String::new(),
         drawing: None,
-        table: Table::new([
-            "model",
-            "GPUs",
-            "data type",
-            "combinations",
-            "median error, held out",
-            "largest error, held out",
-            "predictions",
-        ]),
+        table: Table::default(),
     };
     let models = &context.analysis.cost_models;
     let fitted: Vec<(&CostModel, &Coefficients)> = models
@@ -48,36 +48,60 @@ pub(super) fn cost_models(context: &Context<'_>) -> Figure {
             let reasons: Vec<&str> = reasons.into_iter().take(3).collect();
             format!("Not drawn: {}", reasons.join("; "))
         };
-        figure.table = Table::default();
         return figure;
     }
+    let columns = level_columns(fitted.iter().map(|(model, _)| &model.levels));
+    let mut header = vec!["model".to_owned()];
+    header.extend(columns.iter().map(level_heading));
+    header.extend(
+        [
+            "combinations",
+            "median error, held out",
+            "largest error, held out",
+            "predictions",
+        ]
+        .map(Into::into),
+    );
+    figure.table = Table::new(header);
     for (model, _) in &fitted {
         let error = |error: Option<f64>| {
             error.map_or_else(|| numbers::NOT_AVAILABLE.into(), numbers::percent)
         };
-        figure.table.push(vec![
-            name(&model.model),
-            gpus_name(model.gpus),
-            name(&model.dtype),
+        let mut row = vec![name(sample::model(&model.levels))];
+        row.extend(columns.iter().map(|factor| {
+            let level = model.levels.get(factor);
+            level.map_or_else(String::new, |level| configuration_cell(factor, level))
+        }));
+        row.extend([
             numbers::count(model.combinations),
             error(model.check.map(|check| check.median_error)),
             error(model.check.map(|check| check.max_error)),
             numbers::count(model.predictions.len() as u64),
         ]);
+        figure.table.push(row);
     }
-    let mut names: Vec<&str> = fitted
+    let names: BTreeSet<&str> = fitted
         .iter()
-        .map(|(model, _)| model.model.as_str())
+        .map(|(model, _)| sample::model(&model.levels))
         .collect();
-    names.dedup();
-    let mut kinds: Vec<(u32, &str)> = fitted
+    let kinds: BTreeSet<Levels> = fitted
         .iter()
-        .map(|(model, _)| (model.gpus, model.dtype.as_str()))
+        .map(|(model, _)| model.levels.clone().without(&Factor::MODEL))
         .collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    let dtypes: BTreeSet<&str> = kinds.iter().map(|(_, dtype)| *dtype).collect();
-    kinds.truncate(super::palette::SERIES);
+    // The number of GPUs always, and what else they differ in.
+    let differs = |factor: &Factor| {
+        let levels: BTreeSet<_> = kinds.iter().map(|kind| kind.get(factor)).collect();
+        *factor == Factor::GPUS || levels.len() > 1
+    };
+    let told: Vec<Factor> = columns.into_iter().filter(differs).collect();
+    let kinds: Vec<Levels> = kinds.into_iter().take(super::palette::SERIES).collect();
+    let label = |kind: &Levels| {
+        let levels = told
+            .iter()
+            .filter_map(|factor| Some((factor, kind.get(factor)?)));
+        let words = levels.map(|(factor, level)| level_in_words(factor, level));
+        words.collect::<Vec<_>>().join(", ")
+    };
     let panels = names
         .iter()
         .take(4)
@@ -88,12 +112,8 @@ pub(super) fn cost_models(context: &Context<'_>) -> Figure {
         legend: kinds
             .iter()
             .enumerate()
-            .map(|(series, (gpus, dtype))| Key {
-                label: if dtypes.len() > 1 {
-                    format!("{}, {}", gpus_name(*gpus), name(dtype))
-                } else {
-                    gpus_name(*gpus)
-                },
+            .map(|(series, kind)| Key {
+                label: label(kind),
                 series,
                 kind: KeyKind::Point,
             })
@@ -120,20 +140,20 @@ fn cost_panel(
     context: &Context<'_>,
     of: &str,
     fitted: &[(&CostModel, &Coefficients)],
-    kinds: &[(u32, &str)],
+    kinds: &[Levels],
 ) -> Panel {
     let groups = kinds.iter().enumerate().filter_map(|(series, kind)| {
-        let (_, coefficients) = fitted
-            .iter()
-            .find(|(model, _)| model.model == of && (model.gpus, model.dtype.as_str()) == *kind)?;
+        let mut levels = kind.clone();
+        levels.set(Factor::MODEL, Level::from(of));
+        let (_, coefficients) = fitted.iter().find(|(model, _)| model.levels == levels)?;
         let pairs = context
             .summary
             .combinations
             .iter()
-            .filter(|c| c.levels.model == of && (c.levels.gpus, c.levels.dtype.as_str()) == *kind)
+            .filter(|c| configuration(&c.levels) == levels)
             .filter_map(|c| {
                 let measured = c.metrics.get("ttltMs")?.mean;
-                Some((measured, predicted(coefficients, &c.levels)))
+                Some((measured, coefficients.ttlt_ms(&c.levels)?))
             })
             .filter(|(x, y)| x.is_finite() && y.is_finite() && *y > 0.0);
         Some(Trace {
@@ -162,18 +182,4 @@ fn cost_panel(
         }
         .draw(),
     }
-}
-
-/// TTLT after the cost model, ms.
-fn predicted(of: &Coefficients, levels: &Levels) -> f64 {
-    let (batch, input, output) = (
-        f64::from(levels.batch_size),
-        f64::from(levels.input_length),
-        f64::from(levels.output_length),
-    );
-    of.fixed
-        + of.step * output
-        + of.input_token * input * batch
-        + of.output_token * output * batch
-        + of.context * output * batch * (input + output / 2.0)
 }
