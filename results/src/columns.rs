@@ -118,7 +118,7 @@ impl Field for String {
     const KIND: Kind = Kind::Text;
 
     fn cell(&self) -> Cell<'_> {
-        Cell::Text(self.as_ref().into())
+        Cell::Text(Cow::Borrowed(self))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -130,7 +130,7 @@ impl Field for Arc<str> {
     const KIND: Kind = Kind::Text;
 
     fn cell(&self) -> Cell<'_> {
-        Cell::Text(self.as_ref().into())
+        Cell::Text(Cow::Borrowed(self))
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -679,7 +679,7 @@ mod tests {
         let numbers: Vec<&str> = Row::COLUMNS
             .iter()
             .filter(|c| c.nullable)
-            .map(|c| c.name)
+            .map(|c| &*c.name)
             .collect();
         for (row, known) in [
             (
@@ -692,7 +692,7 @@ mod tests {
                 .iter()
                 .zip(row.cells())
                 .filter(|(column, cell)| column.nullable && *cell != crate::columns::Cell::Empty)
-                .map(|(column, _)| column.name)
+                .map(|(column, _)| &*column.name)
                 .collect();
             let provenance = ["engine_version", "runner_version", "device", "cpu", "node"];
             assert!(numbers.len() > 60);

@@ -285,7 +285,8 @@ pub fn keeps_to(combination: &CombinationSummary, objectives: &Objectives) -> bo
         })
     };
     within(objectives.max_ttft, "ttftMs")
-        && (combination.levels.output_length == 1 || within(objectives.max_tpot, "tpotMs"))
+        && (combination.levels.number(&Factor::OUTPUT_LENGTH) == Some(1.0)
+            || within(objectives.max_tpot, "tpotMs"))
 }
 
 /// The cost of a million output tokens: price per GPU and second × GPUs ÷ output tokens per second × 10⁶; `None` on CPU

@@ -211,6 +211,7 @@ fn share(shares: &Shares, term: &str) -> f64 {
             .find(|(column, _)| *column == name)
             .unwrap()
             .1
+            .clone()
     };
     match term.split_once(':') {
         None => {
