@@ -40,6 +40,7 @@ pub fn request() -> Request {
             output_length: 4,
             gpus: 0,
             dtype: Dtype::F32,
+            ..Combination::default()
         },
         model_revision: "tiny-gpt2@42".into(),
         replicate: 0,

@@ -1,6 +1,7 @@
 //! What a sweep says in its resource's status: the summary and the analysis, cut down to what a status has room for.
 
 use inferbench_crds::{
+    factor::{self, Level},
     limits,
     status::{Best, Effect, FactorSummary, MetricByLevel, Point, Summary as Status, significant},
 };
@@ -243,17 +244,23 @@ fn point(
     tpot_ms: Option<f64>,
     cost_per_million: Option<f64>,
 ) -> Point {
+    let name = |name: &str| -> String { name.chars().take(limits::MODEL_NAME as usize).collect() };
+    let levels = [
+        (
+            factor::Factor::MODEL,
+            Level::from(name(&levels.model).as_str()),
+        ),
+        (factor::Factor::BATCH_SIZE, levels.batch_size.into()),
+        (factor::Factor::INPUT_LENGTH, levels.input_length.into()),
+        (factor::Factor::OUTPUT_LENGTH, levels.output_length.into()),
+        (factor::Factor::GPUS, levels.gpus.into()),
+        (
+            factor::Factor::DTYPE,
+            Level::from(name(&levels.dtype).as_str()),
+        ),
+    ];
     Point {
-        model: levels
-            .model
-            .chars()
-            .take(limits::MODEL_NAME as usize)
-            .collect(),
-        batch_size: count(levels.batch_size),
-        input_length: count(levels.input_length),
-        output_length: count(levels.output_length),
-        gpus: count(levels.gpus),
-        dtype: levels.dtype.chars().take(8).collect(),
+        levels: factor::Levels::new(levels),
         output_throughput: output_throughput.and_then(significant),
         ttft_ms: ttft_ms.and_then(significant),
         tpot_ms: tpot_ms.and_then(significant),
