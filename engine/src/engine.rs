@@ -1,6 +1,5 @@
 //! The engine: loads a model, once, and generates with it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,64 +13,11 @@ use crate::gpu::Backend;
 use crate::group::{self, Group, Join};
 use crate::host;
 use crate::quality::Score;
+#[cfg(feature = "cuda")]
+use crate::rank::decodes_on_device;
 use crate::rank::{Call, Rank, RankOptions, Reply, Tuning};
 use crate::size;
-use crate::weights::{
-    Source,
-    files::Files,
-    gguf::{self, Gguf},
-    random::Random,
-    save,
-};
-
-/// Where the model comes from.
-#[derive(Debug, Clone)]
-pub enum Weights {
-    /// A shape with seeded random weights: every value is a function of the seed, the tensor's name and
-    /// its index alone.
-    Random {
-        /// The shape; see [`crate::presets`].
-        config: ModelConfig,
-        /// The seed.
-        seed: u64,
-    },
-    /// A Hugging Face folder, with `config.json` and `*.safetensors`, sharded or not; or a GGUF file, or
-    /// a folder with one.
-    Path(PathBuf),
-}
-
-impl Weights {
-    /// The model's description, without its weights.
-    ///
-    /// # Errors
-    /// As [`ModelConfig::read`].
-    pub fn config(&self) -> Result<ModelConfig, EngineError> {
-        match self {
-            Weights::Random { config, .. } => Ok(config.clone()),
-            Weights::Path(path) => ModelConfig::read(path),
-        }
-    }
-
-    fn source(&self, config: &ModelConfig) -> Result<Source, EngineError> {
-        Ok(match self {
-            Weights::Random { seed, .. } => Source::Random(Random::new(*seed, config.layers)),
-            Weights::Path(path) => match gguf::find(path)? {
-                Some(file) => Source::Gguf(Gguf::open(&file)?),
-                None => Source::Files(Files::open(path)?),
-            },
-        })
-    }
-}
-
-/// Writes the weights as a Hugging Face folder (`config.json`, `model.safetensors`) in the given
-/// dtype, so that other programs load the very same values. Needs memory for one tensor at a time.
-///
-/// # Errors
-/// When the weights cannot be read, or the folder cannot be written.
-pub fn save(weights: &Weights, dtype: Format, dir: &std::path::Path) -> Result<(), EngineError> {
-    let config = weights.config()?;
-    save::save(&weights.source(&config)?, &config, dtype, dir)
-}
+use crate::weights::Weights;
 
 /// How to load a model.
 #[derive(Debug, Clone)]
@@ -197,8 +143,7 @@ impl Engine {
         }
         let source = Arc::new(weights.source(&config)?);
         #[cfg(feature = "cuda")]
-        let on_device =
-            backend == Backend::Cuda && size::decodes_on_device(&config, dtype, world_size);
+        let on_device = backend == Backend::Cuda && decodes_on_device(&config, dtype, world_size);
         #[cfg(not(feature = "cuda"))]
         let on_device = false;
         let rank_options = RankOptions {

@@ -250,7 +250,7 @@ mod tests {
     use crate::comm::LocalComm;
     use crate::format::Format;
     use crate::presets::preset;
-    use crate::weights::random::Random;
+    use crate::weights::Weights;
 
     /// How a rank goes on when it has summed often enough.
     #[derive(Clone, Copy)]
@@ -291,9 +291,17 @@ mod tests {
         }
     }
 
+    fn random(config: &ModelConfig) -> Arc<Source> {
+        let weights = Weights::Random {
+            config: config.clone(),
+            seed: 1,
+        };
+        Arc::new(weights.source(config).unwrap())
+    }
+
     fn group(faults: [Fault; 3]) -> Group {
         let config = preset("tiny-llama").unwrap();
-        let source = Arc::new(Source::Random(Random::new(1, config.layers)));
+        let source = random(&config);
         let joins = LocalComm::ranks(3)
             .into_iter()
             .zip(faults)
@@ -358,7 +366,7 @@ mod tests {
         };
         for preset_name in ["tiny-gpt2", "tiny-llama"] {
             let config = preset(preset_name).unwrap();
-            let source = Arc::new(Source::Random(Random::new(1, config.layers)));
+            let source = random(&config);
             let options = RankOptions {
                 format: Format::F32,
                 on_device: true,

@@ -45,8 +45,8 @@ pub mod threads;
 pub mod tokenizer;
 mod weights;
 
-pub use engine::{Engine, EngineInfo, Generation, LoadOptions, Weights, save};
+pub use engine::{Engine, EngineInfo, Generation, LoadOptions};
 pub use error::EngineError;
 pub use format::Format;
 pub use gpu::Backend;
-pub use weights::gguf::find as gguf_file;
+pub use weights::{Weights, gguf::find as gguf_file, save};

@@ -19,13 +19,15 @@ use crate::models::{Model, parallel};
 use crate::ops::Offset;
 use crate::quality::Score;
 use crate::size;
-use crate::weights::{Loader, Source, slab::Slab};
+use crate::weights::{Loader, Source};
+#[cfg(feature = "cuda")]
+pub(crate) use decode::decodes_on_device;
 
 /// What every rank is loaded with.
 #[derive(Clone)]
 pub(crate) struct RankOptions {
     pub format: Format,
-    /// Whether decoding leaves ids on the device; see [`size::decodes_on_device`].
+    /// Whether decoding leaves ids on the device; see `decodes_on_device`.
     #[cfg(feature = "cuda")]
     pub on_device: bool,
     /// Bytes that a rank is predicted to need on a device of its own.
@@ -108,15 +110,8 @@ impl Rank {
     ) -> Result<Self, EngineError> {
         #[cfg(feature = "cuda")]
         check_device_memory(&device, options.needed)?;
-        let loader = Loader {
-            source,
-            format: options.format,
-            device: &device,
-            slab: Slab::default(),
-            rank: comm.rank(),
-            world: comm.world(),
-        };
-        let world = comm.world();
+        let (place, world) = (comm.rank(), comm.world());
+        let loader = Loader::new(source, options.format, &device, place, world);
         let model = Model::load(config, &loader, options.max_seq)?;
         Ok(Self {
             // Its own cache is the adapter's.

@@ -6,7 +6,6 @@ use std::ops::Range;
 use crate::ceilings::roofline::Shape;
 use crate::config::{Family, ModelConfig};
 use crate::format::Format;
-use crate::weights::layout;
 
 /// Prompt positions (batch × length) computed at a time: enough rows to keep a matrix product busy,
 /// few enough that activations stay small beside the weights.
@@ -14,7 +13,8 @@ pub const PREFILL_ROWS: usize = 2048;
 
 /// The exact number of parameters, a tied head once.
 pub fn params(config: &ModelConfig) -> u64 {
-    layout::tensors(config)
+    config
+        .tensors()
         .iter()
         .map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>())
         .sum()
@@ -28,7 +28,8 @@ pub fn matmul_params(config: &ModelConfig) -> u64 {
 
 /// The parameters of the layers' matrices.
 pub fn layer_params(config: &ModelConfig) -> u64 {
-    layout::tensors(config)
+    config
+        .tensors()
         .iter()
         .filter(|(name, shape)| {
             shape.len() == 2 && (name.contains(".layers.") || name.contains(".h."))
@@ -134,19 +135,6 @@ fn unsupported_format(c: &ModelConfig, world: usize, format: Format) -> Option<S
         })
 }
 
-/// Whether `world` GPUs decode the model without a word to the host: the engine's own models, with heads that its kernels
-/// are made for; quantized ones on one GPU, as candle looks up no share of a vocabulary. Else every step's ids pass the host.
-#[cfg(feature = "cuda")]
-pub(crate) fn decodes_on_device(c: &ModelConfig, format: Format, world: usize) -> bool {
-    use crate::ops::cuda::source::Variant;
-    let group = c.heads / world / kv_heads_per_rank(c, world);
-    !c.family.is_reference()
-        && (world == 1 || format.blocks().is_none())
-        && Variant::attention(format.dtype(), group, c.head_dim).is_some()
-        // Norms of heads are summed by whole warps.
-        && (!c.qk_norm || c.head_dim.is_multiple_of(64))
-}
-
 /// How many key and value heads each rank holds.
 pub(crate) fn kv_heads_per_rank(c: &ModelConfig, world: usize) -> usize {
     (c.kv_heads / world).max(1)
@@ -212,7 +200,8 @@ pub fn memory(
     let replicated_kv = layers * e * d * 2 * (kvh * w - c.kv_heads as u64);
     let padding = vocab_matrices * e * (v.div_ceil(64 * w) * 64 * w - v);
     // Norms and biases, which are never quantized; counted as shared, though every rank holds the norms.
-    let vectors: u64 = layout::tensors(c)
+    let vectors: u64 = c
+        .tensors()
         .iter()
         .filter(|(_, shape)| shape.len() == 1)
         .map(|(_, shape)| shape[0] as u64)
@@ -276,6 +265,24 @@ mod tests {
         assert_eq!(m.kv_cache, 12 * 2 * 8 * 528 * 768 * 4);
         assert_eq!(layer_params(&gpt2), 12 * 12 * 768 * 768);
         assert_eq!(matmul_params(&gpt2), 12 * 12 * 768 * 768 + 50_257 * 768);
+    }
+
+    /// The published sizes of the models that the presets are named after.
+    #[test]
+    fn parameters_are_those_of_the_published_models() {
+        for (name, params) in [
+            ("gpt2", 124_439_808),
+            ("gpt2-medium", 354_823_168),
+            ("gpt2-large", 774_030_080),
+            ("gpt2-xl", 1_557_611_200),
+            ("llama3-8b", 8_030_261_248),
+            ("llama3-70b", 70_553_706_496),
+            ("smollm2-135m", 134_515_008),
+            ("tinyllama-1.1b", 1_100_048_384),
+            ("qwen2.5-0.5b", 494_032_768),
+        ] {
+            assert_eq!(super::params(&preset(name).unwrap()), params, "{name}");
+        }
     }
 
     #[test]

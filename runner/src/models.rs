@@ -9,7 +9,7 @@ use std::{
 
 use hf_hub::HFClientBuilder;
 use inferbench_crds::spec::{HuggingFaceSource, Model, ObjectStoreSource};
-use inferbench_engine::{EngineError, config::ModelConfig, gguf_file, presets};
+use inferbench_engine::{EngineError, Weights, config::ModelConfig, gguf_file, presets};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -151,7 +151,7 @@ fn of_preset(name: &str, seed: i64) -> Result<Found, Why> {
 
 fn of_folder(folder: &Path, need: Need) -> Result<Found, Why> {
     let folder = fs::canonicalize(folder).map_err(|error| io_error(folder, error))?;
-    let config = ModelConfig::read(&folder)?;
+    let config = Weights::Path(folder.clone()).config()?;
     let revision = match (need, gguf_file(&folder)?) {
         (Need::Config, _) => String::new(),
         (_, Some(file)) => {
@@ -293,7 +293,7 @@ fn of_hub(source: &HuggingFaceSource, need: Need, pinned: Option<&str>) -> Resul
         other => other,
     };
     let folder = folder.map_err(|error| failed(&commit, error))?;
-    let config = ModelConfig::read(&folder)?;
+    let config = Weights::Path(folder.clone()).config()?;
     Ok((config, WeightsAt::Folder(folder), commit))
 }
 

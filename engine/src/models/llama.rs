@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use super::cache::KvCache;
 use super::parallel::{ColumnLinear, RowLinear, Vocabulary};
 use crate::comm::Communicator;
-use crate::config::{ModelConfig, Rope, RopeScaling};
+use crate::config::{ModelConfig, Rope};
 use crate::error::EngineError;
 use crate::ops::{self, Heads, Offset, Rotation};
 use crate::size;
@@ -191,7 +191,7 @@ fn tables(
     positions: usize,
     loader: &Loader,
 ) -> Result<(Tensor, Tensor)> {
-    let frequencies = frequencies(rope, head_dim);
+    let frequencies = rope.frequencies(head_dim);
     let table = |f: fn(f64) -> f64| {
         let values: Vec<f32> = (0..positions)
             .flat_map(|p| frequencies.iter().map(move |w| f(p as f64 * w) as f32))
@@ -199,59 +199,4 @@ fn tables(
         Tensor::from_vec(values, (positions, head_dim / 2), loader.device)?.to_dtype(loader.dtype())
     };
     Ok((table(f64::cos)?, table(f64::sin)?))
-}
-
-/// The angle per position of each pair of elements: `theta^(-2i/D)`, scaled. The blend of `Llama3` is
-/// that of Llama 3.1's reference code (Grattafiori et al., 2024).
-pub(crate) fn frequencies(rope: &Rope, head_dim: usize) -> Vec<f64> {
-    (0..head_dim / 2)
-        .map(|i| rope.theta.powf(-2.0 * i as f64 / head_dim as f64))
-        .map(|frequency| match rope.scaling {
-            RopeScaling::Default => frequency,
-            RopeScaling::Linear { factor } => frequency / factor,
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position,
-            } => {
-                // How many turns the pair makes over the original context.
-                let turns = original_max_position as f64 * frequency / std::f64::consts::TAU;
-                let keep = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                let keep = keep.clamp(0.0, 1.0);
-                keep * frequency + (1.0 - keep) * frequency / factor
-            }
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn llama3_scaling_keeps_fast_pairs_and_slows_slow_ones() {
-        let plain = Rope {
-            theta: 5e5,
-            scaling: RopeScaling::Default,
-        };
-        let scaled = Rope {
-            theta: 5e5,
-            scaling: RopeScaling::Llama3 {
-                factor: 8.0,
-                low_freq_factor: 1.0,
-                high_freq_factor: 4.0,
-                original_max_position: 8192,
-            },
-        };
-        let (plain, scaled) = (frequencies(&plain, 128), frequencies(&scaled, 128));
-        assert_eq!(plain[0], scaled[0]);
-        assert!((plain[63] / scaled[63] - 8.0).abs() < 1e-12);
-        assert!(
-            plain
-                .iter()
-                .zip(&scaled)
-                .all(|(p, s)| s <= p && *s >= p / 8.0 - 1e-18)
-        );
-    }
 }

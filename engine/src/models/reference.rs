@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{Family, ModelConfig};
 use crate::error::EngineError;
-use crate::weights::{Loader, Part, layout};
+use crate::weights::{Loader, Part};
 
 pub(crate) enum Reference {
     Gemma3(gemma3::Model),
@@ -25,7 +25,7 @@ impl Reference {
         max_seq: usize,
     ) -> std::result::Result<Self, EngineError> {
         let mut tensors = HashMap::new();
-        for (name, shape) in layout::tensors(c) {
+        for (name, shape) in c.tensors() {
             let part = [Part::new(name.clone(), &shape)];
             let tensor = match shape.len() {
                 1 => loader.vector(&part)?,

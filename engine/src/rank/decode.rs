@@ -12,10 +12,25 @@ use candle_core::cuda::cudarc::driver::sys::{
 use candle_core::cuda::cudarc::driver::{CudaGraph, CudaStream};
 
 use super::{Rank, Reply};
+use crate::config::ModelConfig;
 use crate::error::EngineError;
+use crate::format::Format;
 use crate::models::cache::KvCache;
 use crate::models::parallel;
-use crate::ops::{Offset, cuda::Greedy};
+use crate::ops::Offset;
+use crate::ops::cuda::{Greedy, source::Variant};
+use crate::size::kv_heads_per_rank;
+
+/// Whether `world` GPUs decode the model without a word to the host: the engine's own models, with heads that its kernels
+/// are made for; quantized ones on one GPU, as candle looks up no share of a vocabulary. Else every step's ids pass the host.
+pub(crate) fn decodes_on_device(c: &ModelConfig, format: Format, world: usize) -> bool {
+    let group = c.heads / world / kv_heads_per_rank(c, world);
+    !c.family.is_reference()
+        && (world == 1 || format.blocks().is_none())
+        && Variant::attention(format.dtype(), group, c.head_dim).is_some()
+        // Norms of heads are summed by whole warps.
+        && (!c.qk_norm || c.head_dim.is_multiple_of(64))
+}
 
 /// What decoding of one shape keeps between calls. It holds on to the cache that it was made for.
 pub(super) struct Decode {

@@ -8,7 +8,8 @@ use candle_core::quantized::k_quants::{BlockQ4_0, BlockQ8_0};
 use candle_core::quantized::{GgmlDType, GgmlType, QStorage, QTensor, QuantizedType};
 
 use super::element::{advise_large_pages, in_parallel};
-use super::{Part, Source, fill_rows};
+use super::part::Part;
+use super::source::{Source, fill_rows};
 use crate::error::EngineError;
 
 /// The parts one below the other, as a matrix of blocks; `cols` columns, of which zeros fill up what a part lacks.

@@ -10,8 +10,8 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::Part;
 use super::element::Element;
+use super::part::Part;
 use crate::error::EngineError;
 
 /// Files, and where in them each tensor lies.

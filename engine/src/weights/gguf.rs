@@ -1,5 +1,7 @@
 //! GGUF files: their metadata as a configuration, their tensors under Hugging Face's names.
 
+mod metadata;
+
 use std::fs::File;
 use std::io::Cursor;
 use std::ops::Range;
@@ -7,28 +9,27 @@ use std::path::{Path, PathBuf};
 
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use memmap2::Mmap;
-use serde_json::{Map, Value as Json, json};
+use serde_json::Value;
 
-use super::Part;
 use super::element::Element;
+use super::part::Part;
 use crate::config::{Family, ModelConfig, Rope, RopeScaling};
 use crate::error::EngineError;
-use crate::models::llama::frequencies;
+use metadata::Metadata;
 
 /// An open file.
 pub(crate) struct Gguf {
     path: PathBuf,
     map: Mmap,
     content: Content,
-    /// What the tensors are permuted by.
-    layout: Layout,
+    permutation: Permutation,
 }
 
 /// How llama.cpp's converter rearranges what Hugging Face stores.
 #[derive(Clone, Copy)]
-struct Layout {
+struct Permutation {
     family: Family,
     /// Rows of one head; what is rotated together lies side by side in a Llama's queries and keys, half a head apart in
     /// Hugging Face's.
@@ -108,13 +109,13 @@ impl Gguf {
             path: path.to_owned(),
             map,
             content,
-            layout: Layout {
+            permutation: Permutation {
                 family: Family::Llama,
                 head_dim: 1,
             },
         };
         let config = gguf.config()?;
-        gguf.layout = Layout {
+        gguf.permutation = Permutation {
             family: config.family,
             head_dim: config.head_dim,
         };
@@ -137,7 +138,7 @@ impl Gguf {
                 factors: self.factors(),
             };
             let json = metadata.config_json()?;
-            let config = ModelConfig::parse(&Json::Object(json).to_string())?;
+            let config = ModelConfig::parse(&Value::Object(json).to_string())?;
             self.check_factors(&config)?;
             Ok(config)
         };
@@ -157,8 +158,8 @@ impl Gguf {
             scaling: RopeScaling::Default,
         };
         let (plain, scaled) = (
-            frequencies(&plain, config.head_dim),
-            frequencies(rope, config.head_dim),
+            plain.frequencies(config.head_dim),
+            rope.frequencies(config.head_dim),
         );
         let same = stored.len() == plain.len()
             && stored
@@ -179,7 +180,7 @@ impl Gguf {
     /// What each frequency is divided by, where the file says so.
     fn factors(&self) -> Option<Vec<f32>> {
         let info = self.content.tensor_infos.get("rope_freqs.weight")?;
-        let tensor = Tensor::of(info, &self.content, &self.map);
+        let tensor = StoredTensor::of(info, &self.content, &self.map);
         let rows = 0..info.shape.elem_count();
         Some(rows.flat_map(|i| tensor.values(i, 0..1)).collect())
     }
@@ -242,36 +243,32 @@ impl Gguf {
             .then(|| tensor.bytes(self.stored_row(&part.name, row), part.cols.clone()))
     }
 
-    fn tensor(&self, name: &str) -> Tensor<'_> {
+    fn tensor(&self, name: &str) -> StoredTensor<'_> {
         let info = &self.content.tensor_infos[&gguf_name(name)];
-        Tensor::of(info, &self.content, &self.map)
+        StoredTensor::of(info, &self.content, &self.map)
     }
 
     /// Where Hugging Face's row of a tensor lies.
     fn stored_row(&self, name: &str, row: usize) -> usize {
         let rotated = ["q_proj", "k_proj"].iter().any(|part| name.contains(part));
-        if !rotated || self.layout.family != Family::Llama {
+        if !rotated || self.permutation.family != Family::Llama {
             return row;
         }
-        let (d, within) = (self.layout.head_dim, row % self.layout.head_dim);
+        let (d, within) = (self.permutation.head_dim, row % self.permutation.head_dim);
         let (half, pair) = (within / (d / 2), within % (d / 2));
         row - within + 2 * pair + half
     }
 }
 
 /// One tensor's bytes, row by row.
-struct Tensor<'a> {
+struct StoredTensor<'a> {
     kind: GgmlDType,
     width: usize,
     bytes: &'a [u8],
 }
 
-impl<'a> Tensor<'a> {
-    fn of(
-        info: &candle_core::quantized::gguf_file::TensorInfo,
-        content: &Content,
-        map: &'a [u8],
-    ) -> Self {
+impl<'a> StoredTensor<'a> {
+    fn of(info: &TensorInfo, content: &Content, map: &'a [u8]) -> Self {
         let kind = info.ggml_dtype;
         let start = (content.tensor_data_offset + info.offset) as usize;
         let bytes = info.shape.elem_count() / kind.block_size() * kind.type_size();
@@ -354,199 +351,4 @@ fn gguf_name(name: &str) -> String {
         theirs = theirs.replacen(ours, gguf, 1);
     }
     theirs
-}
-
-/// The metadata, read for a configuration.
-struct Metadata<'a> {
-    content: &'a Content,
-    /// What each frequency is divided by.
-    factors: Option<Vec<f32>>,
-}
-
-impl Metadata<'_> {
-    fn config_json(&self) -> Result<Map<String, Json>, EngineError> {
-        let arch = self.text("general.architecture")?;
-        let mut json = match arch.as_str() {
-            "gpt2" => self.gpt2()?,
-            "llama" => self.llama_like(Family::Llama, &arch)?,
-            "qwen2" => self.llama_like(Family::Qwen2, &arch)?,
-            "qwen3" => self.llama_like(Family::Qwen3, &arch)?,
-            other => {
-                return Err(EngineError::Unsupported(format!(
-                    "general.architecture: {other} is not one of gpt2, llama, qwen2, qwen3"
-                )));
-            }
-        };
-        json.insert("vocab_size".into(), self.rows("token_embd.weight")?.into());
-        let tied = !self.content.tensor_infos.contains_key("output.weight");
-        json.insert("tie_word_embeddings".into(), tied.into());
-        for (key, id) in [
-            ("bos_token_id", "tokenizer.ggml.bos_token_id"),
-            ("eos_token_id", "tokenizer.ggml.eos_token_id"),
-            ("pad_token_id", "tokenizer.ggml.padding_token_id"),
-        ] {
-            if let Some(id) = self.optional_size(id)? {
-                json.insert(key.into(), id.into());
-            }
-        }
-        Ok(json)
-    }
-
-    fn gpt2(&self) -> Result<Map<String, Json>, EngineError> {
-        let size = |key: &str| self.size(&format!("gpt2.{key}"));
-        object(json!({
-            "architectures": [Family::Gpt2.class_name()],
-            "model_type": "gpt2",
-            "activation_function": "gelu_new",
-            "n_embd": size("embedding_length")?,
-            "n_inner": size("feed_forward_length")?,
-            "n_layer": size("block_count")?,
-            "n_head": size("attention.head_count")?,
-            "n_positions": size("context_length")?,
-            "layer_norm_epsilon": self.number("gpt2.attention.layer_norm_epsilon")?,
-        }))
-    }
-
-    fn llama_like(&self, family: Family, arch: &str) -> Result<Map<String, Json>, EngineError> {
-        let key = |key: &str| format!("{arch}.{key}");
-        let size = |name: &str| self.size(&key(name));
-        let unsupported = |name: &str, why: String| {
-            Err(EngineError::Unsupported(format!("{}: {why}", key(name))))
-        };
-        if let Some(experts) = self.optional_size(&key("expert_count"))?.filter(|&n| n > 0) {
-            return unsupported(
-                "expert_count",
-                format!("{experts} is not supported, only 0"),
-            );
-        }
-        let (hidden, heads) = (size("embedding_length")?, size("attention.head_count")?);
-        let head_dim = match self.optional_size(&key("attention.key_length"))? {
-            Some(dim) => dim,
-            None if heads > 0 => hidden / heads,
-            None => 0,
-        };
-        if let Some(rotated) = self.optional_size(&key("rope.dimension_count"))?
-            && rotated != head_dim
-        {
-            let why = format!("{rotated} is not supported, only the head's width {head_dim}");
-            return unsupported("rope.dimension_count", why);
-        }
-        let theta = self.optional_number(&key("rope.freq_base"))?;
-        let mut json = object(json!({
-            "architectures": [family.class_name()],
-            "model_type": arch,
-            "hidden_act": "silu",
-            "hidden_size": hidden,
-            "intermediate_size": size("feed_forward_length")?,
-            "num_hidden_layers": size("block_count")?,
-            "num_attention_heads": heads,
-            "num_key_value_heads":
-                self.optional_size(&key("attention.head_count_kv"))?.unwrap_or(heads),
-            "head_dim": head_dim,
-            "max_position_embeddings": size("context_length")?,
-            "rms_norm_eps": self.number(&key("attention.layer_norm_rms_epsilon"))?,
-            "rope_theta": theta.unwrap_or(10_000.0),
-            "attention_bias": self.content.tensor_infos.contains_key("blk.0.attn_q.bias"),
-            "mlp_bias": self.content.tensor_infos.contains_key("blk.0.ffn_up.bias"),
-        }))?;
-        if let Some(scaling) = self.rope_scaling(arch)? {
-            json.insert("rope_scaling".into(), scaling);
-        }
-        if let Some(window) = self
-            .optional_size(&key("attention.sliding_window"))?
-            .filter(|&n| n > 0)
-        {
-            json.insert("sliding_window".into(), window.into());
-            json.insert("use_sliding_window".into(), true.into());
-        }
-        Ok(json)
-    }
-
-    /// Llama 3.1 and 3.2 come with a tensor of factors, the greatest of which, that of the slowest frequencies, is the
-    /// rule's; [`Gguf::check_factors`] sees that the others follow from it.
-    fn rope_scaling(&self, arch: &str) -> Result<Option<Json>, EngineError> {
-        let kind = format!("{arch}.rope.scaling.type");
-        if let Some(factors) = &self.factors {
-            let greatest = factors.iter().copied().fold(1.0, f32::max);
-            return Ok(Some(json!({
-                "rope_type": "llama3", "factor": greatest, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            })));
-        }
-        match self.content.metadata.get(&kind) {
-            None => Ok(None),
-            Some(_) => Ok(match self.text(&kind)?.as_str() {
-                "none" => None,
-                other => Some(json!({
-                    "rope_type": other,
-                    "factor": self.number(&format!("{arch}.rope.scaling.factor"))?,
-                })),
-            }),
-        }
-    }
-
-    /// Rows of a tensor.
-    fn rows(&self, tensor: &str) -> Result<usize, EngineError> {
-        let info = self.content.tensor_infos.get(tensor);
-        info.and_then(|info| info.shape.dims().first().copied())
-            .ok_or_else(|| EngineError::Invalid(format!("tensor {tensor} is missing")))
-    }
-
-    fn text(&self, key: &str) -> Result<String, EngineError> {
-        match self.content.metadata.get(key) {
-            Some(Value::String(text)) => Ok(text.clone()),
-            other => Err(wrong(key, other, "text")),
-        }
-    }
-
-    fn optional_size(&self, key: &str) -> Result<Option<usize>, EngineError> {
-        let Some(value) = self.content.metadata.get(key) else {
-            return Ok(None);
-        };
-        let size = match *value {
-            Value::I8(v) => u64::try_from(v).ok(),
-            Value::I16(v) => u64::try_from(v).ok(),
-            Value::I32(v) => u64::try_from(v).ok(),
-            Value::I64(v) => u64::try_from(v).ok(),
-            Value::Bool(_) => None,
-            _ => value.to_u64().ok(),
-        };
-        size.and_then(|size| usize::try_from(size).ok())
-            .map(Some)
-            .ok_or_else(|| wrong(key, Some(value), "a whole number"))
-    }
-
-    fn size(&self, key: &str) -> Result<usize, EngineError> {
-        self.optional_size(key)?
-            .ok_or_else(|| wrong(key, None, "a whole number"))
-    }
-
-    fn optional_number(&self, key: &str) -> Result<Option<f64>, EngineError> {
-        match self.content.metadata.get(key) {
-            None => Ok(None),
-            // The shortest decimal that the float stands for: 1e-5, not 9.999999747378752e-6.
-            Some(Value::F32(v)) => Ok(v.to_string().parse().ok()),
-            Some(Value::F64(v)) => Ok(Some(*v)),
-            other => Err(wrong(key, other, "a number")),
-        }
-    }
-
-    fn number(&self, key: &str) -> Result<f64, EngineError> {
-        self.optional_number(key)?
-            .ok_or_else(|| wrong(key, None, "a number"))
-    }
-}
-
-fn wrong(key: &str, found: Option<&Value>, wanted: &str) -> EngineError {
-    EngineError::Invalid(match found {
-        None => format!("{key}: missing"),
-        Some(value) => format!("{key}: {value:?} is not {wanted}"),
-    })
-}
-
-fn object(json: Json) -> Result<Map<String, Json>, EngineError> {
-    match json {
-        Json::Object(map) => Ok(map),
-        other => Err(EngineError::Invalid(format!("{other} is no object"))),
-    }
 }

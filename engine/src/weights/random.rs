@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::Part;
 use super::element::Element;
+use super::part::Part;
 use crate::random::{mix, stream};
 
 /// The weights of a model that nobody trained, with the spread of ones that somebody did.

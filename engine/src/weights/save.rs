@@ -9,9 +9,9 @@ use half::{bf16, f16};
 use safetensors::{Dtype, View};
 use serde_json::json;
 
-use super::element::{Element, in_parallel};
-use super::{Part, Source, layout};
-use crate::config::ModelConfig;
+use super::element::{Element, in_parallel, zeroed};
+use super::part::Part;
+use super::source::{Source, Weights};
 use crate::error::EngineError;
 use crate::format::Format;
 
@@ -25,7 +25,7 @@ struct Lazy<'a> {
 impl Lazy<'_> {
     fn bytes<T: Element>(&self, to_bytes: impl Fn(&T, &mut Vec<u8>)) -> Vec<u8> {
         let cols = self.part.cols.len();
-        let mut values = super::element::zeroed::<T>(self.part.rows.len() * cols);
+        let mut values = zeroed::<T>(self.part.rows.len() * cols);
         in_parallel(&mut values, cols, |first, out| {
             let rows = first..first + out.len() / cols;
             self.source.fill(&self.part, rows, out, cols);
@@ -58,13 +58,15 @@ impl View for Lazy<'_> {
     }
 }
 
-/// Writes `config.json` and `model.safetensors` into `dir`, which is created where it is missing.
-pub(crate) fn save(
-    source: &Source,
-    config: &ModelConfig,
-    format: Format,
-    dir: &Path,
-) -> Result<(), EngineError> {
+/// Writes the weights as a Hugging Face folder (`config.json`, `model.safetensors`) in the given format, so that other
+/// programs load the very same values. Needs memory for one tensor at a time.
+///
+/// # Errors
+/// [`EngineError::Unsupported`] for a quantized format; else where the weights cannot be read, or the folder cannot be
+/// written.
+pub fn save(weights: &Weights, format: Format, dir: &Path) -> Result<(), EngineError> {
+    let config = weights.config()?;
+    let source = weights.source(&config)?;
     let (stored, name) = match format {
         Format::F32 => (Dtype::F32, "float32"),
         Format::BF16 => (Dtype::BF16, "bfloat16"),
@@ -76,13 +78,13 @@ pub(crate) fn save(
         }
     };
     let mut tensors = Vec::new();
-    for (name, shape) in layout::tensors(config) {
+    for (name, shape) in config.tensors() {
         let part = Part::new(name.clone(), &shape);
         source.check(&part)?;
         tensors.push((
             name,
             Lazy {
-                source,
+                source: &source,
                 part,
                 dtype: stored,
             },

@@ -1,20 +1,22 @@
 //! The tensors of a model: Hugging Face's names and shapes, from the configuration alone.
 
-use crate::config::{Family, ModelConfig};
+use super::{Family, ModelConfig};
 
-/// Every tensor of the model, a tied head once (as the embedding).
-pub(crate) fn tensors(c: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let mut list = Vec::new();
-    let mut add = |name: String, shape: &[usize]| list.push((name, shape.to_vec()));
-    match c.family {
-        Family::Gpt2 => gpt2(c, &mut add),
-        Family::Phi3 => phi3(c, &mut add),
-        _ => llama(c, &mut add),
+impl ModelConfig {
+    /// Every tensor of the model, a tied head once (as the embedding).
+    pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut list = Vec::new();
+        let mut add = |name: String, shape: &[usize]| list.push((name, shape.to_vec()));
+        match self.family {
+            Family::Gpt2 => gpt2(self, &mut add),
+            Family::Phi3 => phi3(self, &mut add),
+            _ => llama(self, &mut add),
+        }
+        if !self.tied {
+            add("lm_head.weight".into(), &[self.vocab_size, self.hidden]);
+        }
+        list
     }
-    if !c.tied {
-        add("lm_head.weight".into(), &[c.vocab_size, c.hidden]);
-    }
-    list
 }
 
 fn gpt2(c: &ModelConfig, add: &mut impl FnMut(String, &[usize])) {
