@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use inferbench_engine::ceilings::{
     Ceilings,
-    roofline::{self, Workload},
+    roofline::{self, ModelShape, Workload},
 };
 use inferbench_engine::config::ModelConfig;
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Weights, presets, size, threads, tokenizer,
+    Backend, Engine, EngineError, Format, LoadOptions, Weights, presets, threads, tokenizer,
 };
 use serde_json::json;
 
@@ -46,7 +46,7 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
         None => Weights::Path(preset.into()),
     };
     let config = weights.config()?;
-    let shape = size::shape(&config, Format::BF16);
+    let shape = ModelShape::of(&config, Format::BF16);
     let ceilings = Ceilings::measure_gpu(Format::BF16, Some(&shape))?;
     let (bandwidth, matrix) = (
         ceilings.bandwidth.bytes_per_second,

@@ -4,9 +4,9 @@
 //! `cargo run --release -p inferbench-engine --example speed -- [PRESET] [ROUNDS]`
 
 use candle_core::{DType, Device};
-use inferbench_engine::ceilings::roofline::{self, Work, Workload};
+use inferbench_engine::ceilings::roofline::{self, ModelShape, Work, Workload};
 use inferbench_engine::ceilings::{bandwidth, matrix};
-use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, size, threads};
+use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, threads};
 use std::time::Duration;
 
 /// Batch, input and output lengths.
@@ -29,7 +29,7 @@ fn main() {
         .map_or(5, |n| n.parse().expect("ROUNDS is a number"));
     let threads = threads::init(None);
     let config = presets::preset(&preset).expect("PRESET is a name that inferbench knows");
-    let shape = size::shape(&config, Format::F32);
+    let shape = ModelShape::of(&config, Format::F32);
     let options = LoadOptions {
         dtype: Format::F32,
         backend: Backend::Cpu,

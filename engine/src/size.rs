@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use crate::ceilings::roofline::Shape;
 use crate::config::{Family, ModelConfig};
 use crate::format::Format;
 
@@ -36,21 +35,6 @@ pub fn layer_params(config: &ModelConfig) -> u64 {
         })
         .map(|(_, shape)| (shape[0] * shape[1]) as u64)
         .sum()
-}
-
-/// The sizes that roofline arithmetic depends on, for weights in `format`.
-pub fn shape(config: &ModelConfig, format: Format) -> Shape {
-    Shape {
-        layers: config.layers,
-        hidden: config.hidden,
-        heads: config.heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
-        vocab: config.vocab_size,
-        layer_params: layer_params(config) as usize,
-        matmul_weight_bytes: format.matrix_bytes(matmul_params(config)) as usize,
-        dtype_bytes: format.element_bytes(),
-    }
 }
 
 /// Why the combination cannot run, by design and whatever the memory; none where it can.

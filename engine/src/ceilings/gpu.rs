@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 
 use super::bandwidth::Bandwidth;
-use super::roofline::Shape;
+use super::roofline::ModelShape;
 use super::{Ceilings, best_of, matrix};
 use crate::error::EngineError;
 use crate::format::Format;
@@ -20,7 +20,7 @@ const TURNS: usize = 4;
 /// Both ceilings of the first GPU.
 pub(super) fn measure(
     format: Format,
-    shape: Option<&Shape>,
+    shape: Option<&ModelShape>,
     budget: Duration,
 ) -> Result<Ceilings, EngineError> {
     let found = crate::gpu::find(1)?;

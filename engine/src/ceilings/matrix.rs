@@ -1,7 +1,7 @@
 //! How fast matrices can be multiplied, by the best of the products that matter.
 
 use super::best_of;
-use super::roofline::Shape;
+use super::roofline::ModelShape;
 use crate::ops;
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -47,17 +47,17 @@ impl Product {
 }
 
 /// Products worth measuring: two squares and, given a model, what its prefill multiplies.
-pub fn products(shape: Option<&Shape>) -> Vec<Product> {
+pub fn products(shape: Option<&ModelShape>) -> Vec<Product> {
     some_products([1024, 2048], 512, shape)
 }
 
 /// As [`products`], as large as a GPU needs them to be busy.
 #[cfg(feature = "cuda")]
-pub(super) fn gpu_products(shape: Option<&Shape>) -> Vec<Product> {
+pub(super) fn gpu_products(shape: Option<&ModelShape>) -> Vec<Product> {
     some_products([4096, 8192], crate::size::PREFILL_ROWS, shape)
 }
 
-fn some_products(squares: [usize; 2], rows: usize, shape: Option<&Shape>) -> Vec<Product> {
+fn some_products(squares: [usize; 2], rows: usize, shape: Option<&ModelShape>) -> Vec<Product> {
     let mut products: Vec<Product> = squares
         .map(|size| Product {
             rows: size,
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_model_adds_its_feed_forward_products() {
-        let gpt2 = Shape {
+        let gpt2 = ModelShape {
             layers: 12,
             hidden: 768,
             heads: 12,

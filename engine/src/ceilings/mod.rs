@@ -38,7 +38,7 @@ impl Ceilings {
     ///
     /// # Errors
     /// When memory for the measurement cannot be had or its products cannot be made on the CPU.
-    pub fn measure(format: Format, shape: Option<&roofline::Shape>) -> Result<Self> {
+    pub fn measure(format: Format, shape: Option<&roofline::ModelShape>) -> Result<Self> {
         Ok(Self {
             bandwidth: bandwidth::measure(BUDGET),
             matrix: matrix::measure(
@@ -57,7 +57,7 @@ impl Ceilings {
     /// [`EngineError::Device`] where there is none, or this build cannot use it; else as [`Ceilings::measure`].
     pub fn measure_gpu(
         format: Format,
-        shape: Option<&roofline::Shape>,
+        shape: Option<&roofline::ModelShape>,
     ) -> std::result::Result<Self, EngineError> {
         #[cfg(feature = "cuda")]
         return gpu::measure(format, shape, BUDGET);

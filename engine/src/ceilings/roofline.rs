@@ -4,9 +4,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::ModelConfig;
+use crate::format::Format;
+use crate::size::{layer_params, matmul_params};
+
 /// The sizes of a decoder-only model that the work depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shape {
+pub struct ModelShape {
     /// Decoder layers.
     pub layers: usize,
     /// Width of the residual stream, `E`.
@@ -29,7 +33,24 @@ pub struct Shape {
     pub dtype_bytes: usize,
 }
 
-/// What is asked of the model.
+impl ModelShape {
+    /// The shape of a model with weights in `format`.
+    pub fn of(config: &ModelConfig, format: Format) -> Self {
+        Self {
+            layers: config.layers,
+            hidden: config.hidden,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            vocab: config.vocab_size,
+            layer_params: layer_params(config) as usize,
+            matmul_weight_bytes: format.matrix_bytes(matmul_params(config)) as usize,
+            dtype_bytes: format.element_bytes(),
+        }
+    }
+}
+
+/// A load on the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// Sequences, `b`.
@@ -72,7 +93,7 @@ pub struct Fraction {
 
 /// The prefill of a whole batch: `2·P_layers·b·s + 2·b·V·E + 2·L·b·H·D·s²` operations (causal
 /// attention; logits of the last position only); every weight read once and the cache written.
-pub fn prefill(shape: &Shape, load: &Workload) -> Work {
+pub fn prefill(shape: &ModelShape, load: &Workload) -> Work {
     let (b, s) = (load.batch as f64, load.input as f64);
     let flops = 2.0 * shape.layer_params as f64 * b * s
         + head_flops(shape, b)
@@ -84,7 +105,7 @@ pub fn prefill(shape: &Shape, load: &Workload) -> Work {
 /// One decode step of the whole batch at the mean context `s + n/2`: the weights read once, the
 /// cache read and one position of it written; `2·P_layers·b + 2·b·V·E + 4·L·b·H·D·(s + n/2)`
 /// operations.
-pub fn decode_step(shape: &Shape, load: &Workload) -> Work {
+pub fn decode_step(shape: &ModelShape, load: &Workload) -> Work {
     let b = load.batch as f64;
     let context = mean_context(load);
     let flops = 2.0 * shape.layer_params as f64 * b
@@ -96,7 +117,7 @@ pub fn decode_step(shape: &Shape, load: &Workload) -> Work {
 
 /// Bytes that every decode step touches, on one device: weights, and the cache at mean context. A
 /// set that fits the last cache may beat the bandwidth ceiling.
-pub fn decode_working_set(shape: &Shape, load: &Workload) -> f64 {
+pub fn decode_working_set(shape: &ModelShape, load: &Workload) -> f64 {
     let bytes =
         shape.matmul_weight_bytes as f64 + load.batch as f64 * mean_context(load) * kv_bytes(shape);
     bytes / load.devices as f64
@@ -124,11 +145,11 @@ fn mean_context(load: &Workload) -> f64 {
 }
 
 /// Bytes of one position of one sequence in the cache.
-fn kv_bytes(shape: &Shape) -> f64 {
+fn kv_bytes(shape: &ModelShape) -> f64 {
     (2 * shape.layers * shape.kv_heads * shape.head_dim * shape.dtype_bytes) as f64
 }
 
-fn head_flops(shape: &Shape, positions: f64) -> f64 {
+fn head_flops(shape: &ModelShape, positions: f64) -> f64 {
     2.0 * positions * (shape.vocab * shape.hidden) as f64
 }
 
@@ -145,7 +166,7 @@ mod tests {
     use super::*;
 
     /// GPT-2 124M in f32.
-    const GPT2: Shape = Shape {
+    const GPT2: ModelShape = ModelShape {
         layers: 12,
         hidden: 768,
         heads: 12,
