@@ -4,60 +4,50 @@ use serde_json::{Value, json};
 
 use crate::config::{Family, ModelConfig};
 
-/// The names that [`preset`] knows.
-pub const PRESETS: [&str; 14] = [
-    "gpt2",
-    "gpt2-medium",
-    "gpt2-large",
-    "gpt2-xl",
-    "llama3-8b",
-    "llama3-70b",
-    "smollm2-135m",
-    "tinyllama-1.1b",
-    "qwen2.5-0.5b",
-    "tiny-gpt2",
-    "tiny-llama",
-    "tiny-mistral",
-    "tiny-qwen2",
-    "tiny-qwen3",
+/// Every preset: its name, and how the model is described.
+const PRESETS: [(&str, fn() -> ModelConfig); 14] = [
+    ("gpt2", || gpt2(12, 12, 768)),
+    ("gpt2-medium", || gpt2(24, 16, 1024)),
+    ("gpt2-large", || gpt2(36, 20, 1280)),
+    ("gpt2-xl", || gpt2(48, 25, 1600)),
+    ("llama3-8b", || llama3(4096, 14_336, 32, 32)),
+    ("llama3-70b", || llama3(8192, 28_672, 80, 64)),
+    ("smollm2-135m", || {
+        let s = sizes(49_152, 576, 1536, 30, (9, 3, 64), 8192);
+        llama_like(Family::Llama, s, 1e5, 1e-5, true, Value::Null)
+    }),
+    ("tinyllama-1.1b", || {
+        let s = sizes(32_000, 2048, 5632, 22, (32, 4, 64), 2048);
+        llama_like(Family::Llama, s, 1e4, 1e-5, false, Value::Null)
+    }),
+    ("qwen2.5-0.5b", || {
+        let s = sizes(151_936, 896, 4864, 24, (14, 2, 64), 32_768);
+        llama_like(Family::Qwen2, s, 1e6, 1e-6, true, Value::Null)
+    }),
+    ("tiny-gpt2", || {
+        gpt2_of(sizes(509, 96, 384, 3, (12, 12, 8), 256))
+    }),
+    ("tiny-llama", || {
+        let scaling = json!({
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+        });
+        tiny(Family::Llama, false, scaling)
+    }),
+    ("tiny-qwen2", || tiny(Family::Qwen2, true, Value::Null)),
+    ("tiny-qwen3", || tiny(Family::Qwen3, true, Value::Null)),
+    ("tiny-mistral", || tiny(Family::Mistral, false, Value::Null)),
 ];
 
-/// The model of that name, or none where [`PRESETS`] lacks it.
+/// The names that [`preset`] knows.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|(name, _)| *name)
+}
+
+/// The model of that name, or none where it is none of [`names`].
 pub fn preset(name: &str) -> Option<ModelConfig> {
-    let config = match name {
-        "gpt2" => gpt2(12, 12, 768),
-        "gpt2-medium" => gpt2(24, 16, 1024),
-        "gpt2-large" => gpt2(36, 20, 1280),
-        "gpt2-xl" => gpt2(48, 25, 1600),
-        "llama3-8b" => llama3(4096, 14_336, 32, 32),
-        "llama3-70b" => llama3(8192, 28_672, 80, 64),
-        "smollm2-135m" => {
-            let s = sizes(49_152, 576, 1536, 30, (9, 3, 64), 8192);
-            llama_like(Family::Llama, s, 1e5, 1e-5, true, Value::Null)
-        }
-        "tinyllama-1.1b" => {
-            let s = sizes(32_000, 2048, 5632, 22, (32, 4, 64), 2048);
-            llama_like(Family::Llama, s, 1e4, 1e-5, false, Value::Null)
-        }
-        "qwen2.5-0.5b" => {
-            let s = sizes(151_936, 896, 4864, 24, (14, 2, 64), 32_768);
-            llama_like(Family::Qwen2, s, 1e6, 1e-6, true, Value::Null)
-        }
-        "tiny-gpt2" => gpt2_of(sizes(509, 96, 384, 3, (12, 12, 8), 256)),
-        "tiny-llama" => tiny(
-            Family::Llama,
-            false,
-            json!({
-                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
-            }),
-        ),
-        "tiny-mistral" => tiny(Family::Mistral, false, Value::Null),
-        "tiny-qwen2" => tiny(Family::Qwen2, true, Value::Null),
-        "tiny-qwen3" => tiny(Family::Qwen3, true, Value::Null),
-        _ => return None,
-    };
-    Some(config)
+    let (_, describe) = PRESETS.iter().find(|(known, _)| *known == name)?;
+    Some(describe())
 }
 
 /// The sizes that a `config.json` names.
@@ -179,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_name_has_a_preset_and_no_other_does() {
-        for name in PRESETS {
+        for name in names() {
             assert!(preset(name).is_some(), "{name}");
         }
         assert!(preset("gpt3").is_none());

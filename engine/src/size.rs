@@ -237,7 +237,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::presets::{PRESETS, preset};
+    use crate::presets::{self, preset};
 
     #[test]
     fn gpt2_in_f32() {
@@ -280,7 +280,7 @@ mod tests {
     proptest! {
         #[test]
         fn more_never_needs_less_and_ranks_share(
-            name in prop::sample::select(PRESETS.to_vec()),
+            name in prop::sample::select(presets::names().collect::<Vec<_>>()),
             batch in 1usize..64, input in 1usize..512, output in 1usize..512,
         ) {
             let c = preset(name).unwrap();

@@ -8,7 +8,10 @@ use std::{
 };
 
 use hf_hub::HFClientBuilder;
-use inferbench_crds::spec::{HuggingFaceSource, Model, ObjectStoreSource};
+use inferbench_crds::{
+    presets::PRESETS,
+    spec::{HuggingFaceSource, Model, ObjectStoreSource},
+};
 use inferbench_engine::{EngineError, Weights, config::ModelConfig, gguf_file, presets};
 use sha2::{Digest, Sha256};
 
@@ -139,7 +142,7 @@ fn of_preset(name: &str, seed: i64) -> Result<Found, Why> {
     let config = presets::preset(name).ok_or_else(|| {
         Why::Source(format!(
             "there is no preset {name:?}; there are {}",
-            presets::PRESETS.join(", ")
+            PRESETS.join(", ")
         ))
     })?;
     let weights = WeightsAt::Random {
@@ -357,6 +360,12 @@ mod tests {
                 ..ModelSource::default()
             },
         }
+    }
+
+    /// The names are the resource's and the shapes the engine's, and neither crate knows of the other.
+    #[test]
+    fn every_preset_of_the_resource_is_one_of_the_engine() {
+        assert!(presets::names().eq(PRESETS));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 pub use inferbench_crds::contract::{StoreAt, TrialRequest};
-use inferbench_crds::spec::Dtype;
+use inferbench_crds::{presets::PRESETS, spec::Dtype};
 use inferbench_engine::{
     Weights,
     ceilings::{Ceilings, roofline::ModelShape},
@@ -75,7 +75,7 @@ impl WeightsAt {
                 }),
                 None => Err(format!(
                     "there is no preset {preset:?}; there are {}",
-                    presets::PRESETS.join(", ")
+                    PRESETS.join(", ")
                 )),
             },
             WeightsAt::Folder(folder) => Ok(Weights::Path(folder.clone())),
