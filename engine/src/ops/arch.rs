@@ -1,4 +1,4 @@
-//! The vector instructions to compute with, chosen at run time.
+//! The processor's instructions that kernels ask for by name: vectors, chosen at run time, and prefetches.
 
 use pulp::{Simd, WithSimd};
 
@@ -13,9 +13,19 @@ pub(crate) enum Arch {
     Detected(pulp::Arch),
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Overrides the choice of instruction set for calls made on this thread.
+    pub(super) static FORCED: std::cell::Cell<Option<Arch>> = const { std::cell::Cell::new(None) };
+}
+
 impl Arch {
-    /// The best there is.
+    /// The best there is; in a test the one that [`FORCED`] names.
     pub(crate) fn new() -> Self {
+        #[cfg(test)]
+        if let Some(forced) = FORCED.get() {
+            return forced;
+        }
         #[cfg(target_arch = "x86_64")]
         if pulp::x86::V4::try_new().is_none()
             && let Some(simd) = pulp::x86::V3::try_new()
@@ -46,4 +56,18 @@ impl Arch {
         }
         all
     }
+}
+
+/// Asks for the cache line `ahead` bytes past `at`, into the second-level cache; a hint without effect
+/// on what is computed.
+#[inline(always)]
+pub(crate) fn prefetch(at: *const f32, ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees and faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(ahead)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, ahead);
 }

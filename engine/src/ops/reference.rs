@@ -4,7 +4,8 @@
 use candle_core::quantized::QTensor;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
-use super::{Offset, Weight};
+use super::offset::Offset;
+use super::weight::Weight;
 
 /// Score elements per chunk of attention: candle's CUDA softmax indexes with 32-bit integers, and
 /// scores are the one buffer that grows with the square of the length.

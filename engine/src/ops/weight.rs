@@ -1,9 +1,9 @@
-//! A matrix of weights, plain or quantized, and all that a model does with one.
+//! A matrix of weights, plain or quantized. Its products are in `dispatch.rs`, as all others.
 
 use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 /// A matrix `[n, k]` that rows of `k` elements are multiplied by.
 #[derive(Clone, Debug)]
@@ -15,42 +15,6 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// `x · wᵀ (+ bias)`: `x [.., k]` → `[.., n]`.
-    ///
-    /// # Errors
-    /// When the shapes or dtypes do not fit each other.
-    pub fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        match self {
-            Self::Dense(w) => super::linear(x, w, bias),
-            Self::Quantized(w) => super::linear_quantized(x, w, bias),
-        }
-    }
-
-    /// `gelu(x · wᵀ + bias)` with the tanh form of GELU: `x [.., k]` → `[.., n]`.
-    ///
-    /// # Errors
-    /// When the shapes or dtypes do not fit each other.
-    pub fn linear_bias_gelu(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Dense(w) => super::linear_bias_gelu(x, w, bias),
-            Self::Quantized(w) => super::linear_quantized_bias_gelu(x, w, bias),
-        }
-    }
-
-    /// `x [B, k]` times the first `rows` rows → `[B, rows]`.
-    ///
-    /// # Errors
-    /// When the shapes or dtypes do not fit each other.
-    pub fn linear_first(&self, x: &Tensor, rows: usize) -> Result<Tensor> {
-        match self {
-            // No aligned product to be won, and one copy to be saved.
-            Self::Dense(w) if matches!(w.device(), Device::Cpu) => {
-                super::linear(x, &w.narrow(0, 0, rows)?, None)
-            }
-            _ => self.linear(x, None)?.narrow(1, 0, rows),
-        }
-    }
-
     /// The rows of these numbers, `ids [N]` → `[N, k]`.
     ///
     /// # Errors

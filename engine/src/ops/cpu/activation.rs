@@ -1,9 +1,9 @@
 //! The gated activation of Llama-like feed-forward blocks.
 
-use super::arch;
 use super::math;
 use super::pool::{Disjoint, share};
 use super::view::{View, build};
+use crate::ops::arch::Arch;
 use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
 
@@ -24,7 +24,7 @@ pub(in crate::ops) fn silu_mul(gate_up: &Tensor) -> Result<Option<Tensor>> {
     }
     *last /= 2;
     let f = *last;
-    let arch = arch();
+    let arch = Arch::new();
     build(dims, |out| {
         let out = Disjoint::new(out);
         // An exponential per element: dearer than a move.

@@ -5,11 +5,10 @@
 //! one (prefill) goes by tiles of queries: scores by a matrix product over the visible keys only,
 //! softmax, and a product with the values.
 
-use super::arch;
 use super::math;
 use super::pool::{Disjoint, share, threads};
 use super::view::{Rows4, View, build};
-use crate::ops::Arch;
+use crate::ops::arch::Arch;
 use candle_core::{Result, Tensor};
 use gemm::Parallelism;
 use pulp::{Simd, WithSimd};
@@ -82,7 +81,7 @@ impl Call<'_> {
         let wanted = (4 * threads()).div_ceil(b * kvh);
         let pieces = wanted.min(self.len.div_ceil(MIN_PIECE)).max(1);
         let piece = self.len.div_ceil(pieces);
-        let arch = arch();
+        let arch = Arch::new();
         let width = d + 2;
         let mut partials = vec![0.0f32; b * kvh * pieces * group * width];
         let shared = Disjoint::new(&mut partials);
@@ -116,7 +115,7 @@ impl Call<'_> {
         let [b, h, s, d] = self.q.dims;
         let queries = (TILE_SCORES / self.len).clamp(8, QUERY_TILE).min(s);
         let tiles = s.div_ceil(queries);
-        let arch = arch();
+        let arch = Arch::new();
         let out = Disjoint::new(out);
         share(b * h * tiles, b * h * s * self.len * d, |units| {
             for unit in units {

@@ -1,7 +1,7 @@
 //! Greedy sampling.
 
-use super::arch;
 use super::view::View;
+use crate::ops::arch::Arch;
 use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
 
@@ -13,7 +13,7 @@ pub(in crate::ops) fn best_last(logits: &Tensor, first: usize) -> Result<Option<
     let (Some(data), &[b, v]) = (view.contiguous(), view.dims()) else {
         return Ok(None);
     };
-    let arch = arch();
+    let arch = Arch::new();
     let best: Vec<f32> = (0..b)
         .flat_map(|row| {
             let (best, at) = arch.dispatch(Row(&data[row * v..(row + 1) * v]));

@@ -1,10 +1,10 @@
 //! Products for many rows: `x` is transposed into panels once, so that a vector holds one element
 //! of many rows; weights are broadcast against it, a tile of the result stays in registers.
 
-use super::arch;
-use super::linear::{Finish, Product};
 use super::pool::{Disjoint, share, threads};
+use super::product::{Finish, Product};
 use super::view::uninitialised;
+use crate::ops::arch::Arch;
 use pulp::{Simd, WithSimd};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -43,7 +43,7 @@ impl Product<'_> {
         let fair = n.div_ceil(4 * threads());
         let columns = (PACKED / k).min(fair).clamp(TILE, 4 * TILE) / TILE * TILE;
         let (column_blocks, panel_blocks) = (n.div_ceil(columns), panels.div_ceil(PANELS));
-        let arch = arch();
+        let arch = Arch::new();
         let out = Disjoint::new(out);
         share(column_blocks * panel_blocks, m * n * k, |blocks| {
             for block in blocks {

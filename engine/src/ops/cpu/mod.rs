@@ -14,6 +14,7 @@ mod linear;
 mod math;
 mod norm;
 mod pool;
+mod product;
 mod quantized;
 mod rope;
 mod stream;
@@ -25,16 +26,8 @@ pub(super) use activation::silu_mul;
 pub(super) use attention::attention;
 pub(super) use best::best_last;
 pub(super) use cache::kv_append;
-pub(super) use linear::{Epilogue, linear};
+pub(super) use linear::linear;
 pub(super) use norm::{layer_norm, rms_norm};
+pub(super) use product::Epilogue;
 pub(super) use quantized::linear_quantized;
 pub(super) use rope::rope;
-
-/// The instruction set to compute with: the best this processor has.
-fn arch() -> super::Arch {
-    #[cfg(test)]
-    if let Some(forced) = tests::FORCED_ARCH.get() {
-        return forced;
-    }
-    super::Arch::new()
-}

@@ -1,8 +1,8 @@
 //! Layer norm and root-mean-square norm, row by row.
 
-use super::arch;
 use super::pool::{Disjoint, share};
 use super::view::{View, build};
+use crate::ops::arch::Arch;
 use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
 
@@ -41,7 +41,7 @@ fn norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>, eps: f32) -> Result<Option<T
     if n == 0 || x.dims().last() != Some(&n) || b.is_some_and(|b| b.len() != n) {
         return Ok(None);
     }
-    let arch = arch();
+    let arch = Arch::new();
     build(x.dims(), |out| {
         let out = Disjoint::new(out);
         share(data.len() / n, data.len(), |rows| {

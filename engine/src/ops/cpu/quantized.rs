@@ -3,35 +3,33 @@
 //! matrix is unpacked whole, and multiplied as any other. Activations stay f32 throughout, so that nothing is lost but what
 //! quantization took from the weights.
 
+mod packed;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::arch;
-use super::linear::{Epilogue, Finish, Product, linear};
+use super::linear::linear;
 use super::pool::{Disjoint, share};
+use super::product::{Epilogue, Finish, Product};
 use super::view::{View, build};
-use crate::ops::prefetch;
+use crate::ops::arch::Arch;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Result, Tensor};
+use packed::{BLOCK, Q4_0, Q8_0, unpack_anywhere};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
 // What the kernels need to know of a format on this processor.
 #[cfg(not(target_arch = "x86_64"))]
-use Packed as Format;
+use packed::Packed as Format;
 #[cfg(target_arch = "x86_64")]
 use x86::Widen as Format;
 
-/// Weights that share a scale.
-const BLOCK: usize = 32;
 /// Weight rows in one piece of work: a multiple of [`TILE`].
 const UNIT: usize = 24;
 /// Weight rows that are unpacked together.
 const TILE: usize = 4;
 /// Elements of a row that are unpacked together: all rows of a tile fill half of a first-level cache.
 const DEPTH: usize = 1024;
-/// Bytes ahead of the row at hand that are asked for.
-const AHEAD: usize = 1024;
 /// Up to this many rows of `x` unpacking as one goes wins over unpacking the matrix once.
 const STREAM_ROWS: usize = 64;
 
@@ -47,60 +45,6 @@ pub(in crate::ops) fn linear_quantized(
         GgmlDType::Q8_0 => product::<Q8_0>(x, w, bias, epilogue),
         _ => Ok(None),
     }
-}
-
-/// A block format.
-trait Packed {
-    /// Bytes of one block.
-    const BYTES: usize;
-    /// The values of one block of [`Packed::BYTES`] bytes.
-    fn unpack(block: &[u8], out: &mut [f32; BLOCK]);
-}
-
-/// A scale, then 32 bytes.
-struct Q8_0;
-
-impl Packed for Q8_0 {
-    const BYTES: usize = 2 + BLOCK;
-
-    #[inline(always)]
-    fn unpack(block: &[u8], out: &mut [f32; BLOCK]) {
-        let scale = scale(block);
-        for (out, &q) in out.iter_mut().zip(&block[2..Self::BYTES]) {
-            *out = f32::from(q.cast_signed()) * scale;
-        }
-    }
-}
-
-/// A scale, then 16 bytes: the first half of the block in their low bits, the second in the high ones, each less 8.
-struct Q4_0;
-
-impl Packed for Q4_0 {
-    const BYTES: usize = 2 + BLOCK / 2;
-
-    #[inline(always)]
-    fn unpack(block: &[u8], out: &mut [f32; BLOCK]) {
-        let scale = scale(block);
-        let (low, high) = out.split_at_mut(BLOCK / 2);
-        for ((low, high), &q) in low.iter_mut().zip(high).zip(&block[2..Self::BYTES]) {
-            *low = (i32::from(q & 15) - 8) as f32 * scale;
-            *high = (i32::from(q >> 4) - 8) as f32 * scale;
-        }
-    }
-}
-
-/// The 16-bit float that a block begins with. Small weights have subnormal scales, which a thread that flushes f32's
-/// subnormals must not lose: those are a whole number of 2⁻²⁴.
-#[inline(always)]
-fn scale(block: &[u8]) -> f32 {
-    let bits = u32::from(u16::from_le_bytes([block[0], block[1]]));
-    let magnitude = bits & 0x7fff;
-    let value = if magnitude < 0x400 {
-        magnitude as f32 * f32::from_bits((127 - 24) << 23)
-    } else {
-        f32::from_bits((magnitude << 13) + ((127 - 15) << 23))
-    };
-    f32::from_bits(value.to_bits() | (bits & 0x8000) << 16)
 }
 
 fn product<B: Format + Sync>(
@@ -179,17 +123,9 @@ fn unpack<B: Format>(packed: &[u8], out: &mut [f32]) {
     unpack_anywhere::<B>(packed, out);
 }
 
-fn unpack_anywhere<B: Packed>(packed: &[u8], out: &mut [f32]) {
-    let (blocks, _) = out.as_chunks_mut::<BLOCK>();
-    for (block, out) in packed.chunks_exact(B::BYTES).zip(blocks) {
-        prefetch(block.as_ptr().cast(), AHEAD);
-        B::unpack(block, out);
-    }
-}
-
 fn stream<B: Format + Sync>(product: Product<'_>, packed: &[u8], out: &mut [f32]) {
     let out = Disjoint::new(out);
-    let arch = arch();
+    let arch = Arch::new();
     #[cfg(target_arch = "x86_64")]
     let dot = x86::dot::<B>(arch).filter(|_| product.m == 1);
     share(product.n.div_ceil(UNIT), product.n * product.k, |units| {
@@ -249,7 +185,7 @@ impl<B: Format> Stream<'_, B> {
 
     /// The one row of `x`.
     #[cfg(target_arch = "x86_64")]
-    fn row(&self, arch: crate::ops::Arch, dot: x86::Dot) {
+    fn row(&self, arch: Arch, dot: x86::Dot) {
         let x = self.product.x;
         let row_bytes = x.len() / BLOCK * B::BYTES;
         let rows = &self.packed[self.columns.start * row_bytes..];
@@ -339,21 +275,11 @@ impl<B: Format> Stream<'_, B> {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use half::f16;
     use proptest::prelude::*;
 
-    use super::super::tests::FORCED_ARCH;
     use super::*;
-    use crate::ops::{Arch, reference};
-
-    #[test]
-    fn every_scale_is_that_of_its_bits() {
-        crate::threads::flush_denormals();
-        for bits in (0..=u16::MAX).filter(|bits| bits & 0x7c00 != 0x7c00) {
-            let got = scale(&bits.to_le_bytes());
-            assert_eq!(f64::from(got), f16::from_bits(bits).to_f64(), "{bits:#x}");
-        }
-    }
+    use crate::ops::arch::FORCED;
+    use crate::ops::reference;
 
     /// With vector instructions and without, values are candle's to the bit.
     #[test]
@@ -407,9 +333,9 @@ mod tests {
             let want = if gelu { want.gelu().unwrap() } else { want };
             let want = want.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for arch in Arch::all() {
-                FORCED_ARCH.set(Some(arch));
+                FORCED.set(Some(arch));
                 let got = linear_quantized(&x, &w, bias, epilogue).unwrap();
-                FORCED_ARCH.set(None);
+                FORCED.set(None);
                 let got = got.expect("the kernel should take these operands");
                 let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 for (got, want) in got.iter().zip(&want) {

@@ -1,8 +1,8 @@
 //! Rotary position embedding, rotate-half form.
 
-use super::arch;
 use super::pool::{Disjoint, share};
 use super::view::{View, build};
+use crate::ops::arch::Arch;
 use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
 
@@ -27,7 +27,7 @@ pub(in crate::ops) fn rope(
     if d == 0 || d % 2 != 0 || cos.dims() != table || sin.dims() != table || offset + s > table[0] {
         return Ok(None);
     }
-    let arch = arch();
+    let arch = Arch::new();
     build((b, h, s, d), |out| {
         let out = Disjoint::new(out);
         share(b * h, b * h * s * d, |heads| {

@@ -1,10 +1,9 @@
 //! Products for few rows: the weights stream past once, and each weight row meets up to eight rows
 //! of `x` in registers.
 
-use super::arch;
-use super::linear::{Finish, Product};
 use super::pool::{Disjoint, share_guided};
-use crate::ops::prefetch;
+use super::product::{Finish, Product};
+use crate::ops::arch::{Arch, prefetch};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
@@ -19,7 +18,7 @@ impl Product<'_> {
     /// Streams the weights past the rows of `x`, which stay in cache.
     pub(super) fn stream(self, out: &mut [f32]) {
         let out = Disjoint::new(out);
-        let arch = arch();
+        let arch = Arch::new();
         let packed;
         let x = if self.m == 1 {
             self.x

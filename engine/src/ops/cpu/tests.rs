@@ -1,22 +1,17 @@
 //! Each kernel against plain candle, over odd shapes and layouts, on every instruction set that
 //! this processor has.
 
-use crate::ops::{self, Arch, reference};
+use crate::ops::arch::{Arch, FORCED};
+use crate::ops::{self, reference};
 use candle_core::{D, Device, Result, Tensor};
 use proptest::prelude::*;
-use std::cell::Cell;
-
-thread_local! {
-    /// Overrides the choice of instruction set for calls made on this thread.
-    pub(super) static FORCED_ARCH: Cell<Option<Arch>> = const { Cell::new(None) };
-}
 
 /// Runs `f` once per instruction set.
 fn everywhere(f: impl Fn()) {
     for arch in Arch::all() {
-        FORCED_ARCH.set(Some(arch));
+        FORCED.set(Some(arch));
         f();
-        FORCED_ARCH.set(None);
+        FORCED.set(None);
     }
 }
 

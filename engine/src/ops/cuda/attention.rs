@@ -219,9 +219,7 @@ pub(in crate::ops) fn self_attention(
     }
     match at {
         // The queries are scaled: products with them, unscaled, might be too large for f16.
-        Offset::Host(offset) => {
-            crate::ops::attention(&q, k_cache, v_cache, offset + s, 1.0).map(Some)
-        }
+        Offset::Host(offset) => attention(&q, k_cache, v_cache, offset + s, 1.0),
         // Without its kernel the caller's fallback says what is missing.
         Offset::Device(_) if s == 1 => decode(&kit, &q, k_cache, v_cache, at),
         Offset::Device(_) => Ok(None),

@@ -1,8 +1,8 @@
 //! Packed weights in the vector registers of x86-64: what the compiler makes of the plain loops, inside of others, is one
 //! weight at a time.
 
-use super::{AHEAD, BLOCK, Packed, Q4_0, Q8_0};
-use crate::ops::{Arch, prefetch};
+use super::packed::{AHEAD, BLOCK, Packed, Q4_0, Q8_0};
+use crate::ops::arch::{Arch, prefetch};
 use std::arch::x86_64::*;
 
 /// The weights of a block before its scale, in order.
