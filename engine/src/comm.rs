@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use crate::error::EngineError;
 
 /// Collective operations among `world` ranks. Every rank calls the same operations in the same order.
 pub trait Communicator: Send {
@@ -21,6 +23,15 @@ pub trait Communicator: Send {
     /// # Errors
     /// When another rank has given up.
     fn all_gather(&self, tensor: &Tensor) -> Result<Tensor>;
+}
+
+/// Makes a rank's device and its [`Communicator`], on the rank's own thread.
+pub(crate) type Join =
+    Box<dyn FnOnce() -> std::result::Result<(Device, Box<dyn Communicator>), EngineError> + Send>;
+
+/// The [`Join`] of a rank whose device and communicator are there already.
+pub(crate) fn join(device: Device, comm: impl Communicator + 'static) -> Join {
+    Box::new(|| Ok((device, Box::new(comm) as Box<dyn Communicator>)))
 }
 
 /// What a rank says that can go no further because another has left.
@@ -160,8 +171,6 @@ impl Communicator for LocalComm {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     fn run<T: Send>(world: usize, body: impl Fn(LocalComm) -> T + Sync) -> Vec<T> {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
-use crate::comm::{LocalComm, SingleComm};
+use crate::comm::{self, Join, LocalComm, SingleComm};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
 use crate::gpu::Backend;
-use crate::group::{self, Group, Join};
+use crate::group::Group;
 use crate::host;
 use crate::quality::Score;
 #[cfg(feature = "cuda")]
@@ -346,7 +346,7 @@ fn joins(backend: Backend, world: usize) -> Result<Vec<Join>, EngineError> {
     match backend {
         Backend::Cpu => Ok(LocalComm::ranks(world)
             .into_iter()
-            .map(|comm| group::join(Device::Cpu, comm))
+            .map(|comm| comm::join(Device::Cpu, comm))
             .collect()),
         #[cfg(feature = "nccl")]
         Backend::Cuda => crate::nccl::joins(world),

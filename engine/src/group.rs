@@ -6,23 +6,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use candle_core::Device;
 
-use crate::comm::{Communicator, GIVEN_UP};
+use crate::comm::{GIVEN_UP, Join};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::rank::{Call, Rank, RankOptions, Reply, Tuning};
 use crate::threads;
 use crate::weights::Source;
-
-/// Gives a rank its device and its line to the others, on its own thread.
-pub(crate) type Join =
-    Box<dyn FnOnce() -> Result<(Device, Box<dyn Communicator>), EngineError> + Send>;
-
-/// The [`Join`] of a rank whose device and line are there already.
-pub(crate) fn join(device: Device, comm: impl Communicator + 'static) -> Join {
-    Box::new(|| Ok((device, Box::new(comm) as Box<dyn Communicator>)))
-}
 
 /// How long the others have to give up once a rank has failed, by default.
 const GRACE: Duration = Duration::from_secs(10);
@@ -244,10 +234,10 @@ mod tests {
 
     #[cfg(feature = "cuda")]
     use candle_core::DType;
-    use candle_core::{Tensor, bail};
+    use candle_core::{Device, Tensor, bail};
 
     use super::*;
-    use crate::comm::LocalComm;
+    use crate::comm::{Communicator, LocalComm, join};
     use crate::format::Format;
     use crate::presets::preset;
     use crate::weights::Weights;

@@ -9,10 +9,9 @@ use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor, bail,
 };
 
-use crate::comm::Communicator;
+use crate::comm::{Communicator, Join};
 use crate::error::EngineError;
 use crate::gpu;
-use crate::group::Join;
 
 /// One rank of a group in which each has a GPU. It sums in the tensors' own type and in NCCL's order, the same bits on
 /// every rank.

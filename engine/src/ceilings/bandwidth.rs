@@ -1,6 +1,7 @@
 //! How fast memory can be read, by the best of several kernels.
 
-use super::{best_of, cache};
+use super::best::best_of;
+use super::cache;
 use crate::host;
 use crate::ops::Arch;
 use crate::weights::element;

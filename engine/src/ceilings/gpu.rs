@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 
 use super::bandwidth::Bandwidth;
+use super::best::best_of;
+use super::matrix::{self, Matrix};
 use super::roofline::ModelShape;
-use super::{Ceilings, best_of, matrix};
 use crate::error::EngineError;
 use crate::format::Format;
 use crate::gpu::Backend;
@@ -17,20 +18,19 @@ const BUFFER: usize = 2 << 30;
 /// Kernels between two waits for the device: a wait costs microseconds.
 const TURNS: usize = 4;
 
-/// Both ceilings of the first GPU.
+/// Both ceilings of the first GPU, for about `budget` each.
 pub(super) fn measure(
     format: Format,
     shape: Option<&ModelShape>,
     budget: Duration,
-) -> Result<Ceilings, EngineError> {
+) -> Result<(Bandwidth, Matrix), EngineError> {
     let found = crate::gpu::find(1)?;
     let device = Backend::Cuda.open()?;
     let products = matrix::gpu_products(shape);
-    Ok(Ceilings {
-        bandwidth: bandwidth(&device, found[0].cache as usize, budget)?,
-        matrix: matrix::measure(&device, format.dtype(), &products, budget)?,
-        disturbed: Vec::new(),
-    })
+    Ok((
+        bandwidth(&device, found[0].cache as usize, budget)?,
+        matrix::measure(&device, format.dtype(), &products, budget)?,
+    ))
 }
 
 /// Reads for about `budget` on a GPU with a last cache of so many bytes.

@@ -1,6 +1,6 @@
 //! How fast matrices can be multiplied, by the best of the products that matter.
 
-use super::best_of;
+use super::best::best_of;
 use super::roofline::ModelShape;
 use crate::ops;
 use candle_core::{DType, Device, Result, Tensor};
