@@ -1,5 +1,5 @@
 //! The engine's own times for a model in a folder, as one line of JSON: what
-//! `scripts/peers/llama_cpp.py` holds against a peer.
+//! `engine/peers/llama_cpp.py` holds against a peer.
 //!
 //! `times DIR BATCH INPUT OUTPUT [REPEATS]`; f32 on the CPU, medians over the repeats, in seconds.
 //! `times --save PRESET DIR` writes random weights of that shape for both to load.

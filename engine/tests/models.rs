@@ -1,6 +1,6 @@
 //! The engine against Hugging Face transformers, and against itself: what must not change a result.
 //!
-//! `fixtures/` is made by `scripts/fixtures/make_hf_fixtures.py`.
+//! `fixtures/` is made by `fixtures/make.py`.
 
 use std::path::PathBuf;
 

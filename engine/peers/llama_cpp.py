@@ -8,7 +8,7 @@ each shape and phase.
     cargo build --release -p inferbench-engine --example times
     target/release/examples/times --save gpt2 /tmp/gpt2
     pip install gguf safetensors numpy
-    scripts/peers/llama_cpp.py --model /tmp/gpt2 --llama-bench PATH/llama-bench
+    engine/peers/llama_cpp.py --model /tmp/gpt2 --llama-bench PATH/llama-bench
 
 Batches above 1 need llama-batched-bench beside llama-bench. Both are built from llama.cpp's sources
 with -DGGML_NATIVE=ON: a build that lacks this machine's vector instructions is no measure.
