@@ -1,7 +1,8 @@
-//! How near the engine comes to a GPU's ceilings: one JSON document a line for each shape, with the least possible times
-//! and the measured ones (medians over the rounds, milliseconds). `scripts/gpu_check` prints them as a table.
+//! How near the engine comes to a GPU's ceilings: one JSON document a line for each shape, with the least possible
+//! times and the measured ones (medians over the rounds, milliseconds). `scripts/gpu_check` prints them as a table.
 //!
-//! `gpu_speed MODEL ROUNDS BATCH,INPUT,OUTPUT …`; bf16, on the first GPU. MODEL is a preset, with random weights, or a path.
+//! `gpu_speed MODEL ROUNDS BATCH,INPUT,OUTPUT …`; bf16, on the first GPU. MODEL is a preset, with random weights, or a
+//! path.
 
 use std::process::ExitCode;
 
@@ -75,8 +76,8 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
             devices: 1,
         };
         for graphs in [true, false] {
-            // What graphs save is launches: that shows best where one sequence has little else, and eager steps of the
-            // others would take the time of shapes that are still to come.
+            // Graphs save launches: that shows best where one sequence has little else, and eager steps of the others
+            // would take the time of shapes that are still to come.
             if !graphs && batch > 1 {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What the ranks of a tensor-parallel model say to each other.
+//! Collective operations among the ranks of a tensor-parallel model, and how a rank joins them.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -34,7 +34,7 @@ pub(crate) fn join(device: Device, comm: impl Communicator + 'static) -> Join {
     Box::new(|| Ok((device, Box::new(comm) as Box<dyn Communicator>)))
 }
 
-/// What a rank says that can go no further because another has left.
+/// The error of a rank that can go no further because another has left.
 pub(crate) const GIVEN_UP: &str = "another rank of the tensor-parallel group has given up";
 
 /// The only rank there is.

@@ -24,7 +24,7 @@ use crate::weights::Weights;
 pub struct LoadOptions {
     /// The format of the weights, which decides what is computed in.
     pub dtype: Format,
-    /// What computes.
+    /// The processor that computes.
     pub backend: Backend,
     /// The degree of tensor parallelism; every rank is a thread, on a GPU of its own where there are GPUs.
     pub world_size: usize,
@@ -34,7 +34,7 @@ pub struct LoadOptions {
     pub max_seq: usize,
 }
 
-/// What was loaded.
+/// A description of the loaded model.
 #[derive(Debug, Clone)]
 pub struct EngineInfo {
     /// The class name, as `architectures` spells it.
@@ -72,7 +72,7 @@ pub struct EngineInfo {
     pub hidden: usize,
 }
 
-/// What [`Engine::generate`] made, and when.
+/// The ids that [`Engine::generate`] made, and when each was there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
     /// The new ids, row by row.
@@ -133,7 +133,7 @@ impl Engine {
                 "max_batch {max_batch} and max_seq {max_seq} have to be at least 1"
             )));
         }
-        // What of the positions is prompt shows with the call.
+        // How many of the positions are the prompt's is known with the call.
         if let Some(reason) = size::unsupported(&config, world_size, 0, max_seq, dtype) {
             return Err(EngineError::Unsupported(reason));
         }
@@ -190,7 +190,7 @@ impl Engine {
         })
     }
 
-    /// What was loaded.
+    /// A description of the loaded model.
     pub fn info(&self) -> &EngineInfo {
         &self.info
     }
@@ -237,7 +237,7 @@ impl Engine {
         }
     }
 
-    /// What the model makes of the continuations of prompts, row by row: the prompts all have one length, the
+    /// How likely the model finds the continuations of prompts, row by row: the prompts all have one length, the
     /// continuations another.
     ///
     /// # Errors
@@ -268,8 +268,8 @@ impl Engine {
         }
     }
 
-    /// Computes prompts in chunks of at most so many positions (batch × length), rather than
-    /// [`size::PREFILL_ROWS`]: a matter of speed and memory, not of results.
+    /// Computes prompts in chunks of at most `rows` positions (batch × length), rather than [`size::PREFILL_ROWS`]: a
+    /// matter of speed and memory, not of results.
     pub fn set_prefill_rows(&mut self, rows: usize) {
         self.tuning.prefill_rows = rows.max(1);
     }
@@ -341,7 +341,7 @@ impl Engine {
     }
 }
 
-/// The lines between ranks.
+/// A device and a communicator for each rank.
 fn joins(backend: Backend, world: usize) -> Result<Vec<Join>, EngineError> {
     match backend {
         Backend::Cpu => Ok(LocalComm::ranks(world)

@@ -1,4 +1,4 @@
-//! What can go wrong in the engine, told apart by what a caller does about it.
+//! The errors of the engine, told apart by what a caller does about them.
 
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]

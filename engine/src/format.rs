@@ -45,7 +45,7 @@ impl Format {
         }
     }
 
-    /// What the length of a matrix' rows has to be a multiple of.
+    /// Elements of one block; the length of a matrix' rows has to be a multiple of it.
     pub fn block_len(self) -> usize {
         self.blocks().map_or(1, |blocks| blocks.block_size())
     }
@@ -55,7 +55,7 @@ impl Format {
         self.dtype().size_in_bytes()
     }
 
-    /// Bytes of so many elements of matrices whose rows are whole blocks.
+    /// Bytes of `elements` elements of matrices whose rows are whole blocks.
     pub fn matrix_bytes(self, elements: u64) -> u64 {
         match self.blocks() {
             None => elements * self.element_bytes() as u64,

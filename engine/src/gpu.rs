@@ -9,10 +9,10 @@ use crate::error::EngineError;
 /// Whether this build can compute on GPUs.
 pub const COMPILED: bool = cfg!(feature = "cuda");
 
-/// What computes.
+/// The processor that computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// The processor.
+    /// The CPU.
     Cpu,
     /// GPUs, one for every rank, from the first on.
     Cuda,
@@ -40,7 +40,7 @@ const DRIVER: &CStr = c"libcuda.so.1";
 /// Whether the driver's library can be loaded. Needs no build for GPUs: those do not even start without it.
 ///
 /// # Errors
-/// What the loader says where it cannot.
+/// The loader's message where it cannot.
 pub fn driver() -> Result<(), String> {
     // SAFETY: the name ends in a zero byte. Loading the driver's library runs no code but its own, which every program
     // on a GPU runs at its start; dlerror gives null or a string that lasts until the next call on this thread.
@@ -59,7 +59,7 @@ pub fn driver() -> Result<(), String> {
     }
 }
 
-/// What is predicted for the libraries to take of an open GPU, in bytes, beside the tensors: code, graphs, and the
+/// The predicted bytes of an open GPU's memory that the libraries take beside the tensors: code, graphs, and the
 /// workspaces that grow with use. Not measured yet.
 pub const LIBRARY_BYTES: u64 = 64 << 20;
 
@@ -152,8 +152,8 @@ mod cuda {
     /// [`EngineError::Device`] where there is no such GPU.
     pub(crate) fn open(ordinal: usize) -> Result<Device, EngineError> {
         let (generation, _) = describe(ordinal)?.compute_capability;
-        // candle's fast kernels for quantized weights are code of the generation that they were built for; elsewhere they
-        // would not run, and not say so.
+        // candle's fast kernels for quantized weights are code of the generation that they were built for; elsewhere
+        // they would not run, and not say so.
         candle_core::quantized::cuda::set_force_dmmv(generation != built_for());
         let device = Device::new_cuda_with_stream(ordinal)?;
         let cuda = device.as_cuda_device()?;
@@ -163,8 +163,8 @@ mod cuda {
         Ok(device)
     }
 
-    /// The generation that candle's kernels were built for: by the same variable, or else by the default, as its build
-    /// goes by them.
+    /// The generation that candle's kernels were built for: by the same variable, or else the same default, as in its
+    /// build.
     fn built_for() -> i32 {
         let capability: Option<i32> =
             option_env!("CUDA_COMPUTE_CAP").and_then(|text| text.parse().ok());
@@ -175,7 +175,7 @@ mod cuda {
         if !context.has_async_alloc() {
             return Ok(());
         }
-        // What an earlier model of this process freed is only given back once the device is done with it.
+        // Memory that an earlier model of this process freed is only given back once the device is done with it.
         context.synchronize()?;
         let mut threshold = u64::MAX;
         // SAFETY: the context is current while it is used; the attribute is 64 bits wide, and read before this returns.
@@ -224,8 +224,8 @@ pub(crate) fn not_compiled() -> EngineError {
     EngineError::Device("a GPU is asked for, but this build computes on the CPU only".into())
 }
 
-/// The first GPU for a test alone, as one may not wait for a GPU while another captures what goes to it; or a word that the
-/// test is skipped as there is none.
+/// The first GPU for one test alone, as none may wait for a GPU while another captures a graph on it. Without a GPU it
+/// prints that the test is skipped.
 #[cfg(all(test, feature = "cuda"))]
 pub(crate) fn for_test(test: &str) -> Option<(Device, std::sync::MutexGuard<'static, ()>)> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());

@@ -339,15 +339,16 @@ mod tests {
         }
     }
 
-    /// Of a GPU's tensor parallelism all but NCCL, which wants a GPU for each rank, is shown by ranks that share one and its
-    /// stream; of NCCL, what one rank alone shows; and with two GPUs, all of it.
+    /// Of a GPU's tensor parallelism all but NCCL, which wants a GPU for each rank, is shown by ranks that share one
+    /// and its stream; of NCCL, what one rank alone shows; and with two GPUs, all of it.
     #[cfg(feature = "cuda")]
     #[test]
     fn ranks_on_gpus_say_what_one_says() {
         let Some((device, _alone)) = crate::gpu::for_test("ranks_on_gpus_say_what_one_says") else {
             return;
         };
-        // Two threads that are the first to add at once would each load candle's kernels for it, and one unload them again.
+        // Two threads that are the first to add at once would each load candle's kernels for it, and one unload them
+        // again.
         let one = Tensor::ones(1, DType::F32, &device).unwrap();
         let _two = (&one + &one).unwrap();
         let sharing = |world: usize| -> Vec<Join> {

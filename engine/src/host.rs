@@ -1,4 +1,4 @@
-//! What the machine has to give.
+//! The memory that the machine has to give.
 
 use std::fs::read_to_string;
 

@@ -1,4 +1,5 @@
-//! What ranks on several GPUs say to each other, by NCCL. Never run yet: machines with several GPUs have been out of reach.
+//! Collective operations among ranks on several GPUs, by NCCL. Never run yet: machines with several GPUs have been out
+//! of reach.
 //!
 //! Unlike [`crate::comm::LocalComm`], a rank that fails leaves the others waiting: [`crate::group`] leaves them behind.
 
@@ -20,7 +21,7 @@ struct NcclComm(Comm);
 // SAFETY: NCCL lets a communicator be used by any thread, but by one at a time; this one has one owner.
 unsafe impl Send for NcclComm {}
 
-/// The lines between ranks, each made on its rank's thread: NCCL waits there until all have come.
+/// A GPU and a communicator for each rank, made on the rank's thread: NCCL waits there until all have come.
 pub(crate) fn joins(world: usize) -> std::result::Result<Vec<Join>, EngineError> {
     gpu::find(world)?;
     let failed = |error: NcclError| EngineError::Device(format!("NCCL: {error:?}"));

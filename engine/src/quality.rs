@@ -1,4 +1,4 @@
-//! How good what a model wrote is, judged by the model itself and by counting: no other model, no reference text.
+//! The quality of generated text, judged by the model itself and by counting: no other model, no reference text.
 //!
 //! - Likelihood: `mean(ln p(x_t | x_<t))` over the continuation's tokens, in nats, and from it the perplexity
 //!   `exp(−mean)` (Jelinek et al., 1977). That a model finds its own greedy continuation likely says how sure it is,
@@ -6,12 +6,13 @@
 //!   Text Degeneration", 2020), so that likelihood and repetition are to be read together.
 //! - Repetition: the share of 4-grams that have occurred before in the continuation, `1 − distinct/all` (`seq-rep-4` of
 //!   Welleck et al., "Neural Text Generation with Unlikelihood Training", 2020).
-//! - Similarity of prompt and continuation: the cosine of the means of their tokens' last hidden states, after the final
-//!   norm. Hidden states of one model have a common direction (Ethayarajh, 2019): compare values of one model only.
+//! - Similarity of prompt and continuation: the cosine of the means of their tokens' last hidden states, after the
+//!   final norm. Hidden states of one model have a common direction (Ethayarajh, 2019): compare values of one model
+//!   only.
 
 use std::collections::HashSet;
 
-/// What the model makes of one row's continuation.
+/// A model's own judgement of one row's continuation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
     /// Mean log-likelihood of the continuation's tokens, in nats.

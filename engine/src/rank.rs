@@ -23,7 +23,7 @@ use crate::weights::{Loader, Source};
 #[cfg(feature = "cuda")]
 pub(crate) use decode::decodes_on_device;
 
-/// What every rank is loaded with.
+/// How every rank is loaded.
 #[derive(Clone)]
 pub(crate) struct RankOptions {
     pub format: Format,
@@ -36,7 +36,7 @@ pub(crate) struct RankOptions {
     pub max_seq: usize,
 }
 
-/// How a rank goes about it: a matter of speed and memory, not of results.
+/// How a rank computes: a matter of speed and memory, not of results.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tuning {
     /// The most positions (batch × length) of prompts that are computed at a time.
@@ -56,18 +56,18 @@ impl Default for Tuning {
     }
 }
 
-/// What a rank can be asked for.
+/// A request to a rank.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Call {
     /// `n` new ids a row, with times counted from `started`.
     Generate { n: usize, started: Instant },
     /// The logits of the last position.
     Logits,
-    /// What the model makes of each row's tokens from `input` on.
+    /// How likely the model finds each row's tokens from `input` on.
     Score { input: usize },
 }
 
-/// What a rank answers.
+/// The answer to a [`Call`].
 #[derive(Debug)]
 pub(crate) enum Reply {
     Generated {
@@ -78,11 +78,11 @@ pub(crate) enum Reply {
     Scores(Vec<Score>),
 }
 
-/// A share of the model, its cache, and the line to the other ranks.
+/// A share of the model, its cache, and the communicator.
 pub(crate) struct Rank {
     model: Model,
-    /// Goes before the cache that it was made for, and before the line to the others: NCCL closes that only once no graph of
-    /// its operations is left.
+    /// Dropped before the cache that it was made for, and before the communicator: NCCL closes one only once no graph
+    /// of its operations is left.
     #[cfg(feature = "cuda")]
     decode: Option<decode::Decode>,
     comm: Box<dyn Communicator>,
@@ -146,8 +146,8 @@ impl Rank {
             Call::Generate { n, .. } => n,
             Call::Logits | Call::Score { .. } => 0,
         };
-        // candle's quantized products have buffers that grow with the rows of a call, and where they were a graph would go on
-        // to look for them.
+        // candle's quantized products have buffers that grow with the rows of a call, and a graph would go on to use
+        // the old ones.
         #[cfg(feature = "cuda")]
         if extra == 0 || tuning.prefill_rows != self.tuning.prefill_rows {
             self.decode = None;

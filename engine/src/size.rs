@@ -1,5 +1,4 @@
-//! What a model needs, by arithmetic on its configuration alone: parameters, memory, and whether a
-//! combination can run at all.
+//! A model's parameters and memory, and whether a combination can run at all: arithmetic on its configuration alone.
 
 use std::ops::Range;
 
@@ -190,7 +189,7 @@ pub fn memory(
         .filter(|(_, shape)| shape.len() == 1)
         .map(|(_, shape)| shape[0] as u64)
         .sum();
-    // What the feed-forward layers' width is filled up with to whole blocks; plain ones by less than a rank's share.
+    // The padding of the feed-forward layers' width to whole blocks; that of plain ones is less than a rank's share.
     let inner = f.div_ceil(w).next_multiple_of(format.block_len() as u64);
     let fill = match format.blocks() {
         None => 0,

@@ -55,7 +55,7 @@ impl Tokenizer {
         let Some(mut inner) = inner.map_err(|e| broken(&e))? else {
             return Ok(None);
         };
-        // What a file asks for by default must not bend the lengths that a caller asks for.
+        // A file's own padding or truncation must not change the lengths that a caller asks for.
         inner
             .with_padding(None)
             .with_truncation(None)
@@ -86,8 +86,8 @@ impl Tokenizer {
     }
 }
 
-/// The tokenizer in a GGUF file, where it is a byte-level BPE that cuts text in a known way: candle builds it, but knows
-/// few of the names for that way, and puts a space before every text where it knows none.
+/// The tokenizer in a GGUF file, where it is a byte-level BPE that cuts text in a known way: candle builds it, but
+/// knows few of the names for that way, and puts a space before every text where it knows none.
 fn of_gguf(content: &Content) -> candle_core::Result<Option<Inner>> {
     let text = |key: &str| match content.metadata.get(key) {
         Some(Value::String(text)) => Some(text.as_str()),

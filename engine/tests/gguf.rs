@@ -55,7 +55,7 @@ fn assert_close(got: &[Vec<f32>], wanted: &[Vec<f32>], tolerance: f32, what: &st
     assert!(worst <= tolerance, "{what}: off by {worst}");
 }
 
-/// What llama.cpp's `convert_hf_to_gguf.py` makes of a model in Hugging Face's layout, its matrices in `kind`.
+/// A model in Hugging Face's layout as llama.cpp's `convert_hf_to_gguf.py` converts it, its matrices in `kind`.
 struct Converter {
     arch: &'static str,
     kind: GgmlDType,

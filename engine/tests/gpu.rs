@@ -1,4 +1,4 @@
-//! Whole models on a GPU, against the CPU. Without a GPU each of these tests says so and ends, or fails where
+//! Whole models on a GPU, against the CPU. Without a GPU each of these tests prints that it is skipped, or fails where
 //! `INFERBENCH_REQUIRE_GPU` is set.
 #![cfg(feature = "cuda")]
 
@@ -9,8 +9,8 @@ use inferbench_engine::{
     Backend, Engine, EngineError, Format, LoadOptions, Weights, gpu, presets, size, tokenizer,
 };
 
-/// A GPU for a test alone, as one may not wait for it while another captures what goes to it, and what is free of its memory
-/// is counted; else a word that there is none.
+/// A GPU for one test alone, as none may wait for it while another captures a graph on it, and its free memory is
+/// counted. Without a GPU it prints that the test is skipped.
 fn there_is_one(test: &str) -> Option<MutexGuard<'static, ()>> {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,8 +47,8 @@ fn prompts(preset: &str, batch: usize, input: usize) -> Vec<Vec<u32>> {
     tokenizer::prompts(None, &config, batch, input, 3).unwrap()
 }
 
-/// The share of logits' scale by which the GPU's may differ from f32's on the CPU: the root mean square of differences over
-/// that of the logits' deviations from their mean.
+/// The share of logits' scale by which the GPU's may differ from f32's on the CPU: the root mean square of differences
+/// over that of the logits' deviations from their mean.
 fn distance(got: &[Vec<f32>], want: &[Vec<f32>]) -> f64 {
     let (mut differences, mut scale) = (0.0, 0.0);
     for (got, want) in got.iter().zip(want) {
@@ -210,7 +210,7 @@ fn memory_is_what_was_predicted() {
         engine
             .generate(&prompts(preset, batch, input), output)
             .unwrap();
-        // What was freed stays with the process: this is the peak.
+        // Freed memory stays with the process: this is the peak.
         let used = before - free();
         let config = presets::preset(preset).unwrap();
         let tensors = size::memory(&config, Format::BF16, batch, limits.1, 0, 1).peak();
@@ -232,7 +232,7 @@ fn what_does_not_fit_is_out_of_memory_and_the_process_goes_on() {
     };
     let huge = load("gpt2", Backend::Cuda, Format::F32, (1_000_000, 1000));
     assert!(matches!(huge, Err(EngineError::OutOfMemory(_))));
-    // What was not foreseen: the driver says no, and what is loaded goes on.
+    // Without a prediction: the driver refuses, and the loaded model can still be used.
     let mut engine = load("tiny-llama", Backend::Cuda, Format::F32, (1, 32)).unwrap();
     let twice = 2 * gpu::find(1).unwrap()[0].memory as usize;
     let device = Device::new_cuda_with_stream(0).unwrap();

@@ -29,11 +29,11 @@ pub struct Bandwidth {
     pub cache_bytes: Option<usize>,
 }
 
-/// Never less than this: without a known cache, a common one is still left behind.
+/// Bytes of the smallest buffer: without a known cache, a common one is still left behind.
 const MIN_BUFFER: usize = 128 << 20;
-/// Never more: enough for any cache, and touching it takes time.
+/// Bytes of the largest: enough for any cache, and touching it takes time.
 const MAX_BUFFER: usize = 4 << 30;
-/// What a thread takes at a time.
+/// Bytes that a thread takes at a time.
 const PIECE: usize = 1 << 20;
 
 /// Reads for about `budget`.

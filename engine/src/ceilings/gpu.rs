@@ -33,7 +33,7 @@ pub(super) fn measure(
     ))
 }
 
-/// Reads for about `budget` on a GPU with a last cache of so many bytes.
+/// Reads for about `budget` on a GPU with a last cache of `cache` bytes.
 fn bandwidth(device: &Device, cache: usize, budget: Duration) -> Result<Bandwidth, EngineError> {
     let free = crate::gpu::available_memory(device)? as usize;
     let bytes = BUFFER.max(4 * cache).min(free / 4).next_multiple_of(16);

@@ -1,4 +1,4 @@
-//! What this machine can do at best, measured: the ceilings that every result is held against.
+//! The best that this machine can do, measured: the ceilings that every result is held against.
 //!
 //! [`roofline`] is the arithmetic (pure), [`bandwidth`] and [`matrix`] the measurements.
 
@@ -24,7 +24,7 @@ pub struct Ceilings {
     pub bandwidth: bandwidth::Bandwidth,
     /// How fast matrices can be multiplied.
     pub matrix: matrix::Matrix,
-    /// What else went on each time they were measured, so that they may be too low; empty where it was quiet. For who
+    /// The disturbances each time they were measured, so that they may be too low; empty where it was quiet. For who
     /// watches the machine to fill in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disturbed: Vec<String>,
@@ -100,8 +100,8 @@ impl Ceilings {
         }
     }
 
-    /// Whether a working set of so many bytes may lie in the last cache, so that the bandwidth
-    /// ceiling does not bind it.
+    /// Whether a working set of `working_set` bytes may lie in the last cache, so that the bandwidth ceiling does not
+    /// bind it.
     pub fn fits_cache(&self, working_set: f64) -> bool {
         self.bandwidth
             .cache_bytes

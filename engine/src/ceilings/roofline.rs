@@ -1,4 +1,4 @@
-//! What a machine's ceilings allow a model: bytes, operations, and how near a measurement came.
+//! A model's work in bytes and operations, and how near a measurement came to what the machine's ceilings allow.
 //!
 //! Per device: tensor parallelism divides layers' weights, heads and the vocabulary evenly.
 

@@ -12,8 +12,8 @@ impl ModelConfig {
     /// Parses the text of a `config.json`.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] names the field that is missing or of the wrong kind; [`EngineError::Unsupported`] names
-    /// the field whose value no code here can run.
+    /// [`EngineError::Invalid`] names the field that is missing or of the wrong kind; [`EngineError::Unsupported`]
+    /// names the field whose value no code here can run.
     pub fn parse(text: &str) -> Result<Self, EngineError> {
         let raw: Map<String, Value> =
             serde_json::from_str(text).map_err(|e| EngineError::Invalid(e.to_string()))?;

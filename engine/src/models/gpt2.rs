@@ -103,7 +103,7 @@ impl Gpt2 {
         };
         let mut h = first.norm_1.forward(&x)?;
         for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
-            // What the last block makes of other positions nobody reads.
+            // Nobody reads the last block's other positions.
             let next = self.blocks.get(i + 1);
             let queries = if next.is_some() { s } else { wanted };
             let qkv = block.qkv.forward(&h)?;

@@ -1,6 +1,6 @@
 //! The Llama-like decoder (Touvron et al., 2023): RMSNorm, rotary positions, grouped queries, SwiGLU.
-//! What its descendants changed are switches: biases, norms of queries and keys, a tied head, and the
-//! scaling of positions.
+//! Its descendants' changes are switches: biases, norms of queries and keys, a tied head, and the scaling
+//! of positions.
 
 use candle_core::{Result, Tensor};
 
@@ -87,7 +87,7 @@ impl Llama {
         };
         let mut h = ops::rms_norm(&x, &first.norm_1, self.eps)?;
         for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
-            // What the last block makes of other positions nobody reads.
+            // Nobody reads the last block's other positions.
             let next = self.blocks.get(i + 1);
             let queries = if next.is_some() { s } else { wanted };
             let rotation = Rotation {

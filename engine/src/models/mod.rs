@@ -60,8 +60,8 @@ impl Model {
         self.logits(&x.squeeze(1)?).map(Some)
     }
 
-    /// As [`Model::forward`], but the last hidden states of all new positions, after the final norm, `[B, S, E]`, on every
-    /// rank.
+    /// As [`Model::forward`], but the last hidden states of all new positions, after the final norm, `[B, S, E]`, on
+    /// every rank.
     pub fn states(
         &self,
         ids: &Tensor,
@@ -80,8 +80,8 @@ impl Model {
         }
     }
 
-    /// The best of each row over the whole vocabulary, `[world, B, 2]`: each rank's best with its logit are exchanged (see
-    /// [`ops::best_last`]), not the logits.
+    /// The best of each row over the whole vocabulary, `[world, B, 2]`: each rank's best with its logit are exchanged
+    /// (see [`ops::best_last`]), not the logits.
     pub fn best(&self, logits: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
         let first = self.head().map_or(0, |head| head.start);
         comm.all_gather(&ops::best_last(logits, first)?)
@@ -96,7 +96,7 @@ impl Model {
         all.to_vec2()
     }
 
-    /// What the last block leaves of the last `wanted` of the new positions, after the final norm, `[B, wanted, E]`.
+    /// The states of the last `wanted` of the new positions after the last block and the final norm, `[B, wanted, E]`.
     fn normed(
         &self,
         ids: &Tensor,

@@ -9,7 +9,7 @@ pub(crate) enum Arch {
     /// that shares it.
     #[cfg(target_arch = "x86_64")]
     Avx2(pulp::x86::V3),
-    /// What pulp chooses: AVX-512, NEON, or plain code that the compiler vectorises as it can.
+    /// The one that pulp chooses: AVX-512, NEON, or plain code that the compiler vectorises as it can.
     Detected(pulp::Arch),
 }
 

@@ -241,8 +241,8 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, offset: usize) -> Result<Ten
 }
 
 /// The largest logit of each row with its id, that of the first column being `first`: `[B, V]` → `[B, 2]` in f32, which
-/// holds ids up to 2²⁴ exactly, and no vocabulary is that large. The first of equals wins, a NaN counts as the largest, and
-/// a row of nothing has -inf.
+/// holds ids up to 2²⁴ exactly, and no vocabulary is that large. The first of equals wins, a NaN counts as the largest,
+/// and a row of nothing has -inf.
 ///
 /// # Errors
 /// When the logits are no matrix.

@@ -14,13 +14,13 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// What scores are multiplied by: `1 / √D`.
+    /// The factor of scores: `1 / √D`.
     pub fn scale(&self) -> f32 {
         1.0 / (self.dim as f32).sqrt()
     }
 }
 
-/// What queries and keys go through before they meet.
+/// The rotary positions and norms that queries and keys go through before they meet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rotation<'a> {
     /// Cosines and sines of rotary positions, `[max positions, D/2]` each.

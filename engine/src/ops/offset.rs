@@ -25,7 +25,7 @@ impl<'a> Offset<'a> {
         }
     }
 
-    /// What a kernel adds to what lies on the device.
+    /// The part that is known here, which a kernel adds to the one on the device.
     #[cfg(feature = "cuda")]
     pub(crate) fn on_host(self) -> usize {
         match self {
@@ -34,7 +34,7 @@ impl<'a> Offset<'a> {
         }
     }
 
-    /// What lies on the device, if anything does.
+    /// The part that lies on the device, if any.
     #[cfg(feature = "cuda")]
     pub(crate) fn on_device(self) -> Option<&'a Tensor> {
         match self {

@@ -260,8 +260,8 @@ pub fn best_last(logits: &Tensor, first: usize) -> Result<Tensor> {
     if v == 0 {
         return Tensor::new(&[[f32::NEG_INFINITY, first as f32]], device)?.repeat((b, 1));
     }
-    // An accelerator's argmax may resolve ties to any of the equal indices: take the smallest index that holds the maximum
-    // instead.
+    // An accelerator's argmax may resolve ties to any of the equal indices: take the smallest index that holds the
+    // maximum instead.
     let logits = logits.contiguous()?;
     let best = logits.max_keepdim(D::Minus1)?;
     let index = Tensor::arange(0u32, v as u32, device)?.broadcast_as(logits.shape())?;

@@ -1,5 +1,5 @@
-//! Decoding on a GPU without a word to the host: ids, positions and steps stay on the device, so that one step is like the
-//! next, and can be captured once as a CUDA graph and launched again and again.
+//! Decoding on a GPU without the host: ids, positions and steps stay on the device, so that one step is like the next,
+//! and can be captured once as a CUDA graph and launched again and again.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,9 @@ use crate::ops::Offset;
 use crate::ops::cuda::{Greedy, source::Variant};
 use crate::size::kv_heads_per_rank;
 
-/// Whether `world` GPUs decode the model without a word to the host: the engine's own models, with heads that its kernels
-/// are made for; quantized ones on one GPU, as candle looks up no share of a vocabulary. Else every step's ids pass the host.
+/// Whether `world` GPUs decode the model without the host: the engine's own models, with heads that its kernels are
+/// made for; quantized ones on one GPU, as candle looks up no share of a vocabulary. Else every step's ids pass the
+/// host.
 pub(crate) fn decodes_on_device(c: &ModelConfig, format: Format, world: usize) -> bool {
     let group = c.heads / world / kv_heads_per_rank(c, world);
     !c.family.is_reference()
@@ -32,7 +33,7 @@ pub(crate) fn decodes_on_device(c: &ModelConfig, format: Format, world: usize) -
         && (!c.qk_norm || c.head_dim.is_multiple_of(64))
 }
 
-/// What decoding of one shape keeps between calls. It holds on to the cache that it was made for.
+/// The state that decoding of one shape keeps between calls. It holds on to the cache that it was made for.
 pub(super) struct Decode {
     n: usize,
     greedy: Greedy,
@@ -45,8 +46,8 @@ struct Graph(CudaGraph);
 unsafe impl Send for Graph {}
 
 impl Rank {
-    /// Continues prompts by `n` ids each. The cache is this shape's, and `kept` what an earlier call with the same cache
-    /// left.
+    /// Continues prompts by `n` ids each. The cache is this shape's, and `kept` what an earlier call with the same
+    /// cache left.
     pub(super) fn generate_on_device(
         &mut self,
         prompts: &[Vec<u32>],
@@ -87,11 +88,11 @@ impl Rank {
             match &decode.graph {
                 Some(Graph(graph)) if self.tuning.graphs => graph.launch().w()?,
                 _ => {
-                    // What a step copies from the host, as candle does with strides, has to be there whenever the graph is
-                    // launched; what the first step has not copied the second may not copy either.
+                    // Numbers that a step copies from the host, as candle does with strides, have to be there whenever
+                    // the graph is launched; a copy that the first step has not made the second may not make either.
                     let _kept = self.device.as_cuda_device()?.enable_cuda_graph_htod_cache();
                     self.step(&decode, cache)?;
-                    // What has run once has everything loaded that it needs.
+                    // After one plain step every kernel is loaded.
                     if self.tuning.graphs {
                         decode.graph = Some(self.capture(&stream, &decode, cache)?);
                     }

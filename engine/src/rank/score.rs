@@ -1,4 +1,4 @@
-//! One rank's part in judging what was written: the whole rows once more, as one long prompt, with every position's last
+//! One rank's part in judging generated text: the whole rows once more, as one long prompt, with every position's last
 //! hidden state kept.
 
 use candle_core::{DType, Tensor};
@@ -12,7 +12,7 @@ use crate::quality::{Score, cosine, log_softmax_at};
 /// Positions whose logits are in memory at a time.
 const ROWS: usize = 64;
 
-/// What has been seen of one row.
+/// The sums over the positions of one row that have been computed so far.
 struct Seen {
     log_likelihood: f64,
     /// Sums of hidden states: of the prompt, and of the continuation.

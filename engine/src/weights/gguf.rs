@@ -177,7 +177,7 @@ impl Gguf {
         }
     }
 
-    /// What each frequency is divided by, where the file says so.
+    /// The divisors of the frequencies, where the file has them.
     fn factors(&self) -> Option<Vec<f32>> {
         let info = self.content.tensor_infos.get("rope_freqs.weight")?;
         let tensor = StoredTensor::of(info, &self.content, &self.map);
@@ -315,7 +315,7 @@ fn is_conv1d(name: &str) -> bool {
         .any(|end| name.ends_with(end))
 }
 
-/// What a tensor is called here.
+/// The name in a GGUF file of Hugging Face's tensor.
 fn gguf_name(name: &str) -> String {
     const WHOLE: [(&str, &str); 7] = [
         ("model.embed_tokens.", "token_embd."),

@@ -1,5 +1,6 @@
-//! Memory for matrices on the CPU, one after the other in large pages. A matrix with memory of its own would have its ends
-//! in small ones, a few megabytes of it: of GPT-2's layers a third and more, which cost decode a tenth of its speed.
+//! Memory for matrices on the CPU, one after the other in large pages. A matrix with memory of its own would have its
+//! ends in small pages, a few megabytes of it: a third and more of GPT-2's layers, which cost decode a tenth of its
+//! speed.
 
 use std::cell::RefCell;
 
@@ -7,13 +8,13 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
 
 use super::element::{Element, LARGE_BYTES, in_parallel, zeroed};
 
-/// Bytes of memory to take at a time, of which what is not written is never there. More than the allocator would take
+/// Bytes of memory to take at a time; pages that are not written are never there. More than the allocator would take
 /// from memory that it has used before.
 const SLAB_BYTES: usize = 64 << 20;
 /// Where a matrix may begin: a multiple of a cache line.
 const LINE_BYTES: usize = 64;
 
-/// What the next matrix goes into.
+/// The memory that the next matrix goes into.
 #[derive(Default)]
 pub(crate) struct Slab(RefCell<Option<Space>>);
 
@@ -122,7 +123,7 @@ mod tests {
         let offset = |matrix: &Tensor| matrix.layout().start_offset();
         assert_eq!([0, 2, 4].map(|nth| offset(&made[nth]) % 16), [0; 3]);
         assert_eq!(offset(&made[2]), 1025 * 512);
-        // What does not fit begins the next slab, here one of its own.
+        // A matrix that does not fit begins the next slab, here one of its own.
         assert_eq!(offset(&made[3]), 0);
 
         let fill = |_: usize, out: &mut [bf16]| out.fill(bf16::ONE);

@@ -53,8 +53,8 @@ impl Weights {
     }
 }
 
-/// Reads `config.json` in the folder `path`, or where it has none the header of the GGUF file there; `path` may be such a
-/// file itself.
+/// Reads `config.json` in the folder `path`, or where it has none the header of the GGUF file there; `path` may be such
+/// a file itself.
 fn read_config(path: &Path) -> Result<ModelConfig, EngineError> {
     if let Some(file) = gguf::find(path)? {
         return Gguf::open(&file)?.config();

@@ -1,6 +1,7 @@
-// Runs the engine's CUDA kernels on the CPU, against their definitions in double: one block at a time, each of its threads
-// a fibre that yields at barriers and exchanges. What it cannot show: f16 (its conversions are in PTX), races between
-// warps, and speed. Built with -DSTORE, -DKERNELS="…/kernels.cu", -DHEADS (query heads to a key/value head), -DWIDTH.
+// Runs the engine's CUDA kernels on the CPU, against their definitions in double: one block at a time, each of its
+// threads a fibre that yields at barriers and exchanges. What it cannot show: f16 (its conversions are in PTX), races
+// between warps, and speed. Built with -DSTORE, -DKERNELS="…/kernels.cu", -DHEADS (query heads to a key/value head),
+// -DWIDTH.
 #include <array>
 #include <cmath>
 #include <cstdio>

@@ -1,5 +1,5 @@
-//! What can be said of the CUDA kernels without a GPU: that NVRTC compiles each of their variants, for old and new GPUs,
-//! and that they compute what they are to, by running their source on the CPU. With a GPU, `src/ops/cuda/tests.rs`.
+//! The CUDA kernels without a GPU: NVRTC compiles each of their variants, for old and new GPUs, and they compute what
+//! they are to, by running their source on the CPU. With a GPU, `src/ops/cuda/tests.rs`.
 
 mod nvrtc;
 
@@ -10,8 +10,8 @@ use std::{
 
 const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops/cuda/kernels.cu");
 
-/// Query heads to a key/value head, and their size: the smallest and the largest of each that there are kernels for, and
-/// those of models.
+/// Query heads to a key/value head, and their size: the smallest and the largest of each that there are kernels for,
+/// and those of models.
 const ATTENTION: [(usize, usize); 8] = [
     (1, 8),
     (8, 8),

@@ -66,8 +66,8 @@ impl Nvrtc {
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let none: *const *const c_char = std::ptr::null();
         let mut program = std::ptr::null_mut();
-        // SAFETY: every pointer is to what lives until the call ends, and ends in a zero byte; there are as many options as
-        // the count says.
+        // SAFETY: every pointer is to what lives until the call ends, and ends in a zero byte; there are as many
+        // options as the count says.
         unsafe {
             let name = c"kernels.cu".as_ptr();
             let created = (self.create)(&raw mut program, source.as_ptr(), name, 0, none, none);

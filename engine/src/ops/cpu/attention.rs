@@ -328,7 +328,7 @@ impl Tile<'_> {
         } = self.call;
         let [_, h, s, d] = q.dims;
         let rows = self.queries.len();
-        // What the last query of the tile sees; the others' rest is masked below.
+        // The keys that the tile's last query sees; for the others the rest is masked below.
         let visible = len - s + self.queries.end;
         let size = rows * visible;
         if scratch.len() < size {

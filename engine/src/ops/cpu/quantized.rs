@@ -1,7 +1,7 @@
-//! Products with a quantized weight matrix. One row: weights go straight into the sums. Few rows: each weight is unpacked
-//! into the first cache once and meets all rows there, so that memory gives up the packed bytes alone. Many rows: the
-//! matrix is unpacked whole, and multiplied as any other. Activations stay f32 throughout, so that nothing is lost but what
-//! quantization took from the weights.
+//! Products with a quantized weight matrix. One row: weights go straight into the sums. Few rows: each weight is
+//! unpacked into the first cache once and meets all rows there, so that only the packed bytes are read from memory.
+//! Many rows: the matrix is unpacked whole, and multiplied as any other. Activations stay f32 throughout: the only loss
+//! is that of the weights' quantization.
 
 mod packed;
 #[cfg(target_arch = "x86_64")]
@@ -18,7 +18,7 @@ use packed::{BLOCK, Q4_0, Q8_0, unpack_anywhere};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
-// What the kernels need to know of a format on this processor.
+// A block format as the kernels of this processor need it.
 #[cfg(not(target_arch = "x86_64"))]
 use packed::Packed as Format;
 #[cfg(target_arch = "x86_64")]
@@ -226,8 +226,8 @@ impl<B: Format> Stream<'_, B> {
         }
     }
 
-    /// What the elements `part` of the sums add to the products of `M` rows of `x`, from `first` on, with the `R`
-    /// unpacked weight rows. A part is whole blocks, and with them whole vectors.
+    /// Adds the elements `part` of the sums to the products of `M` rows of `x`, from `first` on, with the `R` unpacked
+    /// weight rows. A part is whole blocks, and with them whole vectors.
     #[inline(always)]
     fn dots<S: Simd, const R: usize, const M: usize>(
         &self,

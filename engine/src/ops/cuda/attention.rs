@@ -37,8 +37,8 @@ pub(in crate::ops) fn attention(
     reference::chunked(q, k_cache, v_cache, len, SCORES, attend).map(Some)
 }
 
-/// Scores that a prompt's attention makes at a time: few enough to stay in the last cache between its steps, many enough
-/// to be worth a launch.
+/// Scores that a prompt's attention makes at a time: few enough to stay in the last cache between its steps, many
+/// enough to be worth a launch.
 const SCORES: usize = 1 << 24;
 
 /// Attention of scaled queries at the last S of `len` positions. → `[B, S, H, D]`.
@@ -82,14 +82,14 @@ fn softmax_causal(kit: &Kit, scores: &Tensor, s: usize, len: usize) -> Result<()
     }
 }
 
-/// Blocks for every multiprocessor that decode's attention is shared among, where the cache is long enough: several times
-/// as many as run at once, so that the last ones do not leave most of the GPU idle.
+/// Blocks for every multiprocessor that decode's attention is shared among, where the cache is long enough: several
+/// times as many as run at once, so that the last ones do not leave most of the GPU idle.
 const BLOCKS: usize = 16;
 /// Fewer positions than this are not worth a block.
 const LEAST: usize = 64;
 
-/// Attention of the one new position at `at`: `q [B, H, 1, D]`, scaled → `[B, 1, H·D]`; none where it is not made for the
-/// operands. The launch does not depend on the position but through `at`.
+/// Attention of the one new position at `at`: `q [B, H, 1, D]`, scaled → `[B, 1, H·D]`; none where there is no kernel
+/// for the operands. The launch does not depend on the position but through `at`.
 pub(super) fn decode(
     kit: &Kit,
     q: &Tensor,

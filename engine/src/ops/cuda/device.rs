@@ -1,4 +1,4 @@
-//! What the kernels need of a device: their code, where tensors lie, new tensors, and launches.
+//! A GPU as the kernels see it: their compiled code, launches, tensors' addresses, and new tensors.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,7 @@ use half::{bf16, f16};
 
 use super::source::{SOURCE, Variant};
 
-/// A device, with what has been found out of it.
+/// A device, with the attributes and compiled kernels that launches need again and again.
 pub(super) struct Kit {
     pub device: CudaDevice,
     /// Multiprocessors.
@@ -34,7 +34,7 @@ thread_local! {
     static KIT: RefCell<Option<(DeviceId, Rc<Kit>)>> = const { RefCell::new(None) };
 }
 
-/// What has been compiled in this process, for all threads: by generation and variant.
+/// The kernels compiled in this process, for all threads: by generation and variant.
 static COMPILED: Mutex<BTreeMap<(Capability, Variant), Vec<u8>>> = Mutex::new(BTreeMap::new());
 
 /// A generation of GPUs, major and minor.
@@ -177,8 +177,8 @@ fn machine_code(options: &[String]) -> Result<Vec<u8>> {
     let source = CString::new(SOURCE).map_err(candle_core::Error::wrap)?;
     let program =
         result::create_program(&source, Some(c"kernels.cu")).map_err(|error| failed(error, ""))?;
-    // SAFETY: the program is there until it is destroyed, source and name with it; the code is as large as is said before,
-    // and the log ends in a zero byte.
+    // SAFETY: the program is there until it is destroyed, source and name with it; the code is as large as is said
+    // before, and the log ends in a zero byte.
     unsafe {
         let code = result::compile_program(program, options).and_then(|()| {
             let mut size = 0;

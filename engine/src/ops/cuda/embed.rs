@@ -63,7 +63,7 @@ pub(in crate::ops) fn embed(
     Ok(Some(y))
 }
 
-/// As [`embed`], of a whole vocabulary: candle looks up its rows without a word to the host, but no positions that are on the
+/// As [`embed`], of a whole vocabulary: candle looks up its rows without the host, but no positions that are on the
 /// device.
 fn quantized(
     ids: &Tensor,

@@ -1,11 +1,11 @@
-//! The next ids: greedily, without a word to the host.
+//! The next ids, chosen greedily on the device.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::device::{Arg, Kit, dense};
 use super::source::Variant;
 
-/// What decoding keeps on the device from step to step; all `u32`.
+/// The state that decoding keeps on the device from step to step; all `u32`.
 pub(crate) struct Greedy {
     /// The last ids, `[B]`.
     pub ids: Tensor,
@@ -32,7 +32,8 @@ impl Greedy {
         })
     }
 
-    /// Takes the ids of every rank's [`crate::ops::best_last`], `[world, B, 2]`, and goes on to the next step and position.
+    /// Takes the ids of every rank's [`crate::ops::best_last`], `[world, B, 2]`, and goes on to the next step and
+    /// position.
     ///
     /// # Errors
     /// Where `best` is not of these shapes.
@@ -47,7 +48,8 @@ impl Greedy {
                 best.layout()
             );
         };
-        // SAFETY: best is as large as was checked; ids, history, step, position and bad are of the sizes that `new` makes.
+        // SAFETY: best is as large as was checked; ids, history, step, position and bad are of the sizes that `new`
+        // makes.
         unsafe {
             kit.launch(
                 variant,

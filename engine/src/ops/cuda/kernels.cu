@@ -1,10 +1,10 @@
 // The engine's CUDA kernels, compiled by NVRTC for the GPU at hand when they are first needed, without CUDA's headers.
-// Storage type T by -DSTORE=0 (f32), 1 (bf16), 2 (f16); all sums are in f32. With -DG and -DD the file holds the kernels
-// of attention for G query heads to a key/value head of D elements, else all others.
+// Storage type T by -DSTORE=0 (f32), 1 (bf16), 2 (f16); all sums are in f32. With -DG and -DD the file holds the
+// kernels of attention for G query heads to a key/value head of D elements, else all others.
 //
 // Shapes as in ops/mod.rs: B sequences, S new positions, H query heads, KVH key/value heads, D elements of a head, Smax
-// positions of the cache. Where a kernel takes a position, it is `offset` plus, where `pos` is not null, what lies there:
-// so that one launch, captured in a graph, serves every step.
+// positions of the cache. Where a kernel takes a position, it is `offset` plus, where `pos` is not null, what lies
+// there: so that one launch, captured in a graph, serves every step.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -160,9 +160,9 @@ extern "C" __global__ void silu_mul(const T *x, T *y, int f) {
     st_some(y + (i64)blockIdx.x * f + i, f - i, whole, up);
 }
 
-// y [n] = x [k] · w [n, k]ᵀ + bias [n] (where there is one), then gelu where `activate` is set: a product with one row reads
-// all of w once and little else, which is all that it can be measured by. k is a multiple of 8; a warp takes a row of w,
-// and four loads of it at a time. Grid (n / warps of a block).
+// y [n] = x [k] · w [n, k]ᵀ + bias [n] (where there is one), then gelu where `activate` is set: a product with one row
+// reads all of w once and little else, which is all that it can be measured by. k is a multiple of 8; a warp takes a
+// row of w, and four loads of it at a time. Grid (n / warps of a block).
 extern "C" __global__ void __launch_bounds__(256)
 row_product(const T *x, const T *w, const T *bias, T *y, int n, int k, int activate) {
     int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -280,10 +280,10 @@ extern "C" __global__ void softmax_causal_8(T *scores, int s, int len) {
     if (i < len) st8(x, v);
 }
 
-// Takes apart qkv [B, S, (H + 2·KVH)·D]: k and v go into the caches at their positions, and the last `queries` positions
-// of q, times `scale`, to q_out [B, H, queries, D]. Where there are tables cos, sin [positions, D/2], q and k are rotated
-// (rotate-half form) on the way; where there are weights q_norm, k_norm [D], they are RMS-normalised before.
-// Grid (S, H + 2·KVH, B), D/2 threads; norms need whole warps.
+// Takes apart qkv [B, S, (H + 2·KVH)·D]: k and v go into the caches at their positions, and the last `queries`
+// positions of q, times `scale`, to q_out [B, H, queries, D]. Where there are tables cos, sin [positions, D/2], q and k
+// are rotated (rotate-half form) on the way; where there are weights q_norm, k_norm [D], they are RMS-normalised
+// before. Grid (S, H + 2·KVH, B), D/2 threads; norms need whole warps.
 extern "C" __global__ void rope_append(const T *qkv, const T *cos_t, const T *sin_t, const T *q_norm, const T *k_norm,
                                        T *q_out, T *k_cache, T *v_cache, const u32 *pos, int offset, int queries, int h,
                                        int kvh, int smax, float eps, float scale) {
@@ -340,8 +340,8 @@ extern "C" __global__ void decode_combine(const float *out, const float *stats, 
     st(y + row * d + e, value / total);
 }
 
-// best[2b] = the largest of logits[b·stride ..][.. v], best[2b + 1] = start + the first index of it. A NaN counts as the
-// largest, and a row of nothing has -inf at start. One block a row.
+// best[2b] = the largest of logits[b·stride ..][.. v], best[2b + 1] = start + the first index of it. A NaN counts as
+// the largest, and a row of nothing has -inf at start. One block a row.
 extern "C" __global__ void best_logit(const T *logits, float *best, int v, i64 stride, int start) {
     __shared__ float best_v[32];
     __shared__ int best_i[32];
@@ -378,8 +378,8 @@ extern "C" __global__ void best_logit(const T *logits, float *best, int v, i64 s
     }
 }
 
-// ids[b] = best[r][b][1] of the first rank r with the largest best[r][b][0] (bad[0] = b + 1 for a row with a NaN), also kept
-// as history[b·n + *step]; then the next step, the next position. One block.
+// ids[b] = best[r][b][1] of the first rank r with the largest best[r][b][0] (bad[0] = b + 1 for a row with a NaN), also
+// kept as history[b·n + *step]; then the next step, the next position. One block.
 extern "C" __global__ void take_best(const float *best, u32 *ids, u32 *history, u32 *step, u32 *pos, u32 *bad, int ranks,
                                      int rows, int n) {
     for (int b = threadIdx.x; b < rows; b += blockDim.x) {
@@ -415,10 +415,10 @@ extern "C" __global__ void read_8(const Quad *data, i64 count, u32 *out) { read_
 
 #else
 
-// Attention of one new position, whose queries are scaled, over itself and all before it, first half: each block takes one
-// share of the positions of one key/value head, for all G query heads that share it, so that the cache is read once. What
-// comes out of a share: out [B, H, splits, D] unnormalised in f32, and its maximum and sum, stats [B, H, splits, 2].
-// Eight elements to a lane, so LANES lanes to a position and AT_ONCE positions to a warp, each UNROLL deep.
+// Attention of one new position, whose queries are scaled, over itself and all before it, first half: each block takes
+// one share of the positions of one key/value head, for all G query heads that share it, so that the cache is read
+// once. What comes out of a share: out [B, H, splits, D] unnormalised in f32, and its maximum and sum, stats [B, H,
+// splits, 2]. Eight elements to a lane, so LANES lanes to a position and AT_ONCE positions to a warp, each UNROLL deep.
 // Grid (splits, KVH, B), THREADS threads. D is a power of two from 8 to 256, G at most 8.
 #define THREADS 128
 #define LANES (D / 8)

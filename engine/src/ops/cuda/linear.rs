@@ -67,8 +67,8 @@ pub(in crate::ops) fn linear(
     Ok(Some(y))
 }
 
-/// See [`crate::ops::linear_quantized`] and [`crate::ops::linear_quantized_bias_gelu`]: candle's product, and what comes
-/// after it.
+/// See [`crate::ops::linear_quantized`] and [`crate::ops::linear_quantized_bias_gelu`]: candle's product, and what
+/// comes after it.
 pub(in crate::ops) fn linear_quantized(
     x: &Tensor,
     w: &QTensor,

@@ -99,7 +99,8 @@ fn threads(n: usize) -> usize {
     n.div_ceil(4).next_multiple_of(32).clamp(32, 1024)
 }
 
-/// How the rows of a tensor lie: so many dense, then the next ones so many elements after the first of these.
+/// How the rows of a tensor lie: the number of dense ones, and the elements from the first of these to the first of the
+/// next.
 fn rows(x: &Tensor) -> Option<(usize, usize)> {
     if x.elem_count() == 0 || !matches!(x.dtype(), DType::F32 | DType::BF16 | DType::F16) {
         return None;

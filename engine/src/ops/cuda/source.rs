@@ -1,8 +1,8 @@
-//! The kernels' source, and its compilation: no CUDA is needed to read it, NVRTC compiles it, and no GPU.
+//! The kernels' source, and the variants that NVRTC compiles of it. Neither needs a GPU.
 
 use candle_core::DType;
 
-/// What [`Variant::definitions`] are for.
+/// The source of every kernel; [`Variant::definitions`] say for which types and shapes.
 pub const SOURCE: &str = include_str!("kernels.cu");
 
 /// One way to compile the kernels.

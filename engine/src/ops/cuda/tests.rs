@@ -1,5 +1,5 @@
-//! Every kernel against plain candle in f32 on the CPU, on fresh random inputs and odd shapes, in every type. Without a GPU
-//! each of these tests says so and ends, or fails where `INFERBENCH_REQUIRE_GPU` is set.
+//! Every kernel against plain candle in f32 on the CPU, on fresh random inputs and odd shapes, in every type. Without a
+//! GPU each of these tests prints that it is skipped, or fails where `INFERBENCH_REQUIRE_GPU` is set.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -38,7 +38,7 @@ fn same(what: &str, got: &Tensor, want: &Tensor, ulps: f32) -> Result<()> {
     Ok(())
 }
 
-/// What a kernel has to be made for.
+/// The result of a kernel that has to be made for these operands.
 fn some<T>(what: &str, made: Result<Option<T>>) -> T {
     made.unwrap()
         .unwrap_or_else(|| panic!("{what}: the kernel is not for these operands"))

@@ -9,7 +9,7 @@ use crate::error::EngineError;
 /// The metadata, read for a configuration.
 pub(super) struct Metadata<'a> {
     pub content: &'a Content,
-    /// What each frequency is divided by.
+    /// The divisors of the frequencies, where the file has them.
     pub factors: Option<Vec<f32>>,
 }
 

@@ -1,5 +1,5 @@
-//! Packed weights in the vector registers of x86-64: what the compiler makes of the plain loops, inside of others, is one
-//! weight at a time.
+//! Packed weights in the vector registers of x86-64: inside other loops, the compiler would unpack one weight at a
+//! time.
 
 use super::packed::{AHEAD, BLOCK, Packed, Q4_0, Q8_0};
 use crate::ops::arch::{Arch, prefetch};
@@ -112,8 +112,8 @@ const AHEAD_OF_ONE: usize = 4096;
 /// The product of a row of packed weights with `x`: weights go from their bytes into the sums without a stop in memory.
 pub(super) type Dot = unsafe fn(&[u8], &[f32]) -> f32;
 
-/// What computes it with these vector instructions; none where they do not suffice. To be called with a row of whole
-/// blocks, as many as `x` has.
+/// The [`Dot`] for these vector instructions; none where they do not suffice. To be called with a row of whole blocks,
+/// as many as `x` has.
 pub(super) fn dot<B: Widen>(arch: Arch) -> Option<Dot> {
     let f16c = is_x86_feature_detected!("f16c");
     match arch {
