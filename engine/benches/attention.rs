@@ -1,10 +1,11 @@
 //! Attention in the shape of one GPT-2 124M layer: a decode step by bytes of cache per second, a
 //! prefill by scores per second; plain candle beside the engine.
 
+use std::time::Duration;
+
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use inferbench_engine::{ops, threads};
-use std::time::Duration;
 
 const HEADS: usize = 12;
 const HEAD_DIM: usize = 64;

@@ -1,11 +1,12 @@
 //! Products with a weight matrix in the shapes of GPT-2 124M: bytes of weights per second for few
 //! rows, multiply-adds per second for many; candle's beside the engine's. Quantized weights, too.
 
+use std::time::Duration;
+
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use inferbench_engine::{ops, threads};
-use std::time::Duration;
 
 fn linear(c: &mut Criterion) {
     threads::init(None);

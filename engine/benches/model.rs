@@ -1,8 +1,9 @@
 //! Whole forward passes of GPT-2 124M in f32: a prefill of 1×128, and eight decode steps after it.
 
+use std::time::Duration;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, threads};
-use std::time::Duration;
 
 const INPUT: usize = 128;
 

@@ -3,11 +3,12 @@
 //!
 //! `cargo run --release -p inferbench-engine --example speed -- [PRESET] [ROUNDS]`
 
+use std::time::Duration;
+
 use candle_core::{DType, Device};
 use inferbench_engine::ceilings::roofline::{self, ModelShape, Work, Workload};
 use inferbench_engine::ceilings::{bandwidth, matrix};
 use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, threads};
-use std::time::Duration;
 
 /// Batch, input and output lengths.
 const SHAPES: [(usize, usize, usize); 5] = [

@@ -4,8 +4,9 @@
 //! `times DIR BATCH INPUT OUTPUT [REPEATS]`; f32 on the CPU, medians over the repeats, in seconds.
 //! `times --save PRESET DIR` writes random weights of that shape for both to load.
 
-use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, save, threads};
 use std::path::{Path, PathBuf};
+
+use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, save, threads};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -4,10 +4,11 @@
 //! what counts. [`init`] therefore decides once, before anything computes, for all three pools:
 //! rayon (candle's own operations), candle's barrier pool (the kernels) and this thread.
 
-use candle_core::utils::barrier_pool;
 use std::hint::black_box;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::utils::barrier_pool;
 
 /// The settings that [`init`] made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

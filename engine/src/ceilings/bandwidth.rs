@@ -1,17 +1,19 @@
 //! How fast memory can be read, by the best of several kernels.
 
+use std::fmt;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use candle_core::utils::barrier_pool;
+use pulp::{Simd, WithSimd};
+use serde::{Deserialize, Serialize};
+
 use super::best::best_of;
 use super::cache;
 use crate::host;
 use crate::ops::Arch;
 use crate::weights::element;
-use candle_core::utils::barrier_pool;
-use pulp::{Simd, WithSimd};
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::hint::black_box;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 /// The read bandwidth of this machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

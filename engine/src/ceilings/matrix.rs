@@ -1,12 +1,14 @@
 //! How fast matrices can be multiplied, by the best of the products that matter.
 
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
 use super::best::best_of;
 use super::roofline::ModelShape;
 use crate::ops;
-use candle_core::{DType, Device, Result, Tensor};
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::time::{Duration, Instant};
 
 /// The matrix throughput of a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -10,11 +10,13 @@ mod gpu;
 pub mod matrix;
 pub mod roofline;
 
-use crate::error::EngineError;
-use crate::format::Format;
+use std::time::Duration;
+
 use candle_core::{Device, Result};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+
+use crate::error::EngineError;
+use crate::format::Format;
 
 /// Both ceilings of the CPU, or of a GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,11 +1,12 @@
 //! The gated activation of Llama-like feed-forward blocks.
 
+use candle_core::{Result, Tensor};
+use pulp::{Simd, WithSimd};
+
 use super::math;
 use super::pool::{Disjoint, share};
 use super::view::{View, build};
 use crate::ops::arch::Arch;
-use candle_core::{Result, Tensor};
-use pulp::{Simd, WithSimd};
 
 /// See [`crate::ops::silu_mul`].
 pub(in crate::ops) fn silu_mul(gate_up: &Tensor) -> Result<Option<Tensor>> {

@@ -5,15 +5,17 @@
 //! one (prefill) goes by tiles of queries: scores by a matrix product over the visible keys only,
 //! softmax, and a product with the values.
 
+use std::cell::RefCell;
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+use gemm::Parallelism;
+use pulp::{Simd, WithSimd};
+
 use super::math;
 use super::pool::{Disjoint, share, threads};
 use super::view::{Rows4, View, build};
 use crate::ops::arch::Arch;
-use candle_core::{Result, Tensor};
-use gemm::Parallelism;
-use pulp::{Simd, WithSimd};
-use std::cell::RefCell;
-use std::ops::Range;
 
 /// See [`crate::ops::attention`].
 pub(in crate::ops) fn attention(

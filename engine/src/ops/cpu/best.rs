@@ -1,9 +1,10 @@
 //! Greedy sampling.
 
-use super::view::View;
-use crate::ops::arch::Arch;
 use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
+
+use super::view::View;
+use crate::ops::arch::Arch;
 
 /// See [`crate::ops::best_last`].
 pub(in crate::ops) fn best_last(logits: &Tensor, first: usize) -> Result<Option<Tensor>> {

@@ -1,13 +1,15 @@
 //! Products for many rows: `x` is transposed into panels once, so that a vector holds one element
 //! of many rows; weights are broadcast against it, a tile of the result stays in registers.
 
+use std::cell::RefCell;
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
 use super::pool::{Disjoint, share, threads};
 use super::product::{Finish, Product};
 use super::view::uninitialised;
 use crate::ops::arch::Arch;
-use pulp::{Simd, WithSimd};
-use std::cell::RefCell;
-use std::ops::Range;
 
 /// Rows of `x` in a panel: whole vectors for every instruction set.
 const PANEL: usize = 32;

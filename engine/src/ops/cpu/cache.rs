@@ -1,8 +1,9 @@
 //! Writing new keys and values into the cache.
 
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
+
 use super::pool::{Disjoint, share};
 use super::view::{Rows4, View};
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 
 /// Writes `new [B, KVH, S, D]` into `cache [B, KVH, Smax, D]` from position `offset` on; `false`
 /// where the operands are not for this path.

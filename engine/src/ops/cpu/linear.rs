@@ -1,8 +1,9 @@
 //! Products with a weight matrix: by streaming it for few rows, in blocks for many.
 
+use candle_core::{Result, Tensor};
+
 use super::product::{Epilogue, Product};
 use super::view::{View, build};
-use candle_core::{Result, Tensor};
 
 /// See [`crate::ops::linear`] and [`crate::ops::linear_bias_gelu`].
 pub(in crate::ops) fn linear(

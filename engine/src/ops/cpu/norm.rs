@@ -1,10 +1,11 @@
 //! Layer norm and root-mean-square norm, row by row.
 
+use candle_core::{Result, Tensor};
+use pulp::{Simd, WithSimd};
+
 use super::pool::{Disjoint, share};
 use super::view::{View, build};
 use crate::ops::arch::Arch;
-use candle_core::{Result, Tensor};
-use pulp::{Simd, WithSimd};
 
 /// See [`crate::ops::rms_norm`].
 pub(in crate::ops) fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Option<Tensor>> {

@@ -3,10 +3,11 @@
 //! The pool serves one caller at a time (others wait their turn), so that several tensor-parallel
 //! ranks may call from threads of their own; a kernel must not call it again from inside.
 
-use candle_core::utils::barrier_pool;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::utils::barrier_pool;
 
 /// Below this many multiply-adds or bytes moved, waking the pool costs more than it saves.
 const WORTH_SHARING: usize = 1 << 15;
@@ -92,8 +93,9 @@ impl<'a> Disjoint<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::atomic::AtomicU32;
+
+    use super::*;
 
     #[test]
     fn guided_ranges_hold_every_item_once() {

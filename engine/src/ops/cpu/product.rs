@@ -1,10 +1,12 @@
 //! The operands of a product with a weight matrix, and what is done to it on its way out.
 
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
 use super::math;
 use super::norm::add_row;
 use super::pool::Disjoint;
-use pulp::{Simd, WithSimd};
-use std::ops::Range;
 
 /// The last step of each product.
 #[derive(Clone, Copy, PartialEq, Eq)]

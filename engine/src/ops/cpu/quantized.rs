@@ -7,16 +7,18 @@ mod packed;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::ops::Range;
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Result, Tensor};
+use pulp::{Simd, WithSimd};
+
 use super::linear::linear;
 use super::pool::{Disjoint, share};
 use super::product::{Epilogue, Finish, Product};
 use super::view::{View, build};
 use crate::ops::arch::Arch;
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Result, Tensor};
 use packed::{BLOCK, Q4_0, Q8_0, unpack_anywhere};
-use pulp::{Simd, WithSimd};
-use std::ops::Range;
 
 // A block format as the kernels of this processor need it.
 #[cfg(not(target_arch = "x86_64"))]

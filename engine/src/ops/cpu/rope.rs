@@ -1,10 +1,11 @@
 //! Rotary position embedding, rotate-half form.
 
+use candle_core::{Result, Tensor};
+use pulp::{Simd, WithSimd};
+
 use super::pool::{Disjoint, share};
 use super::view::{View, build};
 use crate::ops::arch::Arch;
-use candle_core::{Result, Tensor};
-use pulp::{Simd, WithSimd};
 
 /// See [`crate::ops::rope`].
 pub(in crate::ops) fn rope(

@@ -1,11 +1,13 @@
 //! Products for few rows: the weights stream past once, and each weight row meets up to eight rows
 //! of `x` in registers.
 
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
 use super::pool::{Disjoint, share_guided};
 use super::product::{Finish, Product};
 use crate::ops::arch::{Arch, prefetch};
-use pulp::{Simd, WithSimd};
-use std::ops::Range;
 
 /// Weight rows in the smallest piece of work: a multiple of every tile height below.
 const UNIT: usize = 12;

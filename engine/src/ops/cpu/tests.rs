@@ -1,10 +1,11 @@
 //! Each kernel against plain candle, over odd shapes and layouts, on every instruction set that
 //! this processor has.
 
-use crate::ops::arch::{Arch, FORCED};
-use crate::ops::{self, reference};
 use candle_core::{D, Device, Result, Tensor};
 use proptest::prelude::*;
+
+use crate::ops::arch::{Arch, FORCED};
+use crate::ops::{self, reference};
 
 /// Runs `f` once per instruction set.
 fn everywhere(f: impl Fn()) {

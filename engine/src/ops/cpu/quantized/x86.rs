@@ -1,9 +1,10 @@
 //! Packed weights in the vector registers of x86-64: inside other loops, the compiler would unpack one weight at a
 //! time.
 
+use std::arch::x86_64::*;
+
 use super::packed::{AHEAD, BLOCK, Packed, Q4_0, Q8_0};
 use crate::ops::arch::{Arch, prefetch};
-use std::arch::x86_64::*;
 
 /// The weights of a block before its scale, in order.
 pub(super) trait Widen: Packed {
