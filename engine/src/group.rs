@@ -60,7 +60,7 @@ impl Answers {
         self.to.send((self.rank, answer)).is_ok()
     }
 
-    /// There is nothing more to say: it was told to end, or has said why it does.
+    /// No answer follows: the thread was asked to end, or has answered why it does.
     fn end(&mut self) {
         self.done = true;
     }
@@ -205,7 +205,7 @@ impl Drop for Group {
         }
         for rank in &mut self.ranks {
             if let Some(thread) = rank.thread.take().filter(|_| rank.answered) {
-                // A panic has been told as the rank's answer.
+                // A panic is an error in the rank's answer already.
                 let _ = thread.join();
             }
         }
@@ -216,7 +216,7 @@ fn serve(mut rank: Rank, orders: &Receiver<Order>, answers: &mut Answers) {
     while let Ok(order) = orders.recv() {
         let reply = rank.run(order.call, &order.prompts, order.tuning);
         if reply.is_err() {
-            // Before anyone is told: the others are waiting for this rank.
+            // Before the answer is sent: the others are waiting for this rank.
             drop(rank);
             answers.send(reply.map(Some));
             return;
@@ -242,7 +242,7 @@ mod tests {
     use crate::presets::preset;
     use crate::weights::Weights;
 
-    /// How a rank goes on when it has summed often enough.
+    /// The behaviour of a rank after its 20 sums.
     #[derive(Clone, Copy)]
     enum Fault {
         None,
@@ -324,7 +324,7 @@ mod tests {
             ([None, None, Fails], "the network is gone"),
             ([Panics, None, None], "rank 0 has ended"),
             ([None, Panics, None], "rank 1 has ended"),
-            // One that goes on waiting, as NCCL does, is waited for no longer.
+            // One that keeps waiting, as NCCL does, is not waited for.
             ([Waits, Fails, Waits], "the network is gone"),
             ([Waits, Waits, Panics], "rank 2 has ended"),
         ] {

@@ -3,6 +3,7 @@
 #[cfg(feature = "cuda")]
 mod decode;
 mod score;
+mod share;
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ use crate::size;
 use crate::weights::{Loader, Source};
 #[cfg(feature = "cuda")]
 pub(crate) use decode::decodes_on_device;
+use share::Share;
+pub(crate) use share::Tuning;
 
 /// How every rank is loaded.
 #[derive(Clone)]
@@ -34,26 +37,6 @@ pub(crate) struct RankOptions {
     #[cfg(feature = "cuda")]
     pub needed: u64,
     pub max_seq: usize,
-}
-
-/// How a rank computes: a matter of speed and memory, not of results.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Tuning {
-    /// The most positions (batch × length) of prompts that are computed at a time.
-    pub prefill_rows: usize,
-    /// Whether decode steps that leave ids on the device are launched as graphs.
-    #[cfg(feature = "cuda")]
-    pub graphs: bool,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Self {
-            prefill_rows: size::PREFILL_ROWS,
-            #[cfg(feature = "cuda")]
-            graphs: true,
-        }
-    }
 }
 
 /// A request to a rank.
@@ -78,14 +61,13 @@ pub(crate) enum Reply {
     Scores(Vec<Score>),
 }
 
-/// A share of the model, its cache, and the communicator.
+/// A share of the model with its cache.
 pub(crate) struct Rank {
-    model: Model,
     /// Dropped before the cache that it was made for, and before the communicator: NCCL closes one only once no graph
     /// of its operations is left.
     #[cfg(feature = "cuda")]
     decode: Option<decode::Decode>,
-    comm: Box<dyn Communicator>,
+    share: Share,
     /// Kept from call to call, as long as the shape stays: `(B, KVH, Smax, D)`.
     cache: Option<((usize, usize, usize, usize), KvCache)>,
     /// As its options have it.
@@ -95,9 +77,6 @@ pub(crate) struct Rank {
     kv_heads: usize,
     head_dim: usize,
     format: Format,
-    device: Device,
-    /// As the call under way has it.
-    tuning: Tuning,
 }
 
 impl Rank {
@@ -122,16 +101,18 @@ impl Rank {
             },
             kv_heads: size::kv_heads_per_rank(config, world),
             head_dim: config.head_dim,
-            model,
-            comm,
-            cache: None,
             #[cfg(feature = "cuda")]
             decode: None,
+            share: Share {
+                model,
+                comm,
+                device,
+                tuning: Tuning::default(),
+            },
+            cache: None,
             #[cfg(feature = "cuda")]
             on_device: options.on_device,
             format: options.format,
-            device,
-            tuning: Tuning::default(),
         })
     }
 
@@ -149,10 +130,10 @@ impl Rank {
         // candle's quantized products have buffers that grow with the rows of a call, and a graph would go on to use
         // the old ones.
         #[cfg(feature = "cuda")]
-        if extra == 0 || tuning.prefill_rows != self.tuning.prefill_rows {
+        if extra == 0 || tuning.prefill_rows != self.share.tuning.prefill_rows {
             self.decode = None;
         }
-        self.tuning = tuning;
+        self.share.tuning = tuning;
         let (batch, input) = (prompts.len(), prompts[0].len());
         let shape = (batch, self.kv_heads, input + extra, self.head_dim);
         let cache = match self.cache.take() {
@@ -162,7 +143,7 @@ impl Rank {
                 drop(self.decode.take());
                 // Two caches at once might be one too many.
                 drop(other);
-                KvCache::new(self.layers, shape, self.format.dtype(), &self.device)?
+                KvCache::new(self.layers, shape, self.format.dtype(), &self.share.device)?
             }
         };
         let reply = self.answer(call, prompts, &cache);
@@ -176,93 +157,40 @@ impl Rank {
         prompts: &[Vec<u32>],
         cache: &KvCache,
     ) -> Result<Reply, EngineError> {
+        let share = &mut self.share;
         let (n, started) = match call {
             Call::Generate { n, started } => (n, started),
             Call::Logits => {
-                let logits = self.prefill(prompts, cache)?;
-                let logits = self.model.gather(&logits, &*self.comm)?;
-                return Ok(Reply::Logits(logits));
+                let logits = share.prefill(prompts, cache)?;
+                return Ok(Reply::Logits(share.gather(&logits)?));
             }
-            Call::Score { input } => return self.score(prompts, input, cache).map(Reply::Scores),
+            Call::Score { input } => return share.score(prompts, input, cache).map(Reply::Scores),
         };
         #[cfg(feature = "cuda")]
         if self.on_device {
-            let mut kept = self.decode.take();
-            let reply = self.generate_on_device(prompts, n, started, cache, &mut kept);
-            self.decode = kept;
-            return reply;
+            let kept = &mut self.decode;
+            let (ids, step_ends) = share.generate_on_device(prompts, n, started, cache, kept)?;
+            return Ok(Reply::Generated { ids, step_ends });
         }
-        let logits = self.prefill(prompts, cache)?;
+        let logits = share.prefill(prompts, cache)?;
         let batch = prompts.len();
         let mut ids = vec![Vec::with_capacity(n); batch];
         let mut step_ends = Vec::with_capacity(n);
-        let mut step = parallel::ids(&self.model.best(&logits, &*self.comm)?)?;
+        let mut step = parallel::ids(&share.best(&logits)?)?;
         step_ends.push(started.elapsed());
         for position in prompts[0].len()..prompts[0].len() + n - 1 {
             ids.iter_mut()
                 .zip(&step)
                 .for_each(|(row, &id)| row.push(id));
-            let input = Tensor::from_vec(step, (batch, 1), &self.device)?;
-            let logits = self.forward(&input, Offset::Host(position), cache, true)?;
-            step = parallel::ids(&self.model.best(&logits, &*self.comm)?)?;
+            let input = Tensor::from_vec(step, (batch, 1), &share.device)?;
+            let logits = share.forward(&input, Offset::Host(position), cache, true)?;
+            step = parallel::ids(&share.best(&logits)?)?;
             step_ends.push(started.elapsed());
         }
         ids.iter_mut()
             .zip(&step)
             .for_each(|(row, &id)| row.push(id));
         Ok(Reply::Generated { ids, step_ends })
-    }
-
-    /// Fills the cache with the prompts → this rank's logits of the last position, `[B, V_rank]`.
-    fn prefill(&mut self, prompts: &[Vec<u32>], cache: &KvCache) -> Result<Tensor, EngineError> {
-        let (batch, len) = (prompts.len(), prompts[0].len());
-        let (sequences, positions) = if self.model.is_reference() {
-            (batch, len)
-        } else {
-            chunk(batch, len, self.tuning.prefill_rows)
-        };
-        let mut logits = Vec::with_capacity(batch.div_ceil(sequences));
-        for first in (0..batch).step_by(sequences) {
-            let chosen = &prompts[first..(first + sequences).min(batch)];
-            let part;
-            let cache = if chosen.len() == batch {
-                cache
-            } else {
-                part = cache.rows(first, chosen.len())?;
-                &part
-            };
-            for start in (0..len).step_by(positions) {
-                let end = (start + positions).min(len);
-                let ids: Vec<u32> = chosen
-                    .iter()
-                    .flat_map(|p| p[start..end].iter().copied())
-                    .collect();
-                let shape = (chosen.len(), end - start);
-                let ids = Tensor::from_vec(ids, shape, &self.device)?;
-                let at = Offset::Host(start);
-                if end == len {
-                    logits.push(self.forward(&ids, at, cache, true)?);
-                } else {
-                    self.model.forward(&ids, at, cache, &*self.comm, false)?;
-                }
-            }
-        }
-        match <[Tensor; 1]>::try_from(logits) {
-            Ok([logits]) => Ok(logits),
-            Err(parts) => Ok(Tensor::cat(&parts, 0)?),
-        }
-    }
-
-    fn forward(
-        &mut self,
-        ids: &Tensor,
-        at: Offset,
-        cache: &KvCache,
-        last: bool,
-    ) -> Result<Tensor, EngineError> {
-        self.model
-            .forward(ids, at, cache, &*self.comm, last)?
-            .ok_or_else(|| EngineError::Other(anyhow::anyhow!("no logits of the last position")))
     }
 }
 
@@ -280,33 +208,4 @@ fn check_device_memory(device: &Device, needed: u64) -> Result<(), EngineError> 
         needed >> 20,
         available >> 20
     )))
-}
-
-/// How many sequences, and how many positions of each, to compute at a time: whole sequences where
-/// one fits in `rows`, else parts of one.
-fn chunk(batch: usize, len: usize, rows: usize) -> (usize, usize) {
-    if len <= rows {
-        ((rows / len).min(batch), len)
-    } else {
-        (1, rows)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn chunks_stay_within_rows(batch in 1usize..100, len in 1usize..5000, rows in 1usize..5000) {
-            let (sequences, positions) = chunk(batch, len, rows);
-            prop_assert!(sequences >= 1 && sequences <= batch);
-            prop_assert!(positions >= 1 && positions <= len);
-            prop_assert!(sequences * positions <= rows);
-            // Sequences are only cut where one alone is too long.
-            prop_assert!(positions == len || sequences == 1);
-        }
-    }
 }

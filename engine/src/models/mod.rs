@@ -76,7 +76,7 @@ impl Model {
     pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
         match self.head() {
             Some(head) => head.logits(states),
-            None => bail!("a reference model keeps its head to itself"),
+            None => bail!("a model through candle-transformers gives no logits of states"),
         }
     }
 
@@ -108,7 +108,9 @@ impl Model {
         match self {
             Model::Gpt2(model) => model.normed(ids, at, cache, comm, wanted),
             Model::Llama(model) => model.normed(ids, at, cache, comm, wanted),
-            Model::Reference(_) => bail!("a reference model keeps its states to itself"),
+            Model::Reference(_) => {
+                bail!("a model through candle-transformers gives no hidden states")
+            }
         }
     }
 

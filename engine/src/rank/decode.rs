@@ -11,7 +11,7 @@ use candle_core::cuda::cudarc::driver::sys::{
 };
 use candle_core::cuda::cudarc::driver::{CudaGraph, CudaStream};
 
-use super::{Rank, Reply};
+use super::share::Share;
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
@@ -45,8 +45,8 @@ struct Graph(CudaGraph);
 // SAFETY: a graph may be used by any thread, but by one at a time; its owner is behind a `&mut`.
 unsafe impl Send for Graph {}
 
-impl Rank {
-    /// Continues prompts by `n` ids each. The cache is this shape's, and `kept` what an earlier call with the same
+impl Share {
+    /// Continues prompts by `n` ids each: the ids, and when each step's were there. The cache is this shape's, and `kept` what an earlier call with the same
     /// cache left.
     pub(super) fn generate_on_device(
         &mut self,
@@ -55,7 +55,7 @@ impl Rank {
         started: Instant,
         cache: &KvCache,
         kept: &mut Option<Decode>,
-    ) -> Result<Reply, EngineError> {
+    ) -> Result<(Vec<Vec<u32>>, Vec<Duration>), EngineError> {
         let (batch, input) = (prompts.len(), prompts[0].len());
         let stream = self.device.as_cuda_device()?.cuda_stream();
         let mut decode = match kept.take() {
@@ -72,9 +72,7 @@ impl Rank {
         self.set(&decode.greedy.bad, 0)?;
 
         let logits = self.prefill(prompts, cache)?;
-        decode
-            .greedy
-            .take(&self.model.best(&logits, &*self.comm)?)?;
+        decode.greedy.take(&self.best(&logits)?)?;
         drop(logits);
         // The first ids have to be on the host before the clock is read.
         let _first = decode.greedy.ids.to_vec1::<u32>()?;
@@ -112,10 +110,7 @@ impl Rank {
             .map(|end| begin.elapsed_ms(end).w())
             .collect::<Result<Vec<f32>, _>>()?;
         *kept = Some(decode);
-        Ok(Reply::Generated {
-            ids,
-            step_ends: step_ends(first, &since, last),
-        })
+        Ok((ids, step_ends(first, &since, last)))
     }
 
     /// Enqueues one step: ids in, ids out.
@@ -123,9 +118,7 @@ impl Rank {
         let Greedy { ids, position, .. } = &decode.greedy;
         let ids = ids.reshape((ids.dim(0)?, 1))?;
         let logits = self.forward(&ids, Offset::Device(position), cache, true)?;
-        Ok(decode
-            .greedy
-            .take(&self.model.best(&logits, &*self.comm)?)?)
+        Ok(decode.greedy.take(&self.best(&logits)?)?)
     }
 
     /// A step as a graph.

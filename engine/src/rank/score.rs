@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{Rank, chunk};
+use super::share::{Share, chunk};
 use crate::error::EngineError;
 use crate::models::cache::KvCache;
 use crate::ops::Offset;
@@ -19,7 +19,7 @@ struct Seen {
     sums: [Vec<f64>; 2],
 }
 
-impl Rank {
+impl Share {
     /// Scores the tokens of each row from `input` on.
     pub(super) fn score(
         &mut self,
@@ -100,7 +100,7 @@ impl Rank {
                 let count = ROWS.min(last - from);
                 let states = states.narrow(0, from - start, count)?;
                 let logits = self.model.logits(&states)?;
-                let logits = self.model.gather(&logits, &*self.comm)?;
+                let logits = self.gather(&logits)?;
                 for (logits, &id) in logits.iter().zip(&row[from + 1..]) {
                     seen.log_likelihood += log_softmax_at(logits, id);
                 }

@@ -60,7 +60,10 @@ fn attend(kit: &Kit, q: &Tensor, k_cache: &Tensor, v_cache: &Tensor, len: usize)
 /// Softmax of `scores [.., S, len]` in place, masked causally.
 fn softmax_causal(kit: &Kit, scores: &Tensor, s: usize, len: usize) -> Result<()> {
     let Some(variant) = Variant::base(scores.dtype()) else {
-        candle_core::bail!("softmax: {:?} is not for it", scores.dtype());
+        candle_core::bail!(
+            "softmax: dtype {:?} is not one of F32, BF16, F16",
+            scores.dtype()
+        );
     };
     let rows = scores.elem_count() / len;
     let (kernel, block) = if len.is_multiple_of(8) && len <= 8 * 1024 {

@@ -53,7 +53,11 @@ pub(crate) fn read(reader: Reader, buffer: &Tensor, out: &Tensor) -> Result<()> 
         Variant::base(DType::F32),
         super::device::dense(&[buffer], DType::F32),
     ) else {
-        bail!("read: the buffer is not for it");
+        bail!(
+            "read: the buffer has to be dense, in f32 and on a GPU, it is {:?} on {:?}",
+            buffer.dtype(),
+            buffer.device()
+        );
     };
     let words = buffer.elem_count() / 4;
     // SAFETY: the buffer holds that many words, and its allocation begins on a multiple of 16 bytes.
