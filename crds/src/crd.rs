@@ -1,132 +1,169 @@
 //! The CustomResourceDefinition: what `kube` derives from the types, plus what it cannot know: the CEL rules, bounds
 //! on embedded Kubernetes types, and defaults that let transition rules see later additions.
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
-use crate::{InferenceBenchmark, limits, patterns};
+use crate::{
+    InferenceBenchmark,
+    factor::{Allowed, Builtin, TABLE},
+    limits, patterns,
+};
 
 /// A rule in the Common Expression Language, and the place in the schema where it stands.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Rule {
     /// The place: field names, with `[]` for the items of a list.
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// The expression.
-    pub rule: &'static str,
-    /// What a user reads where it does not hold.
-    pub message: &'static str,
+    pub rule: Cow<'static, str>,
+    /// The text that a user reads where it does not hold.
+    pub message: Cow<'static, str>,
 }
 
 /// Every rule of the resource. They were measured against the API server's cost limits: keep them as plain as they
 /// are, and every list and string that they touch bounded.
-pub const RULES: &[Rule] = &[
+#[must_use]
+pub fn rules() -> Vec<Rule> {
+    let rule = |&[path, rule, message]: &[&'static str; 3]| Rule {
+        path: path.into(),
+        rule: rule.into(),
+        message: message.into(),
+    };
+    let excludes = TABLE.iter().map(|builtin| Rule {
+        path: "spec.design".into(),
+        rule: excluded(builtin).into(),
+        message: format!(
+            "exclude names a level that is not in factors.{}",
+            builtin.name
+        )
+        .into(),
+    });
+    RULES
+        .iter()
+        .map(rule)
+        .chain([size()])
+        .chain(excludes)
+        .collect()
+}
+
+/// The bound of a design's size, as far as rules can tell: what parameters multiply, the operator's validation counts.
+fn size() -> Rule {
+    let sizes = TABLE.iter().map(|builtin| {
+        let size = format!("size(self.factors.{})", builtin.name);
+        if builtin.given.is_some() {
+            format!(
+                "(has(self.factors.{0}) && {size} > 0 ? {size} : 1)",
+                builtin.name
+            )
+        } else {
+            size
+        }
+    });
+    let product = sizes.collect::<Vec<_>>().join(" * ");
+    let trials = limits::TRIALS;
     Rule {
-        path: "spec",
-        rule: "has(self.results) && has(self.results.store)",
-        message: "results.store is required in a cluster",
-    },
-    Rule {
-        path: "spec.design",
-        rule: "self == oldSelf",
-        message: "design is immutable: create a new resource",
-    },
-    Rule {
-        path: "spec.design",
-        rule: "size(self.factors.model) * size(self.factors.batchSize) * size(self.factors.inputLength) * \
-               size(self.factors.outputLength) * size(self.factors.gpus) * \
-               (has(self.factors.dtype) && size(self.factors.dtype) > 0 ? size(self.factors.dtype) : 1) * \
-               self.replicates <= 50000",
-        message: "the product of the factors' levels and the replicates is more than 50000 trials",
-    },
-    Rule {
-        path: "spec.design",
-        rule: "!has(self.exclude) || self.exclude.all(e, !has(e.model) || \
-               e.model.all(v, self.factors.model.exists(m, m.name == v)))",
-        message: "exclude names a model that is not in factors.model",
-    },
-    Rule {
-        path: "spec.design",
-        rule: "!has(self.exclude) || self.exclude.all(e, !has(e.batchSize) || \
-               e.batchSize.all(v, v in self.factors.batchSize))",
-        message: "exclude names a level that is not in factors.batchSize",
-    },
-    Rule {
-        path: "spec.design",
-        rule: "!has(self.exclude) || self.exclude.all(e, !has(e.inputLength) || \
-               e.inputLength.all(v, v in self.factors.inputLength))",
-        message: "exclude names a level that is not in factors.inputLength",
-    },
-    Rule {
-        path: "spec.design",
-        rule: "!has(self.exclude) || self.exclude.all(e, !has(e.outputLength) || \
-               e.outputLength.all(v, v in self.factors.outputLength))",
-        message: "exclude names a level that is not in factors.outputLength",
-    },
-    Rule {
-        path: "spec.design",
-        rule: "!has(self.exclude) || self.exclude.all(e, !has(e.gpus) || e.gpus.all(v, v in self.factors.gpus))",
-        message: "exclude names a level that is not in factors.gpus",
-    },
-    Rule {
-        path: "spec.design",
-        rule: "!has(self.exclude) || self.exclude.all(e, !has(e.dtype) || \
-               (has(self.factors.dtype) && e.dtype.all(v, v in self.factors.dtype)))",
-        message: "exclude names a level that is not in factors.dtype",
-    },
-    Rule {
-        path: "spec.design.factors.gpus",
-        rule: "size(self) == 1 || !(0 in self)",
-        message: "0 means CPU and stands alone",
-    },
-    Rule {
-        path: "spec.design.factors.model[].source",
-        rule: "[has(self.huggingFace), has(self.random), has(self.path), has(self.objectStore)]\
+        path: "spec.design".into(),
+        rule: format!("{product} * self.replicates <= {trials}").into(),
+        message: format!(
+            "the product of the factors' levels and the replicates is more than {trials} trials"
+        )
+        .into(),
+    }
+}
+
+/// That `exclude` lists only levels of a factor.
+fn excluded(builtin: &Builtin) -> String {
+    let name = builtin.name;
+    let levels = format!("self.factors.{name}");
+    let listed = match builtin.allowed {
+        // Levels with a name and more: models and engines.
+        Allowed::Names(_) => format!("{levels}.exists(m, m.name == v)"),
+        Allowed::Range(..) | Allowed::OneOf(_) => format!("v in {levels}"),
+    };
+    let mut all = format!("e.{name}.all(v, {listed})");
+    if builtin.given.is_some() {
+        all = format!("(has({levels}) && {all})");
+    }
+    format!("!has(self.exclude) || self.exclude.all(e, !has(e.{name}) || {all})")
+}
+
+/// The rules that no table gives: place, expression, message.
+const RULES: &[[&str; 3]] = &[
+    [
+        "spec",
+        "has(self.results) && has(self.results.store)",
+        "results.store is required in a cluster",
+    ],
+    [
+        "spec.design",
+        "self == oldSelf",
+        "design is immutable: create a new resource",
+    ],
+    [
+        "spec.design.factors.gpus",
+        "size(self) == 1 || !(0 in self)",
+        "0 means CPU and stands alone",
+    ],
+    [
+        "spec.design.factors.engine[]",
+        "has(self.candle)",
+        "exactly one of candle is needed",
+    ],
+    [
+        "spec.design.factors.parameters",
+        "self.all(p, !p.env.startsWith('INFERBENCH_'))",
+        "names that begin with INFERBENCH_ are reserved for inferbench itself",
+    ],
+    [
+        "spec.design.factors.model[].source",
+        "[has(self.huggingFace), has(self.random), has(self.path), has(self.objectStore)]\
                .filter(x, x).size() == 1",
-        message: "exactly one of huggingFace, random, path and objectStore is needed",
-    },
-    Rule {
-        path: "spec.measurement",
-        rule: "self == oldSelf",
-        message: "measurement is immutable: create a new resource",
-    },
-    Rule {
-        path: "spec.runner",
-        rule: "self == oldSelf",
-        message: "runner is immutable: create a new resource",
-    },
-    Rule {
-        path: "spec.runner.env",
-        rule: "self.all(e, !e.name.startsWith('INFERBENCH_'))",
-        message: "names that begin with INFERBENCH_ are reserved",
-    },
-    Rule {
-        path: "spec.results",
-        rule: "self == oldSelf",
-        message: "results is immutable: create a new resource",
-    },
-    Rule {
-        path: "spec.results.store",
-        rule: "[has(self.url), has(self.persistentVolumeClaim)].filter(x, x).size() == 1",
-        message: "exactly one of url and persistentVolumeClaim is needed",
-    },
-    Rule {
-        path: "spec.results.store",
-        rule: "!has(self.url) || !self.url.startsWith('file:')",
-        message: "a file URL names a folder of one machine: use persistentVolumeClaim",
-    },
-    Rule {
-        path: "spec.results.store",
-        rule: "has(self.url) || (!has(self.endpoint) && !has(self.region) && !has(self.credentialsSecretRef))",
-        message: "endpoint, region and credentialsSecretRef belong to url",
-    },
-    Rule {
-        path: "spec.execution",
-        rule: "!has(self.trialsPerJob) || !has(oldSelf.trialsPerJob) || self.trialsPerJob == oldSelf.trialsPerJob",
-        message: "trialsPerJob is immutable: create a new resource",
-    },
+        "exactly one of huggingFace, random, path and objectStore is needed",
+    ],
+    [
+        "spec.measurement",
+        "self == oldSelf",
+        "measurement is immutable: create a new resource",
+    ],
+    [
+        "spec.runner",
+        "self == oldSelf",
+        "runner is immutable: create a new resource",
+    ],
+    [
+        "spec.runner.env",
+        "self.all(e, !e.name.startsWith('INFERBENCH_'))",
+        "names that begin with INFERBENCH_ are reserved",
+    ],
+    [
+        "spec.results",
+        "self == oldSelf",
+        "results is immutable: create a new resource",
+    ],
+    [
+        "spec.results.store",
+        "[has(self.url), has(self.persistentVolumeClaim)].filter(x, x).size() == 1",
+        "exactly one of url and persistentVolumeClaim is needed",
+    ],
+    [
+        "spec.results.store",
+        "!has(self.url) || !self.url.startsWith('file:')",
+        "a file URL names a folder of one machine: use persistentVolumeClaim",
+    ],
+    [
+        "spec.results.store",
+        "has(self.url) || (!has(self.endpoint) && !has(self.region) && !has(self.credentialsSecretRef))",
+        "endpoint, region and credentialsSecretRef belong to url",
+    ],
+    [
+        "spec.execution",
+        "!has(self.trialsPerJob) || !has(oldSelf.trialsPerJob) || self.trialsPerJob == oldSelf.trialsPerJob",
+        "trialsPerJob is immutable: create a new resource",
+    ],
 ];
 
 /// The columns of `kubectl get`: name, path and type.
@@ -155,8 +192,8 @@ pub fn crd() -> Value {
     version["additionalPrinterColumns"] = COLUMNS.map(column).into();
     let schema = &mut version["schema"]["openAPIV3Schema"];
     *schema = root();
-    for rule in RULES {
-        let place = place(schema, rule.path);
+    for rule in rules() {
+        let place = place(schema, &rule.path);
         let rules = &mut place["x-kubernetes-validations"];
         if rules.is_null() {
             *rules = json!([]);

@@ -1,25 +1,29 @@
 //! The expansion of a design into trials: mixed-radix index, excludes, blocked and seeded order, all lazy.
 //!
-//! A combination's index is the number whose digits are the positions of its levels, in the factor order model,
-//! batchSize, inputLength, outputLength, gpus, dtype (the last changes fastest). A trial's index is its replicate
-//! times the combinations, plus that number: it says everything about the trial, so that a sweep's bookkeeping
-//! needs nothing but indices.
+//! A combination's index is the number whose digits are the positions of its levels, in the order of the factors
+//! ([`factor::axes`]: the table's, then the parameters; the last changes fastest). A trial's index is its replicate times
+//! the combinations, plus that number: it says everything about the trial, so that a sweep's bookkeeping needs nothing
+//! but indices.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    factor::{self, Axis, Factor, Level, Scope},
     limits,
-    spec::{Design, Dtype, Exclude, Model, Order},
+    spec::{Design, Dtype, Engine, Exclude, Factors, Model, ModelSource, Order},
     splitmix::SplitMix64,
 };
 
-/// The number of factors.
-pub const FACTORS: usize = 6;
-
-/// One level of each factor.
+/// One level of each factor. What came after the first release is left out where it is at its implied level, so that
+/// the keys of trials stay what they were.
 #[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Combination {
+    /// The engine.
+    #[serde(default, skip_serializing_if = "Engine::is_default")]
+    pub engine: Engine,
     /// The model.
     pub model: Model,
     /// Sequences in a batch.
@@ -28,10 +32,50 @@ pub struct Combination {
     pub input_length: u32,
     /// Output tokens of each sequence.
     pub output_length: u32,
-    /// Tensor-parallel degree; 0 means CPU.
+    /// Devices of the engine; 0 means CPU.
     pub gpus: u32,
     /// Data type of weights and cache.
     pub dtype: Dtype,
+    /// The parameters that the engine takes, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, Setting>,
+}
+
+/// A parameter's level and where it goes.
+#[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Setting {
+    /// The level.
+    pub level: Level,
+    /// The environment variable of the engine's process that has it as its value.
+    pub env: String,
+}
+
+impl Default for Combination {
+    /// One sequence of one token, of no model in particular, on the CPU: the levels are for the caller to set.
+    fn default() -> Self {
+        Self {
+            engine: Engine::default(),
+            model: Model {
+                name: String::new(),
+                source: ModelSource::default(),
+            },
+            batch_size: 1,
+            input_length: 1,
+            output_length: 1,
+            gpus: 0,
+            dtype: Dtype::F32,
+            parameters: BTreeMap::new(),
+        }
+    }
+}
+
+impl Combination {
+    /// The environment variables that the parameters set in the engine's process, by their names.
+    pub fn environment(&self) -> impl Iterator<Item = (&str, String)> {
+        let settings = self.parameters.values();
+        settings.map(|setting| (setting.env.as_str(), setting.level.to_string()))
+    }
 }
 
 /// A combination in one replicate: one row of the results.
@@ -60,111 +104,36 @@ pub struct Excluded {
     pub entry: usize,
 }
 
-/// The distinct levels of each factor, as the trials see them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Levels {
-    /// The models.
-    pub model: Vec<Model>,
-    /// Sequences in a batch.
-    pub batch_size: Vec<u32>,
-    /// Input tokens of each sequence.
-    pub input_length: Vec<u32>,
-    /// Output tokens of each sequence.
-    pub output_length: Vec<u32>,
-    /// Tensor-parallel degrees; 0 means CPU.
-    pub gpus: Vec<u32>,
-    /// Data types; never empty, as a default stands in.
-    pub dtype: Vec<Dtype>,
-}
+/// The positions of a combination's levels in the design's axes; none where a parameter has no level, as the engine
+/// does not take it.
+type Positions = Vec<Option<usize>>;
 
-impl Levels {
-    /// The levels of a design. An absent dtype becomes f32 where the design runs on the CPU, else bf16.
-    #[must_use]
-    pub fn of(design: &Design) -> Self {
-        let factors = &design.factors;
-        let numbers = |levels: &[i32]| {
-            levels
-                .iter()
-                .map(|&level| level.max(0).unsigned_abs())
-                .collect()
-        };
-        let dtype = match factors.dtype.as_slice() {
-            [] if factors.gpus == [0] => vec![Dtype::F32],
-            [] => vec![Dtype::Bf16],
-            given => given.to_vec(),
-        };
-        Self {
-            model: factors.model.clone(),
-            batch_size: numbers(&factors.batch_size),
-            input_length: numbers(&factors.input_length),
-            output_length: numbers(&factors.output_length),
-            gpus: numbers(&factors.gpus),
-            dtype,
-        }
-    }
-
-    /// How many levels each factor has, in the factor order.
-    #[must_use]
-    pub fn counts(&self) -> [usize; FACTORS] {
-        [
-            self.model.len(),
-            self.batch_size.len(),
-            self.input_length.len(),
-            self.output_length.len(),
-            self.gpus.len(),
-            self.dtype.len(),
-        ]
-    }
-
-    /// The combination whose levels stand at these positions.
-    fn at(&self, digits: [usize; FACTORS]) -> Combination {
-        Combination {
-            model: self.model[digits[0]].clone(),
-            batch_size: self.batch_size[digits[1]],
-            input_length: self.input_length[digits[2]],
-            output_length: self.output_length[digits[3]],
-            gpus: self.gpus[digits[4]],
-            dtype: self.dtype[digits[5]],
-        }
-    }
-}
-
-/// An entry of `exclude`: for each factor, whether it matches the level at each position.
+/// An entry of `exclude`: for each factor that it names, whether it lists the level at each position.
 #[derive(Clone, Debug)]
-struct Mask([Vec<bool>; FACTORS]);
+struct Mask(Vec<Option<Vec<bool>>>);
 
 impl Mask {
-    fn of(entry: &Exclude, levels: &Levels) -> Self {
-        fn positions<L, E>(
-            levels: &[L],
-            entry: Option<&Vec<E>>,
-            same: impl Fn(&L, &E) -> bool,
-        ) -> Vec<bool> {
-            levels
-                .iter()
-                .map(|level| entry.is_none_or(|listed| listed.iter().any(|one| same(level, one))))
-                .collect()
-        }
-        let number = |level: &u32, listed: &i32| i64::from(*level) == i64::from(*listed);
-        Self([
-            positions(&levels.model, entry.model.as_ref(), |level, name| {
-                level.name == *name
-            }),
-            positions(&levels.batch_size, entry.batch_size.as_ref(), number),
-            positions(&levels.input_length, entry.input_length.as_ref(), number),
-            positions(&levels.output_length, entry.output_length.as_ref(), number),
-            positions(&levels.gpus, entry.gpus.as_ref(), number),
-            positions(&levels.dtype, entry.dtype.as_ref(), |level, listed| {
-                level == listed
-            }),
-        ])
+    fn of(entry: &Exclude, axes: &[Axis]) -> Self {
+        let listed = |axis: &Axis| {
+            let listed = entry.get(&axis.factor)?;
+            Some(
+                axis.levels
+                    .iter()
+                    .map(|level| listed.contains(level))
+                    .collect(),
+            )
+        };
+        Self(axes.iter().map(listed).collect())
     }
 
-    fn matches(&self, digits: [usize; FACTORS]) -> bool {
-        self.0
-            .iter()
-            .zip(digits)
-            .all(|(listed, digit)| listed[digit])
+    /// Whether every factor that the entry names has a listed level.
+    fn matches(&self, positions: &Positions) -> bool {
+        let mut factors = self.0.iter().zip(positions);
+        factors.all(|(listed, at)| match (listed, at) {
+            (None, _) => true,
+            (Some(listed), Some(at)) => listed[*at],
+            (Some(_), None) => false,
+        })
     }
 }
 
@@ -174,8 +143,8 @@ const LEFT_OUT: u32 = u32::MAX;
 /// A design, expanded. Trials are made when asked for; what is kept is four bytes for each.
 #[derive(Clone, Debug)]
 pub struct Expansion {
-    levels: Levels,
-    counts: [usize; FACTORS],
+    factors: Factors,
+    axes: Vec<Axis>,
     combinations: u32,
     replicates: u32,
     masks: Vec<Mask>,
@@ -191,10 +160,9 @@ impl Expansion {
     /// Where the design has more than [`limits::TRIALS`] trials before exclusion, which `validate` reports.
     #[must_use]
     pub fn new(design: &Design) -> Self {
-        let levels = Levels::of(design);
-        let counts = levels.counts();
+        let axes = factor::axes(&design.factors);
         let replicates = design.replicates.max(0).unsigned_abs();
-        let trials = size(counts, replicates);
+        let trials = size(&axes, replicates);
         assert!(
             trials <= limits::TRIALS,
             "a design of {trials} trials was not validated: at most {} are allowed",
@@ -206,20 +174,27 @@ impl Expansion {
         } else {
             (trials / u64::from(replicates)) as u32
         };
-        let masks: Vec<Mask> = design
+        let masks = design
             .exclude
             .iter()
-            .map(|entry| Mask::of(entry, &levels))
+            .map(|entry| Mask::of(entry, &axes))
             .collect();
+        let mut expansion = Self {
+            factors: design.factors.clone(),
+            axes,
+            combinations,
+            replicates,
+            masks,
+            run_order: vec![LEFT_OUT; trials as usize],
+            included: 0,
+        };
         let left_out: Vec<bool> = (0..combinations)
-            .map(|index| {
-                let digits = digits(index, counts);
-                masks.iter().any(|mask| mask.matches(digits))
+            .map(|index| match expansion.positions(index) {
+                None => true,
+                Some(positions) => expansion.masks.iter().any(|mask| mask.matches(&positions)),
             })
             .collect();
 
-        let mut run_order = vec![LEFT_OUT; trials as usize];
-        let mut included = 0;
         let mut block: Vec<u32> = Vec::with_capacity(combinations as usize);
         for replicate in 0..replicates {
             block.clear();
@@ -233,25 +208,91 @@ impl Expansion {
                 .iter()
                 .filter(|&&combination| !left_out[combination as usize])
             {
-                run_order[(replicate * combinations + combination) as usize] = included;
-                included += 1;
+                expansion.run_order[(replicate * combinations + combination) as usize] =
+                    expansion.included;
+                expansion.included += 1;
             }
         }
-        Self {
-            levels,
-            counts,
-            combinations,
-            replicates,
-            masks,
-            run_order,
-            included,
-        }
+        expansion
     }
 
-    /// The levels of each factor.
+    /// The levels of each factor, in the order of the mixed-radix index.
     #[must_use]
-    pub const fn levels(&self) -> &Levels {
-        &self.levels
+    pub fn axes(&self) -> &[Axis] {
+        &self.axes
+    }
+
+    /// The levels of a factor; empty where the design does not know it.
+    #[must_use]
+    pub fn levels(&self, factor: &Factor) -> &[Level] {
+        let axis = self.axes.iter().find(|axis| axis.factor == *factor);
+        axis.map_or(&[], |axis| &axis.levels)
+    }
+
+    /// The models, in the order of their levels.
+    #[must_use]
+    pub fn models(&self) -> &[Model] {
+        &self.factors.model
+    }
+
+    /// The level of a factor in a trial or combination with this index, without making it; none where the factor has no
+    /// level there.
+    #[must_use]
+    pub fn level(&self, index: u32, factor: &Factor) -> Option<&Level> {
+        let at = self.axes.iter().position(|axis| axis.factor == *factor)?;
+        let position = self.positions(index % self.combinations.max(1))?[at]?;
+        self.axes[at].levels.get(position)
+    }
+
+    /// The devices of the trial or combination with this index, without making it; 0 for CPU.
+    #[must_use]
+    pub fn gpus(&self, index: u32) -> u32 {
+        let gpus = self.level(index, &Factor::GPUS).and_then(Level::number);
+        gpus.unwrap_or_default() as u32
+    }
+
+    /// For every engine and model the combination whose levels take the most room in a document. It need not be one of
+    /// the design: `exclude` may leave it out.
+    pub fn widest(&self) -> impl Iterator<Item = Combination> {
+        let longest = |axis: &Axis| {
+            let widths = axis
+                .levels
+                .iter()
+                .map(|level| level.to_string().len())
+                .enumerate();
+            widths
+                .max_by_key(|(_, width)| *width)
+                .map_or(0, |(at, _)| at)
+        };
+        let positions: Vec<usize> = self.axes.iter().map(longest).collect();
+        let at = |factor| self.axes.iter().position(|axis| axis.factor == factor);
+        let (engine, model) = (at(Factor::ENGINE), at(Factor::MODEL));
+        let count = |at: Option<usize>| at.map_or(0, |at| self.axes[at].levels.len());
+        let pairs = (0..count(engine)).flat_map(move |e| (0..count(model)).map(move |m| (e, m)));
+        pairs.map(move |(e, m)| {
+            let mut positions = positions.clone();
+            if let (Some(engine), Some(model)) = (engine, model) {
+                (positions[engine], positions[model]) = (e, m);
+            }
+            factor::combination(&self.factors, &positions)
+        })
+    }
+
+    /// A number that trials share whose levels force no fresh start of the engine between them, and no others: the digits
+    /// of the factors of scope start. It is below [`combinations_before_exclusion`](Self::combinations_before_exclusion).
+    #[must_use]
+    pub fn start(&self, index: u32) -> u32 {
+        let mut rest = index % self.combinations.max(1);
+        let (mut start, mut radix) = (0, 1);
+        for axis in self.axes.iter().rev() {
+            let count = (axis.levels.len() as u32).max(1);
+            if axis.factor.scope() == Scope::Start {
+                start += rest % count * radix;
+                radix *= count;
+            }
+            rest /= count;
+        }
+        start
     }
 
     /// How many blocks there are.
@@ -278,7 +319,8 @@ impl Expansion {
         self.combinations * self.replicates
     }
 
-    /// How many combinations there would be if nothing were excluded.
+    /// How many combinations there would be if nothing were excluded, and every engine took every parameter: every
+    /// combination's index is below it.
     #[must_use]
     pub const fn combinations_before_exclusion(&self) -> u32 {
         self.combinations
@@ -302,11 +344,14 @@ impl Expansion {
         (0..self.combinations)
             .filter(|&index| self.is_excluded(index))
             .filter_map(|index| {
-                let digits = digits(index, self.counts);
-                let entry = self.masks.iter().position(|mask| mask.matches(digits))?;
+                let positions = self.positions(index)?;
+                let entry = self
+                    .masks
+                    .iter()
+                    .position(|mask| mask.matches(&positions))?;
                 Some(Excluded {
                     index,
-                    combination: self.levels.at(digits),
+                    combination: self.combination(index),
                     entry,
                 })
             })
@@ -361,29 +406,59 @@ impl Expansion {
     }
 
     fn combination(&self, index: u32) -> Combination {
-        self.levels.at(digits(index, self.counts))
+        factor::combination(&self.factors, &self.digits(index))
+    }
+
+    /// The digits of a combination's index in the mixed radix of the factors' sizes.
+    fn digits(&self, index: u32) -> Vec<usize> {
+        let mut rest = index as usize;
+        let mut digits = vec![0; self.axes.len()];
+        for (digit, axis) in digits.iter_mut().zip(&self.axes).rev() {
+            *digit = rest % axis.levels.len();
+            rest /= axis.levels.len();
+        }
+        digits
+    }
+
+    /// Where the levels of the combination with this index stand; none where it is another one over again: it differs
+    /// from that only in a parameter that its engine does not take.
+    fn positions(&self, index: u32) -> Option<Positions> {
+        let digits = self.digits(index);
+        let position = |(axis, digit): (&Axis, usize)| {
+            let taken = axis.engines.as_ref().is_none_or(|engines| {
+                let engine = self.engine(&digits);
+                engines.iter().any(|name| name == engine)
+            });
+            match (taken, digit) {
+                (true, digit) => Some(Some(digit)),
+                (false, 0) => Some(None),
+                (false, _) => None,
+            }
+        };
+        self.axes
+            .iter()
+            .zip(digits.iter().copied())
+            .map(position)
+            .collect()
+    }
+
+    /// The name of the engine at these digits.
+    fn engine(&self, digits: &[usize]) -> &str {
+        let mut axes = self.axes.iter().zip(digits);
+        let engine = axes.find(|(axis, _)| axis.factor == Factor::ENGINE);
+        match engine.and_then(|(axis, &digit)| axis.levels.get(digit)) {
+            Some(Level::Text(name)) => name,
+            _ => "",
+        }
     }
 }
 
-/// The trials before exclusion of a design with so many levels of each factor; saturates.
+/// The trials of a design before exclusion; saturates.
 #[must_use]
-pub fn size(counts: [usize; FACTORS], replicates: u32) -> u64 {
-    counts
-        .iter()
-        .fold(u64::from(replicates), |product, &count| {
-            product.saturating_mul(count as u64)
-        })
-}
-
-/// The positions of a combination's levels: the digits of its index in the mixed radix of the factors' sizes.
-fn digits(index: u32, counts: [usize; FACTORS]) -> [usize; FACTORS] {
-    let mut rest = index as usize;
-    let mut digits = [0; FACTORS];
-    for factor in (0..FACTORS).rev() {
-        digits[factor] = rest % counts[factor];
-        rest /= counts[factor];
-    }
-    digits
+pub fn size(axes: &[Axis], replicates: u32) -> u64 {
+    axes.iter().fold(u64::from(replicates), |product, axis| {
+        product.saturating_mul(axis.levels.len() as u64)
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ pub mod contract;
 pub mod crd;
 pub mod design;
 pub mod duration;
+mod exclude;
+pub mod factor;
 pub mod file;
 pub mod ledger;
 pub mod limits;

@@ -4,6 +4,18 @@
 pub const LEVELS: u32 = 64;
 /// Models of a design.
 pub const MODELS: u32 = 16;
+/// Engines of a design.
+pub const ENGINES: u32 = 8;
+/// Characters of an engine's name.
+pub const ENGINE_NAME: u32 = 32;
+/// Parameters of a design.
+pub const PARAMETERS: u32 = 8;
+/// Characters of a parameter's name.
+pub const PARAMETER_NAME: u32 = 40;
+/// Characters of a parameter's level that is a text.
+pub const PARAMETER_TEXT: usize = 63;
+/// Characters of the name of an environment variable.
+pub const ENV_NAME: u32 = 253;
 /// Data types of a design.
 pub const DTYPES: u32 = 5;
 /// Entries of `exclude`.
@@ -36,8 +48,8 @@ pub const URL: u32 = 512;
 pub const IMAGE: u32 = 512;
 /// The least seconds that a finished Job is kept: a Job that is deleted sooner may not have been recorded.
 pub const MIN_TTL_SECONDS: u32 = 3_600;
-/// Factors of a design.
-pub const FACTORS: u32 = 6;
+/// Factors of a design that have more than one level: more than these cannot have two each within [`TRIALS`].
+pub const FACTORS: u32 = 15;
 /// Metrics of the status' summary.
 pub const SUMMARY_METRICS: u32 = 6;
 /// Goals of the status' summary.

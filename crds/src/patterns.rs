@@ -5,6 +5,8 @@ use crate::duration;
 
 /// A model's name: it stands in tables, file names and labels.
 pub const MODEL_NAME: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
+/// A parameter's name: a column of tables and a member of documents.
+pub const PARAMETER_NAME: &str = "^[a-z][A-Za-z0-9]*$";
 /// A DNS-1123 subdomain: the name of a Kubernetes object.
 pub const DNS_SUBDOMAIN: &str =
     "^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$";
@@ -35,10 +37,14 @@ pub const ENV_NAME: &str = "^[-._A-Za-z][-._A-Za-z0-9]*$";
 pub const DECIMAL: &str = "^[0-9]{1,9}(\\.[0-9]{1,9})?$";
 
 /// Every pattern with what it allows, to follow "is not".
-pub const EXPLAINED: [(&str, &str); 14] = [
+pub const EXPLAINED: [(&str, &str); 15] = [
     (
         MODEL_NAME,
         "made of letters, digits, `.`, `_` and `-`, with a letter or digit at both ends",
+    ),
+    (
+        PARAMETER_NAME,
+        "a name such as maxNumSeqs: letters and digits, a lower-case letter first",
     ),
     (
         DNS_SUBDOMAIN,

@@ -1,4 +1,5 @@
-//! The names of the known models whose shape `source.random` can take. The shapes themselves live in the engine.
+//! The names of the known models whose shape `source.random` can take. The shapes themselves are
+//! the engine's, in the same order: a test of the runner, which sees both, holds one to the other.
 
 /// Every preset: the study's models, small ones for a laptop, and a tiny one of each family for tests.
 pub const PRESETS: [&str; 14] = [

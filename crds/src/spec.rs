@@ -1,13 +1,17 @@
 //! The spec of an `InferenceBenchmark`: what a user asks for. The doc comments are the CRD's descriptions.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use k8s_openapi::api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration};
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Duration, limits, patterns, presets, status::InferenceBenchmarkStatus};
+pub use crate::exclude::Exclude;
+use crate::{
+    Duration, design::Setting, factor::Level, limits, patterns, presets,
+    status::InferenceBenchmarkStatus,
+};
 
 /// A designed sweep of LLM inference measurements.
 #[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -75,6 +79,14 @@ pub struct Design {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Factors {
+    /// The engines that are measured; by default candle alone, inferbench's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::ENGINES), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub engine: Vec<Engine>,
+    /// Factors that you name: each sets an environment variable of the engine's process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::PARAMETERS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub parameters: Vec<Parameter>,
     /// The models.
     #[schemars(length(min = 1, max = limits::MODELS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub model: Vec<Model>,
@@ -90,7 +102,7 @@ pub struct Factors {
     #[serde(default = "default_length")]
     #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::LENGTH)), extend("x-kubernetes-list-type" = "set"))]
     pub output_length: Vec<i32>,
-    /// GPUs that share one model (tensor-parallel degree); `[0]` means CPU and stands alone.
+    /// GPUs of the engine, which share one model; `[0]` means CPU and stands alone.
     #[serde(default = "default_gpus")]
     #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 0, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
     pub gpus: Vec<i32>,
@@ -98,6 +110,101 @@ pub struct Factors {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::DTYPES), extend("x-kubernetes-list-type" = "set"))]
     pub dtype: Vec<Dtype>,
+}
+
+impl Factors {
+    /// The engines; candle where none is named.
+    #[must_use]
+    pub fn engines(&self) -> Cow<'_, [Engine]> {
+        if self.engine.is_empty() {
+            vec![Engine::default()].into()
+        } else {
+            self.engine.as_slice().into()
+        }
+    }
+
+    /// The data types; where none is named, f32 on the CPU, else bf16.
+    #[must_use]
+    pub fn dtypes(&self) -> Cow<'_, [Dtype]> {
+        match self.dtype.as_slice() {
+            [] if self.gpus == [0] => Cow::Borrowed(&[Dtype::F32]),
+            [] => Cow::Borrowed(&[Dtype::Bf16]),
+            given => given.into(),
+        }
+    }
+}
+
+/// An engine: exactly one of the members beside its name.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Engine {
+    /// The name of this level in tables and figures.
+    #[schemars(length(min = 1, max = limits::ENGINE_NAME), regex(pattern = patterns::MODEL_NAME))]
+    pub name: String,
+    /// inferbench's own engine, in the trial's process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candle: Option<Candle>,
+}
+
+impl Engine {
+    /// The name of the engine that is measured where none is named.
+    pub const CANDLE: &'static str = "candle";
+
+    /// Whether this is the engine that is measured where none is named.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            name: Self::CANDLE.into(),
+            candle: Some(Candle {}),
+        }
+    }
+}
+
+/// inferbench's own engine, on candle. It has no options.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[schemars(extend("maxProperties" = 0))]
+pub struct Candle {}
+
+/// A factor that the user names.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Parameter {
+    /// Its name in tables and figures; not that of another factor.
+    #[schemars(length(min = 1, max = limits::PARAMETER_NAME), regex(pattern = patterns::PARAMETER_NAME))]
+    pub name: String,
+    /// Its distinct levels: numbers, texts, true and false.
+    #[schemars(length(min = 1, max = limits::LEVELS))]
+    pub levels: Vec<Level>,
+    /// The engines that take it, by name; by default all. For the others it has no level, and combinations that would
+    /// differ in it alone are one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::ENGINES), inner(length(max = limits::ENGINE_NAME)), extend("x-kubernetes-list-type" = "set"))]
+    pub engines: Vec<String>,
+    /// The environment variable of the engine's process that has the level as its value.
+    #[schemars(length(min = 1, max = limits::ENV_NAME), regex(pattern = patterns::ENV_NAME))]
+    pub env: String,
+}
+
+impl Parameter {
+    /// Whether the engine of this name takes it.
+    #[must_use]
+    pub fn is_for(&self, engine: &str) -> bool {
+        self.engines.is_empty() || self.engines.iter().any(|name| name == engine)
+    }
+
+    /// The level at a position, with where it goes.
+    pub(crate) fn setting(&self, at: usize) -> Setting {
+        Setting {
+            level: self.levels[at].clone(),
+            env: self.env.clone(),
+        }
+    }
 }
 
 /// A model and where its weights come from.
@@ -160,37 +267,6 @@ pub struct ObjectStoreSource {
     /// `s3://`, `gs://`, `az://` or `file://` URL of the folder.
     #[schemars(length(max = limits::URL), regex(pattern = patterns::STORE_URL))]
     pub url: String,
-}
-
-/// Levels of a combination to leave out; a factor that is absent matches every level.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("minProperties" = 1))]
-pub struct Exclude {
-    /// Names of models.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = limits::MODELS), inner(length(max = limits::MODEL_NAME)), extend("x-kubernetes-list-type" = "set"))]
-    pub model: Option<Vec<String>>,
-    /// Batch sizes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = limits::LEVELS), extend("x-kubernetes-list-type" = "set"))]
-    pub batch_size: Option<Vec<i32>>,
-    /// Input lengths.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = limits::LEVELS), extend("x-kubernetes-list-type" = "set"))]
-    pub input_length: Option<Vec<i32>>,
-    /// Output lengths.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = limits::LEVELS), extend("x-kubernetes-list-type" = "set"))]
-    pub output_length: Option<Vec<i32>>,
-    /// Numbers of GPUs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = limits::LEVELS), extend("x-kubernetes-list-type" = "set"))]
-    pub gpus: Option<Vec<i32>>,
-    /// Data types.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = limits::DTYPES), extend("x-kubernetes-list-type" = "set"))]
-    pub dtype: Option<Vec<Dtype>>,
 }
 
 /// A data type of the weights; cache and activations have the same, or f32 where weights are quantized.

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits;
+use crate::{factor::Levels, limits};
 
 /// The most bytes of a status, as JSON.
 pub const MAX_BYTES: usize = 64 * 1_024;
@@ -193,7 +193,7 @@ pub struct Summary {
 #[serde(rename_all = "camelCase", default)]
 pub struct FactorSummary {
     /// The factor, as the design names it.
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = limits::PARAMETER_NAME))]
     pub factor: String,
     /// Its levels.
     #[schemars(length(max = limits::LEVELS), inner(length(max = limits::MODEL_NAME)))]
@@ -226,7 +226,7 @@ pub struct Effect {
     #[schemars(length(max = limits::METRIC_NAME))]
     pub metric: String,
     /// The factor, as the design names it.
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = limits::PARAMETER_NAME))]
     pub factor: String,
     /// The share of the metric's variance that the factor alone explains, from 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -257,20 +257,9 @@ pub struct Best {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Point {
-    /// The model's name.
-    #[schemars(length(max = limits::MODEL_NAME))]
-    pub model: String,
-    /// Sequences in a batch.
-    pub batch_size: i32,
-    /// Input tokens of each sequence.
-    pub input_length: i32,
-    /// Output tokens of each sequence.
-    pub output_length: i32,
-    /// GPUs; 0 means CPU.
-    pub gpus: i32,
-    /// Data type.
-    #[schemars(length(max = 8))]
-    pub dtype: String,
+    /// Its levels.
+    #[serde(flatten)]
+    pub levels: Levels,
     /// Output tokens/s of the whole batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_throughput: Option<f64>,
@@ -297,6 +286,7 @@ pub fn significant(number: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::factor::{Factor, Level};
 
     #[test]
     fn numbers_keep_four_digits() {
@@ -313,13 +303,17 @@ mod tests {
 
     fn point() -> Point {
         let number = Some(-1.234e-100);
+        let name = text(limits::MODEL_NAME);
+        let levels = [
+            (Factor::MODEL, Level::from(name.as_str())),
+            (Factor::BATCH_SIZE, Level::from(65_536)),
+            (Factor::INPUT_LENGTH, Level::from(1_048_576)),
+            (Factor::OUTPUT_LENGTH, Level::from(1_048_576)),
+            (Factor::GPUS, Level::from(64)),
+            (Factor::DTYPE, Level::from("bf16")),
+        ];
         Point {
-            model: text(limits::MODEL_NAME),
-            batch_size: 65_536,
-            input_length: 1_048_576,
-            output_length: 1_048_576,
-            gpus: 64,
-            dtype: "bf16".into(),
+            levels: Levels::new(levels),
             output_throughput: number,
             ttft_ms: number,
             tpot_ms: number,

@@ -6,11 +6,12 @@ use std::fmt;
 use crate::{
     Duration, InferenceBenchmark,
     crd::schema,
-    design::{Expansion, Levels, size},
+    design::{Expansion, size},
+    factor::{self, Allowed, Axis, Factor, Level},
     limits,
     node::Node,
     schema::check,
-    spec::{Design, Exclude, InferenceBenchmarkSpec, ModelSource, Store},
+    spec::{Design, Exclude, Factors, InferenceBenchmarkSpec, ModelSource, Store},
     suggest::did_you_mean,
     violation::{Found, Violation},
 };
@@ -90,10 +91,14 @@ impl Found {
                 "0 means CPU and stands alone: write [0], or leave it out",
             );
         }
-        let levels = Levels::of(design);
-        let trials = size(levels.counts(), design.replicates.max(0).unsigned_abs());
+        let axes = factor::axes(&design.factors);
+        let trials = size(&axes, design.replicates.max(0).unsigned_abs());
         if trials > limits::TRIALS {
-            let counts = levels.counts().map(|count| count.to_string()).join(" × ");
+            let stated = axes
+                .iter()
+                .filter(|axis| axis.factor.implied().is_none() || axis.levels.len() > 1);
+            let counts: Vec<_> = stated.map(|axis| axis.levels.len()).collect();
+            let counts = join_by(&counts, " × ");
             self.add(
                 "spec.design",
                 format!(
@@ -103,9 +108,16 @@ impl Found {
                 ),
             );
         }
+        self.engines(&design.factors);
+        self.parameters(&design.factors);
         let before = self.len();
         for (index, entry) in design.exclude.iter().enumerate() {
-            self.exclude(entry, design, &format!("spec.design.exclude[{index}]"));
+            self.exclude(
+                entry,
+                &axes,
+                design,
+                &format!("spec.design.exclude[{index}]"),
+            );
         }
         let small = trials <= limits::TRIALS && design.exclude.len() <= limits::EXCLUDES as usize;
         if small && trials > 0 && self.len() == before && Expansion::new(design).is_empty() {
@@ -116,86 +128,128 @@ impl Found {
         }
     }
 
-    fn exclude(&mut self, entry: &Exclude, design: &Design, path: &str) {
-        let factors = &design.factors;
-        let names: Vec<&str> = factors
-            .model
-            .iter()
-            .map(|model| model.name.as_str())
-            .collect();
-        for (index, name) in entry.model.iter().flatten().enumerate() {
-            if !names.contains(&name.as_str()) {
-                let meant = did_you_mean(name, names.iter().copied());
-                let allowed = names.join(", ");
+    fn engines(&mut self, factors: &Factors) {
+        for (index, engine) in factors.engine.iter().enumerate() {
+            let path = format!("spec.design.factors.engine[{index}]");
+            self.exactly_one(&path, &[("candle", engine.candle.is_some())]);
+        }
+    }
+
+    fn parameters(&mut self, factors: &Factors) {
+        let engines = factors.engines();
+        let engines: Vec<&str> = engines.iter().map(|engine| engine.name.as_str()).collect();
+        for (index, parameter) in factors.parameters.iter().enumerate() {
+            let path = format!("spec.design.factors.parameters[{index}]");
+            let name = &parameter.name;
+            if Factor::named(name).row().is_some() {
                 self.add(
-                    format!("{path}.model[{index}]"),
-                    format!("{name:?} is not a level of model: {allowed}{meant}"),
+                    format!("{path}.name"),
+                    format!("{name:?} is the name of another factor"),
                 );
             }
-        }
-        self.levels(
-            entry.batch_size.as_ref(),
-            &factors.batch_size,
-            path,
-            "batchSize",
-        );
-        self.levels(
-            entry.input_length.as_ref(),
-            &factors.input_length,
-            path,
-            "inputLength",
-        );
-        self.levels(
-            entry.output_length.as_ref(),
-            &factors.output_length,
-            path,
-            "outputLength",
-        );
-        self.levels(entry.gpus.as_ref(), &factors.gpus, path, "gpus");
-        for (index, dtype) in entry.dtype.iter().flatten().enumerate() {
-            if !factors.dtype.contains(dtype) {
-                let message = if factors.dtype.is_empty() {
-                    format!("{dtype} cannot be left out, as spec.design.factors.dtype is absent")
-                } else {
-                    format!("{dtype} is not a level of dtype: {}", join(&factors.dtype))
-                };
-                self.add(format!("{path}.dtype[{index}]"), message);
+            if parameter.env.starts_with("INFERBENCH_") {
+                let env = &parameter.env;
+                self.add(
+                    format!("{path}.env"),
+                    format!("{env:?} begins with INFERBENCH_, which is reserved"),
+                );
+            }
+            let earlier = factors.parameters[..index].iter().position(|other| {
+                let both = |engine: &&str| other.is_for(engine) && parameter.is_for(engine);
+                other.env == parameter.env && engines.iter().any(both)
+            });
+            if let Some(earlier) = earlier {
+                let other = &factors.parameters[earlier].name;
+                self.add(
+                    format!("{path}.env"),
+                    format!(
+                        "{:?} is set by the parameter {other} already",
+                        parameter.env
+                    ),
+                );
+            }
+            for (at, level) in parameter.levels.iter().enumerate() {
+                let path = format!("{path}.levels[{at}]");
+                if let Some(first) = parameter.levels[..at]
+                    .iter()
+                    .position(|other| other == level)
+                {
+                    self.add(
+                        path,
+                        format!("{level} is listed already, as levels[{first}]"),
+                    );
+                } else if let Level::Text(text) = level {
+                    let length = text.chars().count();
+                    if !(1..=limits::PARAMETER_TEXT).contains(&length)
+                        || text.contains(char::is_control)
+                    {
+                        self.add(
+                            path,
+                            format!(
+                                "{text:?} is not a text of 1 to {} printable characters",
+                                limits::PARAMETER_TEXT
+                            ),
+                        );
+                    } else if Level::parse(text) != *level {
+                        self.add(path, format!("{text:?} is a text that reads as a number, true or false: leave out the quotes"));
+                    }
+                }
+            }
+            for (at, engine) in parameter.engines.iter().enumerate() {
+                if !engines.contains(&engine.as_str()) {
+                    let meant = did_you_mean(engine, engines.iter().copied());
+                    self.add(
+                        format!("{path}.engines[{at}]"),
+                        format!(
+                            "{engine:?} is not a level of engine: {}{meant}",
+                            engines.join(", ")
+                        ),
+                    );
+                }
             }
         }
     }
 
-    fn levels(&mut self, listed: Option<&Vec<i32>>, levels: &[i32], path: &str, factor: &str) {
-        for (index, level) in listed.into_iter().flatten().enumerate() {
-            if !levels.contains(level) {
-                let message = format!("{level} is not a level of {factor}: {}", join(levels));
-                self.add(format!("{path}.{factor}[{index}]"), message);
+    fn exclude(&mut self, entry: &Exclude, axes: &[Axis], design: &Design, path: &str) {
+        for (factor, listed) in entry.iter() {
+            let path = format!("{path}.{}", Exclude::path(factor));
+            let Some(axis) = axes.iter().find(|axis| axis.factor == *factor) else {
+                let names: Vec<_> = design
+                    .factors
+                    .parameters
+                    .iter()
+                    .map(|one| one.name.as_str())
+                    .collect();
+                let meant = did_you_mean(factor.name(), names.iter().copied());
+                self.add(path, format!("is not a parameter of this design{meant}"));
+                continue;
+            };
+            let given = factor.row().and_then(|row| row.given);
+            let absent = given.is_some_and(|given| !given(&design.factors));
+            for (index, level) in listed.iter().enumerate() {
+                let path = format!("{path}[{index}]");
+                if absent {
+                    self.add(
+                        path,
+                        format!(
+                            "{level} cannot be left out, as spec.design.factors.{factor} is absent"
+                        ),
+                    );
+                } else if !axis.levels.contains(level) {
+                    self.add(path, not_a_level(level, axis));
+                }
             }
         }
     }
 
     fn source(&mut self, source: &ModelSource, scope: Scope, path: &str) {
-        let given: Vec<&str> = [
+        let members = [
             ("huggingFace", source.hugging_face.is_some()),
             ("random", source.random.is_some()),
             ("path", source.path.is_some()),
             ("objectStore", source.object_store.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(name, given)| given.then_some(name))
-        .collect();
-        if given.len() != 1 {
-            let what = if given.is_empty() {
-                "has none".into()
-            } else {
-                format!("has {}", given.join(" and "))
-            };
-            self.add(
-                path,
-                format!(
-                    "{what}, and needs exactly one of huggingFace, random, path and objectStore"
-                ),
-            );
-        }
+        ];
+        self.exactly_one(path, &members);
         if let Some(store) = source
             .object_store
             .as_ref()
@@ -203,6 +257,27 @@ impl Found {
         {
             self.cluster_url(&store.url, &format!("{path}.objectStore.url"));
         }
+    }
+
+    /// One of the members has to be given, and only one.
+    fn exactly_one(&mut self, path: &str, members: &[(&str, bool)]) {
+        let given = members.iter().filter(|(_, given)| *given);
+        let given: Vec<&str> = given.map(|(name, _)| *name).collect();
+        if given.len() == 1 {
+            return;
+        }
+        let found = if given.is_empty() {
+            "has none".into()
+        } else {
+            format!("has {}", given.join(" and "))
+        };
+        let names: Vec<&str> = members.iter().map(|(name, _)| *name).collect();
+        let names = match names.split_last() {
+            Some((last, [])) => (*last).to_owned(),
+            Some((last, others)) => format!("exactly one of {} and {last}", others.join(", ")),
+            None => String::new(),
+        };
+        self.add(path, format!("{found}, and needs {names}"));
     }
 
     fn store(&mut self, store: Option<&Store>, scope: Scope) {
@@ -327,13 +402,26 @@ impl Found {
     }
 }
 
-/// `a, b, c`.
-fn join(items: &[impl fmt::Display]) -> String {
-    items
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+/// A level that a design does not have, for `exclude`: with a near one where it is a name, else with all.
+fn not_a_level(level: &Level, axis: &Axis) -> String {
+    let (factor, levels) = (&axis.factor, join_by(&axis.levels, ", "));
+    match level {
+        Level::Text(text)
+            if factor
+                .row()
+                .is_none_or(|row| matches!(row.allowed, Allowed::Names(_))) =>
+        {
+            let names: Vec<String> = axis.levels.iter().map(ToString::to_string).collect();
+            let meant = did_you_mean(text, names.iter().map(String::as_str));
+            format!("{text:?} is not a level of {factor}: {levels}{meant}")
+        }
+        _ => format!("{level} is not a level of {factor}: {levels}"),
+    }
+}
+
+fn join_by(items: &[impl fmt::Display], separator: &str) -> String {
+    let texts = items.iter().map(ToString::to_string);
+    texts.collect::<Vec<_>>().join(separator)
 }
 
 #[cfg(test)]

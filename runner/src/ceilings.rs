@@ -2,7 +2,7 @@
 
 use inferbench_engine::{
     Format,
-    ceilings::{Ceilings, roofline::Shape},
+    ceilings::{Ceilings, roofline::ModelShape},
 };
 
 use crate::{
@@ -23,7 +23,7 @@ pub fn measure(
     machine: &Machine,
     threads: usize,
     format: Format,
-    shape: &Shape,
+    shape: &ModelShape,
 ) -> candle_core::Result<Ceilings> {
     let cgroup = Cgroup::of_this_process();
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);

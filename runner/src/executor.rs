@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use inferbench_crds::spec::{Dtype, Isolation};
 use inferbench_engine::{
-    ceilings::{Ceilings, roofline::Shape},
+    ceilings::{Ceilings, roofline::ModelShape},
     threads,
 };
 
@@ -54,7 +54,7 @@ pub trait Executor {
     ///
     /// # Errors
     /// Why that was not possible.
-    fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String>;
+    fn ceilings(&mut self, dtype: Dtype, shape: ModelShape, gpus: u32) -> Result<Ceilings, String>;
 }
 
 /// Measures each trial in a process of its own; with `isolation: Pod` up to `trialsPerJob` trials of one model, gpus
@@ -151,7 +151,7 @@ impl Executor for Processes {
         }
     }
 
-    fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String> {
+    fn ceilings(&mut self, dtype: Dtype, shape: ModelShape, gpus: u32) -> Result<Ceilings, String> {
         let mut child = Child::start(gpus).map_err(|error| error.to_string())?;
         match child.ask(
             &Ask::Ceilings { dtype, shape, gpus },
@@ -207,7 +207,7 @@ impl Executor for InProcess<'_> {
         }
     }
 
-    fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String> {
+    fn ceilings(&mut self, dtype: Dtype, shape: ModelShape, gpus: u32) -> Result<Ceilings, String> {
         self.session
             .ceilings(shape::format(dtype), &shape, gpus)
             .map_err(|error| error.to_string())

@@ -8,8 +8,11 @@ use std::{
 };
 
 use hf_hub::HFClientBuilder;
-use inferbench_crds::spec::{HuggingFaceSource, Model, ObjectStoreSource};
-use inferbench_engine::{EngineError, config::ModelConfig, gguf_file, presets};
+use inferbench_crds::{
+    presets::PRESETS,
+    spec::{HuggingFaceSource, Model, ObjectStoreSource},
+};
+use inferbench_engine::{EngineError, Weights, config::ModelConfig, gguf_file, presets};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -139,7 +142,7 @@ fn of_preset(name: &str, seed: i64) -> Result<Found, Why> {
     let config = presets::preset(name).ok_or_else(|| {
         Why::Source(format!(
             "there is no preset {name:?}; there are {}",
-            presets::PRESETS.join(", ")
+            PRESETS.join(", ")
         ))
     })?;
     let weights = WeightsAt::Random {
@@ -151,7 +154,7 @@ fn of_preset(name: &str, seed: i64) -> Result<Found, Why> {
 
 fn of_folder(folder: &Path, need: Need) -> Result<Found, Why> {
     let folder = fs::canonicalize(folder).map_err(|error| io_error(folder, error))?;
-    let config = ModelConfig::read(&folder)?;
+    let config = Weights::Path(folder.clone()).config()?;
     let revision = match (need, gguf_file(&folder)?) {
         (Need::Config, _) => String::new(),
         (_, Some(file)) => {
@@ -293,7 +296,7 @@ fn of_hub(source: &HuggingFaceSource, need: Need, pinned: Option<&str>) -> Resul
         other => other,
     };
     let folder = folder.map_err(|error| failed(&commit, error))?;
-    let config = ModelConfig::read(&folder)?;
+    let config = Weights::Path(folder.clone()).config()?;
     Ok((config, WeightsAt::Folder(folder), commit))
 }
 
@@ -357,6 +360,12 @@ mod tests {
                 ..ModelSource::default()
             },
         }
+    }
+
+    /// The names are the resource's and the shapes the engine's, and neither crate knows of the other.
+    #[test]
+    fn every_preset_of_the_resource_is_one_of_the_engine() {
+        assert!(presets::names().eq(PRESETS));
     }
 
     #[test]

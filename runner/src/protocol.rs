@@ -5,10 +5,10 @@
 use std::path::PathBuf;
 
 pub use inferbench_crds::contract::{StoreAt, TrialRequest};
-use inferbench_crds::spec::Dtype;
+use inferbench_crds::{presets::PRESETS, spec::Dtype};
 use inferbench_engine::{
     Weights,
-    ceilings::{Ceilings, roofline::Shape},
+    ceilings::{Ceilings, roofline::ModelShape},
     presets,
 };
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub enum Ask {
         /// The data type of the matrix products.
         dtype: Dtype,
         /// The model whose products are among those tried.
-        shape: Shape,
+        shape: ModelShape,
         /// 0 for the CPU; of GPUs the first is measured, for all of them are taken to be alike.
         #[serde(default)]
         gpus: u32,
@@ -75,7 +75,7 @@ impl WeightsAt {
                 }),
                 None => Err(format!(
                     "there is no preset {preset:?}; there are {}",
-                    presets::PRESETS.join(", ")
+                    PRESETS.join(", ")
                 )),
             },
             WeightsAt::Folder(folder) => Ok(Weights::Path(folder.clone())),

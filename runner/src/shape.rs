@@ -5,7 +5,7 @@ use inferbench_engine::{
     Format,
     ceilings::{
         Ceilings,
-        roofline::{self, Bound, Fraction, Shape, Workload},
+        roofline::{self, Bound, Fraction, ModelShape, Workload},
     },
 };
 use inferbench_results::record::Roofline;
@@ -42,7 +42,7 @@ pub fn workload(combination: &Combination) -> Workload {
 /// How near a trial came to the ceilings, from its mean TTFT and TPOT in seconds (none for one output token).
 #[must_use]
 pub fn judge(
-    shape: &Shape,
+    shape: &ModelShape,
     load: &Workload,
     ceilings: &Ceilings,
     ttft_s: f64,
@@ -80,7 +80,7 @@ pub fn judge(
 /// Seconds that one iteration takes at the ceilings: the least possible, and what an estimate of a sweep's duration
 /// is scaled from.
 #[must_use]
-pub fn least_seconds(shape: &Shape, load: &Workload, ceilings: &Ceilings) -> f64 {
+pub fn least_seconds(shape: &ModelShape, load: &Workload, ceilings: &Ceilings) -> f64 {
     let at = |work| {
         let (bandwidth, matrix) = (
             ceilings.bandwidth.bytes_per_second,

@@ -11,11 +11,10 @@ use std::{
 use inferbench_crds::design::Combination;
 use inferbench_engine::{
     Backend, Engine, EngineError, Format, LoadOptions, Weights,
-    ceilings::{Ceilings, roofline::Shape},
+    ceilings::{Ceilings, roofline::ModelShape},
     config::ModelConfig,
     gpu::{self, Gpu},
     quality::{Score, repetition_rate},
-    size,
     threads::Threads,
     tokenizer::{self, Tokenizer},
 };
@@ -168,7 +167,7 @@ impl Session {
     pub fn ceilings(
         &self,
         format: Format,
-        shape: &Shape,
+        shape: &ModelShape,
         gpus: u32,
     ) -> Result<Ceilings, EngineError> {
         if gpus > 0 {
@@ -264,7 +263,7 @@ impl Session {
         let weights = at.weights().map_err(invalid)?;
         let config = weights.config()?;
         let format = shape::format(combination.dtype);
-        let shape = size::shape(&config, format);
+        let shape = ModelShape::of(&config, format);
 
         let aside = Instant::now();
         let mut ceilings = match &ask.ceilings {

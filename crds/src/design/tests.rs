@@ -35,6 +35,8 @@ fn design(
             output_length: vec![16, 32],
             gpus: vec![1, 2],
             dtype: vec![],
+            engine: vec![],
+            parameters: vec![],
         },
         exclude: vec![],
         replicates,
@@ -53,6 +55,8 @@ fn thesis() -> Design {
             output_length: vec![16, 64, 256, 512],
             gpus: vec![1, 8],
             dtype: vec![],
+            engine: vec![],
+            parameters: vec![],
         },
         exclude: vec![],
         replicates: 10,
@@ -69,7 +73,7 @@ prop_compose! {
         replicates in 1..5,
         seed in 0_i64..1_000_000,
         sequential in any::<bool>(),
-        exclude in prop::collection::vec((prop::option::of(1..6), prop::option::of(0..3)), 0..3),
+        exclude in prop::collection::vec((prop::option::of(1_u32..6), prop::option::of(0..3)), 0..3),
     ) -> Design {
         let levels = |count: i32| (1..=count).collect::<Vec<i32>>();
         let mut design = design(models, &levels(batch_size), &levels(input_length), replicates, seed);
@@ -78,10 +82,11 @@ prop_compose! {
         }
         design.exclude = exclude
             .into_iter()
-            .map(|(batch_size, model)| Exclude {
-                batch_size: batch_size.map(|level| vec![level]),
-                model: model.map(|index| vec![format!("m{index}")]),
-                ..Exclude::default()
+            .map(|(batch_size, model)| {
+                let batch_size: Option<u32> = batch_size;
+                let batch_size = batch_size.map(|level| (Factor::BATCH_SIZE, vec![Level::from(level)]));
+                let model = model.map(|index: i32| (Factor::MODEL, vec![Level::from(format!("m{index}").as_str())]));
+                Exclude::new(batch_size.into_iter().chain(model))
             })
             .collect();
         design
@@ -89,14 +94,13 @@ prop_compose! {
 }
 
 fn entry_matches(entry: &Exclude, combination: &Combination) -> bool {
-    entry
-        .batch_size
-        .as_ref()
-        .is_none_or(|listed| listed.contains(&(combination.batch_size as i32)))
-        && entry
-            .model
-            .as_ref()
-            .is_none_or(|listed| listed.contains(&combination.model.name))
+    let listed = |factor, level: Level| {
+        entry
+            .get(&factor)
+            .is_none_or(|listed| listed.contains(&level))
+    };
+    listed(Factor::BATCH_SIZE, combination.batch_size.into())
+        && listed(Factor::MODEL, combination.model.name.as_str().into())
 }
 
 proptest! {
@@ -235,11 +239,19 @@ fn the_last_factor_changes_fastest() {
 #[test]
 fn dtype_defaults_by_device() {
     let mut design = design(1, &[1], &[8], 1, 1);
-    assert_eq!(Levels::of(&design).dtype, [Dtype::Bf16]);
+    let dtypes = |design: &Design| {
+        let expansion = Expansion::new(design);
+        let levels = expansion
+            .levels(&Factor::DTYPE)
+            .iter()
+            .map(ToString::to_string);
+        levels.collect::<Vec<_>>()
+    };
+    assert_eq!(dtypes(&design), ["bf16"]);
     design.factors.gpus = vec![0];
-    assert_eq!(Levels::of(&design).dtype, [Dtype::F32]);
+    assert_eq!(dtypes(&design), ["f32"]);
     design.factors.dtype = vec![Dtype::F16, Dtype::F32];
-    assert_eq!(Levels::of(&design).dtype, [Dtype::F16, Dtype::F32]);
+    assert_eq!(dtypes(&design), ["f16", "f32"]);
 }
 
 #[test]

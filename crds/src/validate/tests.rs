@@ -311,3 +311,99 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn parameters_are_held_to_what_no_rule_of_the_schema_can_say() {
+    let path = "spec.design.factors.parameters";
+    let with = |parameters: Value| {
+        move |value: &mut Value| value["spec"]["design"]["factors"]["parameters"] = parameters
+    };
+    let long = "x".repeat(64);
+    for (parameters, expected) in [
+        (
+            json!([{ "name": "gpus", "levels": [1], "env": "A" }]),
+            format!("{path}[0].name: \"gpus\" is the name of another factor"),
+        ),
+        (
+            json!([{ "name": "a", "levels": [1], "env": "INFERBENCH_NODE" }]),
+            format!(
+                "{path}[0].env: \"INFERBENCH_NODE\" begins with INFERBENCH_, which is reserved"
+            ),
+        ),
+        (
+            json!([{ "name": "a", "levels": [1], "env": "A" }, { "name": "b", "levels": [1], "env": "A" }]),
+            format!("{path}[1].env: \"A\" is set by the parameter a already"),
+        ),
+        (
+            json!([{ "name": "a", "levels": [1, 2, 1], "env": "A" }]),
+            format!("{path}[0].levels[2]: 1 is listed already, as levels[0]"),
+        ),
+        (
+            json!([{ "name": "a", "levels": [long], "env": "A" }]),
+            format!("{path}[0].levels[0]: {long:?} is not a text of 1 to 63 printable characters"),
+        ),
+        (
+            json!([{ "name": "a", "levels": ["x", "64"], "env": "A" }]),
+            format!(
+                "{path}[0].levels[1]: \"64\" is a text that reads as a number, true or false: leave out the quotes"
+            ),
+        ),
+        (
+            json!([{ "name": "a", "levels": [1], "engines": ["candel"], "env": "A" }]),
+            format!(
+                "{path}[0].engines[0]: \"candel\" is not a level of engine: candle (did you mean `candle`?)"
+            ),
+        ),
+    ] {
+        expect(with(parameters), &[&expected]);
+    }
+    expect(
+        with(
+            json!([{ "name": "a", "levels": [1, 2.5, "x", true], "engines": ["candle"], "env": "A" }]),
+        ),
+        &[],
+    );
+}
+
+/// Parameters multiply the trials, which no rule of the schema can see.
+#[test]
+fn parameters_count_in_the_size_of_a_design() {
+    let levels: Vec<u32> = (0..64).collect();
+    expect(
+        |value| {
+            let factors = &mut value["spec"]["design"]["factors"];
+            factors["parameters"] = json!([
+                { "name": "a", "levels": levels, "env": "A" }, { "name": "b", "levels": levels, "env": "B" },
+            ]);
+        },
+        &[],
+    );
+    expect(
+        |value| {
+            let factors = &mut value["spec"]["design"]["factors"];
+            factors["dtype"] = json!(["bf16", "f16"]);
+            factors["parameters"] = json!([
+                { "name": "a", "levels": levels, "env": "A" }, { "name": "b", "levels": levels, "env": "B" },
+            ]);
+        },
+        &[
+            "spec.design: 2 × 3 × 1 × 1 × 2 × 2 × 64 × 64 levels × 1 replicates are 98304 trials, and at most 50000 are allowed",
+        ],
+    );
+}
+
+#[test]
+fn exclude_names_parameters_of_the_design() {
+    expect(
+        |value| {
+            let design = &mut value["spec"]["design"];
+            design["factors"]["parameters"] =
+                json!([{ "name": "threads", "levels": [1, 2], "env": "A" }]);
+            design["exclude"] = json!([{ "parameters": { "thread": [1], "threads": [3] } }]);
+        },
+        &[
+            "spec.design.exclude[0].parameters.thread: is not a parameter of this design (did you mean `threads`?)",
+            "spec.design.exclude[0].parameters.threads[0]: 3 is not a level of threads: 1, 2",
+        ],
+    );
+}

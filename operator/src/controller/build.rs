@@ -143,9 +143,9 @@ pub fn chunks(sweep: &Sweep, failed: u32) -> u32 {
     const PER_RECOVERED: usize = 8;
     let levels: Vec<usize> = sweep
         .expansion
-        .levels()
-        .counts()
-        .into_iter()
+        .axes()
+        .iter()
+        .map(|axis| axis.levels.len())
         .filter(|&count| count > 1)
         .collect();
     let summary = FIXED + levels.iter().sum::<usize>() * PER_LEVEL + levels.len() * 6 * PER_EFFECT;

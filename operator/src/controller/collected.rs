@@ -92,10 +92,10 @@ fn check(collected: &Collected) -> Result<(), String> {
         && few(summary.best.len(), limits::SUMMARY_BEST)
         && few(summary.pareto.len(), limits::SUMMARY_PARETO)
         && factors_fit(summary)
-        && summary
-            .effects
-            .iter()
-            .all(|effect| fits(&effect.metric, limits::METRIC_NAME) && fits(&effect.factor, 16))
+        && summary.effects.iter().all(|effect| {
+            fits(&effect.metric, limits::METRIC_NAME)
+                && fits(&effect.factor, limits::PARAMETER_NAME)
+        })
         && summary
             .best
             .iter()
@@ -112,7 +112,7 @@ fn factors_fit(summary: &Summary) -> bool {
     let fits = |text: &str, most: u32| text.chars().count() <= most as usize;
     let few = |count: usize, most: u32| count <= most as usize;
     summary.factors.iter().all(|factor| {
-        fits(&factor.factor, 16)
+        fits(&factor.factor, limits::PARAMETER_NAME)
             && few(factor.levels.len(), limits::LEVELS)
             && factor
                 .levels
@@ -128,12 +128,18 @@ fn factors_fit(summary: &Summary) -> bool {
 }
 
 fn point_fits(point: &Point) -> bool {
-    point.model.chars().count() <= limits::MODEL_NAME as usize && point.dtype.len() <= 8
+    let fits = |text: &str| text.chars().count() <= limits::MODEL_NAME as usize;
+    let mut levels = point.levels.iter();
+    levels.all(|(factor, level)| fits(factor.name()) && fits(&level.to_string()))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use inferbench_crds::{Outcome, status::CollectedResults};
+    use inferbench_crds::{
+        Outcome,
+        factor::{Factor, Level, Levels},
+        status::CollectedResults,
+    };
     use miniz_oxide::deflate::compress_to_vec_zlib;
 
     use super::*;
@@ -235,7 +241,7 @@ pub(crate) mod tests {
         );
         wide.summary.pareto = vec![
             Point {
-                model: "x".repeat(3_000),
+                levels: Levels::new([(Factor::MODEL, Level::from("x".repeat(3_000).as_str()))]),
                 ..Point::default()
             };
             16

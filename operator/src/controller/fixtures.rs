@@ -38,7 +38,7 @@ pub fn fresh(spec: &str) -> Sweep {
 pub fn sweep(spec: &str) -> Sweep {
     let mut resource = resource(spec);
     let fresh = validate(&resource, &defaults()).expect("a valid spec");
-    let models = fresh.expansion.levels().model.iter();
+    let models = fresh.expansion.models().iter();
     let models = models
         .map(|model| PinnedModel {
             name: model.name.clone(),

@@ -1,5 +1,6 @@
-//! Which trials share a Job. The design alone decides: in every block, the trials of one model, gpus and dtype are
-//! taken in the order of execution, `trialsPerJob` at a time; a Job then has those of its group that have not ended.
+//! Which trials share a Job. The design alone decides: in every block, the trials that one start of the engine can serve
+//! (that agree in every factor of scope start) are taken in the order of execution, `trialsPerJob` at a time; a Job then
+//! has those of its group that have not ended.
 
 use std::collections::HashMap;
 
@@ -36,13 +37,12 @@ impl<'a> Groups<'a> {
         if !(first..first.saturating_add(combinations)).any(|index| waits(&index)) {
             return Vec::new();
         }
-        let kinds = Kinds::of(self.expansion);
-        // By kind: the group that is being filled, and how many trials it has, ended ones counted.
-        let mut open: HashMap<usize, (usize, usize)> = HashMap::new();
+        // By start: the group that is being filled, and its number of trials, ended ones counted.
+        let mut open: HashMap<u32, (usize, usize)> = HashMap::new();
         let mut groups: Vec<Vec<u32>> = Vec::new();
         for index in self.expansion.block(replicate) {
             let place = open
-                .entry(kinds.kind(index))
+                .entry(self.expansion.start(index))
                 .and_modify(|(group, size)| {
                     if *size == self.per_job {
                         groups.push(Vec::new());
@@ -83,45 +83,6 @@ impl Iterator for Groups<'_> {
     }
 }
 
-/// Reads from a trial's index what decides on its pod, without making the trial.
-#[derive(Clone, Copy, Debug)]
-pub struct Kinds {
-    combinations: usize,
-    /// Combinations of one model.
-    per_model: usize,
-    gpus: usize,
-    dtypes: usize,
-}
-
-impl Kinds {
-    /// Those of a design.
-    #[must_use]
-    pub fn of(expansion: &Expansion) -> Self {
-        let [_, batch, input, output, gpus, dtypes] = expansion.levels().counts();
-        Self {
-            combinations: (expansion.combinations_before_exclusion() as usize).max(1),
-            per_model: (batch * input * output * gpus * dtypes).max(1),
-            gpus: gpus.max(1),
-            dtypes: dtypes.max(1),
-        }
-    }
-
-    /// The position of a trial's number of GPUs in the factor.
-    #[must_use]
-    pub const fn gpus(&self, index: u32) -> usize {
-        index as usize % self.combinations / self.dtypes % self.gpus
-    }
-
-    /// A number that trials of the same model, gpus and dtype share, and no others.
-    #[must_use]
-    pub const fn kind(&self, index: u32) -> usize {
-        let combination = index as usize % self.combinations;
-        let model = combination / self.per_model;
-        let shape = combination % (self.gpus * self.dtypes);
-        model * self.gpus * self.dtypes + shape
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -153,7 +114,7 @@ results: {{store: {{url: 's3://bucket'}}}}"
 
     proptest! {
         #[test]
-        fn groups_have_every_waiting_trial_once_and_never_mix_kinds(
+        fn groups_have_every_waiting_trial_once_and_never_mix_starts(
             replicates in 1_u32..4,
             per_job in 1_usize..9,
             ended in proptest::collection::btree_set(0_u32..288, 0..200),
@@ -190,15 +151,5 @@ results: {{store: {{url: 's3://bucket'}}}}"
         let ledger = Outcomes::new(expansion.len_before_exclusion());
         let order: Vec<u32> = Groups::new(&expansion, &ledger, 1).flatten().collect();
         assert_eq!(order, expansion.order().collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn kinds_are_read_from_the_index() {
-        let expansion = expansion(2, "Randomized");
-        let kinds = Kinds::of(&expansion);
-        for trial in expansion.trials() {
-            let gpus = expansion.levels().gpus[kinds.gpus(trial.index)];
-            assert_eq!(gpus, trial.combination.gpus);
-        }
     }
 }

@@ -4,7 +4,7 @@
 use inferbench_crds::{
     contract::{PodRequest, Request, StoreAt, SweepRequest, TrialRequest},
     design::{Combination, Trial},
-    spec::{Model, Runner},
+    spec::Runner,
 };
 
 use super::sweep::Sweep;
@@ -69,26 +69,16 @@ pub fn of_sweep(sweep: &Sweep, collection: Option<(String, u32)>) -> String {
 #[must_use]
 pub fn trials_per_job(sweep: &Sweep) -> usize {
     let asked = usize::try_from(sweep.spec.execution.trials_per_job.max(1)).unwrap_or(1);
-    let widest = |model: &Model| {
-        let levels = sweep.expansion.levels();
-        let most = |levels: &[u32]| levels.iter().copied().max().unwrap_or(0);
+    let width = |combination: Combination| {
         let trial = Trial {
             index: u32::MAX,
             replicate: u32::MAX,
             run_order: u32::MAX,
-            combination: Combination {
-                model: model.clone(),
-                batch_size: most(&levels.batch_size),
-                input_length: most(&levels.input_length),
-                output_length: most(&levels.output_length),
-                gpus: most(&levels.gpus),
-                dtype: inferbench_crds::spec::Dtype::Bf16,
-            },
+            combination,
         };
         // The longest revision, pinned or not, so that the answer never changes.
         of_trial(sweep, &trial, &"x".repeat(64), &sweep.store()).len() + 1
     };
-    let models = &sweep.expansion.levels().model;
-    let longest = models.iter().map(widest).max().unwrap_or(1);
+    let longest = sweep.expansion.widest().map(width).max().unwrap_or(1);
     asked.min((MOST_BYTES / longest).max(1))
 }

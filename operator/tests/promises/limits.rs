@@ -6,6 +6,7 @@ use inferbench_crds::{
     Outcome,
     contract::ModelReport,
     design::Expansion,
+    factor::{Factor, Level, Levels},
     ledger::Outcomes,
     limits,
     splitmix::SplitMix64,
@@ -129,7 +130,10 @@ fn widest_summary() -> Summary {
         correlation: Some(-0.123_4),
     };
     let point = Point {
-        model: "x".repeat(limits::MODEL_NAME as usize),
+        levels: Levels::new([(
+            Factor::MODEL,
+            Level::from("x".repeat(limits::MODEL_NAME as usize).as_str()),
+        )]),
         ..Point::default()
     };
     let best = Best {

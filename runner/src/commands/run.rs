@@ -8,10 +8,7 @@ use std::{
 };
 
 use inferbench_crds::{design::Trial, spec::Dtype};
-use inferbench_engine::{
-    ceilings::{Ceilings, roofline::Shape},
-    size,
-};
+use inferbench_engine::ceilings::{Ceilings, roofline::ModelShape};
 use inferbench_results::record::{Outcome, TrialRecord};
 
 use super::{collect, complain, refuse_gpus, resource, store_at, trial::store_record};
@@ -339,14 +336,14 @@ impl Run<'_> {
     ) -> Result<BTreeMap<Dtype, Ceilings>, Failed> {
         let mut found = BTreeMap::new();
         let remeasure = self.remeasure();
-        let mut wanted: BTreeMap<Dtype, Shape> = BTreeMap::new();
+        let mut wanted: BTreeMap<Dtype, ModelShape> = BTreeMap::new();
         for trial in self.sweep.expansion.trials() {
             if step(&self.ledger.attempts(trial.index), remeasure) == Step::Done {
                 continue;
             }
             let combination = &trial.combination;
             let dtype = combination.dtype;
-            let shape = size::shape(self.sweep.config(combination), shape::format(dtype));
+            let shape = ModelShape::of(self.sweep.config(combination), shape::format(dtype));
             let largest = wanted.entry(dtype).or_insert(shape);
             if shape.layer_params > largest.layer_params {
                 *largest = shape;
@@ -427,7 +424,7 @@ impl Run<'_> {
     fn least_s(&self, trial: &Trial, ceilings: &BTreeMap<Dtype, Ceilings>) -> f64 {
         let combination = &trial.combination;
         let config = self.sweep.config(combination);
-        let shape = size::shape(config, shape::format(combination.dtype));
+        let shape = ModelShape::of(config, shape::format(combination.dtype));
         ceilings.get(&combination.dtype).map_or(0.0, |ceilings| {
             shape::least_seconds(&shape, &shape::workload(combination), ceilings)
         })

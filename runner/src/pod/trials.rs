@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use inferbench_crds::{contract::TrialReport, outcome::Outcome, spec::Dtype};
-use inferbench_engine::{ceilings::Ceilings, size};
+use inferbench_engine::ceilings::{Ceilings, roofline::ModelShape};
 use inferbench_results::{key::trial_key, record::TrialRecord, row::Row};
 
 use super::{Broken, broken, leave, load, open, shortened};
@@ -180,7 +180,7 @@ impl Pod {
             self.ceilings.entry(dtype).or_insert(given);
         }
         if let (Some(config), false) = (&model.config, self.ceilings.contains_key(&dtype)) {
-            let shape = size::shape(config, shape::format(dtype));
+            let shape = ModelShape::of(config, shape::format(dtype));
             let ceilings = self
                 .executor
                 .ceilings(dtype, shape, combination.gpus)

@@ -87,7 +87,7 @@ impl Pass<'_> {
 
     /// Pins the models, and records the trials that can never run.
     fn pin(&mut self, models: &[ModelReport]) {
-        let levels = &self.sweep.expansion.levels().model;
+        let levels = &self.sweep.expansion.models();
         let named = levels.iter().zip(models);
         let pinned = named.clone().map(|(level, model)| PinnedModel {
             name: level.name.clone(),

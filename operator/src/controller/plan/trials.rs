@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use inferbench_crds::{Outcome, contract::TrialReport};
+use inferbench_crds::{Outcome, contract::TrialReport, factor::Factor};
 
 use super::{Create, GRACE, MOST_EVICTIONS, Pass, Problem, last_ended, problem_of, why};
 use crate::controller::{
-    groups::{Groups, Kinds},
+    groups::Groups,
     names::Role,
     observe::{End, JobView, PodPhase, PodView},
     request,
@@ -282,25 +282,19 @@ impl Pass<'_> {
             return;
         }
         let expansion = &self.sweep.expansion;
-        let kinds = Kinds::of(expansion);
-        let gpus = &expansion.levels().gpus;
+        let gpus = expansion.levels(&Factor::GPUS).len();
         let mut shapes = live.shapes.clone();
         let is_open = |shape: &Shape| !shape.stuck && (shape.runs || !shape.waits);
         let mut created: Vec<Create> = Vec::new();
         for mut group in Groups::new(expansion, &self.ledger, request::trials_per_job(self.sweep)) {
-            if room == 0
-                || gpus
-                    .iter()
-                    .all(|gpus| shapes.get(gpus).is_some_and(|it| !is_open(it)))
-            {
+            if room == 0 || (shapes.len() >= gpus && !shapes.values().any(is_open)) {
                 break;
             }
             group.retain(|index| !live.trials.contains(index));
             let Some(&first) = group.first() else {
                 continue;
             };
-            let shape = gpus.get(kinds.gpus(first)).copied().unwrap_or(0);
-            let shape = shapes.entry(shape).or_default();
+            let shape = shapes.entry(expansion.gpus(first)).or_default();
             if is_open(shape) && !self.is_taken(first) {
                 shape.waits = true;
                 room -= 1;

@@ -1,0 +1,883 @@
+//! The factors: all that a design can vary, in one table ([`TABLE`]), and the types that go over them. Design, exclude,
+//! validation, rules, expansion, tables, statistics and reports ask here instead of naming factors themselves.
+//!
+//! To add a factor: a row here, a field of [`Factors`], a field of [`Combination`]; then the engines that understand it.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData, sync::Arc};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+    ser::SerializeMap as _,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    design::Combination,
+    limits,
+    spec::{Engine, Factors},
+};
+
+/// Whether the levels of a factor can be computed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// They are numbers, and effects go per doubling.
+    Number,
+    /// They are names.
+    Category,
+}
+
+/// What a change of level takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// A fresh start of the engine: trials that share a start are judged against the variation between starts.
+    Start,
+    /// Another load on the same engine.
+    Load,
+}
+
+/// Who decides on the level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A person who configures: the best is sought over choices.
+    Choice,
+    /// Whoever sends requests: the best is sought for a given workload.
+    Workload,
+}
+
+/// A level that stands where nothing is said: of factors that came after the first release, so that keys and
+/// documents from before stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implied {
+    /// A number.
+    Number(u32),
+    /// A name.
+    Text(&'static str),
+}
+
+/// The levels that a factor can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// Whole numbers from the first to the second.
+    Range(u32, u32),
+    /// Names of at most this many characters.
+    Names(u32),
+    /// These names.
+    OneOf(&'static [&'static str]),
+}
+
+/// A factor of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Builtin {
+    /// The name in specs, documents and the status, as `batchSize`.
+    pub name: &'static str,
+    /// The name in text, as `batch size`.
+    pub title: &'static str,
+    /// The column of the tables, as `batch_size`.
+    pub column: &'static str,
+    /// The unit of the levels; empty where they have none.
+    pub unit: &'static str,
+    /// What the column says.
+    pub doc: &'static str,
+    /// Whether the levels can be computed with.
+    pub kind: Kind,
+    /// What a change of level takes.
+    pub scope: Scope,
+    /// Who decides on the level.
+    pub role: Role,
+    /// The level where nothing is said; none for factors that every document names.
+    pub implied: Option<Implied>,
+    /// The levels that it can have.
+    pub allowed: Allowed,
+    /// The most levels in one design.
+    pub max_levels: u32,
+    /// Of a factor whose levels a spec may leave out, without that the schema fills them in: whether it has them. Else a
+    /// default stands for them.
+    pub given: Option<fn(&Factors) -> bool>,
+    /// The levels in a spec, defaults filled in; never empty for a spec that `validate` accepts.
+    levels: fn(&Factors) -> Vec<Level>,
+    /// Sets the level at a position of `levels`.
+    set: fn(&mut Combination, &Factors, usize),
+    /// The level of a combination.
+    level: fn(&Combination) -> Level,
+}
+
+/// What a factor whose levels are whole numbers takes from a spec and a combination, as members of its row.
+macro_rules! numbers {
+    ($field:ident, $($member:tt)*) => {
+        Builtin {
+            levels: |factors| numbers(&factors.$field),
+            set: |combination, factors, at| {
+                combination.$field = factors.$field[at].max(0).unsigned_abs();
+            },
+            level: |combination| Level::from(combination.$field),
+            $($member)*
+        }
+    };
+}
+
+/// Every factor, in the order of a combination's mixed-radix index (the last changes fastest). A factor that is added
+/// at its implied level alone changes no index.
+pub const TABLE: &[Builtin] = &[
+    Builtin {
+        name: "engine",
+        title: "engine",
+        column: "engine",
+        unit: "",
+        doc: "The engine's level.",
+        kind: Kind::Category,
+        scope: Scope::Start,
+        role: Role::Choice,
+        implied: Some(Implied::Text(Engine::CANDLE)),
+        allowed: Allowed::Names(limits::ENGINE_NAME),
+        max_levels: limits::ENGINES,
+        given: Some(|factors| !factors.engine.is_empty()),
+        levels: |factors| {
+            let named = factors.engines();
+            named
+                .iter()
+                .map(|engine| Level::from(engine.name.as_str()))
+                .collect()
+        },
+        set: |combination, factors, at| combination.engine = factors.engines()[at].clone(),
+        level: |combination| Level::from(combination.engine.name.as_str()),
+    },
+    Builtin {
+        name: "model",
+        title: "model",
+        column: "model",
+        unit: "",
+        doc: "The model's level.",
+        kind: Kind::Category,
+        scope: Scope::Start,
+        role: Role::Workload,
+        implied: None,
+        allowed: Allowed::Names(limits::MODEL_NAME),
+        max_levels: limits::MODELS,
+        given: None,
+        levels: |factors| {
+            let named = factors.model.iter();
+            named
+                .map(|model| Level::from(model.name.as_str()))
+                .collect()
+        },
+        set: |combination, factors, at| combination.model = factors.model[at].clone(),
+        level: |combination| Level::from(combination.model.name.as_str()),
+    },
+    numbers! {
+        batch_size,
+        name: "batchSize",
+        title: "batch size",
+        column: "batch_size",
+        unit: "sequences",
+        doc: "b: sequences in a batch.",
+        kind: Kind::Number,
+        scope: Scope::Load,
+        role: Role::Choice,
+        implied: None,
+        allowed: Allowed::Range(1, limits::BATCH_SIZE),
+        max_levels: limits::LEVELS,
+        given: None,
+    },
+    numbers! {
+        input_length,
+        name: "inputLength",
+        title: "input length",
+        column: "input_len",
+        unit: "tokens",
+        doc: "s: input tokens of each sequence.",
+        kind: Kind::Number,
+        scope: Scope::Load,
+        role: Role::Workload,
+        implied: None,
+        allowed: Allowed::Range(1, limits::LENGTH),
+        max_levels: limits::LEVELS,
+        given: None,
+    },
+    numbers! {
+        output_length,
+        name: "outputLength",
+        title: "output length",
+        column: "output_len",
+        unit: "tokens",
+        doc: "n: output tokens of each sequence.",
+        kind: Kind::Number,
+        scope: Scope::Load,
+        role: Role::Workload,
+        implied: None,
+        allowed: Allowed::Range(1, limits::LENGTH),
+        max_levels: limits::LEVELS,
+        given: None,
+    },
+    numbers! {
+        gpus,
+        name: "gpus",
+        title: "GPUs",
+        column: "gpus",
+        unit: "",
+        doc: "Devices of the engine; 0 for CPU.",
+        kind: Kind::Number,
+        scope: Scope::Start,
+        role: Role::Choice,
+        implied: None,
+        allowed: Allowed::Range(0, limits::GPUS),
+        max_levels: limits::LEVELS,
+        given: None,
+    },
+    Builtin {
+        name: "dtype",
+        title: "data type",
+        column: "dtype",
+        unit: "",
+        doc: "Data type of the weights; cache and activations have the same, or f32 where weights are quantized.",
+        kind: Kind::Category,
+        scope: Scope::Start,
+        role: Role::Choice,
+        implied: None,
+        allowed: Allowed::OneOf(&["f32", "bf16", "f16", "q4_0", "q8_0"]),
+        max_levels: limits::DTYPES,
+        given: Some(|factors| !factors.dtype.is_empty()),
+        levels: |factors| {
+            let dtypes = factors.dtypes();
+            dtypes
+                .iter()
+                .map(|dtype| Level::from(dtype.name()))
+                .collect()
+        },
+        set: |combination, factors, at| combination.dtype = factors.dtypes()[at],
+        level: |combination| Level::from(combination.dtype.name()),
+    },
+];
+
+fn numbers(levels: &[i32]) -> Vec<Level> {
+    let numbers = levels.iter();
+    numbers
+        .map(|&level| Level::from(level.max(0).unsigned_abs()))
+        .collect()
+}
+
+/// A factor of a sweep: one of the [`TABLE`], or a parameter, which the user names. In the order of the table, parameters
+/// after it by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Factor {
+    /// The factor at this position of the table.
+    Builtin(usize),
+    /// A parameter.
+    Parameter(Arc<str>),
+}
+
+impl Factor {
+    /// The engine.
+    pub const ENGINE: Self = Self::builtin("engine");
+    /// The model.
+    pub const MODEL: Self = Self::builtin("model");
+    /// Sequences in a batch.
+    pub const BATCH_SIZE: Self = Self::builtin("batchSize");
+    /// Input tokens of each sequence.
+    pub const INPUT_LENGTH: Self = Self::builtin("inputLength");
+    /// Output tokens of each sequence.
+    pub const OUTPUT_LENGTH: Self = Self::builtin("outputLength");
+    /// Devices of the engine.
+    pub const GPUS: Self = Self::builtin("gpus");
+    /// Data type of the weights.
+    pub const DTYPE: Self = Self::builtin("dtype");
+
+    /// The factor of the table with this name.
+    ///
+    /// # Panics
+    /// Where there is none; in a constant, the build fails.
+    #[must_use]
+    pub const fn builtin(name: &str) -> Self {
+        let mut at = 0;
+        while at < TABLE.len() {
+            if equal(TABLE[at].name.as_bytes(), name.as_bytes()) {
+                return Self::Builtin(at);
+            }
+            at += 1;
+        }
+        panic!("no factor of the table has this name")
+    }
+
+    /// The factor of this name: of the table, else a parameter.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        match TABLE.iter().position(|builtin| builtin.name == name) {
+            Some(at) => Self::Builtin(at),
+            None => Self::Parameter(name.into()),
+        }
+    }
+
+    /// Every factor of the table, in its order.
+    pub fn builtins() -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator {
+        (0..TABLE.len()).map(Self::Builtin)
+    }
+
+    /// Its row of the table; none of a parameter.
+    #[must_use]
+    pub fn row(&self) -> Option<&'static Builtin> {
+        match self {
+            Self::Builtin(at) => TABLE.get(*at),
+            Self::Parameter(_) => None,
+        }
+    }
+
+    /// The name in specs, documents and the status.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Builtin(at) => TABLE[*at].name,
+            Self::Parameter(name) => name,
+        }
+    }
+
+    /// The name in text; a parameter's own.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        self.row().map_or(self.name(), |builtin| builtin.title)
+    }
+
+    /// The unit of the levels; empty where they have none, or nobody has said.
+    #[must_use]
+    pub fn unit(&self) -> &'static str {
+        self.row().map_or("", |builtin| builtin.unit)
+    }
+
+    /// The column of the tables: a parameter's is [`PARAMETER_COLUMN`] and its name.
+    #[must_use]
+    pub fn column(&self) -> Cow<'static, str> {
+        match self {
+            Self::Builtin(at) => TABLE[*at].column.into(),
+            Self::Parameter(name) => format!("{PARAMETER_COLUMN}{name}").into(),
+        }
+    }
+
+    /// Whether the levels can be computed with: a parameter's where all of `levels` are numbers.
+    #[must_use]
+    pub fn kind<'a>(&self, levels: impl IntoIterator<Item = &'a Level>) -> Kind {
+        match self.row() {
+            Some(builtin) => builtin.kind,
+            None if levels.into_iter().all(|level| level.number().is_some()) => Kind::Number,
+            None => Kind::Category,
+        }
+    }
+
+    /// What a change of level takes. A parameter sets a variable of the engine's process, and so forces a start.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.row().map_or(Scope::Start, |builtin| builtin.scope)
+    }
+
+    /// Who decides on the level.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.row().map_or(Role::Choice, |builtin| builtin.role)
+    }
+
+    /// The level where nothing is said; none for factors that every document names, and of a parameter.
+    #[must_use]
+    pub fn implied(&self) -> Option<Level> {
+        match self.row()?.implied? {
+            Implied::Number(number) => Some(number.into()),
+            Implied::Text(text) => Some(text.into()),
+        }
+    }
+}
+
+impl fmt::Display for Factor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Serialize for Factor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Factor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::named(&String::deserialize(deserializer)?))
+    }
+}
+
+impl JsonSchema for Factor {
+    fn schema_name() -> Cow<'static, str> {
+        "Factor".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names = TABLE.iter().map(|builtin| builtin.name).collect::<Vec<_>>();
+        json_schema!({
+            "description": format!("A factor of the design: {}, or the name of a parameter.", names.join(", ")),
+            "type": "string",
+        })
+    }
+}
+
+/// The names of parameters' columns begin so.
+pub const PARAMETER_COLUMN: &str = "param_";
+
+const fn equal(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < a.len() {
+        if a[at] != b[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// A finite number; whole ones are written without a point.
+#[derive(Clone, Copy, Debug)]
+pub struct Number(f64);
+
+impl Number {
+    /// The number, if it is finite.
+    #[must_use]
+    pub fn new(number: f64) -> Option<Self> {
+        // Adding zero makes the negative zero a positive one.
+        number.is_finite().then_some(Self(number + 0.0))
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+
+    /// The number, where it is a whole one that JSON readers keep exactly.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "it is whole and below 2^53"
+    )]
+    fn whole(self) -> Option<i64> {
+        let exact = self.0.fract() == 0.0 && self.0.abs() <= limits::SEED as f64;
+        exact.then_some(self.0 as i64)
+    }
+}
+
+impl PartialEq for Number {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Number {}
+
+impl PartialOrd for Number {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Number {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl std::hash::Hash for Number {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.to_bits().hash(state);
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.whole() {
+            Some(whole) => serializer.serialize_i64(whole),
+            None => serializer.serialize_f64(self.0),
+        }
+    }
+}
+
+/// A level of a factor.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// A number.
+    Number(Number),
+    /// A name.
+    Text(Arc<str>),
+    /// Of a parameter: on or off.
+    Boolean(bool),
+}
+
+impl Level {
+    /// The number that it is.
+    #[must_use]
+    pub const fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(number.get()),
+            Self::Text(_) | Self::Boolean(_) => None,
+        }
+    }
+
+    /// The level that a table's cell holds: a number or `true` and `false` where it reads as such, else a name.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let number = text.parse().ok().and_then(Number::new);
+        match (number, text) {
+            (Some(number), _) => Self::Number(number),
+            (None, "true") => Self::Boolean(true),
+            (None, "false") => Self::Boolean(false),
+            (None, name) => Self::from(name),
+        }
+    }
+}
+
+impl From<u32> for Level {
+    fn from(number: u32) -> Self {
+        Self::Number(Number(f64::from(number)))
+    }
+}
+
+impl From<&str> for Level {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => f.pad(text),
+            Self::Boolean(boolean) => boolean.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Level {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Number(number) => number.serialize(serializer),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Boolean(boolean) => serializer.serialize_bool(*boolean),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Level {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl Visitor<'_> for Any {
+            type Value = Level;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, a text, true or false")
+            }
+
+            fn visit_bool<E>(self, boolean: bool) -> Result<Level, E> {
+                Ok(Level::Boolean(boolean))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Level, E> {
+                self.visit_f64(number as f64)
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Level, E> {
+                self.visit_f64(number as f64)
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Level, E> {
+                let number = Number::new(number).ok_or_else(|| E::custom("not a finite number"))?;
+                Ok(Level::Number(number))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Level, E> {
+                Ok(Level::from(text))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}
+
+impl JsonSchema for Level {
+    fn schema_name() -> Cow<'static, str> {
+        "Level".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // No type: an API server's schema knows no choice of types.
+        json_schema!({
+            "description": "A level of a factor: a number, a name or, of a parameter, true or false.",
+            "x-kubernetes-preserve-unknown-fields": true,
+        })
+    }
+}
+
+/// One level of each factor; a parameter that the engine at hand does not take has none. Two trials belong to the same
+/// combination where these are equal.
+///
+/// In documents a factor at its implied level is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Levels(BTreeMap<Factor, Level>);
+
+impl Levels {
+    /// The levels of a combination.
+    #[must_use]
+    pub fn of(combination: &Combination) -> Self {
+        let builtins = TABLE.iter().enumerate();
+        let builtins =
+            builtins.map(|(at, builtin)| (Factor::Builtin(at), (builtin.level)(combination)));
+        let parameters = combination.parameters.iter();
+        let parameters = parameters.map(|(name, setting)| {
+            (
+                Factor::Parameter(name.as_str().into()),
+                setting.level.clone(),
+            )
+        });
+        Self(builtins.chain(parameters).collect())
+    }
+
+    /// These levels, and the implied one of each factor that is not among them.
+    pub fn new(levels: impl IntoIterator<Item = (Factor, Level)>) -> Self {
+        let mut levels: BTreeMap<_, _> = levels.into_iter().collect();
+        for factor in Factor::builtins() {
+            if let Some(implied) = factor.implied() {
+                levels.entry(factor).or_insert(implied);
+            }
+        }
+        Self(levels)
+    }
+
+    /// The level of a factor; none of a parameter that the engine does not take.
+    #[must_use]
+    pub fn get(&self, factor: &Factor) -> Option<&Level> {
+        self.0.get(factor)
+    }
+
+    /// The number that a factor's level is.
+    #[must_use]
+    pub fn number(&self, factor: &Factor) -> Option<f64> {
+        self.get(factor)?.number()
+    }
+
+    /// Sets the level of a factor.
+    pub fn set(&mut self, factor: Factor, level: Level) {
+        self.0.insert(factor, level);
+    }
+
+    /// All but the level of one factor: what the combinations have in common that differ in it alone.
+    #[must_use]
+    pub fn without(mut self, factor: &Factor) -> Self {
+        self.0.remove(factor);
+        self
+    }
+
+    /// Every factor and its level, in the order of the factors.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Factor, &Level)> {
+        self.0.iter()
+    }
+
+    /// Those that documents name: all but factors at their implied level.
+    pub fn stated(&self) -> impl Iterator<Item = (&Factor, &Level)> {
+        self.iter()
+            .filter(|(factor, level)| factor.implied().as_ref() != Some(level))
+    }
+
+    /// Those whose change forces a fresh start of the engine: trials that agree in them may share one.
+    #[must_use]
+    pub fn of_start(&self) -> Self {
+        let start = self
+            .iter()
+            .filter(|(factor, _)| factor.scope() == Scope::Start);
+        Self(
+            start
+                .map(|(factor, level)| (factor.clone(), level.clone()))
+                .collect(),
+        )
+    }
+}
+
+impl Serialize for Levels {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_by_factor(self.stated(), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Levels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::new(deserialize_by_factor(deserializer)?))
+    }
+}
+
+impl JsonSchema for Levels {
+    fn schema_name() -> Cow<'static, str> {
+        "Levels".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let required = TABLE.iter().filter(|builtin| builtin.implied.is_none());
+        let required: Vec<_> = required.map(|builtin| builtin.name).collect();
+        let mut properties = properties_by_factor(|builtin| {
+            let mut schema = builtin.schema();
+            schema["description"] = builtin.doc.into();
+            schema
+        });
+        properties[PARAMETERS]["additionalProperties"] = any_level();
+        json_schema!({
+            "description": "One level of each factor; one at its implied level is left out.",
+            "type": "object",
+            "properties": properties,
+            "required": required,
+        })
+    }
+}
+
+/// The member of a document that has the parameters by their names, beside the members for the factors of the table.
+pub(crate) const PARAMETERS: &str = "parameters";
+
+/// Writes something of each factor: those of the table as members by their names, parameters as members of
+/// [`PARAMETERS`], which is left out where there are none.
+pub(crate) fn serialize_by_factor<'a, T: Serialize + 'a, S: Serializer>(
+    members: impl Iterator<Item = (&'a Factor, &'a T)>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let (builtins, parameters): (Vec<_>, BTreeMap<_, _>) = {
+        let (builtins, parameters): (Vec<_>, Vec<_>) =
+            members.partition(|(factor, _)| factor.row().is_some());
+        (builtins, parameters.into_iter().collect())
+    };
+    let mut map = serializer.serialize_map(None)?;
+    for (factor, member) in builtins {
+        map.serialize_entry(factor, member)?;
+    }
+    if !parameters.is_empty() {
+        map.serialize_entry(PARAMETERS, &parameters)?;
+    }
+    map.end()
+}
+
+/// Reads what [`serialize_by_factor`] writes. As for every document, an unknown member is dropped.
+pub(crate) fn deserialize_by_factor<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<Factor, T>, D::Error> {
+    struct Members<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+        type Value = BTreeMap<Factor, T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map of factors")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+            let mut found = BTreeMap::new();
+            while let Some(name) = members.next_key::<String>()? {
+                let factor = Factor::named(&name);
+                if name == PARAMETERS {
+                    let parameters = members.next_value::<Option<BTreeMap<String, T>>>()?;
+                    let parameters = parameters.into_iter().flatten();
+                    found.extend(
+                        parameters.map(|(name, member)| (Factor::Parameter(name.into()), member)),
+                    );
+                } else if factor.row().is_some() {
+                    let member = members.next_value::<Option<T>>()?;
+                    found.extend(member.map(|member| (factor, member)));
+                } else {
+                    members.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(found)
+        }
+    }
+
+    deserializer.deserialize_map(Members(PhantomData))
+}
+
+/// The members of a schema for [`serialize_by_factor`]: `of` says what a factor of the table has; what a parameter has
+/// is the caller's to add, as `additionalProperties`.
+pub(crate) fn properties_by_factor(of: impl Fn(&Builtin) -> Value) -> Map<String, Value> {
+    let builtins = TABLE.iter();
+    let mut properties: Map<String, Value> = builtins
+        .map(|builtin| (builtin.name.to_owned(), of(builtin)))
+        .collect();
+    properties.insert(
+        PARAMETERS.into(),
+        json!({
+            "description": "Of parameters, by their names.",
+            "type": "object",
+            "maxProperties": limits::PARAMETERS,
+        }),
+    );
+    properties
+}
+
+/// A level of a parameter in a schema that an API server takes, which knows no choice of types.
+pub(crate) fn any_level() -> Value {
+    json!({ "x-kubernetes-preserve-unknown-fields": true })
+}
+
+impl Builtin {
+    /// The schema of one level, without a description.
+    pub(crate) fn schema(&self) -> Value {
+        match self.allowed {
+            Allowed::Range(..) => json!({ "type": "integer", "format": "int32" }),
+            Allowed::Names(longest) => json!({ "type": "string", "maxLength": longest }),
+            Allowed::OneOf(names) => json!({ "type": "string", "enum": names }),
+        }
+    }
+}
+
+/// The levels of one factor in a design.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Axis {
+    /// The factor.
+    pub factor: Factor,
+    /// Its distinct levels, in the order of the spec.
+    pub levels: Vec<Level>,
+    /// Of a parameter: the engines that take it, where not all do. For the others it has no level.
+    pub engines: Option<Vec<String>>,
+}
+
+/// The levels of every factor of a design, in the order of a combination's mixed-radix index.
+#[must_use]
+pub fn axes(factors: &Factors) -> Vec<Axis> {
+    let builtins = TABLE.iter().enumerate().map(|(at, builtin)| Axis {
+        factor: Factor::Builtin(at),
+        levels: (builtin.levels)(factors),
+        engines: None,
+    });
+    let parameters = factors.parameters.iter().map(|parameter| Axis {
+        factor: Factor::Parameter(parameter.name.as_str().into()),
+        levels: parameter.levels.clone(),
+        engines: (!parameter.engines.is_empty()).then(|| parameter.engines.clone()),
+    });
+    builtins.chain(parameters).collect()
+}
+
+/// The combination whose levels stand at these positions of [`axes`]. A parameter that the engine does not take is left
+/// out, whatever its position.
+pub(crate) fn combination(factors: &Factors, positions: &[usize]) -> Combination {
+    let mut combination = Combination::default();
+    let mut positions = positions.iter().copied();
+    for (builtin, at) in TABLE.iter().zip(&mut positions) {
+        (builtin.set)(&mut combination, factors, at);
+    }
+    for (parameter, at) in factors.parameters.iter().zip(positions) {
+        if parameter.is_for(&combination.engine.name) {
+            combination
+                .parameters
+                .insert(parameter.name.clone(), parameter.setting(at));
+        }
+    }
+    combination
+}
+
+#[cfg(test)]
+mod tests;

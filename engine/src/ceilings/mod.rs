@@ -1,0 +1,176 @@
+//! The best that this machine can do, measured: the ceilings that every result is held against.
+//!
+//! [`roofline`] is the arithmetic (pure), [`bandwidth`] and [`matrix`] the measurements.
+
+pub mod bandwidth;
+mod best;
+pub mod cache;
+#[cfg(feature = "cuda")]
+mod gpu;
+pub mod matrix;
+pub mod roofline;
+
+use std::time::Duration;
+
+use candle_core::{Device, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::error::EngineError;
+use crate::format::Format;
+
+/// Both ceilings of the CPU, or of a GPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ceilings {
+    /// How fast memory can be read.
+    pub bandwidth: bandwidth::Bandwidth,
+    /// How fast matrices can be multiplied.
+    pub matrix: matrix::Matrix,
+    /// The disturbances each time they were measured, so that they may be too low; empty where it was quiet. For who
+    /// watches the machine to fill in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disturbed: Vec<String>,
+}
+
+/// Time given to each of the two measurements; preparing them comes on top.
+const BUDGET: Duration = Duration::from_millis(1000);
+
+impl Ceilings {
+    /// Measures both, in 2 to 3 seconds on a small machine: products in what `format` computes in, square
+    /// ones and those that a prefill of `shape` makes.
+    ///
+    /// # Errors
+    /// When memory for the measurement cannot be had or its products cannot be made on the CPU.
+    pub fn measure(format: Format, shape: Option<&roofline::ModelShape>) -> Result<Self> {
+        Ok(Self {
+            bandwidth: bandwidth::measure(BUDGET),
+            matrix: matrix::measure(
+                &Device::Cpu,
+                format.dtype(),
+                &matrix::products(shape),
+                BUDGET,
+            )?,
+            disturbed: Vec::new(),
+        })
+    }
+
+    /// Measures both of the first GPU: see [`Ceilings::measure`].
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] where there is none, or this build cannot use it; else as [`Ceilings::measure`].
+    pub fn measure_gpu(
+        format: Format,
+        shape: Option<&roofline::ModelShape>,
+    ) -> std::result::Result<Self, EngineError> {
+        #[cfg(feature = "cuda")]
+        {
+            let (bandwidth, matrix) = gpu::measure(format, shape, BUDGET)?;
+            Ok(Self {
+                bandwidth,
+                matrix,
+                disturbed: Vec::new(),
+            })
+        }
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = (format, shape);
+            Err(crate::gpu::not_compiled())
+        }
+    }
+
+    /// The higher of each ceiling: what disturbs a measurement only lowers it. Disturbed only where both were.
+    #[must_use]
+    pub fn higher(self, other: Self) -> Self {
+        let (bandwidth, other_bandwidth) = (self.bandwidth, other.bandwidth);
+        let (matrix, other_matrix) = (self.matrix, other.matrix);
+        Self {
+            bandwidth: if other_bandwidth.bytes_per_second > bandwidth.bytes_per_second {
+                other_bandwidth
+            } else {
+                bandwidth
+            },
+            matrix: if other_matrix.flops_per_second > matrix.flops_per_second {
+                other_matrix
+            } else {
+                matrix
+            },
+            disturbed: if self.disturbed.is_empty() {
+                self.disturbed
+            } else {
+                other.disturbed
+            },
+        }
+    }
+
+    /// Whether a working set of `working_set` bytes may lie in the last cache, so that the bandwidth ceiling does not
+    /// bind it.
+    pub fn fits_cache(&self, working_set: f64) -> bool {
+        self.bandwidth
+            .cache_bytes
+            .is_some_and(|cache| working_set <= cache as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+
+    #[test]
+    fn the_higher_of_two_measurements_counts() {
+        let ceilings = |bandwidth, flops, disturbed: &[&str]| Ceilings {
+            bandwidth: bandwidth::Bandwidth {
+                bytes_per_second: bandwidth,
+                kernel: String::new(),
+                repeats: 3,
+                buffer_bytes: 1,
+                cache_bytes: None,
+            },
+            matrix: matrix::Matrix {
+                flops_per_second: flops,
+                product: String::new(),
+                repeats: 3,
+                dtype: "f32".into(),
+            },
+            disturbed: disturbed.iter().map(|why| (*why).to_owned()).collect(),
+        };
+        let (quiet, busy) = (ceilings(2.0, 5.0, &[]), ceilings(3.0, 4.0, &["busy"]));
+        let both = ceilings(3.0, 5.0, &[]);
+        assert_eq!(quiet.clone().higher(busy.clone()), both);
+        assert_eq!(busy.clone().higher(quiet), both);
+        assert_eq!(busy.clone().higher(busy.clone()), busy);
+    }
+
+    #[test]
+    fn both_ceilings_are_measured_and_named() {
+        let ceilings = Ceilings {
+            bandwidth: bandwidth::measure(Duration::from_millis(20)),
+            matrix: matrix::measure(
+                &Device::Cpu,
+                DType::F32,
+                &[matrix::Product {
+                    rows: 64,
+                    columns: 96,
+                    depth: 128,
+                }],
+                Duration::from_millis(20),
+            )
+            .unwrap(),
+            disturbed: Vec::new(),
+        };
+        assert!(ceilings.bandwidth.bytes_per_second > 0.0, "{ceilings:?}");
+        assert!(ceilings.matrix.flops_per_second > 0.0, "{ceilings:?}");
+        assert!(ceilings.bandwidth.repeats >= 3 && ceilings.matrix.repeats >= 3);
+        assert!(ceilings.bandwidth.kernel.contains("thread"));
+        assert!(
+            ceilings.matrix.product.contains("64x96x128"),
+            "{}",
+            ceilings.matrix.product
+        );
+        if let Some(cache) = ceilings.bandwidth.cache_bytes {
+            assert!(ceilings.fits_cache(cache as f64));
+            assert!(!ceilings.fits_cache(1.0 + cache as f64));
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Ranks as threads: each owns its share of the model for as long as the engine lives.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::anyhow;
+
+use crate::comm::{GIVEN_UP, Join};
+use crate::config::ModelConfig;
+use crate::error::EngineError;
+use crate::rank::{Call, Rank, RankOptions, Reply, Tuning};
+use crate::threads;
+use crate::weights::Source;
+
+/// How long the others have to give up once a rank has failed, by default.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The threads of all ranks. A rank that fails or panics ends its thread, and with it its
+/// communicator, so that the others fail too rather than wait. Those that wait all the same, as NCCL does, are left
+/// behind: they end with the process.
+pub(crate) struct Group {
+    ranks: Vec<Handle>,
+    answers: Receiver<(usize, Answer)>,
+    /// One has failed: there will be no more answers.
+    failed: bool,
+    /// How long the others then have to give up.
+    grace: Duration,
+}
+
+struct Handle {
+    /// Closed to make the thread end.
+    calls: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    /// Whether its last answer has come.
+    answered: bool,
+}
+
+struct Order {
+    call: Call,
+    prompts: Arc<Vec<Vec<u32>>>,
+    tuning: Tuning,
+}
+
+/// Nothing says that a rank is loaded.
+type Answer = Result<Option<Reply>, EngineError>;
+
+/// A rank's way to answer. A thread that ends before it was to, as by a panic, says so too.
+struct Answers {
+    rank: usize,
+    to: Sender<(usize, Answer)>,
+    done: bool,
+}
+
+impl Answers {
+    /// Says whether anyone still wants to know.
+    fn send(&mut self, answer: Answer) -> bool {
+        self.done = answer.is_err();
+        self.to.send((self.rank, answer)).is_ok()
+    }
+
+    /// No answer follows: the thread was asked to end, or has answered why it does.
+    fn end(&mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        if !self.done {
+            let error = anyhow!("rank {} has ended; see its message above", self.rank);
+            self.send(Err(EngineError::Other(error)));
+        }
+    }
+}
+
+impl Group {
+    /// Starts a thread for each rank and loads all shares at once.
+    pub fn load(
+        config: &ModelConfig,
+        source: &Arc<Source>,
+        joins: Vec<Join>,
+        options: &RankOptions,
+    ) -> Result<Self, EngineError> {
+        let (to, answers) = channel();
+        let mut ranks = Vec::with_capacity(joins.len());
+        for (index, join) in joins.into_iter().enumerate() {
+            let (calls, orders) = channel();
+            let mut answers = Answers {
+                rank: index,
+                to: to.clone(),
+                done: false,
+            };
+            let (config, source, options) = (config.clone(), source.clone(), options.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("rank-{index}"))
+                .spawn(move || {
+                    threads::flush_denormals();
+                    let rank = join().and_then(|(device, comm)| {
+                        Rank::load(&config, &source, device, comm, &options)
+                    });
+                    drop(source);
+                    match rank {
+                        Ok(rank) => {
+                            if answers.send(Ok(None)) {
+                                serve(rank, &orders, &mut answers);
+                            }
+                            answers.end();
+                        }
+                        Err(error) => drop(answers.send(Err(error))),
+                    }
+                })
+                .map_err(|e| anyhow!("starting the thread of a rank: {e}"))?;
+            ranks.push(Handle {
+                calls: Some(calls),
+                thread: Some(thread),
+                answered: false,
+            });
+        }
+        let mut group = Self {
+            ranks,
+            answers,
+            failed: false,
+            grace: GRACE,
+        };
+        group.all()?;
+        Ok(group)
+    }
+
+    pub fn run(
+        &mut self,
+        call: Call,
+        prompts: &[Vec<u32>],
+        tuning: Tuning,
+    ) -> Result<Reply, EngineError> {
+        if self.failed {
+            return Err(
+                anyhow!("a rank has failed before; the model has to be loaded again").into(),
+            );
+        }
+        let prompts = Arc::new(prompts.to_vec());
+        for rank in &self.ranks {
+            let order = Order {
+                call,
+                prompts: prompts.clone(),
+                tuning,
+            };
+            // A thread that has ended says so by itself.
+            if let Some(calls) = &rank.calls {
+                let _ = calls.send(order);
+            }
+        }
+        let mut replies = self.all()?.into_iter();
+        let first = replies
+            .next()
+            .ok_or_else(|| anyhow!("a group without ranks"))?;
+        if let Reply::Generated { ids, .. } = &first {
+            let agree =
+                replies.all(|r| matches!(r, Reply::Generated { ids: other, .. } if other == *ids));
+            if !agree {
+                return Err(EngineError::Other(anyhow!("ranks disagree on the ids")));
+            }
+        }
+        Ok(first)
+    }
+
+    /// Every rank's answer, in their order, or the error that began it: not that of a rank which only gave up because
+    /// another had.
+    fn all(&mut self) -> Result<Vec<Reply>, EngineError> {
+        let mut replies: Vec<Option<Reply>> = self.ranks.iter().map(|_| None).collect();
+        let mut cause: Option<EngineError> = None;
+        for rank in &mut self.ranks {
+            rank.answered = false;
+        }
+        while self.ranks.iter().any(|rank| !rank.answered) {
+            let answer = if self.failed {
+                self.answers.recv_timeout(self.grace).ok()
+            } else {
+                self.answers.recv().ok()
+            };
+            let Some((rank, answer)) = answer else {
+                break;
+            };
+            self.ranks[rank].answered = true;
+            match answer {
+                Ok(reply) => replies[rank] = reply,
+                Err(error) => {
+                    self.failed = true;
+                    let follows = error.to_string().contains(GIVEN_UP);
+                    if cause.is_none() || !follows {
+                        cause = Some(error);
+                    }
+                }
+            }
+        }
+        cause.map_or_else(|| Ok(replies.into_iter().flatten().collect()), Err)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for rank in &mut self.ranks {
+            rank.calls = None;
+        }
+        for rank in &mut self.ranks {
+            if let Some(thread) = rank.thread.take().filter(|_| rank.answered) {
+                // A panic is an error in the rank's answer already.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn serve(mut rank: Rank, orders: &Receiver<Order>, answers: &mut Answers) {
+    while let Ok(order) = orders.recv() {
+        let reply = rank.run(order.call, &order.prompts, order.tuning);
+        if reply.is_err() {
+            // Before the answer is sent: the others are waiting for this rank.
+            drop(rank);
+            answers.send(reply.map(Some));
+            return;
+        }
+        if !answers.send(reply.map(Some)) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Instant;
+
+    #[cfg(feature = "cuda")]
+    use candle_core::DType;
+    use candle_core::{Device, Tensor, bail};
+
+    use super::*;
+    use crate::comm::{Communicator, LocalComm, join};
+    use crate::format::Format;
+    use crate::presets::preset;
+    use crate::weights::Weights;
+
+    /// The behaviour of a rank after its 20 sums.
+    #[derive(Clone, Copy)]
+    enum Fault {
+        None,
+        Fails,
+        Panics,
+        Waits,
+    }
+
+    struct Faulty {
+        inner: LocalComm,
+        sums_left: Cell<usize>,
+        fault: Fault,
+    }
+
+    impl Communicator for Faulty {
+        fn rank(&self) -> usize {
+            self.inner.rank()
+        }
+        fn world(&self) -> usize {
+            self.inner.world()
+        }
+        fn all_reduce_sum(&self, tensor: &Tensor) -> candle_core::Result<Tensor> {
+            match (self.sums_left.get(), self.fault) {
+                (_, Fault::None) => {}
+                (0, Fault::Fails) => bail!("the network is gone"),
+                (0, Fault::Panics) => panic!("the test wants it so"),
+                (0, Fault::Waits) => loop {
+                    std::thread::park();
+                },
+                (left, _) => self.sums_left.set(left - 1),
+            }
+            self.inner.all_reduce_sum(tensor)
+        }
+        fn all_gather(&self, tensor: &Tensor) -> candle_core::Result<Tensor> {
+            self.inner.all_gather(tensor)
+        }
+    }
+
+    fn random(config: &ModelConfig) -> Arc<Source> {
+        let weights = Weights::Random {
+            config: config.clone(),
+            seed: 1,
+        };
+        Arc::new(weights.source(config).unwrap())
+    }
+
+    fn group(faults: [Fault; 3]) -> Group {
+        let config = preset("tiny-llama").unwrap();
+        let source = random(&config);
+        let joins = LocalComm::ranks(3)
+            .into_iter()
+            .zip(faults)
+            .map(|(inner, fault)| {
+                let comm = Faulty {
+                    sums_left: Cell::new(20),
+                    inner,
+                    fault,
+                };
+                join(Device::Cpu, comm)
+            })
+            .collect();
+        let options = RankOptions {
+            format: Format::F32,
+            #[cfg(feature = "cuda")]
+            on_device: false,
+            #[cfg(feature = "cuda")]
+            needed: 0,
+            max_seq: 32,
+        };
+        Group::load(&config, &source, joins, &options).unwrap()
+    }
+
+    /// That the test ends at all is half of what it says.
+    #[test]
+    fn a_rank_that_fails_or_panics_takes_nobody_along() {
+        use Fault::{Fails, None, Panics, Waits};
+        for (faults, cause) in [
+            ([Fails, None, None], "the network is gone"),
+            ([None, None, Fails], "the network is gone"),
+            ([Panics, None, None], "rank 0 has ended"),
+            ([None, Panics, None], "rank 1 has ended"),
+            // One that keeps waiting, as NCCL does, is not waited for.
+            ([Waits, Fails, Waits], "the network is gone"),
+            ([Waits, Waits, Panics], "rank 2 has ended"),
+        ] {
+            let mut group = group(faults);
+            group.grace = Duration::from_millis(100);
+            let started = Instant::now();
+            let call = Call::Generate { n: 20, started };
+            let tuning = Tuning::default();
+            let error = group.run(call, &[vec![5, 6, 7]], tuning).unwrap_err();
+            assert!(error.to_string().contains(cause), "{error}");
+            assert!(group.run(Call::Logits, &[vec![5]], tuning).is_err());
+        }
+    }
+
+    /// Of a GPU's tensor parallelism all but NCCL, which wants a GPU for each rank, is shown by ranks that share one
+    /// and its stream; of NCCL, what one rank alone shows; and with two GPUs, all of it.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn ranks_on_gpus_say_what_one_says() {
+        let Some((device, _alone)) = crate::gpu::for_test("ranks_on_gpus_say_what_one_says") else {
+            return;
+        };
+        // Two threads that are the first to add at once would each load candle's kernels for it, and one unload them
+        // again.
+        let one = Tensor::ones(1, DType::F32, &device).unwrap();
+        let _two = (&one + &one).unwrap();
+        let sharing = |world: usize| -> Vec<Join> {
+            let ranks = LocalComm::ranks(world).into_iter();
+            ranks.map(|comm| join(device.clone(), comm)).collect()
+        };
+        for preset_name in ["tiny-gpt2", "tiny-llama"] {
+            let config = preset(preset_name).unwrap();
+            let source = random(&config);
+            let options = RankOptions {
+                format: Format::F32,
+                on_device: true,
+                needed: 0,
+                max_seq: 32,
+            };
+            let prompts = [vec![5, 6, 7], vec![9, 8, 7]];
+            let said = |joins: Vec<Join>, graphs: bool| {
+                let tuning = Tuning {
+                    graphs,
+                    ..Tuning::default()
+                };
+                let mut group = Group::load(&config, &source, joins, &options).unwrap();
+                // Twice: with the graph that the first call left, too.
+                [0, 1].map(|_| {
+                    let started = Instant::now();
+                    let call = Call::Generate { n: 20, started };
+                    match group.run(call, &prompts, tuning).unwrap() {
+                        Reply::Generated { ids, .. } => ids,
+                        other => panic!("{other:?}"),
+                    }
+                })
+            };
+            let alone = said(sharing(1), true);
+            assert_eq!(alone[0], alone[1], "{preset_name}");
+            // Two ranks that share a stream cannot both capture it.
+            assert_eq!(said(sharing(2), false), alone, "{preset_name}, 2 ranks");
+            #[cfg(feature = "nccl")]
+            for world in (1..=2).filter(|&world| crate::gpu::find(world).is_ok()) {
+                for graphs in [false, true] {
+                    let joins = crate::nccl::joins(world).unwrap();
+                    let what = format!("{preset_name}, {world} ranks of NCCL, graphs: {graphs}");
+                    assert_eq!(said(joins, graphs), alone, "{what}");
+                }
+            }
+        }
+    }
+}

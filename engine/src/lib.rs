@@ -1,0 +1,52 @@
+//! The inference engine: models, kernels, weights and tensor parallelism on candle.
+//!
+//! [`Engine::load`] loads a model, [`Engine::generate`] continues prompts greedily and says when each
+//! token was there. The engine knows nothing of benchmarks: what to run, how often, and what to make
+//! of the times is its caller's.
+//!
+//! ```
+//! use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, tokenizer};
+//!
+//! let config = presets::preset("tiny-gpt2").expect("a known name");
+//! let prompts = tokenizer::prompts(None, &config, 2, 16, 0)?;
+//! let weights = Weights::Random { config, seed: 0 };
+//! let options = LoadOptions {
+//!     dtype: Format::F32,
+//!     backend: Backend::Cpu,
+//!     world_size: 1,
+//!     max_batch: 2,
+//!     max_seq: 24,
+//! };
+//! let generation = Engine::load(&weights, &options)?.generate(&prompts, 8)?;
+//! assert_eq!(generation.ids[1].len(), 8);
+//! println!("time to first token: {:?}", generation.step_ends[0]);
+//! # Ok::<(), inferbench_engine::EngineError>(())
+//! ```
+
+pub mod ceilings;
+pub mod comm;
+pub mod config;
+mod engine;
+mod error;
+mod format;
+pub mod gpu;
+mod group;
+pub mod host;
+mod models;
+#[cfg(feature = "nccl")]
+mod nccl;
+pub mod ops;
+pub mod presets;
+pub mod quality;
+mod random;
+mod rank;
+pub mod size;
+pub mod threads;
+pub mod tokenizer;
+mod weights;
+
+pub use engine::{Engine, EngineInfo, Generation, LoadOptions};
+pub use error::EngineError;
+pub use format::Format;
+pub use gpu::Backend;
+pub use weights::{Weights, gguf::find as gguf_file, save};

@@ -1,0 +1,129 @@
+//! The models: each in one file that reads like its paper, over [`crate::ops`] and
+//! [`crate::comm::Communicator`].
+
+pub(crate) mod cache;
+pub(crate) mod gpt2;
+pub(crate) mod llama;
+pub(crate) mod parallel;
+pub(crate) mod reference;
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::comm::Communicator;
+use crate::config::{Family, ModelConfig};
+use crate::error::EngineError;
+use crate::ops::{self, Offset};
+use crate::weights::Loader;
+use cache::KvCache;
+
+/// One rank's share of a model.
+pub(crate) enum Model {
+    Gpt2(gpt2::Gpt2),
+    Llama(llama::Llama),
+    Reference(reference::Reference),
+}
+
+impl Model {
+    /// Loads the rank's share; `max_seq` bounds the positions that tables are made for.
+    pub fn load(
+        config: &ModelConfig,
+        loader: &Loader,
+        max_seq: usize,
+    ) -> std::result::Result<Self, EngineError> {
+        Ok(match config.family {
+            Family::Gpt2 => Model::Gpt2(gpt2::Gpt2::load(config, loader)?),
+            family if family.is_reference() => {
+                Model::Reference(reference::Reference::load(config, loader, max_seq)?)
+            }
+            _ => Model::Llama(llama::Llama::load(config, loader, max_seq)?),
+        })
+    }
+
+    /// Computes the new positions `ids [B, S]` from `at` on, and adds them to the
+    /// cache: the logits of the last position over this rank's part of the vocabulary, `[B, V_rank]`,
+    /// where `last` is set; else nothing.
+    pub fn forward(
+        &mut self,
+        ids: &Tensor,
+        at: Offset,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+        last: bool,
+    ) -> Result<Option<Tensor>> {
+        if let Model::Reference(model) = self {
+            return model.forward(ids, at.host()?).map(Some);
+        }
+        let x = self.normed(ids, at, cache, comm, 1)?;
+        if !last {
+            return Ok(None);
+        }
+        self.logits(&x.squeeze(1)?).map(Some)
+    }
+
+    /// As [`Model::forward`], but the last hidden states of all new positions, after the final norm, `[B, S, E]`, on
+    /// every rank.
+    pub fn states(
+        &self,
+        ids: &Tensor,
+        at: Offset,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+    ) -> Result<Tensor> {
+        self.normed(ids, at, cache, comm, ids.dim(1)?)
+    }
+
+    /// The logits of states `[N, E]` over this rank's part of the vocabulary, `[N, V_rank]`.
+    pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
+        match self.head() {
+            Some(head) => head.logits(states),
+            None => bail!("a model through candle-transformers gives no logits of states"),
+        }
+    }
+
+    /// The best of each row over the whole vocabulary, `[world, B, 2]`: each rank's best with its logit are exchanged
+    /// (see [`ops::best_last`]), not the logits.
+    pub fn best(&self, logits: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
+        let first = self.head().map_or(0, |head| head.start);
+        comm.all_gather(&ops::best_last(logits, first)?)
+    }
+
+    /// The logits of every rank's part of the vocabulary, given this rank's, `[N][V]`.
+    pub fn gather(&self, logits: &Tensor, comm: &dyn Communicator) -> Result<Vec<Vec<f32>>> {
+        let all = match self.head() {
+            Some(head) => head.gather(logits, comm)?,
+            None => logits.to_dtype(DType::F32)?,
+        };
+        all.to_vec2()
+    }
+
+    /// The states of the last `wanted` of the new positions after the last block and the final norm, `[B, wanted, E]`.
+    fn normed(
+        &self,
+        ids: &Tensor,
+        at: Offset,
+        cache: &KvCache,
+        comm: &dyn Communicator,
+        wanted: usize,
+    ) -> Result<Tensor> {
+        match self {
+            Model::Gpt2(model) => model.normed(ids, at, cache, comm, wanted),
+            Model::Llama(model) => model.normed(ids, at, cache, comm, wanted),
+            Model::Reference(_) => {
+                bail!("a model through candle-transformers gives no hidden states")
+            }
+        }
+    }
+
+    /// Whether the model keeps its own cache and takes a prompt only whole.
+    pub fn is_reference(&self) -> bool {
+        matches!(self, Model::Reference(_))
+    }
+
+    fn head(&self) -> Option<&parallel::Vocabulary> {
+        match self {
+            Model::Gpt2(model) => Some(&model.head),
+            Model::Llama(model) => Some(&model.head),
+            Model::Reference(_) => None,
+        }
+    }
+}

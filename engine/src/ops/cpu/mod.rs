@@ -1,0 +1,33 @@
+//! Kernels for f32 on the CPU: vectorised at run time (AVX-512, AVX2, NEON or portable, whichever
+//! the processor has), threaded on candle's barrier pool.
+//!
+//! Every entry returns `None` for operands it is not made for (another device or dtype, a layout it
+//! cannot read in place, shapes that do not fit), and the caller falls back to
+//! [`super::reference`], which also words the errors.
+
+mod activation;
+mod attention;
+mod best;
+mod block;
+mod cache;
+mod linear;
+mod math;
+mod norm;
+mod pool;
+mod product;
+mod quantized;
+mod rope;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub(super) use activation::silu_mul;
+pub(super) use attention::attention;
+pub(super) use best::best_last;
+pub(super) use cache::kv_append;
+pub(super) use linear::linear;
+pub(super) use norm::{layer_norm, rms_norm};
+pub(super) use product::Epilogue;
+pub(super) use quantized::linear_quantized;
+pub(super) use rope::rope;

@@ -1,0 +1,211 @@
+//! One rank at work: prefill in chunks, then one step after the other.
+
+#[cfg(feature = "cuda")]
+mod decode;
+mod score;
+mod share;
+
+use std::time::{Duration, Instant};
+
+use candle_core::{Device, Tensor};
+
+use crate::comm::Communicator;
+use crate::config::ModelConfig;
+use crate::error::EngineError;
+use crate::format::Format;
+#[cfg(feature = "cuda")]
+use crate::gpu;
+use crate::models::cache::KvCache;
+use crate::models::{Model, parallel};
+use crate::ops::Offset;
+use crate::quality::Score;
+use crate::size;
+use crate::weights::{Loader, Source};
+#[cfg(feature = "cuda")]
+pub(crate) use decode::decodes_on_device;
+use share::Share;
+pub(crate) use share::Tuning;
+
+/// How every rank is loaded.
+#[derive(Clone)]
+pub(crate) struct RankOptions {
+    pub format: Format,
+    /// Whether decoding leaves ids on the device; see `decodes_on_device`.
+    #[cfg(feature = "cuda")]
+    pub on_device: bool,
+    /// Bytes that a rank is predicted to need on a device of its own.
+    #[cfg(feature = "cuda")]
+    pub needed: u64,
+    pub max_seq: usize,
+}
+
+/// A request to a rank.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call {
+    /// `n` new ids a row, with times counted from `started`.
+    Generate { n: usize, started: Instant },
+    /// The logits of the last position.
+    Logits,
+    /// How likely the model finds each row's tokens from `input` on.
+    Score { input: usize },
+}
+
+/// The answer to a [`Call`].
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Generated {
+        ids: Vec<Vec<u32>>,
+        step_ends: Vec<Duration>,
+    },
+    Logits(Vec<Vec<f32>>),
+    Scores(Vec<Score>),
+}
+
+/// A share of the model with its cache.
+pub(crate) struct Rank {
+    /// Dropped before the cache that it was made for, and before the communicator: NCCL closes one only once no graph
+    /// of its operations is left.
+    #[cfg(feature = "cuda")]
+    decode: Option<decode::Decode>,
+    share: Share,
+    /// Kept from call to call, as long as the shape stays: `(B, KVH, Smax, D)`.
+    cache: Option<((usize, usize, usize, usize), KvCache)>,
+    /// As its options have it.
+    #[cfg(feature = "cuda")]
+    on_device: bool,
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    format: Format,
+}
+
+impl Rank {
+    pub fn load(
+        config: &ModelConfig,
+        source: &Source,
+        device: Device,
+        comm: Box<dyn Communicator>,
+        options: &RankOptions,
+    ) -> Result<Self, EngineError> {
+        #[cfg(feature = "cuda")]
+        check_device_memory(&device, options.needed)?;
+        let (place, world) = (comm.rank(), comm.world());
+        let loader = Loader::new(source, options.format, &device, place, world);
+        let model = Model::load(config, &loader, options.max_seq)?;
+        Ok(Self {
+            // Its own cache is the adapter's.
+            layers: if model.is_reference() {
+                0
+            } else {
+                config.layers
+            },
+            kv_heads: size::kv_heads_per_rank(config, world),
+            head_dim: config.head_dim,
+            #[cfg(feature = "cuda")]
+            decode: None,
+            share: Share {
+                model,
+                comm,
+                device,
+                tuning: Tuning::default(),
+            },
+            cache: None,
+            #[cfg(feature = "cuda")]
+            on_device: options.on_device,
+            format: options.format,
+        })
+    }
+
+    /// Answers a call; the prompts have been checked.
+    pub fn run(
+        &mut self,
+        call: Call,
+        prompts: &[Vec<u32>],
+        tuning: Tuning,
+    ) -> Result<Reply, EngineError> {
+        let extra = match call {
+            Call::Generate { n, .. } => n,
+            Call::Logits | Call::Score { .. } => 0,
+        };
+        // candle's quantized products have buffers that grow with the rows of a call, and a graph would go on to use
+        // the old ones.
+        #[cfg(feature = "cuda")]
+        if extra == 0 || tuning.prefill_rows != self.share.tuning.prefill_rows {
+            self.decode = None;
+        }
+        self.share.tuning = tuning;
+        let (batch, input) = (prompts.len(), prompts[0].len());
+        let shape = (batch, self.kv_heads, input + extra, self.head_dim);
+        let cache = match self.cache.take() {
+            Some((kept, cache)) if kept == shape => cache,
+            other => {
+                #[cfg(feature = "cuda")]
+                drop(self.decode.take());
+                // Two caches at once might be one too many.
+                drop(other);
+                KvCache::new(self.layers, shape, self.format.dtype(), &self.share.device)?
+            }
+        };
+        let reply = self.answer(call, prompts, &cache);
+        self.cache = Some((shape, cache));
+        reply
+    }
+
+    fn answer(
+        &mut self,
+        call: Call,
+        prompts: &[Vec<u32>],
+        cache: &KvCache,
+    ) -> Result<Reply, EngineError> {
+        let share = &mut self.share;
+        let (n, started) = match call {
+            Call::Generate { n, started } => (n, started),
+            Call::Logits => {
+                let logits = share.prefill(prompts, cache)?;
+                return Ok(Reply::Logits(share.gather(&logits)?));
+            }
+            Call::Score { input } => return share.score(prompts, input, cache).map(Reply::Scores),
+        };
+        #[cfg(feature = "cuda")]
+        if self.on_device {
+            let kept = &mut self.decode;
+            let (ids, step_ends) = share.generate_on_device(prompts, n, started, cache, kept)?;
+            return Ok(Reply::Generated { ids, step_ends });
+        }
+        let logits = share.prefill(prompts, cache)?;
+        let batch = prompts.len();
+        let mut ids = vec![Vec::with_capacity(n); batch];
+        let mut step_ends = Vec::with_capacity(n);
+        let mut step = parallel::ids(&share.best(&logits)?)?;
+        step_ends.push(started.elapsed());
+        for position in prompts[0].len()..prompts[0].len() + n - 1 {
+            ids.iter_mut()
+                .zip(&step)
+                .for_each(|(row, &id)| row.push(id));
+            let input = Tensor::from_vec(step, (batch, 1), &share.device)?;
+            let logits = share.forward(&input, Offset::Host(position), cache, true)?;
+            step = parallel::ids(&share.best(&logits)?)?;
+            step_ends.push(started.elapsed());
+        }
+        ids.iter_mut()
+            .zip(&step)
+            .for_each(|(row, &id)| row.push(id));
+        Ok(Reply::Generated { ids, step_ends })
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn check_device_memory(device: &Device, needed: u64) -> Result<(), EngineError> {
+    if !device.is_cuda() {
+        return Ok(());
+    }
+    let (needed, available) = (needed + gpu::LIBRARY_BYTES, gpu::available_memory(device)?);
+    if needed <= available {
+        return Ok(());
+    }
+    Err(EngineError::OutOfMemory(format!(
+        "about {} MiB needed on each GPU, {} MiB available",
+        needed >> 20,
+        available >> 20
+    )))
+}

@@ -1,0 +1,118 @@
+//! A model wherever it lies: [`Weights`] says where, [`Source`] gives any rectangle of any of its tensors, in the type
+//! that is asked for.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::element::Element;
+use super::files::Files;
+use super::gguf::{self, Gguf};
+use super::part::Part;
+use super::random::Random;
+use crate::config::ModelConfig;
+use crate::error::EngineError;
+
+/// Where the model comes from.
+#[derive(Debug, Clone)]
+pub enum Weights {
+    /// A shape with seeded random weights: every value is a function of the seed, the tensor's name and
+    /// its index alone.
+    Random {
+        /// The shape; see [`crate::presets`].
+        config: ModelConfig,
+        /// The seed.
+        seed: u64,
+    },
+    /// A Hugging Face folder, with `config.json` and `*.safetensors`, sharded or not; or a GGUF file, or
+    /// a folder with one.
+    Path(PathBuf),
+}
+
+impl Weights {
+    /// The model's description, without its weights.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] names the file and the field that is missing or of the wrong kind;
+    /// [`EngineError::Unsupported`] names what no code here can run.
+    pub fn config(&self) -> Result<ModelConfig, EngineError> {
+        match self {
+            Weights::Random { config, .. } => Ok(config.clone()),
+            Weights::Path(path) => read_config(path),
+        }
+    }
+
+    /// The weights, opened.
+    pub(crate) fn source(&self, config: &ModelConfig) -> Result<Source, EngineError> {
+        Ok(match self {
+            Weights::Random { seed, .. } => Source::Random(Random::new(*seed, config.layers)),
+            Weights::Path(path) => match gguf::find(path)? {
+                Some(file) => Source::Gguf(Gguf::open(&file)?),
+                None => Source::Files(Files::open(path)?),
+            },
+        })
+    }
+}
+
+/// Reads `config.json` in the folder `path`, or where it has none the header of the GGUF file there; `path` may be such
+/// a file itself.
+fn read_config(path: &Path) -> Result<ModelConfig, EngineError> {
+    if let Some(file) = gguf::find(path)? {
+        return Gguf::open(&file)?.config();
+    }
+    let file = path.join("config.json");
+    let text = std::fs::read_to_string(&file)
+        .map_err(|e| EngineError::Invalid(format!("{}: {e}", file.display())))?;
+    ModelConfig::parse(&text).map_err(|e| e.within(&file.display().to_string()))
+}
+
+/// The weights of a model, opened.
+pub(crate) enum Source {
+    /// safetensors files.
+    Files(Files),
+    /// A GGUF file.
+    Gguf(Gguf),
+    /// Computed from a seed.
+    Random(Random),
+}
+
+impl Source {
+    /// Checks that the tensor exists with that shape.
+    pub fn check(&self, part: &Part) -> Result<(), EngineError> {
+        match self {
+            Source::Files(files) => files.check(&part.name, &part.stored),
+            Source::Gguf(gguf) => gguf.check(&part.name, &part.stored),
+            Source::Random(_) => Ok(()),
+        }
+    }
+
+    /// Writes rows `rows` of the result, each `stride` elements from the last, `part.cols` wide.
+    pub fn fill<T: Element>(&self, part: &Part, rows: Range<usize>, out: &mut [T], stride: usize) {
+        match self {
+            Source::Files(files) => files.fill(part, rows, out, stride),
+            Source::Gguf(gguf) => gguf.fill(part, rows, out, stride),
+            Source::Random(random) => random.fill(part, rows, out, stride),
+        }
+    }
+}
+
+/// Writes the rows of the assembled matrix from `first` on into `out`.
+pub(super) fn fill_rows<T: Element>(
+    source: &Source,
+    parts: &[Part],
+    cols: usize,
+    first: usize,
+    out: &mut [T],
+) {
+    let last = first + out.len() / cols;
+    let mut top = 0;
+    for part in parts {
+        let from = first.max(top);
+        let to = last.min(top + part.rows.len());
+        if from < to {
+            let rows = part.rows.start + from - top..part.rows.start + to - top;
+            let out = &mut out[(from - first) * cols..(to - first) * cols];
+            source.fill(part, rows, out, cols);
+        }
+        top += part.slot;
+    }
+}

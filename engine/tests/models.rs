@@ -1,0 +1,378 @@
+//! The engine against Hugging Face transformers, and against itself: what must not change a result.
+//!
+//! `fixtures/` is made by `fixtures/make.py`.
+
+use std::path::PathBuf;
+
+use inferbench_engine::presets::preset;
+use inferbench_engine::{Backend, Engine, EngineError, Format, LoadOptions, Weights};
+use serde::Deserialize;
+
+const OWN: [&str; 5] = ["gpt2", "llama", "mistral", "qwen2", "qwen3"];
+const REFERENCE: [&str; 2] = ["gemma3", "phi3"];
+const TINY: [&str; 5] = [
+    "tiny-gpt2",
+    "tiny-llama",
+    "tiny-mistral",
+    "tiny-qwen2",
+    "tiny-qwen3",
+];
+
+#[derive(Deserialize)]
+struct Expected {
+    params: u64,
+    prompts: Vec<Vec<u32>>,
+    logits: Vec<Vec<f32>>,
+    greedy: Vec<Vec<u32>>,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+fn options(world_size: usize, max_seq: usize) -> LoadOptions {
+    LoadOptions {
+        dtype: Format::F32,
+        backend: Backend::Cpu,
+        world_size,
+        max_batch: 8,
+        max_seq,
+    }
+}
+
+fn random(name: &str, world_size: usize) -> Engine {
+    let weights = Weights::Random {
+        config: preset(name).unwrap(),
+        seed: 42,
+    };
+    Engine::load(&weights, &options(world_size, 64)).unwrap()
+}
+
+fn prompts(batch: usize, len: usize) -> Vec<Vec<u32>> {
+    (0..batch)
+        .map(|b| {
+            (0..len)
+                .map(|i| ((b * 131 + i * 37 + 11) % 509) as u32)
+                .collect()
+        })
+        .collect()
+}
+
+#[track_caller]
+fn assert_close(got: &[Vec<f32>], wanted: &[Vec<f32>], tolerance: f32, what: &str) {
+    assert_eq!(got.len(), wanted.len(), "{what}: rows");
+    for (row, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+        assert_eq!(got.len(), wanted.len(), "{what}: logits of row {row}");
+        for (i, (g, w)) in got.iter().zip(wanted).enumerate() {
+            assert!(
+                (g - w).abs() <= tolerance,
+                "{what}: row {row}, logit {i}: {g}, wanted {w}"
+            );
+        }
+    }
+}
+
+/// The wanted values are themselves some way from zero and from each other, so that closeness means
+/// something.
+#[test]
+fn logits_and_greedy_ids_are_those_of_transformers() {
+    for name in OWN.iter().chain(&REFERENCE) {
+        let dir = fixture(name);
+        let text = std::fs::read_to_string(dir.join("expected.json")).unwrap();
+        let expected: Expected = serde_json::from_str(&text).unwrap();
+        let mut engine = Engine::load(&Weights::Path(dir), &options(1, 64)).unwrap();
+        let info = engine.info();
+        assert_eq!(info.params, expected.params, "{name}");
+        let mode = if REFERENCE.contains(name) {
+            "reference"
+        } else {
+            "eager"
+        };
+        assert_eq!(info.mode, mode, "{name}");
+        let logits = engine.last_logits(&expected.prompts).unwrap();
+        assert_close(&logits, &expected.logits, 1e-4, name);
+        let n = expected.greedy[0].len();
+        let made = engine.generate(&expected.prompts, n).unwrap();
+        assert_eq!(made.ids, expected.greedy, "{name}");
+        assert_eq!(made.step_ends.len(), n, "{name}");
+        assert!(made.step_ends.is_sorted(), "{name}");
+    }
+}
+
+/// Trained-like biases, GQA and padding meet tensor parallelism here: the fixtures' heads allow two.
+#[test]
+fn two_ranks_give_the_logits_of_transformers() {
+    for name in OWN {
+        let dir = fixture(name);
+        let text = std::fs::read_to_string(dir.join("expected.json")).unwrap();
+        let expected: Expected = serde_json::from_str(&text).unwrap();
+        let mut engine = Engine::load(&Weights::Path(dir), &options(2, 64)).unwrap();
+        let logits = engine.last_logits(&expected.prompts).unwrap();
+        assert_close(&logits, &expected.logits, 1e-4, name);
+    }
+}
+
+#[test]
+fn tensor_parallel_two_three_and_four_are_one() {
+    let prompts = prompts(3, 17);
+    for name in TINY {
+        let mut one = random(name, 1);
+        let logits = one.last_logits(&prompts).unwrap();
+        let made = one.generate(&prompts, 9).unwrap();
+        for world in [2, 3, 4, 12] {
+            let mut engine = random(name, world);
+            let what = format!("{name} on {world}");
+            assert_close(&engine.last_logits(&prompts).unwrap(), &logits, 1e-5, &what);
+            let parallel = engine.generate(&prompts, 9).unwrap();
+            assert_eq!(parallel.ids, made.ids, "{what}");
+        }
+    }
+}
+
+/// Fewer key and value heads than ranks, and a feed-forward width that the ranks do not divide.
+#[test]
+fn replicated_heads_and_padded_widths_change_nothing() {
+    let mut json = preset("tiny-qwen3").unwrap().to_json();
+    json["num_key_value_heads"] = 2.into();
+    json["intermediate_size"] = 263.into();
+    let config = inferbench_engine::config::ModelConfig::parse(&json.to_string()).unwrap();
+    let weights = Weights::Random { config, seed: 5 };
+    let prompts = prompts(2, 12);
+    let mut one = Engine::load(&weights, &options(1, 64)).unwrap();
+    let logits = one.last_logits(&prompts).unwrap();
+    for world in [2, 4, 8] {
+        let mut engine = Engine::load(&weights, &options(world, 64)).unwrap();
+        let what = format!("{world} ranks");
+        assert_close(&engine.last_logits(&prompts).unwrap(), &logits, 1e-5, &what);
+    }
+    assert!(matches!(
+        Engine::load(&weights, &options(3, 64)),
+        Err(EngineError::Unsupported(_))
+    ));
+}
+
+#[test]
+fn cached_decode_is_full_recomputation() {
+    for name in TINY {
+        let mut engine = random(name, 1);
+        let mut prompts = prompts(2, 7);
+        let made = engine.generate(&prompts, 10).unwrap();
+        for step in 0..10 {
+            let whole = engine.generate(&prompts, 1).unwrap();
+            for (row, prompt) in prompts.iter_mut().enumerate() {
+                assert_eq!(
+                    whole.ids[row][0], made.ids[row][step],
+                    "{name}, step {step}"
+                );
+                prompt.push(made.ids[row][step]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_of_a_batch_is_that_row_alone() {
+    for name in TINY {
+        let mut engine = random(name, 1);
+        let prompts = prompts(5, 13);
+        let together = engine.last_logits(&prompts).unwrap();
+        let made = engine.generate(&prompts, 6).unwrap();
+        for (row, prompt) in prompts.iter().enumerate() {
+            let alone = engine.last_logits(std::slice::from_ref(prompt)).unwrap();
+            assert_close(&alone, &together[row..=row], 1e-5, name);
+            let alone = engine.generate(std::slice::from_ref(prompt), 6).unwrap();
+            assert_eq!(alone.ids[0], made.ids[row], "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_prompt_in_chunks_is_the_prompt_whole() {
+    let prompts = prompts(4, 30);
+    for name in TINY {
+        let mut engine = random(name, 1);
+        let whole = engine.last_logits(&prompts).unwrap();
+        let made = engine.generate(&prompts, 4).unwrap();
+        // One position, part of a sequence, one sequence, two sequences, three and one.
+        for rows in [1, 7, 30, 60, 90] {
+            engine.set_prefill_rows(rows);
+            let what = format!("{name} in {rows}");
+            assert_close(&engine.last_logits(&prompts).unwrap(), &whole, 1e-5, &what);
+            assert_eq!(
+                engine.generate(&prompts, 4).unwrap().ids,
+                made.ids,
+                "{what}"
+            );
+        }
+    }
+}
+
+#[test]
+fn half_precision_is_near_and_finite() {
+    let prompts = prompts(2, 12);
+    for name in TINY {
+        let full = random(name, 1).last_logits(&prompts).unwrap();
+        for dtype in [Format::BF16, Format::F16] {
+            let weights = Weights::Random {
+                config: preset(name).unwrap(),
+                seed: 42,
+            };
+            let mut options = options(1, 64);
+            options.dtype = dtype;
+            let mut engine = Engine::load(&weights, &options).unwrap();
+            let half = engine.last_logits(&prompts).unwrap();
+            assert!(half.iter().flatten().all(|v| v.is_finite()));
+            // Three decimal digits of logits whose spread is about 0.2.
+            assert_close(&half, &full, 0.02, &format!("{name} in {dtype:?}"));
+            assert_eq!(engine.generate(&prompts, 3).unwrap().ids[0].len(), 3);
+        }
+    }
+}
+
+#[test]
+fn a_saved_model_is_the_same_model() {
+    let prompts = prompts(2, 9);
+    for name in TINY {
+        let dir = tempfile::tempdir().unwrap();
+        let weights = Weights::Random {
+            config: preset(name).unwrap(),
+            seed: 42,
+        };
+        inferbench_engine::save(&weights, Format::F32, dir.path()).unwrap();
+        let stored = Weights::Path(dir.path().to_owned());
+        for world in [1, 3] {
+            let wanted = random(name, world).last_logits(&prompts).unwrap();
+            let mut engine = Engine::load(&stored, &options(world, 64)).unwrap();
+            assert_eq!(engine.last_logits(&prompts).unwrap(), wanted, "{name}");
+        }
+    }
+}
+
+#[test]
+fn logits_of_random_models_are_finite_and_spread() {
+    for name in TINY {
+        let logits = random(name, 1).last_logits(&prompts(2, 40)).unwrap();
+        for row in logits {
+            assert!(row.iter().all(|v| v.is_finite()), "{name}");
+            let max = row.iter().copied().fold(f32::MIN, f32::max);
+            let min = row.iter().copied().fold(f32::MAX, f32::min);
+            assert!(
+                max - min > 0.1 && max - min < 100.0,
+                "{name}: {min} to {max}"
+            );
+        }
+    }
+}
+
+#[test]
+fn errors_name_file_tensor_and_shapes() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = Weights::Random {
+        config: preset("tiny-llama").unwrap(),
+        seed: 1,
+    };
+    inferbench_engine::save(&weights, Format::F16, dir.path()).unwrap();
+    let file = dir.path().join("config.json");
+    let load = || match Engine::load(&Weights::Path(dir.path().to_owned()), &options(1, 64)) {
+        Ok(_) => panic!("loaded all the same"),
+        Err(error) => error.to_string(),
+    };
+    let mut json = preset("tiny-llama").unwrap().to_json();
+    json["intermediate_size"] = 300.into();
+    std::fs::write(&file, json.to_string()).unwrap();
+    let error = load();
+    for part in ["model.safetensors", "gate_proj", "[264, 96]", "[300, 96]"] {
+        assert!(error.contains(part), "{error}");
+    }
+    json["intermediate_size"] = 264.into();
+    json["num_hidden_layers"] = 4.into();
+    std::fs::write(&file, json.to_string()).unwrap();
+    let error = load();
+    assert!(error.contains("model.layers.3."), "{error}");
+    assert!(error.contains("is missing"), "{error}");
+    std::fs::write(dir.path().join("model.safetensors"), b"no such thing").unwrap();
+    assert!(load().contains("model.safetensors"));
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    assert!(load().contains("no *.safetensors file"));
+    std::fs::remove_file(&file).unwrap();
+    assert!(load().contains("config.json"));
+}
+
+#[test]
+fn calls_beyond_what_was_loaded_are_refused_and_do_no_harm() {
+    let mut engine = random("tiny-gpt2", 2);
+    let good = prompts(2, 5);
+    let wanted = engine.generate(&good, 3).unwrap().ids;
+    let cases = [
+        (vec![], 1, "no prompts"),
+        (vec![vec![]], 1, "0 ids"),
+        (vec![vec![1, 2], vec![1]], 1, "prompt 1 has 1 ids"),
+        (vec![vec![1, 509]], 1, "id 509"),
+        (prompts(9, 2), 1, "9 prompts"),
+        (prompts(1, 60), 5, "60 ids and 5 new"),
+        (prompts(1, 5), 0, "0 new ids"),
+    ];
+    for (prompts, n, message) in cases {
+        let error = engine.generate(&prompts, n).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    assert_eq!(engine.generate(&good, 3).unwrap().ids, wanted);
+}
+
+#[test]
+fn what_cannot_fit_is_out_of_memory_before_anything_is_loaded() {
+    let weights = Weights::Random {
+        config: preset("llama3-70b").unwrap(),
+        seed: 1,
+    };
+    let mut options = options(1, 8192);
+    options.max_batch = 1_000_000;
+    match Engine::load(&weights, &options) {
+        Err(EngineError::OutOfMemory(reason)) => assert!(reason.contains("MiB needed"), "{reason}"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("loaded 20 petabytes"),
+    }
+}
+
+/// A caller may load on one thread and time on another.
+#[test]
+fn an_engine_moves_between_threads() {
+    let mut engine = random("tiny-gpt2", 2);
+    let here = engine.generate(&prompts(1, 4), 3).unwrap().ids;
+    let there = std::thread::spawn(move || engine.generate(&prompts(1, 4), 3).unwrap().ids);
+    assert_eq!(there.join().unwrap(), here);
+}
+
+#[test]
+fn impossible_combinations_are_unsupported() {
+    let config = preset("gpt2").unwrap();
+    let reason = |world, input, output, dtype| {
+        inferbench_engine::size::unsupported(&config, world, input, output, dtype)
+    };
+    assert_eq!(reason(4, 512, 512, Format::F32), None);
+    assert_eq!(
+        reason(8, 16, 16, Format::BF16).unwrap(),
+        "12 heads are not divisible by 8"
+    );
+    assert!(reason(1, 512, 513, Format::F32).unwrap().contains("1024"));
+    assert!(reason(0, 1, 1, Format::F32).is_some());
+    let gemma = Weights::Path(fixture("gemma3")).config().unwrap();
+    let two = inferbench_engine::size::unsupported(&gemma, 2, 1, 1, Format::F32);
+    assert!(two.unwrap().contains("one device only"));
+    let long = inferbench_engine::size::unsupported(&gemma, 1, 25, 1, Format::F32);
+    assert!(long.unwrap().contains("attention window of 24"));
+    assert_eq!(
+        inferbench_engine::size::unsupported(&gemma, 1, 24, 40, Format::F32),
+        None
+    );
+    let quantized = inferbench_engine::size::unsupported(&gemma, 1, 1, 1, Format::Q8_0);
+    assert!(quantized.unwrap().contains("f32, bf16 and f16 only"));
+    let tiny = preset("tiny-gpt2").unwrap();
+    let narrow = inferbench_engine::size::unsupported(&tiny, 2, 1, 1, Format::Q4_0);
+    assert_eq!(
+        narrow.unwrap(),
+        "the heads' width per rank of 48 is not divisible by q4_0's blocks of 32"
+    );
+}
