@@ -5,7 +5,7 @@ use inferbench_crds::{InferenceBenchmarkStatus, Outcome, status::Counts};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
-    plan::{Action, Ended, Plan, is_over_budget},
+    plan::{Action, Ended, Plan},
     sweep::Sweep,
 };
 
@@ -139,7 +139,7 @@ fn failures(
             told.push(warning("TrialFailed", "Measure", note));
         }
     }
-    if plan.over_budget && !is_over_budget(sweep, before) {
+    if plan.over_budget && !sweep.is_over_budget(before) {
         let note = format!(
             "{after} of {} trials failed: no more Jobs are created, and what there is will be collected.",
             sweep.plan.trials

@@ -9,7 +9,7 @@ mod trials;
 use std::time::Duration;
 
 use inferbench_crds::{
-    Outcome, contract::Collected, ledger::Outcomes, spec::OnFailure, status::PinnedModel,
+    Outcome, contract::Collected, ledger::Outcomes, status::PinnedModel,
 };
 use k8s_openapi::jiff::Timestamp;
 
@@ -214,7 +214,7 @@ pub fn plan(
         let tally = Tally::of(&pass.ledger);
         active = live.trials();
         let all_ended = tally.ended() >= sweep.expansion.len();
-        if !all_ended && !is_over_budget(sweep, tally.count(Outcome::Failed)) {
+        if !all_ended && !sweep.is_over_budget(tally.count(Outcome::Failed)) {
             pass.forget_collectors(None);
             pass.create_trials(&live);
             phase = Phase::Measuring;
@@ -241,7 +241,7 @@ pub fn plan(
     Plan {
         tally,
         phase,
-        over_budget: is_over_budget(sweep, tally.count(Outcome::Failed)),
+        over_budget: sweep.is_over_budget(tally.count(Outcome::Failed)),
         active,
         running: pods.iter().any(|pod| pod.phase == PodPhase::Running),
         actions: pass.actions(),
@@ -249,16 +249,6 @@ pub fn plan(
         problem: pass.problem,
         measured: pass.measured,
     }
-}
-
-/// Whether so many failed trials are more than `execution` allows.
-#[must_use]
-pub fn is_over_budget(sweep: &Sweep, failed: u32) -> bool {
-    let execution = &sweep.spec.execution;
-    let failed = u64::from(failed);
-    let percent = u64::from(execution.max_failed_percent.max(0).unsigned_abs());
-    let all = u64::from(sweep.expansion.len());
-    failed * 100 > percent * all || (execution.on_failure == OnFailure::Stop && failed > 0)
 }
 
 /// A pass over a sweep: what is seen, and what has been decided so far.

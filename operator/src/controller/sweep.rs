@@ -104,6 +104,13 @@ impl Sweep {
         names::sha256(&serde_json::to_vec(&inputs).unwrap_or_default())
     }
 
+    /// Whether more trials have failed than `execution` allows.
+    #[must_use]
+    pub fn is_over_budget(&self, failed: u32) -> bool {
+        let execution = &self.spec.execution;
+        execution.is_over_budget(failed as usize, self.expansion.len() as usize)
+    }
+
     /// Whether the preflight has resolved the models.
     #[must_use]
     pub fn is_pinned(&self) -> bool {

@@ -29,7 +29,7 @@ use crate::{
     recording, shape, signals,
     store::{Store, StoreError},
     stored::{self, Failure, Ledger, Measured, Pin, SweepFile},
-    sweep::{Step, over_budget, step, try_again},
+    sweep::{Step, step, try_again},
     table,
 };
 
@@ -573,7 +573,7 @@ impl Run<'_> {
             .values()
             .filter(|failing| failing.given_up)
             .count();
-        if over_budget(given_up, self.sweep.expansion.len() as usize, execution) {
+        if execution.is_over_budget(given_up, self.sweep.expansion.len() as usize) {
             return Ok(Then::Stop(Exit::Failed));
         }
         Ok(Then::Done)
@@ -677,9 +677,8 @@ impl Run<'_> {
             "{}: report.html, trials.csv, summary.json, …",
             self.store.location()
         );
-        let budget = over_budget(failures.len(), total, &self.sweep.spec.execution);
-        if stopped != Exit::Ok || budget {
-            let execution = &self.sweep.spec.execution;
+        let execution = &self.sweep.spec.execution;
+        if stopped != Exit::Ok || execution.is_over_budget(failures.len(), total) {
             complain(&format!(
                 "{} of {total} trials failed: more than maxFailedPercent {} with onFailure {:?} allows. The same \
                  command tries them again",
