@@ -8,6 +8,7 @@ pub mod contract;
 pub mod crd;
 pub mod design;
 pub mod duration;
+pub mod exit_code;
 pub mod file;
 pub mod ledger;
 pub mod limits;

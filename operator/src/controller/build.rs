@@ -8,6 +8,7 @@ use inferbench_crds::{
     contract::{REQUESTS_FILE, REQUESTS_VARIABLE},
     crd::{API_VERSION, KIND},
     design::Trial,
+    exit_code,
     spec::{ClaimRef, Colocation},
 };
 use k8s_openapi::{
@@ -222,7 +223,7 @@ fn failure_policy() -> PodFailurePolicy {
     let permanent = PodFailurePolicyOnExitCodesRequirement {
         container_name: Some(names::CONTAINER.into()),
         operator: "In".into(),
-        values: (64..=79).chain([137]).collect(),
+        values: exit_code::PERMANENT.chain([exit_code::KILLED]).collect(),
     };
     PodFailurePolicy {
         rules: vec![

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use inferbench_crds::contract::REQUESTS_VARIABLE;
+use inferbench_crds::{contract::REQUESTS_VARIABLE, exit_code::is_permanent};
 use inferbench_engine::{ceilings::Ceilings, threads};
 use inferbench_results::{
     key::trial_key,
@@ -140,7 +140,7 @@ pub fn store_record(store: &Store, record: &TrialRecord) -> Result<(), String> {
 }
 
 fn failed(message: String, exit: Exit) -> (Answer, Exit) {
-    let permanent = Exit::is_permanent(i32::from(exit.code()));
+    let permanent = is_permanent(i32::from(exit.code()));
     eprintln!("inferbench trial: {message}");
     (Answer::Failed { message, permanent }, exit)
 }
