@@ -190,7 +190,7 @@ async fn end_job(client: &Client, kube: &FakeKube, job: &Job) -> Result<(), Fail
             serde_json::to_string(&Chunk {
                 part: 0,
                 parts: 1,
-                sha256: names::sha256(&stream),
+                sha256: inferbench_crds::sha256_hex(&stream),
                 data: STANDARD.encode(&stream),
                 message: None,
             })?

@@ -4,12 +4,10 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use inferbench_crds::{
     contract::{Chunk, Collected},
-    limits,
+    limits, sha256_hex,
     status::{Point, Summary},
 };
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
-
-use super::names;
 
 /// The most that a collection may unfold to: the summary, and a line for each trial that was recovered.
 const MOST_BYTES: usize = 2 << 20;
@@ -55,7 +53,7 @@ pub fn assemble<'a>(reports: impl Iterator<Item = &'a str>) -> Result<Collected,
     for (number, part) in parts.into_iter().enumerate() {
         stream.extend(part.ok_or_else(|| format!("part {number} of {count} is missing"))?);
     }
-    if names::sha256(&stream) != whole {
+    if sha256_hex(&stream) != whole {
         return Err("the parts do not have the hash that they name".into());
     }
     let json = decompress_to_vec_zlib_with_limit(&stream, MOST_BYTES)
@@ -145,7 +143,7 @@ pub(crate) mod tests {
         let chunk = |(part, data): (usize, &&[u8])| Chunk {
             part: u32::try_from(part).expect("few"),
             parts: u32::try_from(parts.len()).expect("few"),
-            sha256: names::sha256(&stream),
+            sha256: sha256_hex(&stream),
             data: STANDARD.encode(data),
             message: None,
         };

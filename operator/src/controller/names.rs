@@ -1,9 +1,5 @@
 //! What the operator's objects are called, and the labels and annotations that they carry.
 
-use std::fmt::Write as _;
-
-use sha2::{Digest, Sha256};
-
 /// Who made an object, by `app.kubernetes.io/managed-by`.
 pub const MANAGER: &str = "inferbench-operator";
 /// Label: who manages the object; the operator watches Jobs and pods by it.
@@ -128,18 +124,6 @@ pub fn write_indices(indices: &[u32]) -> String {
 #[must_use]
 pub fn read_indices(text: &str) -> Option<Vec<u32>> {
     text.split(',').map(|index| index.parse().ok()).collect()
-}
-
-/// The SHA-256 of bytes in hexadecimal, 64 characters.
-#[must_use]
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use inferbench_crds::{
     InferenceBenchmarkSpec,
     contract::StoreAt,
     design::Expansion,
+    sha256_hex,
     spec::{Objectives, Store},
     status::{PinnedModel, Plan},
 };
@@ -82,7 +83,7 @@ impl Sweep {
             models: &models,
         };
         // Plain data with string keys always serializes.
-        let hash = names::sha256(&serde_json::to_vec(&hashed).unwrap_or_default());
+        let hash = sha256_hex(&serde_json::to_vec(&hashed).unwrap_or_default());
         let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
         Plan {
             hash,
@@ -101,7 +102,7 @@ impl Sweep {
             ledger,
             objectives: &self.spec.objectives,
         };
-        names::sha256(&serde_json::to_vec(&inputs).unwrap_or_default())
+        sha256_hex(&serde_json::to_vec(&inputs).unwrap_or_default())
     }
 
     /// Whether more trials have failed than `execution` allows.

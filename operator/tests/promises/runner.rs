@@ -19,11 +19,11 @@ use inferbench_crds::{
         TrialReport, TrialRequest,
     },
     ledger::Outcomes,
+    sha256_hex,
     splitmix::SplitMix64,
     status::{CollectedResults, Summary},
 };
 use inferbench_fakekube::cluster::{Containers, Exit, Signal, Start, environment::Source};
-use inferbench_operator::controller::names::sha256;
 use miniz_oxide::deflate::compress_to_vec_zlib;
 
 /// What a trial does to whoever runs it.
@@ -260,7 +260,7 @@ impl Runner {
             let chunk = Chunk {
                 part: u32::try_from(index).expect("few"),
                 parts: u32::try_from(parts.len()).expect("few"),
-                sha256: sha256(&stream),
+                sha256: sha256_hex(&stream),
                 data: STANDARD.encode(data),
                 message: None,
             };
@@ -288,7 +288,7 @@ impl Runner {
         Collected {
             results: CollectedResults {
                 uri: request.store.target.clone(),
-                sha256: sha256(rows.join("\n").as_bytes()),
+                sha256: sha256_hex(rows.join("\n").as_bytes()),
                 rows: request.plan.trials,
                 report: "report.html".into(),
                 ..CollectedResults::default()
