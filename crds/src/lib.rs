@@ -10,6 +10,7 @@ pub mod design;
 pub mod duration;
 pub mod exit_code;
 pub mod file;
+pub mod handover;
 pub mod ledger;
 pub mod limits;
 mod node;

@@ -12,12 +12,12 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Parser;
 use futures::{StreamExt as _, TryStreamExt as _};
 use inferbench_crds::{
     InferenceBenchmark,
-    contract::{Chunk, Collected, ModelReport, PreflightReport, TrialReport},
+    contract::{Collected, ModelReport, PreflightReport, TrialReport},
+    handover::{self, CHUNK_BYTES},
 };
 use inferbench_fakekube::FakeKube;
 use inferbench_operator::{
@@ -37,7 +37,6 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt as _, watcher},
 };
-use miniz_oxide::deflate::compress_to_vec_zlib;
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, time::Instant};
 use tracing::span;
@@ -186,14 +185,8 @@ async fn end_job(client: &Client, kube: &FakeKube, job: &Job) -> Result<(), Fail
             ..TrialReport::default()
         })?,
         Some(Role::Collector) => {
-            let stream = compress_to_vec_zlib(&serde_json::to_vec(&Collected::default())?, 6);
-            serde_json::to_string(&Chunk {
-                part: 0,
-                parts: 1,
-                sha256: inferbench_crds::sha256_hex(&stream),
-                data: STANDARD.encode(&stream),
-                message: None,
-            })?
+            let chunks = handover::cut(&Collected::default(), CHUNK_BYTES)?;
+            serde_json::to_string(&chunks[0])?
         }
         None => return Ok(()),
     };

@@ -8,7 +8,7 @@ use inferbench_crds::{
     contract::{REQUESTS_FILE, REQUESTS_VARIABLE},
     crd::{API_VERSION, KIND},
     design::Trial,
-    exit_code,
+    exit_code, handover,
     spec::{ClaimRef, Colocation},
 };
 use k8s_openapi::{
@@ -48,9 +48,6 @@ const COLLECTOR_DEADLINE: i64 = 3_600;
 const SMALL: [(&str, &str); 2] = [("cpu", "500m"), ("memory", "1Gi")];
 /// The folder of what a pod is asked for.
 pub const REQUESTS_FOLDER: &str = "/var/run/inferbench";
-/// Bytes of a [`inferbench_crds::contract::Chunk`]'s part before base64: what the termination message leaves after
-/// the JSON around it.
-const CHUNK_BYTES: usize = 2_900;
 
 /// What tells the three kinds of Jobs apart.
 struct Kind {
@@ -152,7 +149,7 @@ pub fn chunks(sweep: &Sweep, failed: u32) -> u32 {
     let summary = FIXED + levels.iter().sum::<usize>() * PER_LEVEL + levels.len() * 6 * PER_EFFECT;
     let summary = summary.min(inferbench_crds::limits::SUMMARY_BYTES + 2_048);
     let bytes = summary / 2 + usize::try_from(failed).unwrap_or(0) * PER_RECOVERED;
-    u32::try_from(bytes.div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX)
+    handover::chunks(bytes)
 }
 
 fn job(sweep: &Sweep, name: String, kind: Kind) -> Job {

@@ -3,7 +3,6 @@
 pub mod apply;
 pub mod bounds;
 pub mod build;
-pub mod collected;
 pub mod events;
 pub mod groups;
 pub mod names;

@@ -8,9 +8,7 @@ mod trials;
 
 use std::time::Duration;
 
-use inferbench_crds::{
-    Outcome, contract::Collected, ledger::Outcomes, status::PinnedModel,
-};
+use inferbench_crds::{Outcome, contract::Collected, ledger::Outcomes, status::PinnedModel};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{

@@ -10,21 +10,20 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures::{FutureExt as _, future::BoxFuture};
 use inferbench_crds::{
     Outcome,
     contract::{
-        Chunk, Collected, ModelReport, PodRequest, PreflightReport, REQUESTS_FILE, SweepRequest,
+        Collected, ModelReport, PodRequest, PreflightReport, REQUESTS_FILE, SweepRequest,
         TrialReport, TrialRequest,
     },
+    handover::{self, CHUNK_BYTES},
     ledger::Outcomes,
     sha256_hex,
     splitmix::SplitMix64,
     status::{CollectedResults, Summary},
 };
 use inferbench_fakekube::cluster::{Containers, Exit, Signal, Start, environment::Source};
-use miniz_oxide::deflate::compress_to_vec_zlib;
 
 /// What a trial does to whoever runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,21 +249,12 @@ impl Runner {
             return 74;
         }
         let collected = self.collected(&request);
-        let json = serde_json::to_vec(&collected).expect("JSON");
-        let stream = compress_to_vec_zlib(&json, 9);
-        let parts: Vec<&[u8]> = stream.chunks(2_900).collect();
-        if parts.len() > request.chunks.expect("a collection's") as usize {
+        let chunks = handover::cut(&collected, CHUNK_BYTES).expect("JSON");
+        if chunks.len() > request.chunks.expect("a collection's") as usize {
             return 70;
         }
-        if let Some(data) = parts.get(index) {
-            let chunk = Chunk {
-                part: u32::try_from(index).expect("few"),
-                parts: u32::try_from(parts.len()).expect("few"),
-                sha256: sha256_hex(&stream),
-                data: STANDARD.encode(data),
-                message: None,
-            };
-            *locked(said) = serde_json::to_string(&chunk).expect("JSON");
+        if let Some(chunk) = chunks.get(index) {
+            *locked(said) = serde_json::to_string(chunk).expect("JSON");
         }
         0
     }

@@ -2,13 +2,12 @@
 
 use std::{fs, path::Path, process::Output};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use inferbench_crds::{
     contract::{
-        Chunk, Collected, PodRequest, PreflightReport, REQUESTS_VARIABLE, SweepRequest,
+        Chunk, PodRequest, PreflightReport, REQUESTS_VARIABLE, SweepRequest,
         TERMINATION_MESSAGE_BYTES, TrialReport,
     },
-    file,
+    file, handover,
     ledger::Outcomes,
     outcome::Outcome,
     spec::ModelSource,
@@ -306,23 +305,18 @@ fn a_collection_hands_over_the_same_whole_whatever_pod_it_is() {
     }
     request.ledger = Some(ledger.encode());
     request.chunks = Some(20);
-    let mut parts: Vec<Chunk> = Vec::new();
+    let mut parts: Vec<String> = Vec::new();
     for index in 0..20 {
         let (output, log) = command(&place, "collect", &request, index);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         if !log.is_empty() {
             assert!(log.len() <= TERMINATION_MESSAGE_BYTES);
-            parts.push(serde_json::from_slice(&log).unwrap());
+            parts.push(String::from_utf8(log).unwrap());
         }
     }
-    assert_eq!(parts.len(), parts[0].parts as usize);
-    let stream: Vec<u8> = parts
-        .iter()
-        .flat_map(|part| STANDARD.decode(&part.data).unwrap())
-        .collect();
-    assert_eq!(sha256_hex(&stream), parts[0].sha256);
-    let json = miniz_oxide::inflate::decompress_to_vec_zlib(&stream).unwrap();
-    let collected: Collected = serde_json::from_slice(&json).unwrap();
+    let first: Chunk = serde_json::from_str(&parts[0]).unwrap();
+    assert_eq!(parts.len(), first.parts as usize);
+    let collected = handover::join(parts.iter().map(String::as_str)).unwrap();
     assert_eq!(collected.recovered, [(3, Outcome::Succeeded)]);
     assert_eq!(
         (

@@ -1,8 +1,9 @@
 //! After the trials: tables, summary and report are made from what is stored.
 
+use inferbench_crds::{contract::Chunk, handover};
+
 use super::{Create, GRACE, Pass, Phase, Problem, last_ended, why};
 use crate::controller::{
-    collected::assemble,
     names::Role,
     observe::{JobView, PodView},
 };
@@ -59,7 +60,7 @@ impl Pass<'_> {
         };
         let pods = self.pods_of(job);
         let message = if end.complete {
-            match assemble(pods.iter().map(|pod| pod.report.as_str())) {
+            match handover::join(pods.iter().map(|pod| pod.report.as_str())) {
                 Ok(collected) => {
                     for &(index, outcome) in &collected.recovered {
                         self.correct(index, outcome);
@@ -76,7 +77,7 @@ impl Pass<'_> {
         } else {
             let pod: Option<&PodView> = last_ended(&pods);
             let said = pod.and_then(|pod| serde_json::from_str(&pod.report).ok());
-            let said: Option<inferbench_crds::contract::Chunk> = said;
+            let said: Option<Chunk> = said;
             why(pod, job, said.and_then(|chunk| chunk.message).as_deref())
         };
         self.problem = Some(Problem {

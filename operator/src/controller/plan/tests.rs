@@ -10,8 +10,7 @@ use proptest::prelude::*;
 
 use super::{world::World, *};
 use crate::controller::{
-    collected::tests::{collected, cut},
-    fixtures::{fresh, sweep},
+    fixtures::{collected, fresh, messages, sweep},
     names::Role,
     observe::End,
 };
@@ -623,7 +622,7 @@ fn a_collection_is_recorded_with_what_it_recovered() {
     assert_eq!(start.phase, Phase::Collecting);
     let mut job = ended(job(Role::Collector, &[]), true);
     job.inputs = sweep.inputs(&memory.ledger.encode());
-    let pods: Vec<PodView> = cut(&collected(), 50)
+    let pods: Vec<PodView> = messages(&collected(), 50)
         .into_iter()
         .map(|report| PodView {
             report,

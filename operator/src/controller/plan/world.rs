@@ -11,7 +11,7 @@ use inferbench_crds::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::controller::{collected::tests::cut, names::Role, observe::End};
+use crate::controller::{fixtures::messages, names::Role, observe::End};
 
 /// What a trial does to whoever runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -491,7 +491,7 @@ impl World {
             summary: Summary::default(),
             recovered: recovered.collect(),
         };
-        cut(&collected, 100_000).remove(0)
+        messages(&collected, 100_000).remove(0)
     }
 
     /// Faults have stopped: the world goes on until nothing is left to do.
