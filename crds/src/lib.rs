@@ -11,6 +11,7 @@ pub mod duration;
 pub mod exit_code;
 pub mod file;
 pub mod handover;
+pub mod layout;
 pub mod ledger;
 pub mod limits;
 mod node;

@@ -132,12 +132,6 @@ pub fn death(
     ))
 }
 
-/// Where the record of a trial lies in the store.
-#[must_use]
-pub fn path(key: &str) -> String {
-    format!("trials/{key}.json")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

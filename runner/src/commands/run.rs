@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::{design::Trial, spec::Dtype};
+use inferbench_crds::{design::Trial, layout::record_path, spec::Dtype};
 use inferbench_engine::{
     ceilings::{Ceilings, roofline::Shape},
     size,
@@ -492,7 +492,7 @@ impl Run<'_> {
         }
         // The record counts as it can be read back, not as it was meant.
         let key = self.sweep.key(trial, attempt);
-        let bytes = self.store.get(&recording::path(&key))?.unwrap_or_default();
+        let bytes = self.store.get(&record_path(&key))?.unwrap_or_default();
         let record = match TrialRecord::read(&key, &bytes) {
             Ok(record) => record,
             Err(why) => {

@@ -8,6 +8,7 @@ use inferbench_crds::{
     InferenceBenchmark,
     contract::{Chunk, Collected, SweepRequest},
     handover::{self, CHUNK_BYTES},
+    layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY},
     ledger::Outcomes,
     outcome::Outcome,
     status::CollectedResults,
@@ -112,10 +113,10 @@ fn make(request: &SweepRequest, store: &Store, ledger: &Outcomes) -> Result<(), 
 /// The part of the status that the collection fills in: from the documents as they are stored, so that every pod says the
 /// same.
 fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Collected, Broken> {
-    let manifest_bytes = stored(store, "manifest.json")?;
-    let manifest: Manifest = document("manifest.json", &manifest_bytes)?;
-    let summary: Summary = document("summary.json", &stored(store, "summary.json")?)?;
-    let analysis: Analysis = document("analysis.json", &stored(store, "analysis.json")?)?;
+    let manifest_bytes = stored(store, MANIFEST)?;
+    let manifest: Manifest = document(MANIFEST, &manifest_bytes)?;
+    let summary: Summary = document(SUMMARY, &stored(store, SUMMARY)?)?;
+    let analysis: Analysis = document(ANALYSIS, &stored(store, ANALYSIS)?)?;
     let recovered: BTreeMap<u32, Outcome> = manifest
         .trials
         .iter()
@@ -128,7 +129,7 @@ fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Collected, Broken> {
             uri: store.location().into(),
             sha256: sha256_hex(&manifest_bytes),
             rows: i32::try_from(manifest.trials.len()).unwrap_or(i32::MAX),
-            report: "report.html".into(),
+            report: REPORT.into(),
             ..CollectedResults::default()
         },
         summary: status::bounded(&summary, &analysis),

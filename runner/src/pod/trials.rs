@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use inferbench_crds::{contract::TrialReport, outcome::Outcome, spec::Dtype};
+use inferbench_crds::{contract::TrialReport, layout::record_path, outcome::Outcome, spec::Dtype};
 use inferbench_engine::{ceilings::Ceilings, size};
 use inferbench_results::{key::trial_key, record::TrialRecord, row::Row};
 
@@ -195,7 +195,7 @@ impl Pod {
 /// A record that is stored and whole. One that is damaged is moved aside, so that its trial is measured again.
 fn stored(store: &Store, key: &str) -> Result<Option<TrialRecord>, Broken> {
     let failed = |error: &dyn std::fmt::Display| broken(error, Exit::Failed);
-    let path = recording::path(key);
+    let path = record_path(key);
     let Some(bytes) = store.get(&path).map_err(|error| failed(&error))? else {
         return Ok(None);
     };
