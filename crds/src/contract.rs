@@ -21,6 +21,17 @@ pub const REQUESTS_VARIABLE: &str = "INFERBENCH_REQUESTS";
 pub const REQUESTS_FILE: &str = "/var/run/inferbench/requests";
 /// The most bytes of a termination message: the kubelet cuts what is longer.
 pub const TERMINATION_MESSAGE_BYTES: usize = 4_096;
+/// The most bytes, in JSON, that the text of an error takes of it.
+pub const ERROR_BYTES: usize = TERMINATION_MESSAGE_BYTES / 2;
+
+/// Environment variables whose names begin so are the operator's to set, and no spec's.
+pub const RESERVED_PREFIX: &str = "INFERBENCH_";
+/// The environment variable with the name of a pod's node.
+pub const NODE_VARIABLE: &str = "INFERBENCH_NODE";
+/// The environment variable with the digest of a pod's image, where it has one: it fixes the runner in a trial's key.
+pub const IMAGE_DIGEST_VARIABLE: &str = "INFERBENCH_IMAGE_DIGEST";
+/// The environment variable with the folder that models are kept in.
+pub const CACHE_VARIABLE: &str = "INFERBENCH_CACHE";
 
 /// Where a store is, as a pod sees it: a URL, or a folder on a mounted volume.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -212,6 +223,14 @@ pub struct TrialReport {
 }
 
 impl TrialReport {
+    /// Adds the Job's next trial: the outcome in its record, whether that was found rather than made, and its output
+    /// throughput where it counts.
+    pub fn add(&mut self, outcome: Outcome, reused: bool, throughput: Option<f64>) {
+        self.outcomes.push(char::from(b'0' + outcome.code()));
+        self.reused += u32::from(reused);
+        self.best = self.best.into_iter().chain(throughput).reduce(f64::max);
+    }
+
     /// The outcome of the Job's trial at a position; none where there is no record.
     #[must_use]
     pub fn outcome(&self, position: usize) -> Option<Outcome> {
@@ -308,12 +327,28 @@ mod tests {
     }
 
     #[test]
+    fn outcomes_are_read_as_they_are_added() {
+        let mut report = TrialReport::default();
+        for (position, outcome) in Outcome::ALL.into_iter().enumerate() {
+            report.add(
+                outcome,
+                position == 1,
+                (position < 3).then_some(10.0 * position as f64),
+            );
+        }
+        let found: Vec<_> = (0..6).map(|position| report.outcome(position)).collect();
+        let all = Outcome::ALL.map(Some);
+        assert_eq!((&found[..5], found[5]), (&all[..], None));
+        assert_eq!((report.reused, report.best), (1, Some(20.0)));
+    }
+
+    #[test]
     fn the_report_of_the_largest_job_is_within_the_kubelets_bound() {
         let report = TrialReport {
             outcomes: "1".repeat(1_000),
             reused: 1_000,
             best: Some(-1.234_567_890_123_456_7e-300),
-            message: Some("x".repeat(2_048)),
+            message: Some("x".repeat(ERROR_BYTES)),
         };
         let bytes = serde_json::to_vec(&report).expect("JSON").len();
         assert!(bytes <= TERMINATION_MESSAGE_BYTES, "{bytes}");

@@ -8,7 +8,10 @@ use std::{
 };
 
 use hf_hub::HFClientBuilder;
-use inferbench_crds::spec::{HuggingFaceSource, Model, ObjectStoreSource};
+use inferbench_crds::{
+    contract::CACHE_VARIABLE,
+    spec::{HuggingFaceSource, Model, ObjectStoreSource},
+};
 use inferbench_engine::{EngineError, config::ModelConfig, gguf_file, presets};
 use sha2::{Digest, Sha256};
 
@@ -334,7 +337,7 @@ fn cache_folder() -> PathBuf {
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    variable("INFERBENCH_CACHE")
+    variable(CACHE_VARIABLE)
         .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("inferbench")))
         .or_else(|| Some(variable("HOME")?.join(".cache/inferbench")))
         .unwrap_or_else(|| std::env::temp_dir().join("inferbench-cache"))

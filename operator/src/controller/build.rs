@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use inferbench_crds::{
     Duration,
-    contract::{REQUESTS_FILE, REQUESTS_VARIABLE},
+    contract::{
+        CACHE_VARIABLE, IMAGE_DIGEST_VARIABLE, NODE_VARIABLE, REQUESTS_FILE, REQUESTS_VARIABLE,
+    },
     crd::{API_VERSION, KIND},
     design::Trial,
     exit_code, handover,
@@ -304,18 +306,18 @@ fn env(sweep: &Sweep, kind: &Kind) -> Vec<EnvVar> {
     let mut env = vec![
         value(REQUESTS_VARIABLE, REQUESTS_FILE.into()),
         from(
-            "INFERBENCH_NODE",
+            NODE_VARIABLE,
             EnvVarSource {
                 field_ref: Some(field("spec.nodeName")),
                 ..EnvVarSource::default()
             },
         ),
         value("HF_HUB_CACHE", format!("{cache}/hub")),
-        value("INFERBENCH_CACHE", cache),
+        value(CACHE_VARIABLE, cache),
         value("HOME", "/tmp".into()),
     ];
     if let Some((_, digest)) = sweep.image().split_once('@') {
-        env.push(value("INFERBENCH_IMAGE_DIGEST", digest.into()));
+        env.push(value(IMAGE_DIGEST_VARIABLE, digest.into()));
     }
     if kind.gpus.unwrap_or(0) == 0 {
         // An image that is made for GPUs would otherwise be given all of the node's by some container runtimes.

@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
 
-use inferbench_crds::{Violation, violation::Found};
+use inferbench_crds::{Violation, contract::RESERVED_PREFIX, violation::Found};
 
 use super::{
     build::{GPU_RESOURCE, MOUNTS, REQUESTS_FOLDER, RESERVED_ENV},
@@ -291,7 +291,7 @@ fn security(found: &mut Found, of: &Map<String, Value>, path: &str) {
 /// Whether an environment variable is the operator's to set.
 #[must_use]
 pub fn is_reserved_env(name: &str) -> bool {
-    name.starts_with("INFERBENCH_") || RESERVED_ENV.contains(&name)
+    name.starts_with(RESERVED_PREFIX) || RESERVED_ENV.contains(&name)
 }
 
 /// Whether a label or annotation is ours, or that of a controller whose work depends on it.

@@ -210,11 +210,9 @@ impl Runner {
         for line in requests.lines() {
             let PodRequest::Trial(trial) = serde_json::from_str(line).expect("a request");
             let key = serde_json::to_string(&trial.request).expect("JSON");
-            let outcome = match self.store.find(&trial, &key) {
-                Some(stored) => {
-                    report.reused += 1;
-                    stored
-                }
+            let found = self.store.find(&trial, &key);
+            let outcome = match found {
+                Some(stored) => stored,
                 None => {
                     self.store.begin(&trial);
                     tokio::time::sleep((self.takes)(trial.trial_index)).await;
@@ -235,8 +233,7 @@ impl Runner {
                     }
                 }
             };
-            report.outcomes.push_str(&outcome.code().to_string());
-            report.best = Some(1_000.0);
+            report.add(outcome, found.is_some(), Some(1_000.0));
             *locked(said) = serde_json::to_string(&report).expect("JSON");
         }
         0

@@ -25,15 +25,7 @@ pub fn run(requests: &Path) -> Exit {
     signals::listen();
     let mut report = TrialReport::default();
     let ended = measure_all(requests, &mut |outcome| {
-        report
-            .outcomes
-            .push(char::from(b'0' + outcome.outcome.code()));
-        report.reused += u32::from(outcome.reused);
-        report.best = report
-            .best
-            .into_iter()
-            .chain(outcome.throughput)
-            .reduce(f64::max);
+        report.add(outcome.outcome, outcome.reused, outcome.throughput);
         leave(&report);
     });
     match ended {

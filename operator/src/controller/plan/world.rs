@@ -445,9 +445,8 @@ impl World {
         let mut report = TrialReport::default();
         let say = |report: &TrialReport| serde_json::to_string(report).expect("JSON");
         for &index in trials {
-            if let Some(outcome) = self.store.get(&index) {
-                report.reused += 1;
-                report.outcomes.push_str(&outcome.code().to_string());
+            if let Some(&outcome) = self.store.get(&index) {
+                report.add(outcome, true, None);
                 continue;
             }
             if self.fault(10) {
@@ -465,7 +464,7 @@ impl World {
                         let reasons = ["Error", "OOMKilled", "DeadlineExceeded"];
                         return (1, reasons[index as usize % 3], say(&report));
                     }
-                    report.outcomes.push_str(&outcome.code().to_string());
+                    report.add(outcome, false, None);
                 }
                 Nature::Permanent => return (65, "Error", say(&report)),
                 Nature::Breaks => return (1, "Error", say(&report)),
