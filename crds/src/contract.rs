@@ -171,7 +171,7 @@ impl TrialRequest {
     }
 }
 
-/// A line of what a measuring pod is asked for.
+/// One line of the requests of a pod that measures: the operator writes it, and the pod reads it.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub enum PodRequest {
