@@ -12,7 +12,7 @@ use inferbench_operator::{
     },
     lease,
     metrics::Metrics,
-    server::{self, Told},
+    server::{self, Shown},
     traces::{self, Logs},
 };
 use kube::Config;
@@ -114,12 +114,12 @@ async fn operate(cli: Cli) -> Result<ExitCode, String> {
         max_live_jobs: cli.max_live_jobs,
         status_interval: Duration::from_secs(cli.status_interval),
     }));
-    let told = Told {
+    let shown = Shown {
         metrics: Arc::clone(&metrics),
         bounds: Arc::clone(&bounds),
         lead: holder.lead(),
     };
-    tokio::spawn(server::serve(listener, told));
+    tokio::spawn(server::serve(listener, shown));
 
     let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
