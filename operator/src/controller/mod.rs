@@ -5,6 +5,7 @@ pub mod bounds;
 pub mod build;
 pub mod events;
 pub mod groups;
+pub mod log;
 pub mod names;
 pub mod observe;
 pub mod overrides;

@@ -83,7 +83,7 @@ pub struct Ended {
     pub index: u32,
     /// How.
     pub outcome: Outcome,
-    /// Why, where it failed.
+    /// Why, where it failed, or where its pod's end alone tells how it ended.
     pub why: String,
 }
 

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{
     apply::{ApplyError, Cluster, Created},
     bounds::{Bounds, Key},
-    build, events,
+    build, events, log,
     names::Role,
     observe::{JobView, PodView},
     plan::{Action, Create, Known, Phase, Plan, plan},
@@ -178,7 +178,7 @@ async fn pass(
     lead(may_write)?;
     if cluster.patch_status(resource, &status).await? {
         bounds.written(key, Instant::now());
-        tell(&plan, metrics);
+        log::recorded(&plan, metrics);
         let told = events::of_pass(&sweep, &old, &status, &plan);
         cluster.tell(resource, &told).await;
     }
@@ -286,28 +286,6 @@ fn job(sweep: &Sweep, create: &Create, plan: &Plan) -> Job {
         Create::Collector(attempt) => {
             let failed = plan.tally.count(inferbench_crds::Outcome::Failed);
             build::collector(sweep, &plan.ledger.encode(), failed, *attempt)
-        }
-    }
-}
-
-/// What was recorded, for the logs and the metrics.
-fn tell(plan: &Plan, metrics: &Metrics) {
-    for action in &plan.actions {
-        match action {
-            Action::Pin(models) => info!(models = models.len(), "models pinned"),
-            Action::Record(ended) => {
-                for trial in ended {
-                    metrics.recorded(trial.outcome);
-                }
-                for trial in ended.iter().filter(|trial| !trial.why.is_empty()) {
-                    warn!(trial = trial.index, outcome = %trial.outcome, why = trial.why, "trial failed");
-                }
-                info!(trials = ended.len(), ended = plan.tally.ended(), "recorded");
-            }
-            Action::Collect { collected, .. } => {
-                info!(rows = collected.results.rows, "results collected");
-            }
-            _ => {}
         }
     }
 }

@@ -445,6 +445,19 @@ fn the_trial_that_a_job_broke_at_fails_and_those_after_it_wait_again() {
 }
 
 #[test]
+fn a_reason_is_given_for_a_trial_that_failed_and_for_no_other_with_a_record() {
+    let sweep = one_shape("parallelism: 1, trialsPerJob: 4");
+    let job = ended(job(Role::Trial, &[0, 1, 2, 3]), true);
+    let pod = said(&job, 0, "Completed", &outcomes("1245"));
+    let plan = plan(&sweep, &known(&sweep), &[job], &[pod], at(101));
+    let Some(Action::Record(ended)) = plan.actions.first() else {
+        panic!("{:?}", plan.actions);
+    };
+    let whys: Vec<&str> = ended.iter().map(|ended| ended.why.as_str()).collect();
+    assert_eq!(whys, ["", "", "", "the runner recorded it as failed"]);
+}
+
+#[test]
 fn what_an_earlier_pod_of_a_job_stored_is_not_forgotten() {
     let sweep = one_shape("trialsPerJob: 3");
     let job = ended(job(Role::Trial, &[0, 1, 2]), false);

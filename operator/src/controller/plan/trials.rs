@@ -215,8 +215,12 @@ impl Pass<'_> {
     fn record_known(&mut self, job: &JobView, reports: &Reports<'_>) {
         let before = self.ended.len();
         for (&index, outcome) in job.trials.iter().zip(&reports.outcomes) {
-            if let Some(outcome) = outcome {
-                self.record(index, *outcome, "the runner recorded it as failed");
+            if let Some(outcome) = *outcome {
+                let why = match outcome {
+                    Outcome::Failed => "the runner recorded it as failed",
+                    _ => "",
+                };
+                self.record(index, outcome, why);
             }
         }
         if self.ended.len() > before {
