@@ -1,5 +1,5 @@
-//! What the operator and the pods that it starts say to each other: where a pod finds what it is asked for, and what
-//! it leaves in its termination message. Both sides are built from this file.
+//! The contract between the operator and the pods that it starts: where a pod finds its requests, and the report that it
+//! leaves in its termination message. Both sides are built from this file.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,7 +66,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// What fixes a trial of this spec, of a model pinned to `revision`, measured by `runner`.
+    /// The request for a trial of this spec, of a model pinned to `revision`, measured by `runner`.
     #[must_use]
     pub fn of(spec: &InferenceBenchmarkSpec, trial: &Trial, revision: &str, runner: &str) -> Self {
         Self {
@@ -98,7 +98,7 @@ pub struct EffectiveMeasurement {
     pub iterations: u32,
     /// Time over all timed iterations in ms, at least.
     pub min_duration_ms: u64,
-    /// What the trials of one Job share.
+    /// Whether the trials of one Job share a process.
     pub isolation: Isolation,
     /// Whether what was written is judged; left out where it is not, so that keys stay what they were.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -106,7 +106,7 @@ pub struct EffectiveMeasurement {
 }
 
 impl EffectiveMeasurement {
-    /// How a trial on so many GPUs is measured.
+    /// How a trial on `gpus` GPUs is measured.
     #[must_use]
     pub fn of(asked: &Measurement, gpus: u32) -> Self {
         let gpus = i32::try_from(gpus).unwrap_or(i32::MAX);
@@ -179,7 +179,7 @@ pub enum PodRequest {
     Trial(Box<TrialRequest>),
 }
 
-/// What the preflight and the collection are told: the whole sweep.
+/// The request of a preflight or of a collection: the whole sweep.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct SweepRequest {
@@ -189,9 +189,9 @@ pub struct SweepRequest {
     pub namespace: String,
     /// Its spec, less `runner`, which says nothing to a process inside of the pod.
     pub spec: InferenceBenchmarkSpec,
-    /// What is pinned. Before the preflight it has no models.
+    /// The pinned plan. Before the preflight it has no models.
     pub plan: Plan,
-    /// What fixes the runner inside a trial's key.
+    /// The part of a trial's key that fixes the runner.
     pub runner: String,
     /// Where the results go.
     pub store: StoreAt,
@@ -217,7 +217,7 @@ pub struct TrialReport {
     /// The highest output throughput of these records, in tokens/s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best: Option<f64>,
-    /// What went wrong, for people.
+    /// An error, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -249,15 +249,15 @@ fn is_zero(number: &u32) -> bool {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PreflightReport {
-    /// What was found out about each model, in the order of `design.factors.model`; empty where the preflight failed.
+    /// One for each model, in the order of `design.factors.model`; empty where the preflight failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelReport>,
-    /// What went wrong, for people.
+    /// An error, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What a preflight found out about a model. What it leaves out for want of space, the trials find out themselves.
+/// A model as a preflight found it. Whatever is left out for want of space, the trials find out themselves.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ModelReport {
@@ -286,18 +286,18 @@ pub struct Chunk {
     /// The part, in base64.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub data: String,
-    /// What went wrong, for people.
+    /// An error, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What a collection hands over.
+/// The handover of a collection.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Collected {
     /// Where the results lie; `inputs` and `updatedAt` are the operator's to fill in.
     pub results: CollectedResults,
-    /// What they say.
+    /// The summary of them.
     pub summary: Summary,
     /// Trials of which the store has a record that says something else than the ledger: index and what the record says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -275,9 +275,9 @@ impl Server {
 
     /// Requests since they were counted anew, but for leases: in all, those that may write, and what they were.
     fn counts(&mut self) -> Result<(u64, u64, String), Failed> {
-        let told = self.ask("counts")?;
+        let counted = self.ask("counts")?;
         let (mut all, mut writes) = (0, 0);
-        for part in told.split(',').filter(|part| !part.contains(" leases")) {
+        for part in counted.split(',').filter(|part| !part.contains(" leases")) {
             let Some((what, count)) = part.rsplit_once(':') else {
                 continue;
             };
@@ -290,7 +290,7 @@ impl Server {
                 writes += count;
             }
         }
-        Ok((all, writes, told))
+        Ok((all, writes, counted))
     }
 }
 
@@ -306,7 +306,7 @@ impl Drop for Server {
 async fn bare(cli: &Cli) -> Result<(), Failed> {
     let jobs: Api<Job> = Api::namespaced(user(&cli.server)?, NAMESPACE);
     let waiting: Waiting = Waiting::default();
-    let (told, watched) = (Arc::clone(&waiting), jobs.clone());
+    let (ends, watched) = (Arc::clone(&waiting), jobs.clone());
     tokio::spawn(async move {
         let config = watcher::Config::default().labels("bare=yes");
         let stream = watcher(watched, config).default_backoff().applied_objects();
@@ -315,8 +315,8 @@ async fn bare(cli: &Cli) -> Result<(), Failed> {
             let Ok(job) = job else { continue };
             let status = job.status.as_ref();
             if status.is_some_and(|status| status.conditions.is_some()) {
-                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(ended) = told.remove(&job.name_any()) {
+                let mut ends = ends.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(ended) = ends.remove(&job.name_any()) {
                     // Whoever waited may have given up.
                     let _ = ended.send(());
                 }
@@ -332,11 +332,11 @@ async fn bare(cli: &Cli) -> Result<(), Failed> {
             async move {
                 let name = format!("bare-{number}");
                 let job = like_ours(&name)?;
-                let (tell, ended) = oneshot::channel();
+                let (sender, ended) = oneshot::channel();
                 waiting
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .insert(name.clone(), tell);
+                    .insert(name.clone(), sender);
                 jobs.create(&PostParams::default(), &job).await?;
                 ended.await?;
                 jobs.delete(&name, &DeleteParams::background()).await?;
@@ -350,7 +350,7 @@ async fn bare(cli: &Cli) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A Job as the operator makes it, but for its name and what tells whose it is.
+/// A Job as the operator makes it, but for its name and its owner.
 fn like_ours(name: &str) -> Result<Job, Failed> {
     let mut resource = InferenceBenchmark::new("bare", serde_json::from_value(spec(1, false))?);
     resource.metadata.namespace = Some(NAMESPACE.into());
@@ -376,11 +376,11 @@ fn defaults() -> Defaults {
 
 // The operator, as `main` runs it, and what it is measured by.
 
-/// Every pass: how long it took, and for how much of that it was at work.
+/// Every reconcile: how long it took, and for how much of that it was at work.
 #[derive(Clone, Default)]
-struct Passes(Arc<Mutex<Vec<(Duration, Duration)>>>);
+struct Reconciles(Arc<Mutex<Vec<(Duration, Duration)>>>);
 
-impl Passes {
+impl Reconciles {
     fn take(&self) -> Vec<(Duration, Duration)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -388,7 +388,7 @@ impl Passes {
 
 /// Times of spans that are open.
 struct Spans {
-    passes: Passes,
+    reconciles: Reconciles,
     open: Mutex<HashMap<u64, Open>>,
 }
 
@@ -437,13 +437,17 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<
     fn on_close(&self, id: span::Id, _: tracing_subscriber::layer::Context<'_, S>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = open.remove(&id.into_u64()) {
-            let mut passes = self.passes.0.lock().unwrap_or_else(PoisonError::into_inner);
-            passes.push((open.began.elapsed(), open.busy));
+            let mut reconciles = self
+                .reconciles
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            reconciles.push((open.began.elapsed(), open.busy));
         }
     }
 }
 
-/// What a bare client reaches on half as many Jobs, in Jobs a second.
+/// The rate of a bare client on half as many Jobs, in Jobs a second.
 async fn peer(server: &Server, cli: &Cli) -> Result<f64, Failed> {
     let blocks = cli.blocks.div_ceil(2).to_string();
     let mut command = Command::new(std::env::current_exe()?);
@@ -457,9 +461,9 @@ async fn peer(server: &Server, cli: &Cli) -> Result<f64, Failed> {
 }
 
 async fn measure(cli: &Cli) -> Result<(), Failed> {
-    let passes = Passes::default();
+    let reconciles = Reconciles::default();
     let spans = Spans {
-        passes: passes.clone(),
+        reconciles: reconciles.clone(),
         open: Mutex::default(),
     };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(spans))?;
@@ -515,7 +519,7 @@ async fn measure(cli: &Cli) -> Result<(), Failed> {
         let status = api.get("scale").await?.status.unwrap_or_default();
         asked += 1;
         let counts = status.counts.unwrap_or_default();
-        marks.push((u64::try_from(counts.done).unwrap_or(0), passes.take()));
+        marks.push((u64::try_from(counts.done).unwrap_or(0), reconciles.take()));
         largest = largest.max(serde_json::to_vec(&status)?.len());
         let is = |kind: &str| {
             let mut conditions = status.conditions.iter();
@@ -529,7 +533,7 @@ async fn measure(cli: &Cli) -> Result<(), Failed> {
         }
     }
     let (took, worked) = (began.elapsed().as_secs_f64(), cpu()? - worked);
-    let (requests, _, told) = server.counts()?;
+    let (requests, _, counted) = server.counts()?;
     let requests = (requests - asked) as f64 / total as f64;
     let rate = total as f64 / took;
     // Before and after: a machine that others use as well changes its speed.
@@ -546,34 +550,34 @@ async fn measure(cli: &Cli) -> Result<(), Failed> {
             .copied()
             .unwrap_or_default()
     };
-    // What is done per trial grows with the window; what a pass costs is told for equally many.
+    // What is done per trial grows with the window; what a reconcile costs is shown for equally many.
     let cost = |from: u64, to: u64| {
         let within = marks.iter().filter(|(done, _)| (from..to).contains(done));
         let all: Vec<Duration> = within.flat_map(|(_, all)| all).map(|it| it.1).collect();
         all.iter().sum::<Duration>().as_secs_f64() * 1e3 / all.len().max(1) as f64
     };
     let peak = memory()?;
-    println!("{total} trials, {WINDOW} at a time\n{told}");
+    println!("{total} trials, {WINDOW} at a time\n{counted}");
     row("requests per trial (at most 3.2)", format!("{requests:.2}"));
     row("trials a second", format!("{rate:.0}"));
     row("... of a bare client", format!("{bare:.0}"));
     row("... ratio (at least 0.80)", format!("{:.2}", rate / bare));
-    row("passes", times.len().to_string());
+    row("reconciles", times.len().to_string());
     row(
-        "pass, median",
+        "reconcile, median",
         format!("{:.1} ms", quantile(0.5).as_secs_f64() * 1e3),
     );
     row(
-        "pass, p99 (below 50 ms)",
+        "reconcile, p99 (below 50 ms)",
         format!("{:.1} ms", quantile(0.99).as_secs_f64() * 1e3),
     );
     // Not the first: the window is only being filled there.
     row(
-        "at work per pass, third tenth",
+        "at work per reconcile, third tenth",
         format!("{:.2} ms", cost(total * 2 / 10, total * 3 / 10)),
     );
     row(
-        "at work per pass, last tenth",
+        "at work per reconcile, last tenth",
         format!("{:.2} ms", cost(total * 9 / 10, total)),
     );
     row(
@@ -597,9 +601,9 @@ async fn measure(cli: &Cli) -> Result<(), Failed> {
     let (began, worked) = (Instant::now(), cpu()?);
     tokio::time::sleep(Duration::from_secs(cli.idle_seconds)).await;
     let share = (cpu()? - worked) / began.elapsed().as_secs_f64();
-    let (requests, writes, told) = server.counts()?;
+    let (requests, writes, counted) = server.counts()?;
     println!(
-        "{} resources that have nothing to do, for {} s\n{told}",
+        "{} resources that have nothing to do, for {} s\n{counted}",
         cli.idle, cli.idle_seconds
     );
     row("writes (none), leases apart", writes.to_string());

@@ -23,12 +23,12 @@ const HEAD_BYTES: usize = 8_192;
 /// Connections at a time; others wait.
 const CONNECTIONS: usize = 64;
 
-/// What the pages show.
+/// The sources of the pages.
 #[derive(Clone, Debug, Default)]
 pub struct Shown {
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// What is known of live Jobs.
+    /// The live Jobs, as far as they are known.
     pub bounds: Arc<Bounds>,
     /// Whether this replica leads.
     pub lead: Lead,

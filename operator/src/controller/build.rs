@@ -46,12 +46,12 @@ pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
 const COLLECTOR_RETRIES: i32 = 3;
 /// The longest that one pod of a collection may take, in seconds.
 const COLLECTOR_DEADLINE: i64 = 3_600;
-/// What a pod asks for that only checks or collects.
+/// Requests of a pod that only checks or collects.
 const SMALL: [(&str, &str); 2] = [("cpu", "500m"), ("memory", "1Gi")];
 /// The folder of what a pod is asked for.
 pub const REQUESTS_FOLDER: &str = "/var/run/inferbench";
 
-/// What tells the three kinds of Jobs apart.
+/// The differences between the three kinds of Jobs.
 struct Kind {
     role: Role,
     command: &'static str,
@@ -213,7 +213,8 @@ fn labels(sweep: &Sweep, kind: &Kind) -> BTreeMap<String, String> {
     labels
 }
 
-/// First what is no fault of the pod; then what would only happen again: codes that say so, and a kill for memory.
+/// First disruptions, which are no fault of the pod; then ends that would only happen again: codes that say so, and a kill
+/// for memory.
 fn failure_policy() -> PodFailurePolicy {
     let disrupted = PodFailurePolicyOnPodConditionsPattern {
         type_: "DisruptionTarget".into(),

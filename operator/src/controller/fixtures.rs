@@ -31,7 +31,7 @@ pub fn resource(spec: &str) -> InferenceBenchmark {
     resource
 }
 
-/// What a collection of it hands over, with one trial that the ledger does not know as it is.
+/// A collection's handover, with one trial that the ledger does not know as it is.
 pub fn collected() -> Collected {
     Collected {
         results: CollectedResults {

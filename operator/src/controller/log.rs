@@ -1,4 +1,4 @@
-//! What a reconcile has recorded, as log lines and in the metrics.
+//! Log lines and counts of all that a reconcile has recorded.
 
 use inferbench_crds::Outcome;
 use tracing::{info, warn};

@@ -1,4 +1,4 @@
-//! What the operator's objects are called, and the labels and annotations that they carry.
+//! Names of the operator's objects, and the labels and annotations that they carry.
 
 /// Who made an object, by `app.kubernetes.io/managed-by`.
 pub const MANAGER: &str = "inferbench-operator";
@@ -6,7 +6,7 @@ pub const MANAGER: &str = "inferbench-operator";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Label: the application.
 pub const APP: &str = "app.kubernetes.io/name";
-/// Label: what the Job is for; see [`Role::as_str`].
+/// Label: the Job's task; see [`Role::as_str`].
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// Label: the resource's name.
 pub const BENCHMARK: &str = "inferbench.dev/benchmark";
@@ -28,10 +28,10 @@ pub const INPUTS: &str = "inferbench.dev/inputs";
 pub const REQUESTS: &str = "inferbench.dev/requests";
 /// The container that runs `inferbench`.
 pub const CONTAINER: &str = "runner";
-/// What the names of the operator's volumes begin with.
+/// The beginning of the names of the operator's volumes.
 pub const VOLUME_PREFIX: &str = "inferbench-";
 
-/// What a Job is for.
+/// The task of a Job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// It checks the sweep before any GPU is asked for.

@@ -37,7 +37,7 @@ pub struct Sweep {
     pub generation: i64,
     /// Its spec, which keeps to every rule.
     pub spec: InferenceBenchmarkSpec,
-    /// What is pinned; its models are empty until the preflight has resolved them.
+    /// The pinned plan; its models are empty until the preflight has resolved them.
     pub plan: Plan,
     /// The design, expanded.
     pub expansion: Expansion,
@@ -45,7 +45,7 @@ pub struct Sweep {
     pub user: Option<i64>,
 }
 
-/// What the plan's hash covers.
+/// The plan's hash covers these.
 #[derive(Serialize)]
 struct Hashed<'a> {
     design: &'a inferbench_crds::spec::Design,
@@ -56,7 +56,7 @@ struct Hashed<'a> {
     models: &'a [PinnedModel],
 }
 
-/// What a collection's hash covers.
+/// The hash of a collection's inputs covers these.
 #[derive(Serialize)]
 struct Inputs<'a> {
     plan: &'a str,
@@ -124,7 +124,7 @@ impl Sweep {
         self.plan.image.as_deref().unwrap_or_default()
     }
 
-    /// What fixes the runner inside a trial's key: the image's digest, or its whole reference where it has none.
+    /// The part of a trial's key that fixes the runner: the image's digest, or its whole reference where it has none.
     #[must_use]
     pub fn runner_identity(&self) -> &str {
         let image = self.image();

@@ -25,7 +25,7 @@ use inferbench_crds::{
 };
 use inferbench_fakekube::cluster::{Containers, Exit, Signal, Start, environment::Source};
 
-/// What a trial does to whoever runs it.
+/// How a trial ends for whoever runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nature {
     /// It is measured, with this outcome.
@@ -75,7 +75,7 @@ pub struct Store {
     records: Mutex<BTreeMap<(String, u32), Record>>,
     /// How often each trial's measurement was begun.
     begun: Mutex<BTreeMap<(String, u32), u32>>,
-    /// What must not happen, and did.
+    /// Violations of a promise.
     pub wrong: Mutex<Vec<String>>,
     /// Whether it refuses the credentials.
     pub refuses: AtomicBool,
@@ -133,9 +133,9 @@ impl Store {
 pub struct Runner {
     pub store: Arc<Store>,
     pub nature: fn(u32) -> Nature,
-    /// What a preflight finds out about each model.
+    /// The preflight's report on each model.
     pub model: ModelReport,
-    /// What a collection says, apart from where and how much.
+    /// The collection's summary, apart from where and how much.
     pub summary: Summary,
     /// How long a trial takes.
     pub takes: fn(u32) -> Duration,
@@ -256,15 +256,15 @@ impl Runner {
         0
     }
 
-    /// What is in the store, and which failures it knows better.
+    /// The handover of what is in the store, with the failures that it knows better.
     fn collected(&self, request: &SweepRequest) -> Collected {
         let records = self.store.records(&request.store.target);
         let design = inferbench_crds::design::Expansion::new(&request.spec.design);
         let ledger = request.ledger.as_deref().expect("a collection's");
         let ledger = Outcomes::decode(ledger, design.len_before_exclusion()).expect("a ledger");
-        let recovered = ledger.iter().filter_map(|(index, told)| {
+        let recovered = ledger.iter().filter_map(|(index, known)| {
             let stored = records.get(&index)?.outcome;
-            (stored != told).then_some((index, stored))
+            (stored != known).then_some((index, stored))
         });
         let rows: Vec<String> = records
             .iter()

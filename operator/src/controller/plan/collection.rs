@@ -2,13 +2,13 @@
 
 use inferbench_crds::{contract::Chunk, handover};
 
-use super::{Create, GRACE, Pass, Phase, Problem, last_ended, why};
+use super::{Create, GRACE, Phase, Planner, Problem, last_ended, why};
 use crate::controller::{
     names::Role,
     observe::{JobView, PodView},
 };
 
-impl Pass<'_> {
+impl Planner<'_> {
     /// Deletes the collections that do not collect from `wanted`; true where any was there.
     pub(super) fn forget_collectors(&mut self, wanted: Option<&str>) -> bool {
         let mut found = false;
@@ -55,7 +55,7 @@ impl Pass<'_> {
     /// Goes on with a collection; none where it has failed and another attempt is needed.
     fn read_collector(&mut self, job: &JobView) -> Option<Phase> {
         let Some(end) = &job.end else {
-            self.tell_if_stuck(job);
+            self.note_if_stuck(job);
             return Some(Phase::Collecting);
         };
         let pods = self.pods_of(job);
