@@ -3,9 +3,9 @@
 
 use std::fmt::Write as _;
 
+pub use inferbench_crds::sha256_hex;
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::record::{Request, SCHEMA_VERSION};
 
@@ -28,17 +28,6 @@ pub fn trial_key(request: &Request, attempt: u32) -> String {
 #[must_use]
 pub fn is_key(name: &str) -> bool {
     name.len() == KEY_LEN && name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// The SHA-256 of `bytes`, 64 hexadecimal characters.
-#[must_use]
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 fn to_value(value: impl Serialize) -> Value {

@@ -6,10 +6,13 @@
 
 use std::time::Instant;
 
-use inferbench_crds::spec::{Dtype, Objectives};
+use inferbench_crds::{
+    layout::record_path,
+    spec::{Dtype, Objectives},
+};
 use inferbench_results::{fixtures, row::Planned};
 use inferbench_runner::{
-    collect::{collect, record_path},
+    collect::collect,
     store::{Store, StoreOptions},
 };
 

@@ -14,11 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::contract::REQUESTS_VARIABLE;
+use inferbench_crds::{contract::REQUESTS_VARIABLE, exit_code};
 
 use crate::{
     cgroup::Cgroup,
-    exit::Exit,
     gpu,
     machine::{Machine, kib_line},
     protocol::{Answer, Ask},
@@ -95,7 +94,7 @@ impl Death {
     /// so, or when the process filled nine tenths of what there is; an abort is, when the allocator said so last.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        let killed = self.signal == Some(libc::SIGKILL) || self.code == Some(137);
+        let killed = self.signal == Some(libc::SIGKILL) || self.code == Some(exit_code::KILLED);
         let filled = self
             .peak_rss
             .zip(self.memory)
@@ -128,7 +127,7 @@ impl Death {
         } else {
             format!("; it said: {}", self.complaints)
         };
-        let permanent = self.code.is_some_and(Exit::is_permanent);
+        let permanent = self.code.is_some_and(exit_code::is_permanent);
         Verdict::Failed {
             message: format!("{how}{why}"),
             permanent,

@@ -6,7 +6,10 @@
 
 use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
 
-use inferbench_crds::spec::Objectives;
+use inferbench_crds::{
+    layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY, TRIALS, record_key, record_path},
+    spec::Objectives,
+};
 use inferbench_results::{
     analysis::{Analysis, analyze},
     columns::Table as _,
@@ -24,20 +27,11 @@ use thiserror::Error;
 
 use crate::store::{Store, StoreError};
 
-/// The folder of the records in a store.
-pub const TRIALS: &str = "trials";
-
 /// Records read and checked at a time: enough to keep the store and every core busy, few enough for a small memory.
 const CHUNK: usize = 512;
 
 /// How old a half-written file has to be before it is taken for a killed writer's.
 const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
-
-/// The path of a record in a store.
-#[must_use]
-pub fn record_path(key: &str) -> String {
-    format!("{TRIALS}/{key}.json")
-}
 
 /// A stored attempt at a trial of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,13 +122,7 @@ pub fn find_attempts(
     let stored: HashSet<String> = store
         .list(TRIALS)?
         .into_iter()
-        .filter_map(|entry| {
-            entry
-                .path
-                .strip_prefix("trials/")?
-                .strip_suffix(".json")
-                .map(str::to_owned)
-        })
+        .filter_map(|entry| record_key(&entry.path).map(str::to_owned))
         .filter(|key| is_key(key))
         .collect();
     if stored.is_empty() {
@@ -313,8 +301,8 @@ pub fn collect(
             telemetry.finish()?,
         ),
         (
-            "summary.json".into(),
-            document("summary.json", serde_json::to_vec_pretty(&summary))?,
+            SUMMARY.into(),
+            document(SUMMARY, serde_json::to_vec_pretty(&summary))?,
         ),
     ];
     let figures = figures::all(&summary, &analysis);
@@ -334,8 +322,8 @@ pub fn collect(
         store.put(name, contents)?;
     }
     store.put(
-        "manifest.json",
-        &document("manifest.json", serde_json::to_vec(&manifest))?,
+        MANIFEST,
+        &document(MANIFEST, serde_json::to_vec(&manifest))?,
     )?;
     Ok(Collected {
         rows,
@@ -363,10 +351,10 @@ pub fn documents(
     };
     let mut documents = vec![
         (
-            "analysis.json".into(),
-            document("analysis.json", serde_json::to_vec_pretty(analysis))?,
+            ANALYSIS.into(),
+            document(ANALYSIS, serde_json::to_vec_pretty(analysis))?,
         ),
-        ("report.html".into(), html(&report).into_bytes()),
+        (REPORT.into(), html(&report).into_bytes()),
     ];
     for figure in figures {
         if let Some(svg) = figure.svg() {

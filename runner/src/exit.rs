@@ -25,7 +25,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The exit code. 64 to 79 are permanent: a Job that ends so is not tried again.
+    /// The exit code. Those of [`inferbench_crds::exit_code::PERMANENT`] fail a Job at once.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -39,12 +39,6 @@ impl Exit {
             Exit::Interrupted => 130,
         }
     }
-
-    /// Whether an exit code says that trying again cannot help.
-    #[must_use]
-    pub const fn is_permanent(code: i32) -> bool {
-        matches!(code, 64..=79)
-    }
 }
 
 impl From<Exit> for ExitCode {
@@ -55,6 +49,8 @@ impl From<Exit> for ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use inferbench_crds::exit_code::is_permanent;
+
     use super::*;
 
     #[test]
@@ -65,10 +61,10 @@ mod tests {
             Exit::NoDevice,
             Exit::BadStore,
         ] {
-            assert!(Exit::is_permanent(i32::from(exit.code())), "{exit:?}");
+            assert!(is_permanent(i32::from(exit.code())), "{exit:?}");
         }
         for exit in [Exit::Ok, Exit::Failed, Exit::BadInput, Exit::Interrupted] {
-            assert!(!Exit::is_permanent(i32::from(exit.code())), "{exit:?}");
+            assert!(!is_permanent(i32::from(exit.code())), "{exit:?}");
         }
     }
 }

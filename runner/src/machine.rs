@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use inferbench_crds::contract::NODE_VARIABLE;
 use inferbench_engine::gpu::Gpu;
 use sha2::{Digest, Sha256};
 
@@ -147,7 +148,7 @@ fn cpu_name(cpuinfo: &str) -> String {
 }
 
 fn node_name() -> String {
-    std::env::var("INFERBENCH_NODE")
+    std::env::var(NODE_VARIABLE)
         .ok()
         .or_else(|| fs::read_to_string("/proc/sys/kernel/hostname").ok())
         .map(|name| name.trim().to_owned())

@@ -9,6 +9,8 @@ use std::{
 
 use hf_hub::HFClientBuilder;
 use inferbench_crds::{
+use inferbench_crds::{
+    contract::CACHE_VARIABLE,
     presets::PRESETS,
     spec::{HuggingFaceSource, Model, ObjectStoreSource},
 };
@@ -337,7 +339,7 @@ fn cache_folder() -> PathBuf {
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    variable("INFERBENCH_CACHE")
+    variable(CACHE_VARIABLE)
         .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("inferbench")))
         .or_else(|| Some(variable("HOME")?.join(".cache/inferbench")))
         .unwrap_or_else(|| std::env::temp_dir().join("inferbench-cache"))

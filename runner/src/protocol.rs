@@ -1,6 +1,6 @@
 //! What a sweep and the process that measures for it say to each other: one JSON document a line, requests on the
-//! child's standard input, answers on its standard output. What a Job in a cluster is given, `inferbench_crds::contract`
-//! says; these requests are the same with what its pod has found out.
+//! child's standard input, answers on its standard output. The requests of a pod in a cluster are another matter: see
+//! `inferbench_crds::contract`.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub struct Measure {
     /// The trial.
     #[serde(flatten)]
     pub trial: TrialRequest,
-    /// Where its model lies. In a pod's file it is absent: the pod sees to the model itself.
+    /// Where its model lies, once it is resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<WeightsAt>,
     /// The ceilings that it is judged by; measured first where they are absent.

@@ -1,5 +1,6 @@
 //! Makes records: the part of them that does not come from measuring.
 
+use inferbench_crds::contract::IMAGE_DIGEST_VARIABLE;
 use inferbench_results::{
     key::trial_key,
     record::{Outcome, Provenance, SCHEMA_VERSION, Telemetry, TrialRecord},
@@ -32,7 +33,7 @@ pub fn runner_identity() -> String {
 }
 
 fn image_digest() -> Option<String> {
-    std::env::var("INFERBENCH_IMAGE_DIGEST")
+    std::env::var(IMAGE_DIGEST_VARIABLE)
         .ok()
         .filter(|digest| !digest.is_empty())
 }
@@ -130,12 +131,6 @@ pub fn death(
         outcome,
         message,
     ))
-}
-
-/// Where the record of a trial lies in the store.
-#[must_use]
-pub fn path(key: &str) -> String {
-    format!("trials/{key}.json")
 }
 
 #[cfg(test)]

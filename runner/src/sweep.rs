@@ -1,7 +1,5 @@
 //! What a sweep does next, as pure functions over what it knows.
 
-use inferbench_crds::spec::{Execution, OnFailure};
-
 /// What the store holds of one attempt at a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
@@ -38,18 +36,6 @@ pub fn try_again(failures: u32, retries: u32, permanent: bool) -> bool {
     !permanent && failures <= retries
 }
 
-/// Whether so many failed trials of all end the sweep.
-#[must_use]
-pub fn over_budget(failed: usize, total: usize, execution: &Execution) -> bool {
-    match execution.on_failure {
-        OnFailure::Stop => failed > 0,
-        OnFailure::Continue => {
-            let percent = u128::from(execution.max_failed_percent.unsigned_abs());
-            failed as u128 * 100 > percent * total as u128
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -70,20 +56,6 @@ mod tests {
     fn retries() {
         assert!(try_again(1, 2, false) && try_again(2, 2, false));
         assert!(!try_again(3, 2, false) && !try_again(1, 2, true) && !try_again(1, 0, false));
-    }
-
-    #[test]
-    fn budgets() {
-        let ten = Execution {
-            max_failed_percent: 10,
-            ..Execution::default()
-        };
-        assert!(!over_budget(0, 20, &ten) && !over_budget(2, 20, &ten) && over_budget(3, 20, &ten));
-        let stop = Execution {
-            on_failure: OnFailure::Stop,
-            ..ten
-        };
-        assert!(!over_budget(0, 20, &stop) && over_budget(1, 20, &stop));
     }
 
     proptest! {

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use inferbench_crds::spec::Objectives;
+use inferbench_crds::{
+    layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY},
+    spec::Objectives,
+};
 use inferbench_results::{
     analysis::{Analysis, analyze},
     beside::beside,
@@ -19,9 +22,6 @@ use crate::{
     collect,
     exit::Exit,
 };
-
-/// What the collection writes last.
-const MANIFEST: &str = "manifest.json";
 
 /// Reports on a sweep.
 pub fn run(args: &ReportArgs) -> Exit {
@@ -99,7 +99,7 @@ fn write(
         put(&store, path, bytes)?;
     }
     let summary = serde_json::to_vec_pretty(summary).map_err(|error| failed(&error))?;
-    put(&store, "summary.json", &summary)?;
+    put(&store, SUMMARY, &summary)?;
     let table = write_csv(rows).map_err(|error| failed(&error))?;
     put(&store, TRIALS_CSV, &table)?;
     for figure in &figures {
@@ -108,7 +108,7 @@ fn write(
         }
     }
     println!(
-        "{}: report.html, analysis.json, summary.json, {TRIALS_CSV}, figures/",
+        "{}: {REPORT}, {ANALYSIS}, {SUMMARY}, {TRIALS_CSV}, figures/",
         store.location()
     );
     Ok(())
@@ -157,7 +157,7 @@ fn stored_objectives(sweep: &str) -> Result<Objectives, Exit> {
     if !sweep.contains("://") && !Path::new(sweep).is_dir() {
         return Ok(Objectives::default());
     }
-    let bytes = open(sweep)?.get("summary.json").map_err(|error| {
+    let bytes = open(sweep)?.get(SUMMARY).map_err(|error| {
         complain(&error);
         Exit::Failed
     })?;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::{design::Trial, spec::Dtype};
+use inferbench_crds::{design::Trial, layout::record_path, spec::Dtype};
 use inferbench_engine::ceilings::{Ceilings, roofline::ModelShape};
 use inferbench_results::record::{Outcome, TrialRecord};
 
@@ -26,7 +26,7 @@ use crate::{
     recording, shape, signals,
     store::{Store, StoreError},
     stored::{self, Failure, Ledger, Measured, Pin, SweepFile},
-    sweep::{Step, over_budget, step, try_again},
+    sweep::{Step, step, try_again},
     table,
 };
 
@@ -489,7 +489,7 @@ impl Run<'_> {
         }
         // The record counts as it can be read back, not as it was meant.
         let key = self.sweep.key(trial, attempt);
-        let bytes = self.store.get(&recording::path(&key))?.unwrap_or_default();
+        let bytes = self.store.get(&record_path(&key))?.unwrap_or_default();
         let record = match TrialRecord::read(&key, &bytes) {
             Ok(record) => record,
             Err(why) => {
@@ -570,7 +570,7 @@ impl Run<'_> {
             .values()
             .filter(|failing| failing.given_up)
             .count();
-        if over_budget(given_up, self.sweep.expansion.len() as usize, execution) {
+        if execution.is_over_budget(given_up, self.sweep.expansion.len() as usize) {
             return Ok(Then::Stop(Exit::Failed));
         }
         Ok(Then::Done)
@@ -674,9 +674,8 @@ impl Run<'_> {
             "{}: report.html, trials.csv, summary.json, …",
             self.store.location()
         );
-        let budget = over_budget(failures.len(), total, &self.sweep.spec.execution);
-        if stopped != Exit::Ok || budget {
-            let execution = &self.sweep.spec.execution;
+        let execution = &self.sweep.spec.execution;
+        if stopped != Exit::Ok || execution.is_over_budget(failures.len(), total) {
             complain(&format!(
                 "{} of {total} trials failed: more than maxFailedPercent {} with onFailure {:?} allows. The same \
                  command tries them again",

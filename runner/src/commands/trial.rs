@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use inferbench_crds::contract::REQUESTS_VARIABLE;
+use inferbench_crds::{contract::REQUESTS_VARIABLE, exit_code::is_permanent, layout::record_path};
 use inferbench_engine::{ceilings::Ceilings, threads};
 use inferbench_results::{
     key::trial_key,
@@ -132,7 +132,7 @@ fn put(store: &Store, record: &TrialRecord, ceilings: Option<Ceilings>) -> (Answ
 pub fn store_record(store: &Store, record: &TrialRecord) -> Result<(), String> {
     debug_assert_eq!(record.trial_key, trial_key(&record.request, record.attempt));
     let bytes = record.write().map_err(|error| error.to_string())?;
-    let path = recording::path(&record.trial_key);
+    let path = record_path(&record.trial_key);
     store
         .create(&path, &bytes)
         .map(drop)
@@ -140,7 +140,7 @@ pub fn store_record(store: &Store, record: &TrialRecord) -> Result<(), String> {
 }
 
 fn failed(message: String, exit: Exit) -> (Answer, Exit) {
-    let permanent = Exit::is_permanent(i32::from(exit.code()));
+    let permanent = is_permanent(i32::from(exit.code()));
     eprintln!("inferbench trial: {message}");
     (Answer::Failed { message, permanent }, exit)
 }

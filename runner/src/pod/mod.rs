@@ -11,7 +11,7 @@ use std::{
 };
 
 use inferbench_crds::{
-    contract::{StoreAt, SweepRequest, TERMINATION_MESSAGE_BYTES},
+    contract::{ERROR_BYTES, StoreAt, SweepRequest},
     spec::Model,
 };
 use serde::Serialize;
@@ -26,8 +26,6 @@ use crate::{
 /// Names the file of the termination message, where it is another than Kubernetes' own.
 pub const REPORT_VARIABLE: &str = "INFERBENCH_TERMINATION_LOG";
 const REPORT_FILE: &str = "/dev/termination-log";
-/// Bytes of an error's text that the termination message has room for, beside all else.
-const MESSAGE_BYTES: usize = TERMINATION_MESSAGE_BYTES / 2;
 
 /// Why a pod ends before it has done what it was asked for.
 #[derive(Debug)]
@@ -90,7 +88,7 @@ fn shortened(message: String) -> String {
             c if c.is_control() => 6,
             c => c.len_utf8(),
         };
-        bytes > MESSAGE_BYTES
+        bytes > ERROR_BYTES
     });
     match end {
         Some((end, _)) => message[..end].to_owned(),
@@ -100,7 +98,7 @@ fn shortened(message: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use inferbench_crds::contract::TrialReport;
+    use inferbench_crds::contract::{TERMINATION_MESSAGE_BYTES, TrialReport};
 
     use super::*;
 

@@ -4,7 +4,12 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use inferbench_crds::{contract::TrialReport, outcome::Outcome, spec::Dtype};
+use inferbench_crds::{
+    contract::{PodRequest, TrialReport, TrialRequest},
+    layout::record_path,
+    outcome::Outcome,
+    spec::Dtype,
+};
 use inferbench_engine::ceilings::{Ceilings, roofline::ModelShape};
 use inferbench_results::{key::trial_key, record::TrialRecord, row::Row};
 
@@ -15,25 +20,21 @@ use crate::{
     exit::Exit,
     gpu,
     machine::Machine,
-    protocol::{Ask, Measure},
+    protocol::Measure,
     recording, shape, signals,
     store::Store,
 };
+
+/// Holds ceilings by data type, as JSON, that trials are judged by instead of any that are measured: for tests, which start
+/// many pods, and for nothing else.
+pub const CEILINGS_VARIABLE: &str = "INFERBENCH_CEILINGS";
 
 /// Measures the trials of a file, one request a line. The exit code is 0 where every one of them has a record.
 pub fn run(requests: &Path) -> Exit {
     signals::listen();
     let mut report = TrialReport::default();
     let ended = measure_all(requests, &mut |outcome| {
-        report
-            .outcomes
-            .push(char::from(b'0' + outcome.outcome.code()));
-        report.reused += u32::from(outcome.reused);
-        report.best = report
-            .best
-            .into_iter()
-            .chain(outcome.throughput)
-            .reduce(f64::max);
+        report.add(outcome.outcome, outcome.reused, outcome.throughput);
         leave(&report);
     });
     match ended {
@@ -63,32 +64,44 @@ fn measure_all(requests: &Path, settled: &mut dyn FnMut(Settled)) -> Result<(), 
         ));
     };
     let machine = Machine::look();
-    let isolation = first.trial.request.measurement.isolation;
+    let isolation = first.request.measurement.isolation;
     let together = i32::try_from(asks.len()).unwrap_or(i32::MAX);
     let mut pod = Pod {
         executor: Processes::new(machine.clone(), isolation, together),
         machine,
-        ceilings: BTreeMap::new(),
+        ceilings: given_ceilings()?,
     };
-    for ask in asks {
-        settled(pod.settle(ask)?);
+    for trial in asks {
+        settled(pod.settle(Measure {
+            trial,
+            weights: None,
+            ceilings: None,
+        })?);
     }
     Ok(())
 }
 
-fn read(requests: &Path) -> Result<Vec<Measure>, Broken> {
+fn read(requests: &Path) -> Result<Vec<TrialRequest>, Broken> {
     let wrong = |what: &dyn std::fmt::Display| {
         broken(format!("{}: {what}", requests.display()), Exit::BadRequest)
     };
     let text = fs::read_to_string(requests).map_err(|error| wrong(&error))?;
     text.lines()
         .filter(|line| !line.trim().is_empty())
-        .map(|line| match serde_json::from_str::<Ask>(line) {
-            Ok(Ask::Trial(ask)) => Ok(*ask),
-            Ok(Ask::Ceilings { .. }) => Err(wrong(&"asks for something else than trials")),
+        .map(|line| match serde_json::from_str(line) {
+            Ok(PodRequest::Trial(trial)) => Ok(*trial),
             Err(error) => Err(wrong(&error)),
         })
         .collect()
+}
+
+/// The ceilings that [`CEILINGS_VARIABLE`] holds; none where it is not set.
+fn given_ceilings() -> Result<BTreeMap<Dtype, Ceilings>, Broken> {
+    let Ok(text) = std::env::var(CEILINGS_VARIABLE) else {
+        return Ok(BTreeMap::new());
+    };
+    serde_json::from_str(&text)
+        .map_err(|error| broken(format!("{CEILINGS_VARIABLE}: {error}"), Exit::BadRequest))
 }
 
 struct Pod {
@@ -176,9 +189,6 @@ impl Pod {
         }
         let dtype = combination.dtype;
         ask.weights = Some(model.weights);
-        if let Some(given) = ask.ceilings.take() {
-            self.ceilings.entry(dtype).or_insert(given);
-        }
         if let (Some(config), false) = (&model.config, self.ceilings.contains_key(&dtype)) {
             let shape = ModelShape::of(config, shape::format(dtype));
             let ceilings = self
@@ -195,7 +205,7 @@ impl Pod {
 /// A record that is stored and whole. One that is damaged is moved aside, so that its trial is measured again.
 fn stored(store: &Store, key: &str) -> Result<Option<TrialRecord>, Broken> {
     let failed = |error: &dyn std::fmt::Display| broken(error, Exit::Failed);
-    let path = recording::path(key);
+    let path = record_path(key);
     let Some(bytes) = store.get(&path).map_err(|error| failed(&error))? else {
         return Ok(None);
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use inferbench_crds::spec::Objectives;
+use inferbench_crds::{layout::record_path, spec::Objectives};
 use inferbench_results::{
     fixtures,
     key::{sha256_hex, trial_key},
@@ -12,7 +12,7 @@ use inferbench_results::{
     tables::read_trials_csv,
 };
 use inferbench_runner::{
-    collect::{Stored, collect, find_attempts, read_records, record_path},
+    collect::{Stored, collect, find_attempts, read_records},
     store::{Store, StoreError, StoreOptions},
 };
 use tempfile::tempdir;
