@@ -9,8 +9,8 @@ use std::time::Instant;
 use inferbench_crds::spec::{Dtype, Objectives};
 use inferbench_results::{fixtures, row::Planned};
 use inferbench_runner::{
-    collect::{collect, record_path},
-    store::{Store, StoreOptions},
+    store::{Store, StoreOptions, records::record_path},
+    sweep::collect::collect,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 
 use inferbench_results::record::Outcome;
 
-use super::{complain, resource, store_at};
+use super::input::{resource, store_at};
 use crate::{
     cli::CollectArgs,
-    collect::{self, Collected},
-    exit::Exit,
     models::Need,
     pod,
-    prepared::Prepared,
+    process::{exit::Exit, print_error},
     store::Store,
-    stored::{self, Failure, SweepFile},
+    sweep::{
+        collect::{self, Collected},
+        prepared::Prepared,
+        stored::{self, Failure, SweepFile},
+    },
 };
 
 /// Collects a sweep that has been run.
@@ -36,13 +38,13 @@ pub fn run(args: &CollectArgs) -> Exit {
     let (store, file, failures) = match result {
         Ok(found) => found,
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             return Exit::Failed;
         }
     };
     if file == SweepFile::default() {
         let place = store.location();
-        complain(&format!(
+        print_error(&format!(
             "{place}: no sweep has been run into it ({} is missing)",
             stored::SWEEP_FILE
         ));
@@ -70,7 +72,7 @@ pub fn run(args: &CollectArgs) -> Exit {
             Exit::Ok
         }
         Err(message) => {
-            complain(&message);
+            print_error(&message);
             Exit::Failed
         }
     }
@@ -95,7 +97,7 @@ pub fn collect(store: &Store, sweep: &Prepared, failures: &[Failure]) -> Result<
     )
     .map_err(|error| error.to_string())?;
     for corrupt in &collected.corrupt {
-        complain(&format!(
+        print_error(&format!(
             "{} is no record: {}; kept as {}",
             corrupt.path, corrupt.problem, corrupt.aside
         ));

@@ -14,23 +14,33 @@ use inferbench_engine::{
 };
 use inferbench_results::record::{Outcome, TrialRecord};
 
-use super::{collect, complain, refuse_gpus, resource, store_at, trial::store_record};
+use super::{
+    collect,
+    input::{refuse_gpus, resource, store_at},
+    table,
+};
 use crate::{
     cli::RunArgs,
-    estimate::Estimator,
-    executor::{Ended, Executor, InProcess, Processes},
-    exit::Exit,
-    lock::FolderLock,
     machine::{self, Machine},
     models::Need,
-    prepared::{Fate, Prepared},
-    progress::{self, Progress},
-    protocol::{Measure, StoreAt},
-    recording, shape, signals,
-    store::{Store, StoreError},
-    stored::{self, Failure, Ledger, Measured, Pin, SweepFile},
-    sweep::{Step, over_budget, step, try_again},
-    table,
+    process::{exit::Exit, lock::FolderLock, print_error, signals},
+    store::{
+        Store, StoreError,
+        records::{TRIALS, record_path, store_record},
+    },
+    sweep::{
+        estimate::Estimator,
+        executor::{Ended, Executor, InProcess, Processes},
+        prepared::{Fate, Prepared},
+        progress::{self, Progress},
+        settle,
+        steps::{Step, over_budget, step, try_again},
+        stored::{self, Failure, Ledger, Measured, Pin, SweepFile},
+    },
+    trial::{
+        protocol::{Measure, StoreAt},
+        recording, roofline,
+    },
 };
 
 /// Leftovers of a killed run that are older than this are swept away; younger ones may be a neighbour's.
@@ -43,7 +53,7 @@ pub fn run(args: &RunArgs) -> Exit {
         Ok(exit) => exit,
         Err(Failed::Said(exit)) => exit,
         Err(Failed::Store(error)) => {
-            complain(&error);
+            print_error(&error);
             Exit::Failed
         }
     }
@@ -76,7 +86,7 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     store.probe()?;
     store.remove_leftovers(LEFTOVER_AGE)?;
     let (mut file, damaged) = SweepFile::read(&store)?;
-    damaged.iter().for_each(|damage| complain(damage));
+    damaged.iter().for_each(|damage| print_error(damage));
 
     let pinned = |name: &str| {
         let models = &resource.spec.design.factors.model;
@@ -84,7 +94,7 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
         file.pinned(name, &model.source).map(str::to_owned)
     };
     let mut sweep = Prepared::new(&resource, Need::Weights, &pinned).map_err(|error| {
-        complain(&format!("{}: {error}", args.file.display()));
+        print_error(&format!("{}: {error}", args.file.display()));
         Exit::BadInput
     })?;
     if args.in_process {
@@ -104,7 +114,7 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     file.write(&store)?;
 
     let (ledger, damaged) = Ledger::read(&store, &sweep)?;
-    damaged.iter().for_each(|damage| complain(damage));
+    damaged.iter().for_each(|damage| print_error(damage));
     let machine = Machine::look();
     let mut executor: Box<dyn Executor + '_> = if args.in_process {
         Box::new(InProcess::new(&store))
@@ -141,7 +151,7 @@ fn occupy(store: &Store) -> Result<Option<FolderLock>, Failed> {
         return Ok(None);
     };
     if holds_something_else(folder) {
-        complain(&format!(
+        print_error(&format!(
             "{}: the folder holds files, but none of a sweep ({} is missing); choose another with --out",
             folder.display(),
             stored::SWEEP_FILE
@@ -149,7 +159,7 @@ fn occupy(store: &Store) -> Result<Option<FolderLock>, Failed> {
         return Err(Exit::BadInput.into());
     }
     let lock = FolderLock::take(folder).map_err(|error| {
-        complain(&error);
+        print_error(&error);
         Exit::Failed
     })?;
     Ok(Some(lock))
@@ -161,7 +171,7 @@ fn holds_something_else(folder: &Path) -> bool {
     };
     let hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with('.');
     let visible = entries.flatten().any(|entry| !hidden(&entry.file_name()));
-    visible && !folder.join(stored::SWEEP_FILE).exists() && !folder.join("trials").is_dir()
+    visible && !folder.join(stored::SWEEP_FILE).exists() && !folder.join(TRIALS).is_dir()
 }
 
 /// A sweep while it runs.
@@ -290,7 +300,7 @@ impl Run<'_> {
             }
         }
         for (place, count) in others {
-            complain(&format!(
+            print_error(&format!(
                 "warning: {count} stored trials were measured on another machine ({place}; this one: {}, {}); \
                  they are kept, but do not compare well",
                 here.device, here.cpu
@@ -327,7 +337,7 @@ impl Run<'_> {
 
     fn keep(&self, record: &TrialRecord) -> Result<(), Failed> {
         store_record(self.store, record).map_err(|message| {
-            complain(&message);
+            print_error(&message);
             Failed::Said(Exit::Failed)
         })
     }
@@ -346,7 +356,7 @@ impl Run<'_> {
             }
             let combination = &trial.combination;
             let dtype = combination.dtype;
-            let shape = size::shape(self.sweep.config(combination), shape::format(dtype));
+            let shape = size::shape(self.sweep.config(combination), roofline::format(dtype));
             let largest = wanted.entry(dtype).or_insert(shape);
             if shape.layer_params > largest.layer_params {
                 *largest = shape;
@@ -366,13 +376,13 @@ impl Run<'_> {
                 .ceilings(dtype, shape, self.gpus())
                 .map_err(|message| {
                     if !signals::interrupted() {
-                        complain(&format!("the ceilings cannot be measured: {message}"));
+                        print_error(&format!("the ceilings cannot be measured: {message}"));
                     }
                     Failed::Said(Exit::Failed)
                 })?;
             eprintln!("  {}", describe(&ceilings));
             for why in &ceilings.disturbed {
-                complain(&format!(
+                print_error(&format!(
                     "warning: the ceilings may be too low, and fractions of them too high: each time that they were \
                      measured, {why}"
                 ));
@@ -427,9 +437,9 @@ impl Run<'_> {
     fn least_s(&self, trial: &Trial, ceilings: &BTreeMap<Dtype, Ceilings>) -> f64 {
         let combination = &trial.combination;
         let config = self.sweep.config(combination);
-        let shape = size::shape(config, shape::format(combination.dtype));
+        let shape = size::shape(config, roofline::format(combination.dtype));
         ceilings.get(&combination.dtype).map_or(0.0, |ceilings| {
-            shape::least_seconds(&shape, &shape::workload(combination), ceilings)
+            roofline::least_seconds(&shape, &roofline::workload(combination), ceilings)
         })
     }
 
@@ -464,7 +474,8 @@ impl Run<'_> {
         let class = self.class(trial, ceilings);
         let (started, started_at) = (Instant::now(), recording::now());
         let mut ended = executor.run(ask.clone());
-        if let Some(record) = recording::death(&ask.trial, self.machine, &ended, &started_at) {
+        if let Some(record) = settle::without_process(&ask.trial, self.machine, &ended, &started_at)
+        {
             ended = match store_record(self.store, &record) {
                 Ok(()) => Ended::Stored { ceilings: None },
                 Err(message) => Ended::Failed {
@@ -492,7 +503,7 @@ impl Run<'_> {
         }
         // The record counts as it can be read back, not as it was meant.
         let key = self.sweep.key(trial, attempt);
-        let bytes = self.store.get(&recording::path(&key))?.unwrap_or_default();
+        let bytes = self.store.get(&record_path(&key))?.unwrap_or_default();
         let record = match TrialRecord::read(&key, &bytes) {
             Ok(record) => record,
             Err(why) => {
@@ -625,7 +636,7 @@ impl Run<'_> {
         let failures = self.failed();
         stored::write_failures(self.store, &failures)?;
         if let Err(message) = collect::collect(self.store, self.sweep, &failures) {
-            complain(&message);
+            print_error(&message);
             return Ok(Exit::Failed);
         }
         let lines = table::lines(self.ledger.latest());
@@ -680,7 +691,7 @@ impl Run<'_> {
         let budget = over_budget(failures.len(), total, &self.sweep.spec.execution);
         if stopped != Exit::Ok || budget {
             let execution = &self.sweep.spec.execution;
-            complain(&format!(
+            print_error(&format!(
                 "{} of {total} trials failed: more than maxFailedPercent {} with onFailure {:?} allows. The same \
                  command tries them again",
                 failures.len(),

@@ -20,8 +20,10 @@ use serde::de::DeserializeOwned;
 
 use super::{Broken, broken, leave, open, read_sweep, shortened};
 use crate::{
-    collect::collect, commands::complain, exit::Exit, models::Need, prepared::Prepared, signals,
+    models::Need,
+    process::{exit::Exit, print_error, signals},
     store::Store,
+    sweep::{collect::collect, prepared::Prepared},
 };
 
 /// Names this pod's number in an Indexed Job.
@@ -43,7 +45,7 @@ pub fn run(requests: &Path) -> Exit {
         }
         Ok(None) => Exit::Ok,
         Err(Broken { message, exit }) => {
-            complain(&message);
+            print_error(&message);
             leave(&Chunk {
                 message: Some(shortened(message)),
                 ..Chunk::default()
@@ -112,7 +114,7 @@ fn make(request: &SweepRequest, store: &Store, ledger: &Outcomes) -> Result<(), 
     )
     .map_err(|error| broken(error, Exit::Failed))?;
     for corrupt in &collected.corrupt {
-        complain(&format!(
+        print_error(&format!(
             "{} is no record: {}; kept as {}",
             corrupt.path, corrupt.problem, corrupt.aside
         ));

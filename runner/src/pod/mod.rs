@@ -17,9 +17,8 @@ use inferbench_crds::{
 use serde::Serialize;
 
 use crate::{
-    commands::complain,
-    exit::Exit,
     models::{Need, Resolved, resolve},
+    process::{exit::Exit, print_error},
     store::Store,
 };
 
@@ -77,7 +76,7 @@ fn leave(report: &impl Serialize) {
         .map_err(std::io::Error::from)
         .and_then(|bytes| fs::write(&file, bytes));
     if let Err(error) = written {
-        complain(&format!("{}: {error}", file.display()));
+        print_error(&format!("{}: {error}", file.display()));
     }
 }
 

@@ -10,7 +10,7 @@ use inferbench_crds::{
 use inferbench_engine::{config::ModelConfig, size};
 
 use super::{Broken, broken, leave, load, open, read_sweep, shortened};
-use crate::{commands::complain, exit::Exit, signals};
+use crate::process::{exit::Exit, print_error, signals};
 
 /// Checks a sweep.
 pub fn run(requests: &Path) -> Exit {
@@ -21,7 +21,7 @@ pub fn run(requests: &Path) -> Exit {
             Exit::Ok
         }
         Err(Broken { message, exit }) => {
-            complain(&message);
+            print_error(&message);
             leave(&PreflightReport {
                 message: Some(shortened(message)),
                 ..PreflightReport::default()

@@ -10,14 +10,20 @@ use inferbench_results::{key::trial_key, record::TrialRecord, row::Row};
 
 use super::{Broken, broken, leave, load, open, shortened};
 use crate::{
-    commands::{complain, trial::store_record},
-    executor::{Ended, Executor, Processes},
-    exit::Exit,
-    gpu,
     machine::Machine,
-    protocol::{Ask, Measure},
-    recording, shape, signals,
-    store::Store,
+    process::{exit::Exit, print_error, program, signals},
+    store::{
+        Store,
+        records::{record_path, store_record},
+    },
+    sweep::{
+        executor::{Ended, Executor, Processes},
+        settle::without_process,
+    },
+    trial::{
+        protocol::{Ask, Measure},
+        recording, roofline,
+    },
 };
 
 /// Measures the trials of a file, one request a line. The exit code is 0 where every one of them has a record.
@@ -39,7 +45,7 @@ pub fn run(requests: &Path) -> Exit {
     match ended {
         Ok(()) => Exit::Ok,
         Err(Broken { message, exit }) => {
-            complain(&message);
+            print_error(&message);
             report.message = Some(shortened(message));
             leave(&report);
             exit
@@ -137,7 +143,7 @@ impl Pod {
         self.prepare(ask)?;
         let started_at = recording::now();
         let ended = self.executor.run(ask.clone());
-        let record = match recording::death(&ask.trial, &self.machine, &ended, &started_at) {
+        let record = match without_process(&ask.trial, &self.machine, &ended, &started_at) {
             Some(record) => record,
             None => {
                 return match ended {
@@ -162,7 +168,7 @@ impl Pod {
     /// Sees to the model's files, and to the ceilings that the trial is judged by.
     fn prepare(&mut self, ask: &mut Measure) -> Result<(), Broken> {
         let request = &ask.trial.request;
-        gpu::program(request.combination.gpus).map_err(|why| broken(why, Exit::NoDevice))?;
+        program::for_gpus(request.combination.gpus).map_err(|why| broken(why, Exit::NoDevice))?;
         let (combination, pinned) = (&request.combination, &request.model_revision);
         let model = load(&combination.model, request.seed, Some(pinned))?;
         if model.revision != *pinned {
@@ -180,7 +186,7 @@ impl Pod {
             self.ceilings.entry(dtype).or_insert(given);
         }
         if let (Some(config), false) = (&model.config, self.ceilings.contains_key(&dtype)) {
-            let shape = size::shape(config, shape::format(dtype));
+            let shape = size::shape(config, roofline::format(dtype));
             let ceilings = self
                 .executor
                 .ceilings(dtype, shape, combination.gpus)
@@ -195,7 +201,7 @@ impl Pod {
 /// A record that is stored and whole. One that is damaged is moved aside, so that its trial is measured again.
 fn stored(store: &Store, key: &str) -> Result<Option<TrialRecord>, Broken> {
     let failed = |error: &dyn std::fmt::Display| broken(error, Exit::Failed);
-    let path = recording::path(key);
+    let path = record_path(key);
     let Some(bytes) = store.get(&path).map_err(|error| failed(&error))? else {
         return Ok(None);
     };
@@ -205,7 +211,7 @@ fn stored(store: &Store, key: &str) -> Result<Option<TrialRecord>, Broken> {
             let aside = store
                 .set_aside(&path, &bytes)
                 .map_err(|error| failed(&error))?;
-            complain(&format!("{path} is no record: {why}; kept as {aside}"));
+            print_error(&format!("{path} is no record: {why}; kept as {aside}"));
             Ok(None)
         }
     }

@@ -3,7 +3,6 @@
 #[cfg(test)]
 mod fake;
 pub mod nvml;
-pub mod process;
 mod sampler;
 mod series;
 mod window;

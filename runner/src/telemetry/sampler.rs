@@ -13,11 +13,10 @@ use inferbench_results::record::{CpuTelemetry, GpuTelemetry, Phase, Sample, Tele
 
 use super::{
     nvml::{Gpus, Reading},
-    process::ProcessSample,
     series::Series,
     window::{Point, Span, Window},
 };
-use crate::machine::unix_ns;
+use crate::machine::{unix_ns, usage::ProcessSample};
 
 /// The time between two samples. One of the process costs some tens of microseconds of one CPU, so this is far below a
 /// thousandth; what one of a GPU costs depends on its driver.

@@ -29,7 +29,7 @@ use inferbench_operator::{
     lease::{Holder, Settings as LeaseSettings},
     metrics::Metrics,
 };
-use inferbench_runner::{fault, pod::REPORT_VARIABLE};
+use inferbench_runner::{pod::REPORT_VARIABLE, process::fault};
 use k8s_openapi::{
     api::{batch::v1::Job, core::v1::Pod},
     apimachinery::pkg::apis::meta::v1::Condition,

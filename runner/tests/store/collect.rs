@@ -12,8 +12,8 @@ use inferbench_results::{
     tables::read_trials_csv,
 };
 use inferbench_runner::{
-    collect::{Stored, collect, find_attempts, read_records, record_path},
-    store::{Store, StoreError, StoreOptions},
+    store::{Store, StoreError, StoreOptions, records::record_path},
+    sweep::collect::{Stored, collect, find_attempts, read_records},
 };
 use tempfile::tempdir;
 

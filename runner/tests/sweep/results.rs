@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use inferbench_results::record::Outcome;
-use inferbench_runner::stored::SweepFile;
+use inferbench_runner::sweep::stored::SweepFile;
 
 use crate::place::{Place, SPEC, stderr, stdout};
 

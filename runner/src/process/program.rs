@@ -13,7 +13,7 @@ pub const PROGRAM: &str = "inferbench-cuda";
 ///
 /// # Errors
 /// What is missing, where nothing can measure on GPUs here.
-pub fn program(gpus: u32) -> Result<Option<PathBuf>, String> {
+pub fn for_gpus(gpus: u32) -> Result<Option<PathBuf>, String> {
     if gpus == 0 || COMPILED {
         return Ok(None);
     }

@@ -1,23 +1,33 @@
 //! Who measures a trial: a process of its own, or this one.
 
-use std::time::Duration;
+use std::{os::unix::process::CommandExt, process::Command, time::Duration};
 
-use inferbench_crds::spec::{Dtype, Isolation};
+use inferbench_crds::{
+    contract::REQUESTS_VARIABLE,
+    spec::{Dtype, Isolation},
+};
 use inferbench_engine::{
     ceilings::{Ceilings, roofline::Shape},
     threads,
 };
 
 use crate::{
-    child::{Child, Death, Reply, Verdict},
-    commands::trial::store_record,
     machine::Machine,
-    protocol::{Answer, Ask, Measure},
-    shape, signals,
-    store::Store,
-    trial::{Clock, NoRecord, Session},
+    process::{
+        child::{Cause, Child, Reply},
+        program, signals,
+    },
+    store::{Store, records::store_record},
+    trial::{
+        clock::Clock,
+        protocol::{Answer, Ask, Measure},
+        roofline,
+        session::{NoRecord, Session},
+    },
 };
 
+/// A measuring process in messages.
+const MEASURER: &str = "the measuring process";
 /// How long after its own time-out a measuring process is ended from outside.
 const BACKSTOP: Duration = Duration::from_secs(10);
 /// The longest that measuring the ceilings may take.
@@ -90,7 +100,13 @@ impl Processes {
         }
     }
 
-    fn talk(&mut self, ask: &Ask, group: Group, patience: Duration) -> Reply {
+    /// Asks the process of a group, a new one where there is none or it has served its share.
+    fn ask(
+        &mut self,
+        ask: &Ask,
+        group: Group,
+        patience: Duration,
+    ) -> Result<Reply<Answer>, String> {
         let (mut child, served) = match self.current.take() {
             Some((child, same, served)) if same == group && served < self.trials_per_process => {
                 (child, served)
@@ -99,19 +115,10 @@ impl Processes {
                 if let Some((done, ..)) = other {
                     done.close();
                 }
-                match Child::start(group.gpus) {
-                    Ok(child) => (child, 0),
-                    Err(error) => {
-                        let complaints = format!("no process could be started: {error}");
-                        return Reply::Died(Death {
-                            complaints,
-                            ..Death::default()
-                        });
-                    }
-                }
+                (start(group.gpus, &self.machine)?, 0)
             }
         };
-        let reply = child.ask(ask, patience, &self.machine);
+        let reply = ask_child(&mut child, ask, patience)?;
         if matches!(reply, Reply::Answer(_)) {
             if served + 1 < self.trials_per_process {
                 self.current = Some((child, group, served + 1));
@@ -119,8 +126,31 @@ impl Processes {
                 child.close();
             }
         }
-        reply
+        Ok(reply)
     }
+}
+
+/// Starts this program again as `inferbench trial`, or the one that measures on so many GPUs.
+fn start(gpus: u32, machine: &Machine) -> Result<Child, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("no process could be started: {error}");
+    let program = match program::for_gpus(gpus).map_err(|error| failed(&error))? {
+        Some(program) => program,
+        // The file itself: its name may meanwhile belong to a newer build.
+        None if cfg!(target_os = "linux") => "/proc/self/exe".into(),
+        None => std::env::current_exe().map_err(|error| failed(&error))?,
+    };
+    let mut command = Command::new(program);
+    command.arg0("inferbench").arg("trial");
+    // The same GPUs for the same number of them, whatever their speeds.
+    command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+    // The requests of a pod are its parent's.
+    command.env_remove(REQUESTS_VARIABLE);
+    Child::spawn(command, machine.memory).map_err(|error| failed(&error))
+}
+
+fn ask_child(child: &mut Child, ask: &Ask, patience: Duration) -> Result<Reply<Answer>, String> {
+    let line = serde_json::to_string(ask).map_err(|error| format!("the request: {error}"))?;
+    Ok(child.ask(&line, patience, |line| serde_json::from_str(line).ok()))
 }
 
 impl Executor for Processes {
@@ -133,18 +163,25 @@ impl Executor for Processes {
             replicate: ask.trial.request.replicate,
         };
         let patience = Duration::from_millis(ask.trial.timeout_ms).saturating_add(BACKSTOP);
-        match self.talk(&Ask::Trial(Box::new(ask)), group, patience) {
+        let failed = |message| Ended::Failed {
+            message,
+            permanent: false,
+        };
+        let reply = match self.ask(&Ask::Trial(Box::new(ask)), group, patience) {
+            Ok(reply) => reply,
+            Err(message) => return failed(message),
+        };
+        match reply {
             Reply::Answer(Answer::Stored { ceilings, .. }) => Ended::Stored { ceilings },
             Reply::Answer(Answer::Failed { message, permanent }) => {
                 Ended::Failed { message, permanent }
             }
-            Reply::Answer(Answer::Ceilings(_)) => Ended::Failed {
-                message: "the measuring process answered another question".into(),
-                permanent: false,
-            },
-            Reply::Died(death) => match death.verdict() {
-                Verdict::OutOfMemory(message) => Ended::OutOfMemory(message),
-                Verdict::Failed { message, permanent } => Ended::Failed { message, permanent },
+            Reply::Answer(Answer::Ceilings(_)) => failed(format!(
+                "{MEASURER} was asked for a trial and answered with ceilings"
+            )),
+            Reply::Exited(status) => match status.cause(MEASURER) {
+                Cause::OutOfMemory(message) => Ended::OutOfMemory(message),
+                Cause::Failed { message, permanent } => Ended::Failed { message, permanent },
             },
             Reply::Overdue => Ended::Overdue,
             Reply::Interrupted => Ended::Interrupted,
@@ -152,20 +189,24 @@ impl Executor for Processes {
     }
 
     fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String> {
-        let mut child = Child::start(gpus).map_err(|error| error.to_string())?;
-        match child.ask(
-            &Ask::Ceilings { dtype, shape, gpus },
-            CEILINGS_PATIENCE,
-            &self.machine,
-        ) {
+        let mut child = start(gpus, &self.machine)?;
+        let ask = Ask::Ceilings { dtype, shape, gpus };
+        match ask_child(&mut child, &ask, CEILINGS_PATIENCE)? {
             Reply::Answer(Answer::Ceilings(ceilings)) => {
                 child.close();
                 Ok(ceilings)
             }
             Reply::Answer(Answer::Failed { message, .. }) => Err(message),
-            Reply::Answer(Answer::Stored { .. }) => Err("another question was answered".into()),
-            Reply::Died(death) => Err(format!("{:?}", death.verdict())),
-            Reply::Overdue => Err("it took too long".into()),
+            Reply::Answer(Answer::Stored { key, .. }) => Err(format!(
+                "{MEASURER} was asked for ceilings and answered with the record of trial {key}"
+            )),
+            Reply::Exited(status) => Err(match status.cause(MEASURER) {
+                Cause::OutOfMemory(message) | Cause::Failed { message, .. } => message,
+            }),
+            Reply::Overdue => Err(format!(
+                "{MEASURER} did not answer within {} s",
+                CEILINGS_PATIENCE.as_secs()
+            )),
             Reply::Interrupted => Err("interrupted".into()),
         }
     }
@@ -209,7 +250,7 @@ impl Executor for InProcess<'_> {
 
     fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String> {
         self.session
-            .ceilings(shape::format(dtype), &shape, gpus)
+            .ceilings(roofline::format(dtype), &shape, gpus)
             .map_err(|error| error.to_string())
     }
 }

@@ -1,11 +1,12 @@
-//! The parent's side of a measuring process: starts it, talks to it, and makes out what became of it when it dies.
+//! A child process that is spoken to by lines: requests on its standard input, answers on its standard output. It is
+//! watched while it works; when it ends, its exit status, its standard error and what the kernel says of memory tell why.
 
 use std::{
     collections::VecDeque,
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
-    process::{Child as Process, ChildStdin, Command, ExitStatus, Stdio},
+    process::{Child as Process, ChildStdin, Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{self, Receiver, RecvTimeoutError},
@@ -14,16 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::contract::REQUESTS_VARIABLE;
-
-use crate::{
-    cgroup::Cgroup,
-    exit::Exit,
-    gpu,
-    machine::{Machine, kib_line},
-    protocol::{Answer, Ask},
-    signals,
-};
+use super::{exit::Exit, signals};
+use crate::machine::{cgroup::Cgroup, kib_line};
 
 /// Lines of a child's standard error that are kept, and those of them that a message quotes.
 const KEPT_LINES: usize = 200;
@@ -33,40 +26,41 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How often a waiting parent looks up.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
-/// A measuring process.
+/// A child process.
 #[derive(Debug)]
 pub struct Child {
     process: Process,
     requests: Option<ChildStdin>,
     answers: Receiver<String>,
-    complaints: Arc<Mutex<VecDeque<String>>>,
+    stderr: Arc<Mutex<VecDeque<String>>>,
     readers: Vec<JoinHandle<()>>,
     kills_before: Kills,
     peak_rss: Option<u64>,
+    memory: Option<u64>,
 }
 
-/// What came of a request.
+/// The reply to a request.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
+pub enum Reply<T> {
     /// The child answered.
-    Answer(Answer),
-    /// The child died without an answer.
-    Died(Death),
-    /// The child did not end in time, and was ended.
+    Answer(T),
+    /// The child ended without an answer.
+    Exited(ExitStatus),
+    /// The child did not answer in time, and was ended.
     Overdue,
     /// Ctrl-C or SIGTERM arrived; the child was ended.
     Interrupted,
 }
 
-/// How a child died, and what speaks for a lack of memory.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Death {
+/// How a child ended, and what speaks for a lack of memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExitStatus {
     /// Its exit code, if it exited.
     pub code: Option<i32>,
     /// The signal, if one killed it.
     pub signal: Option<i32>,
     /// The end of its standard error.
-    pub complaints: String,
+    pub stderr: String,
     /// Whether the kernel has killed for memory meanwhile, in this control group or, where that cannot be seen,
     /// anywhere on the machine.
     pub oom_kill_seen: bool,
@@ -76,25 +70,26 @@ pub struct Death {
     pub memory: Option<u64>,
 }
 
-/// What a death means.
+/// Why a child ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Cause {
     /// Memory did not suffice: a measurement.
     OutOfMemory(String),
     /// It broke.
     Failed {
         /// How, with the end of its standard error.
         message: String,
-        /// Whether trying again cannot help.
+        /// Whether trying again cannot help, by this program's own exit codes.
         permanent: bool,
     },
 }
 
-impl Death {
-    /// What the death means. A kill (signal 9, or exit code 137 through a shell) is for memory when the kernel says
-    /// so, or when the process filled nine tenths of what there is; an abort is, when the allocator said so last.
+impl ExitStatus {
+    /// Why the child ended, which messages call `name`. A kill (signal 9, or exit code 137 through a shell) is for memory
+    /// when the kernel says so, or when the process filled nine tenths of what there is; an abort is, when the allocator
+    /// said so last.
     #[must_use]
-    pub fn verdict(&self) -> Verdict {
+    pub fn cause(&self, name: &str) -> Cause {
         let killed = self.signal == Some(libc::SIGKILL) || self.code == Some(137);
         let filled = self
             .peak_rss
@@ -108,28 +103,28 @@ impl Death {
             let all = self
                 .memory
                 .map_or(String::new(), |all| format!(" of {:.2} GiB", gib(all)));
-            return Verdict::OutOfMemory(format!("killed for want of memory{used}{all}"));
+            return Cause::OutOfMemory(format!("killed for want of memory{used}{all}"));
         }
         if let Some(line) =
-            self.complaints.lines().rev().find(|line| {
+            self.stderr.lines().rev().find(|line| {
                 line.starts_with("memory allocation of") && line.ends_with("bytes failed")
             })
             && self.signal == Some(libc::SIGABRT)
         {
-            return Verdict::OutOfMemory(line.to_owned());
+            return Cause::OutOfMemory(line.to_owned());
         }
         let how = match (self.code, self.signal) {
-            (_, Some(signal)) => format!("the measuring process was ended by signal {signal}"),
-            (Some(code), _) => format!("the measuring process exited with {code}"),
-            (None, None) => "the measuring process ended".into(),
+            (_, Some(signal)) => format!("{name} was ended by signal {signal}"),
+            (Some(code), _) => format!("{name} exited with {code}"),
+            (None, None) => format!("{name} ended"),
         };
-        let why = if self.complaints.is_empty() {
+        let why = if self.stderr.is_empty() {
             String::new()
         } else {
-            format!("; it said: {}", self.complaints)
+            format!("; it said: {}", self.stderr)
         };
         let permanent = self.code.is_some_and(Exit::is_permanent);
-        Verdict::Failed {
+        Cause::Failed {
             message: format!("{how}{why}"),
             permanent,
         }
@@ -137,28 +132,16 @@ impl Death {
 }
 
 impl Child {
-    /// Starts this program again as `inferbench trial`, or the one that measures on so many GPUs. It ends with its
-    /// parent, whatever ends that, and the kernel takes it first when memory runs out.
+    /// Starts a command. It ends with its parent, whatever ends that, and the kernel takes it first when `memory`, what
+    /// there is in bytes, runs out.
     ///
     /// # Errors
     /// Where no process can be started.
-    pub fn start(gpus: u32) -> io::Result<Self> {
-        let program = match gpu::program(gpus).map_err(io::Error::other)? {
-            Some(program) => program,
-            // The file itself: its name may meanwhile belong to a newer build.
-            None if cfg!(target_os = "linux") => "/proc/self/exe".into(),
-            None => std::env::current_exe()?,
-        };
-        let mut command = Command::new(program);
-        command.arg0("inferbench").arg("trial");
-        // The same GPUs for the same number of them, whatever their speeds.
-        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+    pub fn spawn(mut command: Command, memory: Option<u64>) -> io::Result<Self> {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        // The requests of a pod are its parent's.
-        command.env_remove(REQUESTS_VARIABLE);
         // A group of its own: Ctrl-C is the parent's to handle.
         command.process_group(0);
         let parent = std::process::id();
@@ -179,7 +162,7 @@ impl Child {
         let _ = fs::write(format!("/proc/{}/oom_score_adj", process.id()), "1000");
 
         let (said, answers) = mpsc::channel();
-        let complaints = Arc::new(Mutex::new(VecDeque::new()));
+        let stderr = Arc::new(Mutex::new(VecDeque::new()));
         let mut readers = Vec::new();
         if let Some(out) = process.stdout.take() {
             readers.push(std::thread::spawn(move || {
@@ -191,7 +174,7 @@ impl Child {
             }));
         }
         if let Some(err) = process.stderr.take() {
-            let kept = Arc::clone(&complaints);
+            let kept = Arc::clone(&stderr);
             readers.push(std::thread::spawn(move || keep_last_lines(err, &kept)));
         }
         let requests = process.stdin.take();
@@ -199,35 +182,40 @@ impl Child {
             process,
             requests,
             answers,
-            complaints,
+            stderr,
             readers,
             kills_before,
             peak_rss: None,
+            memory,
         })
     }
 
-    /// Makes a request and waits for the answer, at most so long. After anything but an answer the child is gone.
-    pub fn ask(&mut self, ask: &Ask, patience: Duration, machine: &Machine) -> Reply {
+    /// Its process number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Makes a request of one line and waits for the answer, at most so long: the first line that `accept` takes for one,
+    /// should a library ever print. After anything but an answer the child is gone.
+    pub fn ask<T>(
+        &mut self,
+        line: &str,
+        patience: Duration,
+        mut accept: impl FnMut(&str) -> Option<T>,
+    ) -> Reply<T> {
         let deadline = Instant::now() + patience;
-        let sent = serde_json::to_string(ask)
-            .map_err(io::Error::from)
-            .and_then(|line| {
-                let pipe = self.requests.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-                writeln!(pipe, "{line}")?;
-                pipe.flush()
-            });
-        if sent.is_err() {
-            return Reply::Died(self.bury(machine));
+        if self.send(line).is_err() {
+            return Reply::Exited(self.wait());
         }
         loop {
             match self.answers.recv_timeout(LOOK_UP) {
-                // Only answers count, should a library ever print.
                 Ok(line) => {
-                    if let Ok(answer) = serde_json::from_str(&line) {
+                    if let Some(answer) = accept(&line) {
                         return Reply::Answer(answer);
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => return Reply::Died(self.bury(machine)),
+                Err(RecvTimeoutError::Disconnected) => return Reply::Exited(self.wait()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if signals::interrupted() {
@@ -240,6 +228,12 @@ impl Child {
             }
             self.peak_rss = peak_rss(self.process.id()).or(self.peak_rss);
         }
+    }
+
+    fn send(&mut self, line: &str) -> io::Result<()> {
+        let pipe = self.requests.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        writeln!(pipe, "{line}")?;
+        pipe.flush()
     }
 
     /// Lets the child end by itself: it has no more requests to wait for.
@@ -275,11 +269,11 @@ impl Child {
         let _ = self.process.wait();
     }
 
-    /// How the child, whose output has ended, died.
-    fn bury(&mut self, machine: &Machine) -> Death {
+    /// Waits for the end of the child, whose output has ended.
+    fn wait(&mut self) -> ExitStatus {
         drop(self.requests.take());
         let patience = Instant::now() + GRACE;
-        let status: Option<ExitStatus> = loop {
+        let status: Option<std::process::ExitStatus> = loop {
             match self.process.try_wait() {
                 Ok(Some(status)) => break Some(status),
                 Ok(None) if Instant::now() < patience => {
@@ -296,17 +290,14 @@ impl Child {
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
-        let mut complaints = self
-            .complaints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Death {
+        let mut stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        ExitStatus {
             code: status.and_then(|status| status.code()),
             signal: status.and_then(|status| status.signal()),
-            complaints: quote(complaints.make_contiguous()),
+            stderr: quote(stderr.make_contiguous()),
             oom_kill_seen: Kills::count().more_than(&self.kills_before),
             peak_rss: self.peak_rss,
-            memory: machine.memory,
+            memory: self.memory,
         }
     }
 }
@@ -317,7 +308,7 @@ impl Drop for Child {
     }
 }
 
-/// What is worth quoting of a dead process' standard error: the panic, if it was one, else the end.
+/// The part of an ended process' standard error that is worth quoting: the panic, if it was one, else the end.
 fn quote(lines: &[String]) -> String {
     let panic = lines
         .iter()
@@ -381,52 +372,53 @@ mod tests {
     use super::*;
 
     const GIB: u64 = 1 << 30;
+    const MEASURER: &str = "the measuring process";
 
-    fn killed() -> Death {
-        Death {
+    fn killed() -> ExitStatus {
+        ExitStatus {
             signal: Some(9),
             memory: Some(16 * GIB),
-            ..Death::default()
+            ..ExitStatus::default()
         }
     }
 
     #[test]
     fn a_kill_with_evidence_is_for_want_of_memory() {
-        let seen = Death {
+        let seen = ExitStatus {
             oom_kill_seen: true,
             peak_rss: Some(3 * GIB),
             ..killed()
         };
         assert_eq!(
-            seen.verdict(),
-            Verdict::OutOfMemory(
+            seen.cause(MEASURER),
+            Cause::OutOfMemory(
                 "killed for want of memory when it used 3.00 GiB of 16.00 GiB".into()
             )
         );
-        let full = Death {
+        let full = ExitStatus {
             peak_rss: Some(15 * GIB),
             ..killed()
         };
-        assert!(matches!(full.verdict(), Verdict::OutOfMemory(_)));
-        let shell = Death {
+        assert!(matches!(full.cause(MEASURER), Cause::OutOfMemory(_)));
+        let shell = ExitStatus {
             code: Some(137),
             signal: None,
             oom_kill_seen: true,
             ..killed()
         };
-        assert!(matches!(shell.verdict(), Verdict::OutOfMemory(_)));
+        assert!(matches!(shell.cause(MEASURER), Cause::OutOfMemory(_)));
     }
 
     #[test]
     fn a_kill_without_is_a_failure() {
-        let small = Death {
+        let small = ExitStatus {
             peak_rss: Some(GIB),
             ..killed()
         };
         let message = "the measuring process was ended by signal 9".into();
         assert_eq!(
-            small.verdict(),
-            Verdict::Failed {
+            small.cause(MEASURER),
+            Cause::Failed {
                 message,
                 permanent: false
             }
@@ -436,18 +428,18 @@ mod tests {
     #[test]
     fn the_allocators_last_words_count_with_an_abort_only() {
         let words = "memory allocation of 8589934592 bytes failed";
-        let abort = Death {
+        let abort = ExitStatus {
             signal: Some(6),
-            complaints: format!("hello\n{words}"),
-            ..Death::default()
+            stderr: format!("hello\n{words}"),
+            ..ExitStatus::default()
         };
-        assert_eq!(abort.verdict(), Verdict::OutOfMemory(words.into()));
-        let exit = Death {
+        assert_eq!(abort.cause(MEASURER), Cause::OutOfMemory(words.into()));
+        let exit = ExitStatus {
             code: Some(1),
             signal: None,
             ..abort
         };
-        assert!(matches!(exit.verdict(), Verdict::Failed { .. }));
+        assert!(matches!(exit.cause(MEASURER), Cause::Failed { .. }));
     }
 
     #[test]
@@ -464,22 +456,22 @@ mod tests {
 
     #[test]
     fn failures_quote_the_child_and_know_what_is_permanent() {
-        let exit = |code| Death {
+        let exit = |code| ExitStatus {
             code: Some(code),
-            complaints: "no".into(),
-            ..Death::default()
+            stderr: "no".into(),
+            ..ExitStatus::default()
         };
         let message = "the measuring process exited with 65; it said: no".into();
         assert_eq!(
-            exit(65).verdict(),
-            Verdict::Failed {
+            exit(65).cause(MEASURER),
+            Cause::Failed {
                 message,
                 permanent: true
             }
         );
         assert!(matches!(
-            exit(1).verdict(),
-            Verdict::Failed {
+            exit(1).cause(MEASURER),
+            Cause::Failed {
                 permanent: false,
                 ..
             }

@@ -7,6 +7,7 @@
 
 mod address;
 mod error;
+pub mod records;
 
 use std::{
     io::Write as _,

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use inferbench_crds::design::Trial;
 use inferbench_results::{record::Outcome, row::Row};
 
-use crate::estimate::spoken;
+use super::estimate::spoken;
 
 /// Shows how far a sweep is, on standard error.
 pub struct Progress {

@@ -2,16 +2,12 @@
 //! child's standard input, answers on its standard output. What a Job in a cluster is given, `inferbench_crds::contract`
 //! says; these requests are the same with what its pod has found out.
 
-use std::path::PathBuf;
-
 pub use inferbench_crds::contract::{StoreAt, TrialRequest};
 use inferbench_crds::spec::Dtype;
-use inferbench_engine::{
-    Weights,
-    ceilings::{Ceilings, roofline::Shape},
-    presets,
-};
+use inferbench_engine::ceilings::{Ceilings, roofline::Shape};
 use serde::{Deserialize, Serialize};
+
+use crate::models::WeightsAt;
 
 /// What a measuring process is asked for.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -44,43 +40,6 @@ pub struct Measure {
     /// The ceilings that it is judged by; measured first where they are absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ceilings: Option<Ceilings>,
-}
-
-/// Where a model lies.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub enum WeightsAt {
-    /// Nowhere: it is made.
-    Random {
-        /// The name of the shape.
-        preset: String,
-        /// The seed of the weights.
-        seed: i64,
-    },
-    /// In a local folder, or a GGUF file.
-    Folder(PathBuf),
-}
-
-impl WeightsAt {
-    /// As the engine wants it.
-    ///
-    /// # Errors
-    /// Where there is no such preset.
-    pub fn weights(&self) -> Result<Weights, String> {
-        match self {
-            WeightsAt::Random { preset, seed } => match presets::preset(preset) {
-                Some(config) => Ok(Weights::Random {
-                    config,
-                    seed: seed.cast_unsigned(),
-                }),
-                None => Err(format!(
-                    "there is no preset {preset:?}; there are {}",
-                    presets::PRESETS.join(", ")
-                )),
-            },
-            WeightsAt::Folder(folder) => Ok(Weights::Path(folder.clone())),
-        }
-    }
 }
 
 /// What a measuring process answers.

@@ -5,10 +5,10 @@ use inferbench_engine::{
     ceilings::{Ceilings, roofline::Shape},
 };
 
-use crate::{
+use super::{
+    Machine,
+    activity::{Counters, disturbances},
     cgroup::Cgroup,
-    hygiene::{Counters, disturbances},
-    machine::Machine,
 };
 
 /// How often the ceilings are measured where something else goes on every time.

@@ -1,35 +1,28 @@
 //! `inferbench trial`: the process that measures. Reads requests from standard input until it is closed, stores each
-//! record itself, and answers on standard output; a sweep starts it. In a pod, whose requests are in a file, it is the
-//! parent of such processes: see [`pod::trials`].
+//! record itself, and answers on standard output; a sweep starts it.
 
 use std::{
     io::{self, BufRead, Write},
-    path::Path,
     sync::{Arc, mpsc},
     time::Duration,
 };
 
-use inferbench_crds::contract::REQUESTS_VARIABLE;
 use inferbench_engine::{ceilings::Ceilings, threads};
-use inferbench_results::{
-    key::trial_key,
-    record::{Outcome, TrialRecord},
-};
+use inferbench_results::record::{Outcome, TrialRecord};
 
-use crate::{
-    exit::Exit,
-    fault, pod,
+use super::{
+    clock::Clock,
     protocol::{Answer, Ask, Measure},
-    recording, shape, signals,
-    store::Store,
-    trial::{Clock, NoRecord, Session},
+    recording, roofline,
+    session::{NoRecord, Session},
+};
+use crate::{
+    process::{exit::Exit, fault, signals},
+    store::{Store, records::store_record},
 };
 
 /// Serves requests. The exit code is that of the last trial: of interest where there is one only, as in a Job.
 pub fn run() -> Exit {
-    if let Some(requests) = std::env::var_os(REQUESTS_VARIABLE) {
-        return pod::trials::run(Path::new(&requests));
-    }
     signals::exit_on_signal();
     let threads = threads::init(None);
     let mut session = Session::new(threads);
@@ -44,7 +37,7 @@ pub fn run() -> Exit {
                 return Exit::BadRequest;
             }
             Ok(Ask::Ceilings { dtype, shape, gpus }) => {
-                match session.ceilings(shape::format(dtype), &shape, gpus) {
+                match session.ceilings(roofline::format(dtype), &shape, gpus) {
                     Ok(ceilings) => Answer::Ceilings(ceilings),
                     Err(error) => Answer::Failed {
                         message: format!("ceilings: {error}"),
@@ -123,20 +116,6 @@ fn put(store: &Store, record: &TrialRecord, ceilings: Option<Ceilings>) -> (Answ
         Ok(()) => (Answer::Stored { key, ceilings }, Exit::Ok),
         Err(message) => failed(message, Exit::Failed),
     }
-}
-
-/// Stores a record under its key; the one that is there already wins.
-///
-/// # Errors
-/// Where the record is not fit to be read again, or the store fails.
-pub fn store_record(store: &Store, record: &TrialRecord) -> Result<(), String> {
-    debug_assert_eq!(record.trial_key, trial_key(&record.request, record.attempt));
-    let bytes = record.write().map_err(|error| error.to_string())?;
-    let path = recording::path(&record.trial_key);
-    store
-        .create(&path, &bytes)
-        .map(drop)
-        .map_err(|error| error.to_string())
 }
 
 fn failed(message: String, exit: Exit) -> (Answer, Exit) {

@@ -1,12 +1,6 @@
 //! One trial, from its request to its record.
 
-use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use inferbench_crds::design::Combination;
 use inferbench_engine::{
@@ -14,26 +8,34 @@ use inferbench_engine::{
     ceilings::{Ceilings, roofline::Shape},
     config::ModelConfig,
     gpu::{self, Gpu},
-    quality::{Score, repetition_rate},
     size,
     threads::Threads,
     tokenizer::{self, Tokenizer},
 };
 use inferbench_results::{
     key::trial_key,
-    record::{CpuTelemetry, Effective, Harness, Outcome, Quality, TrialRecord},
+    record::{CpuTelemetry, Effective, Harness, Outcome, TrialRecord},
 };
 
-use crate::{
-    ceilings,
-    cgroup::Cgroup,
-    hygiene::{self, Counters, Evidence, Interval},
-    lock::Presence,
-    machine::{self, Machine},
+use super::{
+    clock::{Clock, JUDGING, LOADING, MEASURING, WARMING_UP},
     measure::{Around, Measured, Plan, Stop, measure},
-    protocol::{Measure, WeightsAt},
-    recording, shape,
-    telemetry::{Sampler, min_samples, nvml::Gpus, process},
+    protocol::Measure,
+    quality::judge,
+    recording, roofline,
+    verdict::{self, Evidence},
+};
+use crate::{
+    machine::{
+        self, Machine,
+        activity::{Counters, Interval},
+        ceilings,
+        cgroup::Cgroup,
+        usage,
+    },
+    models::WeightsAt,
+    process::lock::Presence,
+    telemetry::{Sampler, min_samples, nvml::Gpus},
 };
 
 /// What the trials of one process share.
@@ -57,17 +59,6 @@ struct Loaded {
     tokenizer: Option<Tokenizer>,
 }
 
-/// A trial's time, shared with the thread that watches over it.
-#[derive(Debug)]
-pub struct Clock {
-    /// When it began, as records write it.
-    pub started_at: String,
-    deadline: Instant,
-    limit: Duration,
-    phase: AtomicU8,
-    settled: Mutex<bool>,
-}
-
 /// Why a trial has no record.
 #[derive(Debug)]
 pub enum NoRecord {
@@ -80,57 +71,6 @@ pub enum NoRecord {
     },
     /// It was told to stop.
     Interrupted,
-}
-
-const PHASES: [&str; 5] = [
-    "preparing",
-    "loading the model",
-    "warming up",
-    "measuring",
-    "judging what was written",
-];
-
-impl Clock {
-    /// Starts the time of a trial that may take so long.
-    #[must_use]
-    pub fn start(limit: Duration) -> Self {
-        Self {
-            started_at: recording::now(),
-            deadline: Instant::now() + limit,
-            limit,
-            phase: AtomicU8::new(0),
-            settled: Mutex::new(false),
-        }
-    }
-
-    /// How long until the trial's time is over.
-    #[must_use]
-    pub fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    /// What a record says when the time is over.
-    #[must_use]
-    pub fn message(&self) -> String {
-        let phase = PHASES[usize::from(self.phase.load(Ordering::Relaxed))];
-        format!(
-            "{phase} when trialTimeout of {:.1} s was over",
-            self.limit.as_secs_f64()
-        )
-    }
-
-    /// Whether the caller is the first who wants to end the trial; it alone stores a record.
-    #[must_use]
-    pub fn settle(&self) -> bool {
-        !std::mem::replace(
-            &mut *self.settled.lock().unwrap_or_else(PoisonError::into_inner),
-            true,
-        )
-    }
-
-    fn enter(&self, phase: u8) {
-        self.phase.store(phase, Ordering::Relaxed);
-    }
 }
 
 impl Session {
@@ -263,7 +203,7 @@ impl Session {
             at.ok_or_else(|| invalid("the request does not say where the model lies".into()))?;
         let weights = at.weights().map_err(invalid)?;
         let config = weights.config()?;
-        let format = shape::format(combination.dtype);
+        let format = roofline::format(combination.dtype);
         let shape = size::shape(&config, format);
 
         let aside = Instant::now();
@@ -276,17 +216,17 @@ impl Session {
         let key = trial_key(&ask.trial.request, ask.trial.attempt);
         let seed = prompt_seed(&key);
         let presence = Presence::enter().ok();
-        process::reset_peak_memory();
+        usage::reset_peak_memory();
         let sampler = Sampler::start(&uuids);
 
-        clock.enter(1);
+        clock.enter(LOADING);
         let load_start = Instant::now();
         let fresh = std::mem::replace(&mut self.fresh, false);
         let (machine, cgroup) = (&self.machine, &self.cgroup);
         let loaded = load(&mut self.loaded, ask, at, &weights)?;
         let load_time = load_start.elapsed();
 
-        clock.enter(2);
+        clock.enter(WARMING_UP);
         let measurement = &ask.trial.request.measurement;
         let plan = Plan {
             batch: combination.batch_size as usize,
@@ -336,7 +276,7 @@ impl Session {
         let mut telemetry = sampler.finish(measured.window.0, measured.window.1);
         telemetry.cpu = CpuTelemetry {
             cpu_time_s: Some(window.cpu_time_s),
-            rss_peak_mib: process::peak_memory_mib(),
+            rss_peak_mib: usage::peak_memory_mib(),
             cpu_throttled_ms: window.throttled_ms,
             cpu_steal_pct: window.steal_pct,
             cpu_foreign_pct: window.foreign_pct,
@@ -373,7 +313,7 @@ impl Session {
                 .collect(),
             gpu_telemetry_missing: telemetry.gpu_telemetry_missing.clone(),
         };
-        let invalid_reasons = hygiene::invalid_reasons(&evidence);
+        let invalid_reasons = verdict::invalid_reasons(&evidence);
         let (ttft_s, tpot_s) = mean_times(&measured);
         let info = loaded.engine.info();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
@@ -401,24 +341,31 @@ impl Session {
         };
         // After all that is measured: neither memory nor telemetry are to know of it.
         let (quality, quality_missing) = if measurement.quality {
-            clock.enter(4);
+            clock.enter(JUDGING);
             let prompts = seed.wrapping_add(measured.first_timed);
-            match judge(loaded, &plan, &config, prompts) {
+            match judge(
+                &mut loaded.engine,
+                at,
+                loaded.tokenizer.as_ref(),
+                &plan,
+                &config,
+                prompts,
+            ) {
                 Ok(quality) => (Some(quality), None),
                 Err(why) => (None, Some(why)),
             }
         } else {
             (None, None)
         };
-        let workload = shape::workload(combination);
-        let mut roofline = shape::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
+        let workload = roofline::workload(combination);
+        let mut roofline = roofline::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
         // Something lowered the ceilings when they were measured. The times are taken: there is no hurry now. Where they
         // cannot be measured, as beside a model that leaves no memory for it, the times are none the worse.
         if roofline.above_ceiling().contains(&true)
             && let Ok(again) = self.ceilings(format, &shape, combination.gpus)
         {
             ceilings = ceilings.higher(again);
-            roofline = shape::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
+            roofline = roofline::judge(&shape, &workload, &ceilings, ttft_s, tpot_s);
             self.renewed = Some(ceilings);
         }
         let harness = Harness {
@@ -468,7 +415,7 @@ fn load<'a>(
     weights: &Weights,
 ) -> Result<&'a mut Loaded, EngineError> {
     let combination: &Combination = &ask.trial.request.combination;
-    let (dtype, world) = (combination.dtype.name(), shape::world(combination));
+    let (dtype, world) = (combination.dtype.name(), roofline::world(combination));
     let batch = combination.batch_size as usize;
     let seq = combination.input_length as usize + combination.output_length as usize;
     let fits = slot.as_ref().is_some_and(|loaded| {
@@ -488,7 +435,7 @@ fn load<'a>(
         let seq = same.as_ref().map_or(0, |loaded| loaded.max_seq).max(seq);
         drop(same);
         let options = LoadOptions {
-            dtype: shape::format(combination.dtype),
+            dtype: roofline::format(combination.dtype),
             backend: if combination.gpus > 0 {
                 Backend::Cuda
             } else {
@@ -515,56 +462,6 @@ fn load<'a>(
     }
     slot.as_mut()
         .ok_or_else(|| EngineError::Invalid("the model is not loaded".into()))
-}
-
-/// How good what the model writes is, or why that cannot be said: whatever goes wrong here, the trial is measured.
-fn judge(
-    loaded: &mut Loaded,
-    plan: &Plan,
-    config: &ModelConfig,
-    seed: u64,
-) -> Result<Quality, String> {
-    if matches!(loaded.weights, WeightsAt::Random { .. }) {
-        return Err("random weights: what they write has no meaning".into());
-    }
-    let Some(tokenizer) = &loaded.tokenizer else {
-        return Err("no tokenizer: the prompts are ids at random, no text".into());
-    };
-    let mut scored = || -> Result<_, EngineError> {
-        let prompts = tokenizer::prompts(Some(tokenizer), config, plan.batch, plan.input, seed)?;
-        let written = loaded.engine.generate(&prompts, plan.output)?.ids;
-        let scores = loaded.engine.score(&prompts, &written)?;
-        Ok((scores, written))
-    };
-    let (scores, written) = scored().map_err(|error| error.to_string())?;
-    of_scores(&scores, &written)
-}
-
-/// Means over a batch whose rows are equally long.
-fn of_scores(scores: &[Score], written: &[Vec<u32>]) -> Result<Quality, String> {
-    let count = scores.len() as f64;
-    let mean = |of: fn(&Score) -> f64| scores.iter().map(of).sum::<f64>() / count;
-    let (likelihood, similarity) = (
-        mean(|score| score.mean_log_likelihood),
-        mean(|score| score.similarity),
-    );
-    let perplexity = (-likelihood).exp();
-    if ![likelihood, similarity, perplexity]
-        .iter()
-        .all(|x| x.is_finite())
-    {
-        return Err(format!(
-            "log-likelihood {likelihood}, similarity {similarity}: not all are finite numbers"
-        ));
-    }
-    let repeated: Option<f64> = written.iter().map(|ids| repetition_rate(ids)).sum();
-    Ok(Quality {
-        // Rounding may carry what is all but certain, or all but parallel, past its bound.
-        mean_log_likelihood: likelihood.min(0.0),
-        perplexity: perplexity.max(1.0),
-        repetition_rate: repeated.map(|sum| sum / count),
-        prompt_similarity: similarity.clamp(-1.0, 1.0),
-    })
 }
 
 /// The seed of a trial's first prompts: from its key, so that it depends on the design's seed and differs between
@@ -626,7 +523,7 @@ impl Around for Surroundings<'_> {
     }
 
     fn before(&mut self) {
-        self.clock.enter(3);
+        self.clock.enter(MEASURING);
         self.count_neighbours();
         self.sampler.sample_now();
         self.opened = Some(Counters::read(self.cgroup, self.cpus));
@@ -679,49 +576,11 @@ mod tests {
     }
 
     #[test]
-    fn quality_is_the_mean_over_the_batch() {
-        let score = |mean_log_likelihood, similarity| Score {
-            mean_log_likelihood,
-            similarity,
-        };
-        let scores = [score(-1.0, 0.5), score(-3.0, 0.1)];
-        // Of five 4-grams each, three had been there before, and none.
-        let written = [vec![1, 2, 1, 2, 1, 2, 1, 2], (1..=8).collect()];
-        let quality = of_scores(&scores, &written).unwrap();
-        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} is not {b}");
-        close(quality.mean_log_likelihood, -2.0);
-        close(quality.perplexity, 2f64.exp());
-        close(quality.repetition_rate.unwrap(), 0.3);
-        close(quality.prompt_similarity, 0.3);
-        let short = of_scores(&scores, &[vec![1, 2], vec![3, 4]]).unwrap();
-        assert_eq!(short.repetition_rate, None);
-        for broken in [
-            score(-1.0, f64::NAN),
-            score(f64::NAN, 0.5),
-            score(-1e9, 0.5),
-        ] {
-            assert!(of_scores(&[broken], &[vec![1]]).is_err());
-        }
-    }
-
-    #[test]
     fn seeds_differ_by_key_and_fit_a_float() {
         let (a, b) = (
             prompt_seed("ffffffffffffffffaa"),
             prompt_seed("00ffffffffffffffaa"),
         );
         assert!(a != b && a < 1 << 53);
-    }
-
-    #[test]
-    fn only_one_party_ends_a_trial() {
-        let clock = Clock::start(Duration::from_millis(1500));
-        assert!(clock.settle());
-        assert!(!clock.settle());
-        clock.enter(3);
-        assert_eq!(
-            clock.message(),
-            "measuring when trialTimeout of 1.5 s was over"
-        );
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use inferbench_results::{record::Outcome, row::Row};
 
-use crate::progress::significant;
+use crate::sweep::progress::significant;
 
 /// Tables for people: a line under the head, and no other.
 pub const STYLE: TableStyle =

@@ -1,5 +1,10 @@
 //! What this machine is: processor, memory, name, operating system, and the CPUs that this process may use.
 
+pub mod activity;
+pub mod ceilings;
+pub mod cgroup;
+pub mod usage;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -10,7 +15,7 @@ use std::{
 use inferbench_engine::gpu::Gpu;
 use sha2::{Digest, Sha256};
 
-use crate::cgroup::Cgroup;
+use self::cgroup::Cgroup;
 
 /// The machine, as far as a record tells of it.
 #[derive(Clone, Debug, PartialEq)]

@@ -22,22 +22,16 @@ use inferbench_results::{
 use rayon::prelude::*;
 use thiserror::Error;
 
-use crate::store::{Store, StoreError};
-
-/// The folder of the records in a store.
-pub const TRIALS: &str = "trials";
+use crate::store::{
+    Store, StoreError,
+    records::{TRIALS, record_path},
+};
 
 /// Records read and checked at a time: enough to keep the store and every core busy, few enough for a small memory.
 const CHUNK: usize = 512;
 
 /// How old a half-written file has to be before it is taken for a killed writer's.
 const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
-
-/// The path of a record in a store.
-#[must_use]
-pub fn record_path(key: &str) -> String {
-    format!("{TRIALS}/{key}.json")
-}
 
 /// A stored attempt at a trial of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]

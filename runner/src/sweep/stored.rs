@@ -11,12 +11,12 @@ use inferbench_results::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use super::{
     collect::{self, find_attempts, read_records},
     prepared::Prepared,
-    store::{Store, StoreError},
-    sweep::Attempt,
+    steps::Attempt,
 };
+use crate::store::{Store, StoreError};
 
 /// The file that marks a sweep's folder.
 pub const SWEEP_FILE: &str = "sweep.json";

@@ -6,11 +6,8 @@ use inferbench_results::{
 };
 use jiff::Timestamp;
 
-use crate::{
-    executor::Ended,
-    machine::{self, Machine},
-    protocol::TrialRequest,
-};
+use super::protocol::TrialRequest;
+use crate::machine::Machine;
 
 /// The version of candle that the engine is built on.
 pub const CANDLE_VERSION: &str = "0.11.1";
@@ -100,51 +97,13 @@ pub fn unmeasured(
     }
 }
 
-/// The record of a trial whose process could not store one itself: for want of memory, or because it did not keep its own
-/// time-out. `None` where it ended in another way.
-#[must_use]
-pub fn death(
-    ask: &TrialRequest,
-    machine: &Machine,
-    ended: &Ended,
-    started_at: &str,
-) -> Option<TrialRecord> {
-    let (outcome, message) = match ended {
-        Ended::OutOfMemory(message) => (Outcome::OutOfMemory, message.clone()),
-        Ended::Overdue => (
-            Outcome::TimedOut,
-            format!(
-                "no answer when trialTimeout of {:.1} s was over; the process was ended",
-                ask.timeout_ms as f64 / 1e3
-            ),
-        ),
-        _ => return None,
-    };
-    // Its process is gone, and shared with no other trial's record but those of this attempt.
-    let process_id = machine::process_id(&format!("{}/{started_at}", machine.node));
-    Some(unmeasured(
-        ask,
-        machine,
-        &process_id,
-        started_at,
-        outcome,
-        message,
-    ))
-}
-
-/// Where the record of a trial lies in the store.
-#[must_use]
-pub fn path(key: &str) -> String {
-    format!("trials/{key}.json")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_version_of_candle_is_the_one_that_is_locked() {
-        let lock = include_str!("../../Cargo.lock");
+        let lock = include_str!("../../../Cargo.lock");
         let entry = format!("name = \"candle-core\"\nversion = \"{CANDLE_VERSION}\"");
         assert!(lock.contains(&entry), "CANDLE_VERSION is stale");
     }

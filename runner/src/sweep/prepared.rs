@@ -19,8 +19,10 @@ use inferbench_results::{
 
 use crate::{
     models::{ModelError, Need, Resolved, resolve},
-    protocol::{Measure, StoreAt, TrialRequest},
-    recording, shape,
+    trial::{
+        protocol::{Measure, StoreAt, TrialRequest},
+        recording, roofline,
+    },
 };
 
 /// A sweep that is ready to run.
@@ -181,10 +183,10 @@ impl Prepared {
     fn unsupported(&self, combination: &Combination) -> Option<String> {
         size::unsupported(
             self.config(combination),
-            shape::world(combination),
+            roofline::world(combination),
             combination.input_length as usize,
             combination.output_length as usize,
-            shape::format(combination.dtype),
+            roofline::format(combination.dtype),
         )
     }
 
@@ -194,11 +196,11 @@ impl Prepared {
         let memory = || {
             size::memory(
                 self.config(combination),
-                shape::format(combination.dtype),
+                roofline::format(combination.dtype),
                 combination.batch_size as usize,
                 combination.input_length as usize,
                 combination.output_length as usize,
-                shape::world(combination),
+                roofline::world(combination),
             )
         };
         self.unsupported(combination).is_none().then(memory)

@@ -1,8 +1,8 @@
-//! This process' memory and CPU time.
+//! Memory and CPU time of this process.
 
-use std::fs;
+use std::{fs, time::Duration};
 
-use crate::{hygiene::process_cpu_time, machine::kib_line};
+use super::kib_line;
 
 /// One reading.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +23,21 @@ impl ProcessSample {
             cpu_time_s: process_cpu_time().as_secs_f64(),
         }
     }
+}
+
+/// CPU time of all threads of this process so far.
+#[must_use]
+pub fn process_cpu_time() -> Duration {
+    // SAFETY: timespec is plain data that clock_gettime fills.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time);
+        time
+    };
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
 }
 
 /// Forgets the peak of the resident memory, where the kernel lets a process do that, so that a trial which shares its

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::exit::Exit;
+use super::exit::Exit;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
