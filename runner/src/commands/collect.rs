@@ -1,9 +1,5 @@
 //! `inferbench collect`: the tables anew from what is stored.
 
-use std::collections::BTreeMap;
-
-use inferbench_results::record::Outcome;
-
 use super::input::{resource, store_at};
 use crate::{
     cli::CollectArgs,
@@ -12,9 +8,9 @@ use crate::{
     process::{exit::Exit, print_error},
     store::Store,
     sweep::{
-        collect::{self, Collected},
         prepared::Prepared,
-        stored::{self, Failure, SweepFile},
+        stored::{self, SweepFile},
+        tables,
     },
 };
 
@@ -57,7 +53,10 @@ pub fn run(args: &CollectArgs) -> Exit {
     };
     let collected = Prepared::new(&resource, Need::Revision, &pinned)
         .map_err(|error| error.to_string())
-        .and_then(|sweep| collect(&store, &sweep, &failures));
+        .and_then(|sweep| {
+            let outcomes = tables::of_failures(&sweep, &failures);
+            tables::make(&store, &sweep, &outcomes).map_err(|error| error.to_string())
+        });
     match collected {
         Ok(collected) => {
             println!(
@@ -76,31 +75,4 @@ pub fn run(args: &CollectArgs) -> Exit {
             Exit::Failed
         }
     }
-}
-
-/// Makes the tables; `failures` are the trials that have left no record.
-pub fn collect(store: &Store, sweep: &Prepared, failures: &[Failure]) -> Result<Collected, String> {
-    let failed = |failure: &Failure| {
-        let trial = sweep.expansion.trial(failure.trial_index)?;
-        // A design that has grown since counts otherwise.
-        let same = (0..=sweep.remeasure_invalid())
-            .any(|attempt| sweep.key(&trial, attempt) == failure.key);
-        same.then_some((trial.index, Outcome::Failed))
-    };
-    let outcomes: BTreeMap<u32, Outcome> = failures.iter().filter_map(failed).collect();
-    let collected = collect::collect(
-        store,
-        &sweep.name,
-        sweep.planned(&outcomes),
-        sweep.remeasure_invalid(),
-        &sweep.spec.objectives,
-    )
-    .map_err(|error| error.to_string())?;
-    for corrupt in &collected.corrupt {
-        print_error(&format!(
-            "{} is no record: {}; kept as {}",
-            corrupt.path, corrupt.problem, corrupt.aside
-        ));
-    }
-    Ok(collected)
 }

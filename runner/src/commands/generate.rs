@@ -109,7 +109,7 @@ fn become_program(program: &Path) -> io::Error {
         .exec()
 }
 
-/// What `--model` means: a preset, `hf:owner/name[@revision]`, or a folder or GGUF file.
+/// The meaning of `--model`: a preset, `hf:owner/name[@revision]`, or a folder or GGUF file.
 fn source(model: &str) -> Result<ModelSource, String> {
     if let Some(repo) = model.strip_prefix("hf:") {
         let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));

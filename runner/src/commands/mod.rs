@@ -1,4 +1,4 @@
-//! What each command does. A command prints what it has to say and returns how it ended.
+//! The commands. A command prints what it has to say and returns how it ended.
 
 mod collect;
 mod compare;

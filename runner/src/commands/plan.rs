@@ -35,7 +35,7 @@ struct Plan {
     to_measure: usize,
     machine_memory_bytes: Option<u64>,
     models: Vec<ModelLine>,
-    /// What will not do what it looks like.
+    /// Settings that will not do what they look like.
     notes: Vec<String>,
     lines: Vec<Line>,
 }

@@ -20,7 +20,7 @@ use crate::{
     sweep::collect,
 };
 
-/// What the collection writes last.
+/// The file that the collection writes last.
 const MANIFEST: &str = "manifest.json";
 
 /// Reports on a sweep.

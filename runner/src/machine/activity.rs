@@ -1,12 +1,15 @@
-//! What went on on this machine between two times: counters of the CPUs and of this process, and which of it disturbs
-//! a measurement. Every disturbance carries its figure, so that a reader can judge anew.
+//! The activity on this machine between two times: counters of the CPUs and of the processes that are measured, and
+//! which of it disturbs a measurement. Every disturbance carries its figure, so that a reader can judge anew.
 
 use std::{
     fs,
     time::{Duration, Instant},
 };
 
-use super::{cgroup::Cgroup, usage::process_cpu_time};
+use super::{
+    cgroup::Cgroup,
+    processes::{Processes, own_cpu_time},
+};
 
 /// The quota may stop the process for this share of the window, in percent.
 pub const MAX_THROTTLED_PCT: f64 = 1.0;
@@ -21,7 +24,9 @@ const TICK_ERROR: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Counters {
     at: Instant,
-    own_cpu: Duration,
+    /// CPU time of the processes that are measured, and of this one where it is none of them.
+    measured_cpu: Duration,
+    beside_cpu: Duration,
     throttled: Option<Duration>,
     ticks: Option<Ticks>,
     freq_mhz: Option<f64>,
@@ -35,42 +40,49 @@ struct Ticks {
     steal: u64,
 }
 
-/// What went on between two readings of the counters.
+/// The activity between two readings of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Interval {
     /// How long, in s.
     pub wall_s: f64,
-    /// CPU time of this process, in s.
+    /// CPU time of the processes that are measured, in s.
     pub cpu_time_s: f64,
     /// Time that the quota stopped its threads, in ms.
     pub throttled_ms: Option<f64>,
     /// Share of the CPUs' time that the hypervisor gave to others, in percent.
     pub steal_pct: Option<f64>,
-    /// Share of the CPUs' time that other processes took, in percent.
+    /// Share of the CPUs' time that neither they nor this process took, in percent.
     pub foreign_pct: Option<f64>,
     /// Mean clock of the CPUs, in MHz.
     pub freq_mhz: Option<f64>,
 }
 
 impl Counters {
-    /// Reads the counters of the CPUs that this process may use.
+    /// Reads the counters of the CPUs that this process may use; `measured` are the processes that a measurement is about.
     #[must_use]
-    pub fn read(cgroup: &Cgroup, cpus: &[usize]) -> Self {
+    pub fn read(measured: &Processes, cgroup: &Cgroup, cpus: &[usize]) -> Self {
         let stat = fs::read_to_string("/proc/stat").ok();
         Self {
             at: Instant::now(),
-            own_cpu: process_cpu_time(),
+            measured_cpu: measured.usage_now().cpu_time,
+            beside_cpu: if measured.hold_this_one() {
+                Duration::ZERO
+            } else {
+                own_cpu_time()
+            },
             throttled: cgroup.throttled(),
             ticks: stat.and_then(|text| parse_ticks(&text, cpus)),
             freq_mhz: frequency(cpus),
         }
     }
 
-    /// What went on from these counters to later ones.
+    /// The activity from these counters to later ones.
     #[must_use]
     pub fn until(&self, later: &Self) -> Interval {
         let wall_s = later.at.duration_since(self.at).as_secs_f64();
-        let cpu_time_s = later.own_cpu.saturating_sub(self.own_cpu).as_secs_f64();
+        let rise = |a: Duration, b: Duration| b.saturating_sub(a).as_secs_f64();
+        let cpu_time_s = rise(self.measured_cpu, later.measured_cpu);
+        let own_s = cpu_time_s + rise(self.beside_cpu, later.beside_cpu);
         let throttled = later
             .throttled
             .zip(self.throttled)
@@ -89,7 +101,7 @@ impl Counters {
             cpu_time_s,
             throttled_ms: throttled.map(|time| time.as_secs_f64() * 1e3),
             steal_pct: ticks.map(|t| 100.0 * t.steal as f64 / t.total as f64),
-            foreign_pct: ticks.map(|t| t.foreign_pct(cpu_time_s)),
+            foreign_pct: ticks.map(|t| t.foreign_pct(own_s)),
             freq_mhz: mean(&[self.freq_mhz, later.freq_mhz]),
         }
     }
@@ -153,7 +165,7 @@ fn frequency(cpus: &[usize]) -> Option<f64> {
     })
 }
 
-/// What took CPU time from `threads` computing threads on `cpus` CPUs in a window; empty where it was quiet.
+/// Whatever took CPU time from `threads` computing threads on `cpus` CPUs in a window; empty where it was quiet.
 #[must_use]
 pub fn disturbances(window: &Interval, threads: u32, cpus: u32) -> Vec<String> {
     let mut reasons = Vec::new();
@@ -231,12 +243,13 @@ mod tests {
     #[test]
     fn the_counters_of_this_machine_can_be_read() {
         let cgroup = Cgroup::of_this_process();
-        let before = Counters::read(&cgroup, &[]);
+        let own = Processes::of_this_one();
+        let before = Counters::read(&own, &cgroup, &[]);
         let mut x = 1_u64;
-        while before.own_cpu == process_cpu_time() {
+        while before.measured_cpu == own.usage().cpu_time {
             x = std::hint::black_box(x.wrapping_mul(3));
         }
-        let interval = before.until(&Counters::read(&cgroup, &[]));
+        let interval = before.until(&Counters::read(&own, &cgroup, &[]));
         assert!(interval.wall_s > 0.0 && interval.cpu_time_s > 0.0);
         // No CPUs, nothing to take from them.
         assert_eq!(interval.steal_pct, None);

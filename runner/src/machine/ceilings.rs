@@ -9,6 +9,7 @@ use super::{
     Machine,
     activity::{Counters, disturbances},
     cgroup::Cgroup,
+    processes::Processes,
 };
 
 /// How often the ceilings are measured where something else goes on every time.
@@ -25,13 +26,13 @@ pub fn measure(
     format: Format,
     shape: &Shape,
 ) -> candle_core::Result<Ceilings> {
-    let cgroup = Cgroup::of_this_process();
+    let (own, cgroup) = (Processes::of_this_one(), Cgroup::of_this_process());
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let (threads, cpus) = (count(threads), count(machine.cpus.len()));
     until_quiet(|| {
-        let before = Counters::read(&cgroup, &machine.cpus);
+        let before = Counters::read(&own, &cgroup, &machine.cpus);
         let mut ceilings = Ceilings::measure(format, Some(shape))?;
-        let window = before.until(&Counters::read(&cgroup, &machine.cpus));
+        let window = before.until(&Counters::read(&own, &cgroup, &machine.cpus));
         ceilings.disturbed = disturbances(&window, threads, cpus);
         Ok(ceilings)
     })
@@ -93,7 +94,7 @@ mod tests {
     fn a_quiet_measurement_is_the_last() {
         assert_eq!(run(&[(1.0, false)]), (ceilings(1.0, false), 1));
         assert_eq!(run(&[(1.0, true), (3.0, false)]), (ceilings(3.0, false), 2));
-        // What came out higher in spite of a disturbance was possible.
+        // A ceiling that came out higher in spite of a disturbance was possible.
         assert_eq!(run(&[(4.0, true), (3.0, false)]), (ceilings(4.0, false), 2));
     }
 

@@ -1,9 +1,9 @@
-//! What this machine is: processor, memory, name, operating system, and the CPUs that this process may use.
+//! This machine: processor, memory, name, operating system, and the CPUs that this process may use.
 
 pub mod activity;
 pub mod ceilings;
 pub mod cgroup;
-pub mod usage;
+pub mod processes;
 
 use std::{
     collections::BTreeSet,

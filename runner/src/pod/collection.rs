@@ -23,7 +23,7 @@ use crate::{
     models::Need,
     process::{exit::Exit, print_error, signals},
     store::Store,
-    sweep::{collect::collect, prepared::Prepared},
+    sweep::{prepared::Prepared, tables},
 };
 
 /// Names this pod's number in an Indexed Job.
@@ -105,24 +105,12 @@ fn make(request: &SweepRequest, store: &Store, ledger: &Outcomes) -> Result<(), 
         .map_err(|error| broken(error, Exit::BadModel))?
         .on_runner(request.runner.clone());
     let outcomes: BTreeMap<u32, Outcome> = ledger.iter().collect();
-    let collected = collect(
-        store,
-        &sweep.name,
-        sweep.planned(&outcomes),
-        sweep.remeasure_invalid(),
-        &sweep.spec.objectives,
-    )
-    .map_err(|error| broken(error, Exit::Failed))?;
-    for corrupt in &collected.corrupt {
-        print_error(&format!(
-            "{} is no record: {}; kept as {}",
-            corrupt.path, corrupt.problem, corrupt.aside
-        ));
-    }
-    Ok(())
+    tables::make(store, &sweep, &outcomes)
+        .map(drop)
+        .map_err(|error| broken(error, Exit::Failed))
 }
 
-/// What the status gets, compressed: from the documents as they are stored, so that every pod says the same.
+/// The part of the status that comes from here, compressed: from the documents as they are stored, so that every pod says the same.
 fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Vec<u8>, Broken> {
     let manifest_bytes = stored(store, "manifest.json")?;
     let manifest: Manifest = document("manifest.json", &manifest_bytes)?;

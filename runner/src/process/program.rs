@@ -9,10 +9,10 @@ use inferbench_engine::gpu::{COMPILED, driver};
 /// The name of the program that is built for GPUs.
 pub const PROGRAM: &str = "inferbench-cuda";
 
-/// The program that measures on so many GPUs; none where this one can.
+/// The program that measures on this number of GPUs; none where this one can.
 ///
 /// # Errors
-/// What is missing, where nothing can measure on GPUs here.
+/// Names the missing part, where nothing can measure on GPUs here.
 pub fn for_gpus(gpus: u32) -> Result<Option<PathBuf>, String> {
     if gpus == 0 || COMPILED {
         return Ok(None);

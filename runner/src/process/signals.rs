@@ -1,4 +1,4 @@
-//! What signals do: Ctrl-C and SIGTERM ask a sweep to stop, and end a trial's process at once.
+//! Signals: Ctrl-C and SIGTERM ask a sweep to stop, and end a trial's process at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

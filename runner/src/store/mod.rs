@@ -37,7 +37,7 @@ const PART: usize = 8 << 20;
 /// The object that [`Store::probe`] leaves behind.
 const PROBE: &str = ".inferbench-create-once-probe";
 
-/// What became of a [`Store::create`].
+/// The result of a [`Store::create`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
     /// The store holds these bytes: written now, or by an earlier try whose answer was lost.

@@ -1,8 +1,10 @@
-//! The records in a store: where they lie, and writing one.
+//! The records in a store: where they lie, writing and reading one, and setting a damaged one aside.
+
+use std::fmt;
 
 use inferbench_results::{key::trial_key, record::TrialRecord};
 
-use super::Store;
+use super::{Store, StoreError};
 
 /// The folder of the records in a store.
 pub const TRIALS: &str = "trials";
@@ -11,6 +13,31 @@ pub const TRIALS: &str = "trials";
 #[must_use]
 pub fn record_path(key: &str) -> String {
     format!("{TRIALS}/{key}.json")
+}
+
+/// A document that was no record, and has been moved aside, so that its trial is measured again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corrupt {
+    /// Where it had been.
+    pub path: String,
+    /// Where it is now.
+    pub aside: String,
+    /// The reason why it is no record.
+    pub problem: String,
+}
+
+impl fmt::Display for Corrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            path,
+            aside,
+            problem,
+        } = self;
+        write!(
+            f,
+            "{path} is no record and its trial is measured again; kept as {aside}: {problem}"
+        )
+    }
 }
 
 /// Stores a record under its key; the one that is there already wins.
@@ -24,4 +51,40 @@ pub fn store_record(store: &Store, record: &TrialRecord) -> Result<(), String> {
         .create(&record_path(&record.trial_key), &bytes)
         .map(drop)
         .map_err(|error| error.to_string())
+}
+
+/// The record stored under a key, if there is one and it is whole.
+///
+/// # Errors
+/// Where the store fails.
+pub fn find_record(
+    store: &Store,
+    key: &str,
+) -> Result<Option<Result<TrialRecord, Corrupt>>, StoreError> {
+    let Some(document) = store.get(&record_path(key))? else {
+        return Ok(None);
+    };
+    Ok(Some(match TrialRecord::read(key, &document) {
+        Ok(record) => Ok(record),
+        Err(problem) => Err(set_aside(store, key, &document, problem.to_string())?),
+    }))
+}
+
+/// Moves the document aside that is stored under a key and is no record.
+///
+/// # Errors
+/// Where the store fails.
+pub fn set_aside(
+    store: &Store,
+    key: &str,
+    document: &[u8],
+    problem: String,
+) -> Result<Corrupt, StoreError> {
+    let path = record_path(key);
+    let aside = store.set_aside(&path, document)?;
+    Ok(Corrupt {
+        path,
+        aside,
+        problem,
+    })
 }

@@ -1,6 +1,6 @@
 //! The collection: reads the records of a sweep from its store and makes tables, summary and manifest of them.
 //!
-//! Also how a sweep is gone on with: [`find_attempts`] says what is stored, [`read_records`] reads it. A document that
+//! A sweep is resumed by the same means: [`find_attempts`] lists what is stored, [`read_records`] reads it. A document that
 //! is no record is moved aside under its own name with `.corrupt-<number>` and reported, so that its trial is measured
 //! again.
 
@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use crate::store::{
     Store, StoreError,
-    records::{TRIALS, record_path},
+    records::{Corrupt, TRIALS, record_path, set_aside},
 };
 
 /// Records read and checked at a time: enough to keep the store and every core busy, few enough for a small memory.
@@ -44,26 +44,13 @@ pub struct Attempt {
     pub key: String,
 }
 
-/// What a store holds of a plan.
+/// The part of a plan that a store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Stored attempts, by position in the plan and attempt.
     pub attempts: Vec<Attempt>,
     /// Records of other plans: of levels that a spec has lost, of another measurement or runner.
     pub strangers: usize,
-}
-
-/// A document that was no record, and has been moved aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Corrupt {
-    /// The position in the list of attempts that was given.
-    pub at: usize,
-    /// Where it had been.
-    pub path: String,
-    /// Where it is now.
-    pub aside: String,
-    /// What is wrong with it.
-    pub problem: String,
 }
 
 /// A record with the size and hash of its document.
@@ -75,12 +62,12 @@ pub struct Stored {
     pub file: FileEntry,
 }
 
-/// What a collection has made.
+/// The results of a collection.
 #[derive(Clone, Debug)]
 pub struct Collected {
     /// The rows of `trials.csv`, by trial index and attempt.
     pub rows: Vec<Row>,
-    /// What the sweep says at a glance.
+    /// The sweep at a glance.
     pub summary: Summary,
     /// The files and the trials.
     pub manifest: Manifest,
@@ -109,7 +96,7 @@ pub enum CollectError {
     },
 }
 
-/// What the store holds of the plan, by name only: every attempt up to `max_attempt`, and beyond it as far as there is
+/// Lists what the store holds of the plan, by name only: every attempt up to `max_attempt`, and beyond it as far as there is
 /// one after the other.
 ///
 /// # Errors
@@ -163,8 +150,8 @@ pub fn find_attempts(
 }
 
 /// Reads and checks the records of these attempts, many at a time; `each` turns one into what is needed of it, on any
-/// thread, and `take` gets these in the order of the attempts. Returns what was no record, moved aside by now. An
-/// attempt whose document has vanished is skipped.
+/// thread, and `take` gets these in the order of the attempts. Returns the documents that were no records, moved
+/// aside by now, by their positions among the attempts. An attempt whose document has vanished is skipped.
 ///
 /// # Errors
 /// Where the store cannot be read, or a damaged document cannot be moved; or whatever `take` returns.
@@ -173,7 +160,7 @@ pub fn read_records<T: Send, E: From<StoreError>>(
     attempts: &[Attempt],
     each: impl Fn(&Attempt, Stored) -> T + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
-) -> Result<Vec<Corrupt>, E> {
+) -> Result<Vec<(usize, Corrupt)>, E> {
     let mut damaged = Vec::new();
     std::thread::scope(|scope| {
         // One portion is read while another is checked.
@@ -216,14 +203,8 @@ pub fn read_records<T: Send, E: From<StoreError>>(
     })?;
     let mut corrupt = Vec::new();
     for (at, problem, document) in damaged {
-        let path = record_path(&attempts[at].key);
-        let aside = store.set_aside(&path, &document)?;
-        corrupt.push(Corrupt {
-            at,
-            path,
-            aside,
-            problem,
-        });
+        let key = &attempts[at].key;
+        corrupt.push((at, set_aside(store, key, &document, problem)?));
     }
     Ok(corrupt)
 }
@@ -335,12 +316,12 @@ pub fn collect(
         rows,
         summary,
         manifest,
-        corrupt,
+        corrupt: corrupt.into_iter().map(|(_, corrupt)| corrupt).collect(),
         strangers: found.strangers,
     })
 }
 
-/// What is made of a summary, an analysis and their figures: `analysis.json`, `report.html` and `figures/*.svg`.
+/// The documents that are made of a summary, an analysis and their figures: `analysis.json`, `report.html` and `figures/*.svg`.
 ///
 /// # Errors
 /// Where the analysis cannot be written as JSON: never in practice.

@@ -1,13 +1,15 @@
 //! How long a sweep still takes, from what it has taken so far.
 
-use inferbench_results::record::EffectiveMeasurement;
+use std::collections::BTreeMap;
+
+use inferbench_results::record::{EffectiveMeasurement, Outcome, TrialRecord};
 
 /// How much slower than the ceilings an iteration is taken to be until one is measured.
 const SLOWDOWN: f64 = 1.6;
 /// Seconds of starting and loading until one trial is measured.
 const OVERHEAD_S: f64 = 0.6;
 
-/// What the trials so far say of those to come.
+/// The durations of the trials so far, to tell those to come.
 #[derive(Clone, Debug, Default)]
 pub struct Estimator {
     slowdowns: Vec<f64>,
@@ -41,6 +43,73 @@ impl Estimator {
         median(&self.overheads_s).unwrap_or(OVERHEAD_S)
             + lasting(measurement.warmup_iterations, measurement.warmup_ms)
             + lasting(measurement.iterations, measurement.min_duration_ms)
+    }
+}
+
+/// Trials that take as long as each other: by the least that one of their iterations takes at the ceilings, and the GPUs,
+/// which the length of a measurement depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Class {
+    least_ns: u64,
+    gpus: u32,
+}
+
+impl Class {
+    /// The class of trials whose iterations take `least_s` seconds at the ceilings, on this number of GPUs.
+    #[must_use]
+    pub fn new(least_s: f64, gpus: u32) -> Self {
+        Self {
+            least_ns: (least_s * 1e9) as u64,
+            gpus,
+        }
+    }
+
+    fn least_s(self) -> f64 {
+        self.least_ns as f64 / 1e9
+    }
+}
+
+/// How long the trials still take that are to be measured.
+#[derive(Clone, Debug, Default)]
+pub struct Forecast {
+    estimator: Estimator,
+    remaining: BTreeMap<Class, (EffectiveMeasurement, u64)>,
+}
+
+impl Forecast {
+    /// One more trial of this class is to be measured.
+    pub fn expect(&mut self, class: Class, measurement: EffectiveMeasurement) {
+        self.remaining.entry(class).or_insert((measurement, 0)).1 += 1;
+    }
+
+    /// One trial of this class needs nothing more.
+    pub fn done(&mut self, class: Class) {
+        if let Some((_, count)) = self.remaining.get_mut(&class) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Takes up a trial that was measured in `total_s` seconds, start and end of its process included.
+    pub fn learn(&mut self, record: &TrialRecord, total_s: f64, class: Class) {
+        if record.outcome != Outcome::Succeeded || record.iterations.is_empty() {
+            return;
+        }
+        let last = record.iterations.iter().filter_map(|i| i.ttlt_ms());
+        let timed_s = last.sum::<f64>() / 1e3;
+        let warmup = record.warmup.as_ref();
+        let warm_s = warmup.map_or(0.0, |warmup| warmup.duration_s);
+        let iteration_s = timed_s / record.iterations.len() as f64;
+        self.estimator
+            .learn(total_s, timed_s + warm_s, iteration_s, class.least_s());
+    }
+
+    /// Seconds that all of them take together.
+    #[must_use]
+    pub fn remaining_s(&self) -> f64 {
+        let seconds = |(class, (measurement, count)): (&Class, &(EffectiveMeasurement, u64))| {
+            *count as f64 * self.estimator.trial_s(class.least_s(), measurement)
+        };
+        self.remaining.iter().map(seconds).sum()
     }
 }
 

@@ -21,8 +21,8 @@ use crate::{
     trial::{
         clock::Clock,
         protocol::{Answer, Ask, Measure},
-        roofline,
         session::{NoRecord, Session},
+        start::Start,
     },
 };
 
@@ -33,7 +33,7 @@ const BACKSTOP: Duration = Duration::from_secs(10);
 /// The longest that measuring the ceilings may take.
 const CEILINGS_PATIENCE: Duration = Duration::from_secs(300);
 
-/// What became of a trial.
+/// How the measuring of a trial ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ended {
     /// Its record is stored, whatever the outcome.
@@ -67,8 +67,8 @@ pub trait Executor {
     fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String>;
 }
 
-/// Measures each trial in a process of its own; with `isolation: Pod` up to `trialsPerJob` trials of one model, gpus
-/// and dtype inside one block share one.
+/// Measures each trial in a process of its own; with `isolation: Pod` up to `trialsPerJob` trials that can share a
+/// start of the engine, inside one block, share one.
 #[derive(Debug)]
 pub struct Processes {
     machine: Machine,
@@ -76,17 +76,15 @@ pub struct Processes {
     current: Option<(Child, Group, u32)>,
 }
 
-/// What trials of one process have in common.
+/// The trials that one process may serve.
 #[derive(Clone, Debug, PartialEq)]
 struct Group {
-    model: String,
-    gpus: u32,
-    dtype: Dtype,
+    start: Start,
     replicate: u32,
 }
 
 impl Processes {
-    /// A new process for every trial, or for so many.
+    /// A new process for every trial, or for every `trials_per_job` of a group.
     #[must_use]
     pub fn new(machine: Machine, isolation: Isolation, trials_per_job: i32) -> Self {
         let trials_per_process = match isolation {
@@ -105,6 +103,7 @@ impl Processes {
         &mut self,
         ask: &Ask,
         group: Group,
+        gpus: u32,
         patience: Duration,
     ) -> Result<Reply<Answer>, String> {
         let (mut child, served) = match self.current.take() {
@@ -115,7 +114,7 @@ impl Processes {
                 if let Some((done, ..)) = other {
                     done.close();
                 }
-                (start(group.gpus, &self.machine)?, 0)
+                (start(gpus, &self.machine)?, 0)
             }
         };
         let reply = ask_child(&mut child, ask, patience)?;
@@ -130,7 +129,7 @@ impl Processes {
     }
 }
 
-/// Starts this program again as `inferbench trial`, or the one that measures on so many GPUs.
+/// Starts this program again as `inferbench trial`, or the one that measures on GPUs.
 fn start(gpus: u32, machine: &Machine) -> Result<Child, String> {
     let failed = |error: &dyn std::fmt::Display| format!("no process could be started: {error}");
     let program = match program::for_gpus(gpus).map_err(|error| failed(&error))? {
@@ -155,11 +154,9 @@ fn ask_child(child: &mut Child, ask: &Ask, patience: Duration) -> Result<Reply<A
 
 impl Executor for Processes {
     fn run(&mut self, ask: Measure) -> Ended {
-        let combination = &ask.trial.request.combination;
+        let gpus = ask.trial.request.combination.gpus;
         let group = Group {
-            model: combination.model.name.clone(),
-            gpus: combination.gpus,
-            dtype: combination.dtype,
+            start: Start::of(&ask.trial.request),
             replicate: ask.trial.request.replicate,
         };
         let patience = Duration::from_millis(ask.trial.timeout_ms).saturating_add(BACKSTOP);
@@ -167,7 +164,7 @@ impl Executor for Processes {
             message,
             permanent: false,
         };
-        let reply = match self.ask(&Ask::Trial(Box::new(ask)), group, patience) {
+        let reply = match self.ask(&Ask::Trial(Box::new(ask)), group, gpus, patience) {
             Ok(reply) => reply,
             Err(message) => return failed(message),
         };
@@ -250,7 +247,7 @@ impl Executor for InProcess<'_> {
 
     fn ceilings(&mut self, dtype: Dtype, shape: Shape, gpus: u32) -> Result<Ceilings, String> {
         self.session
-            .ceilings(roofline::format(dtype), &shape, gpus)
+            .ceilings(dtype, &shape, gpus)
             .map_err(|error| error.to_string())
     }
 }

@@ -7,10 +7,7 @@ use inferbench_crds::{
     design::{Combination, Expansion, Trial},
     spec::Isolation,
 };
-use inferbench_engine::{
-    config::ModelConfig,
-    size::{self, Memory},
-};
+use inferbench_engine::{config::ModelConfig, size::Memory};
 use inferbench_results::{
     key::trial_key,
     record::{EffectiveMeasurement, Outcome, Request},
@@ -18,10 +15,11 @@ use inferbench_results::{
 };
 
 use crate::{
+    backend::{self, candle},
     models::{ModelError, Need, Resolved, resolve},
     trial::{
         protocol::{Measure, StoreAt, TrialRequest},
-        recording, roofline,
+        recording,
     },
 };
 
@@ -38,7 +36,7 @@ pub struct Prepared {
     runner: String,
 }
 
-/// What is known of a combination before it is measured.
+/// The fate of a combination, as far as it is known before it is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It is to be measured.
@@ -118,7 +116,7 @@ impl Prepared {
         config.expect("the sweep was prepared with its models' configurations")
     }
 
-    /// The measurement with its defaults filled in, on so many GPUs.
+    /// The measurement with its defaults filled in, on this number of GPUs.
     #[must_use]
     pub fn measurement(&self, gpus: u32) -> EffectiveMeasurement {
         EffectiveMeasurement::of(&self.spec.measurement, gpus)
@@ -165,7 +163,7 @@ impl Prepared {
         })
     }
 
-    /// What the measuring process is told of a trial; the ceilings are for the caller to add.
+    /// The request that the measuring process is given of a trial; the ceilings are for the caller to add.
     #[must_use]
     pub fn ask(&self, trial: &Trial, attempt: u32, store: &StoreAt) -> Measure {
         let request = self.request(trial);
@@ -181,32 +179,17 @@ impl Prepared {
 
     /// Why a combination can never run.
     fn unsupported(&self, combination: &Combination) -> Option<String> {
-        size::unsupported(
-            self.config(combination),
-            roofline::world(combination),
-            combination.input_length as usize,
-            combination.output_length as usize,
-            roofline::format(combination.dtype),
-        )
+        backend::unsupported(self.config(combination), combination)
     }
 
     /// The memory that one rank of a combination is predicted to need; none where it can never run.
     #[must_use]
     pub fn memory(&self, combination: &Combination) -> Option<Memory> {
-        let memory = || {
-            size::memory(
-                self.config(combination),
-                roofline::format(combination.dtype),
-                combination.batch_size as usize,
-                combination.input_length as usize,
-                combination.output_length as usize,
-                roofline::world(combination),
-            )
-        };
+        let memory = || candle::memory(self.config(combination), combination);
         self.unsupported(combination).is_none().then(memory)
     }
 
-    /// What is known of a combination before it is measured, on a CPU with so much memory. Only what cannot fit for
+    /// The fate of a combination on a CPU with this many bytes of memory. Only what cannot fit for
     /// certain, by its weights and cache alone, is given up beforehand: predictions of the rest can be far off.
     #[must_use]
     pub fn fate(&self, combination: &Combination, cpu_memory: Option<u64>) -> Fate {

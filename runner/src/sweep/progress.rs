@@ -1,4 +1,4 @@
-//! What a person sees while a sweep runs: a bar on a terminal, else a line for every trial.
+//! The display while a sweep runs: a bar on a terminal, else a line for every trial.
 
 use std::{
     io::{IsTerminal, Write},
@@ -19,7 +19,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins with so many trials done of all.
+    /// Begins with `done` trials of `total`.
     #[must_use]
     pub fn new(done: usize, total: usize) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {

@@ -1,8 +1,8 @@
-//! What a sweep does next, as pure functions over what it knows.
+//! The next step of a sweep, as pure functions over what it knows.
 
 use inferbench_crds::spec::{Execution, OnFailure};
 
-/// What the store holds of one attempt at a trial.
+/// A stored attempt at a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
     /// A measurement that can be vouched for, or an outcome that is a measurement by itself.
@@ -11,7 +11,7 @@ pub enum Attempt {
     Invalid,
 }
 
-/// What a trial needs.
+/// The next step of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// To be measured, as this attempt.
@@ -20,15 +20,24 @@ pub enum Step {
     Done,
 }
 
-/// What a trial needs, by its stored attempts (the first one is attempt 0): nothing when the last one is settled, or
+/// The next step of a trial, by its stored attempts (the first one is attempt 0): none when the last one is settled, or
 /// when invalid ones have been measured again as often as the spec wants.
 #[must_use]
 pub fn step(attempts: &[Attempt], remeasure_invalid: u32) -> Step {
-    let next = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
-    match attempts.last() {
-        None => Step::Measure(0),
-        Some(Attempt::Invalid) if next <= remeasure_invalid => Step::Measure(next),
-        Some(_) => Step::Done,
+    let Some(last) = attempts.last() else {
+        return Step::Measure(0);
+    };
+    let number = u32::try_from(attempts.len() - 1).unwrap_or(u32::MAX);
+    after(*last == Attempt::Settled, number, remeasure_invalid)
+}
+
+/// The next step of a trial after this attempt, which has its record.
+#[must_use]
+pub const fn after(valid: bool, attempt: u32, remeasure_invalid: u32) -> Step {
+    if valid || attempt >= remeasure_invalid {
+        Step::Done
+    } else {
+        Step::Measure(attempt + 1)
     }
 }
 

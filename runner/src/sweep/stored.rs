@@ -1,4 +1,4 @@
-//! What a sweep's store holds already: `sweep.json` (what was settled when it began), the failures of former runs, and
+//! The parts of a sweep that its store holds already: `sweep.json` (what was settled when it began), the failures of former runs, and
 //! the records of its trials.
 
 use std::collections::BTreeMap;
@@ -16,14 +16,14 @@ use super::{
     prepared::Prepared,
     steps::Attempt,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, records::Corrupt};
 
 /// The file that marks a sweep's folder.
 pub const SWEEP_FILE: &str = "sweep.json";
 /// The trials that failed in the last run, for the tables; they are tried again by the next one.
 pub const FAILURES_FILE: &str = "failures.json";
 
-/// What is settled once per sweep.
+/// The facts that are settled once per sweep.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SweepFile {
@@ -32,7 +32,7 @@ pub struct SweepFile {
     /// The revisions that the models' sources were resolved to.
     pub models: Vec<Pin>,
     /// The ceilings of the machines that have measured.
-    pub ceilings: Vec<Measured>,
+    pub ceilings: Vec<KnownCeilings>,
 }
 
 /// A model's revision.
@@ -43,14 +43,14 @@ pub struct Pin {
     pub name: String,
     /// Its source, as the spec had it.
     pub source: ModelSource,
-    /// What it was resolved to.
+    /// The revision that it was resolved to.
     pub revision: String,
 }
 
 /// Ceilings and what they are of.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Measured {
+pub struct KnownCeilings {
     /// The machine's name.
     pub node: String,
     /// The processor.
@@ -161,7 +161,7 @@ impl Ledger {
     ///
     /// # Errors
     /// Where the store fails.
-    pub fn read(store: &Store, sweep: &Prepared) -> Result<(Self, Vec<String>), StoreError> {
+    pub fn read(store: &Store, sweep: &Prepared) -> Result<(Self, Vec<Corrupt>), StoreError> {
         let plan: Vec<Planned> = sweep.planned(&BTreeMap::new()).collect();
         let found = find_attempts(store, &plan, sweep.remeasure_invalid())?;
         let mut ledger = Self::default();
@@ -172,18 +172,10 @@ impl Ledger {
             ledger.add_row(index, row);
             Ok::<(), StoreError>(())
         })?;
-        let damaged = corrupt.into_iter().map(|corrupt| {
-            let collect::Corrupt {
-                path,
-                aside,
-                problem,
-                ..
-            } = corrupt;
-            format!(
-                "{path} is no record and its trial is measured again; kept as {aside}: {problem}"
-            )
-        });
-        Ok((ledger, damaged.collect()))
+        Ok((
+            ledger,
+            corrupt.into_iter().map(|(_, corrupt)| corrupt).collect(),
+        ))
     }
 
     /// Adds the record of an attempt at the trial with this number.
@@ -201,7 +193,7 @@ impl Ledger {
         rows.sort_by_key(|row| row.attempt);
     }
 
-    /// What is stored of a trial's attempts, the first one first. After an attempt that was damaged none counts: it
+    /// A trial's stored attempts, the first one first. After an attempt that was damaged none counts: it
     /// is measured again, and finds the later ones stored.
     #[must_use]
     pub fn attempts(&self, index: u32) -> Vec<Attempt> {

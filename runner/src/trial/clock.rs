@@ -53,7 +53,7 @@ impl Clock {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// What a record says when the time is over.
+    /// The message of a record when the time is over.
     #[must_use]
     pub fn message(&self) -> String {
         let phase = PHASES[usize::from(self.phase.load(Ordering::Relaxed))];

@@ -1,4 +1,4 @@
-//! What a sweep and the process that measures for it say to each other: one JSON document a line, requests on the
+//! The protocol between a sweep and the process that measures for it: one JSON document a line, requests on the
 //! child's standard input, answers on its standard output. What a Job in a cluster is given, `inferbench_crds::contract`
 //! says; these requests are the same with what its pod has found out.
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::models::WeightsAt;
 
-/// What a measuring process is asked for.
+/// A request to a measuring process.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub enum Ask {
@@ -42,7 +42,7 @@ pub struct Measure {
     pub ceilings: Option<Ceilings>,
 }
 
-/// What a measuring process answers.
+/// The answer of a measuring process.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub enum Answer {

@@ -1,35 +1,40 @@
 //! How good what a model writes is, judged by the model itself, outside of the timed window.
 
-use inferbench_engine::{
-    Engine, EngineError,
-    config::ModelConfig,
-    quality::{Score, repetition_rate},
-    tokenizer::{self, Tokenizer},
-};
+use inferbench_engine::quality::{Score, repetition_rate};
 use inferbench_results::record::Quality;
 
-use super::measure::Plan;
-use crate::models::WeightsAt;
+use super::{engine::Ready, subject::Subject};
+use crate::{
+    backend::{BackendError, Load},
+    models::WeightsAt,
+};
 
-/// How good what the model writes is, or why that cannot be said: whatever goes wrong here, the trial is measured.
+/// How good what the model writes is, or why that cannot be said: whatever goes wrong here, the trial is measured. `number` is that of
+/// the prompts.
 pub(super) fn judge(
-    engine: &mut Engine,
-    weights: &WeightsAt,
-    tokenizer: Option<&Tokenizer>,
-    plan: &Plan,
-    config: &ModelConfig,
-    seed: u64,
+    engine: &mut Ready,
+    subject: &Subject<'_>,
+    number: u64,
 ) -> Result<Quality, String> {
-    if matches!(weights, WeightsAt::Random { .. }) {
+    if matches!(subject.weights, WeightsAt::Random { .. }) {
         return Err("random weights: what they write has no meaning".into());
     }
-    let Some(tokenizer) = tokenizer else {
+    let Some(tokenizer) = &engine.tokenizer else {
         return Err("no tokenizer: the prompts are ids at random, no text".into());
     };
-    let mut scored = || -> Result<_, EngineError> {
-        let prompts = tokenizer::prompts(Some(tokenizer), config, plan.batch, plan.input, seed)?;
-        let written = engine.generate(&prompts, plan.output)?.ids;
-        let scores = engine.score(&prompts, &written)?;
+    let name = engine.backend.description().engine.clone();
+    let output = subject.schedule.output;
+    let mut scored = || -> Result<_, BackendError> {
+        let prompts = subject.prompts(Some(tokenizer), number)?;
+        let served = engine.backend.serve(&Load::Batch {
+            prompts: &prompts,
+            output,
+        })?;
+        let Some((written, inspect)) = served.ids.zip(engine.backend.inspect()) else {
+            let why = format!("{name} does not show its ids and scores");
+            return Err(BackendError::Unsupported(why));
+        };
+        let scores = inspect.score(&prompts, &written)?;
         Ok((scores, written))
     };
     let (scores, written) = scored().map_err(|error| error.to_string())?;

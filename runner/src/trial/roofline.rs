@@ -2,40 +2,31 @@
 
 use inferbench_crds::{design::Combination, spec::Dtype};
 use inferbench_engine::{
-    Format,
     ceilings::{
         Ceilings,
         roofline::{self, Bound, Fraction, Shape, Workload},
     },
+    config::ModelConfig,
+    size,
 };
 use inferbench_results::record::Roofline;
 
-/// The engine's name of a data type.
+use crate::backend::candle::{format, world};
+
+/// The sizes of a model whose weights have this data type.
 #[must_use]
-pub const fn format(dtype: Dtype) -> Format {
-    match dtype {
-        Dtype::F32 => Format::F32,
-        Dtype::Bf16 => Format::BF16,
-        Dtype::F16 => Format::F16,
-        Dtype::Q4_0 => Format::Q4_0,
-        Dtype::Q8_0 => Format::Q8_0,
-    }
+pub fn shape(config: &ModelConfig, dtype: Dtype) -> Shape {
+    size::shape(config, format(dtype))
 }
 
-/// How many ranks share the model: the GPUs, or one on the CPU.
-#[must_use]
-pub fn world(combination: &Combination) -> usize {
-    combination.gpus.max(1) as usize
-}
-
-/// What is asked of the model.
+/// The work that is asked of the model.
 #[must_use]
 pub fn workload(combination: &Combination) -> Workload {
     Workload {
         batch: combination.batch_size as usize,
         input: combination.input_length as usize,
         output: combination.output_length as usize,
-        devices: world(combination),
+        devices: world(combination.gpus),
     }
 }
 

@@ -13,7 +13,7 @@ use inferbench_results::record::{Outcome, TrialRecord};
 use super::{
     clock::Clock,
     protocol::{Answer, Ask, Measure},
-    recording, roofline,
+    recording,
     session::{NoRecord, Session},
 };
 use crate::{
@@ -37,7 +37,7 @@ pub fn run() -> Exit {
                 return Exit::BadRequest;
             }
             Ok(Ask::Ceilings { dtype, shape, gpus }) => {
-                match session.ceilings(roofline::format(dtype), &shape, gpus) {
+                match session.ceilings(dtype, &shape, gpus) {
                     Ok(ceilings) => Answer::Ceilings(ceilings),
                     Err(error) => Answer::Failed {
                         message: format!("ceilings: {error}"),

@@ -8,7 +8,7 @@ use crate::machine::activity::{Interval, disturbances};
 /// All that the verdict on a trial rests on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evidence {
-    /// What went on in the timed window.
+    /// The activity in the timed window.
     pub window: Interval,
     /// The iterations' times, summed, in s.
     pub timed_s: f64,
