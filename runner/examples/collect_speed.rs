@@ -12,8 +12,8 @@ use inferbench_crds::{
 };
 use inferbench_results::{fixtures, row::Planned};
 use inferbench_runner::{
-    collect::collect,
     store::{Store, StoreOptions},
+    sweep::collect::collect,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -16,11 +16,11 @@ use inferbench_results::{
     tables::write_csv,
 };
 
-use super::{TRIALS_CSV, complain, open, put, rows};
+use super::input::{TRIALS_CSV, open, put, rows};
 use crate::{
     cli::{ReportArgs, ReportFormat},
-    collect,
-    exit::Exit,
+    process::{exit::Exit, print_error},
+    sweep::collect,
 };
 
 /// Reports on a sweep.
@@ -55,7 +55,7 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
                 Ok(())
             }
             Err(error) => {
-                complain(&error);
+                print_error(&error);
                 Err(Exit::Failed)
             }
         },
@@ -80,14 +80,14 @@ fn write(
     analysis: &Analysis,
 ) -> Result<(), Exit> {
     let failed = |error: &dyn std::fmt::Display| {
-        complain(error);
+        print_error(error);
         Exit::Failed
     };
     let out = args.out.clone().unwrap_or_else(|| folder(first(args)));
     let store = open(&out)?;
     let collected = store.get(MANIFEST).map_err(|error| failed(&error))?;
     if collected.is_some() {
-        complain(&format!(
+        print_error(&format!(
             "{out}: holds a collected sweep, whose {MANIFEST} says what its files are; tell another place with --out"
         ));
         return Err(Exit::BadInput);
@@ -158,7 +158,7 @@ fn stored_objectives(sweep: &str) -> Result<Objectives, Exit> {
         return Ok(Objectives::default());
     }
     let bytes = open(sweep)?.get(SUMMARY).map_err(|error| {
-        complain(&error);
+        print_error(&error);
         Exit::Failed
     })?;
     let summary = bytes.and_then(|bytes| serde_json::from_slice::<Summary>(&bytes).ok());

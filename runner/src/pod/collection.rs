@@ -20,8 +20,10 @@ use serde::de::DeserializeOwned;
 
 use super::{Broken, broken, leave, open, read_sweep, shortened};
 use crate::{
-    collect::collect, commands::complain, exit::Exit, models::Need, prepared::Prepared, signals,
+    models::Need,
+    process::{exit::Exit, print_error, signals},
     store::Store,
+    sweep::{prepared::Prepared, tables},
 };
 
 /// Names this pod's number in an Indexed Job.
@@ -39,7 +41,7 @@ pub fn run(requests: &Path) -> Exit {
         }
         Ok(None) => Exit::Ok,
         Err(Broken { message, exit }) => {
-            complain(&message);
+            print_error(&message);
             leave(&Chunk {
                 message: Some(shortened(message)),
                 ..Chunk::default()
@@ -93,21 +95,9 @@ fn make(request: &SweepRequest, store: &Store, ledger: &Outcomes) -> Result<(), 
         .map_err(|error| broken(error, Exit::BadModel))?
         .on_runner(request.runner.clone());
     let outcomes: BTreeMap<u32, Outcome> = ledger.iter().collect();
-    let collected = collect(
-        store,
-        &sweep.name,
-        sweep.planned(&outcomes),
-        sweep.remeasure_invalid(),
-        &sweep.spec.objectives,
-    )
-    .map_err(|error| broken(error, Exit::Failed))?;
-    for corrupt in &collected.corrupt {
-        complain(&format!(
-            "{} is no record: {}; kept as {}",
-            corrupt.path, corrupt.problem, corrupt.aside
-        ));
-    }
-    Ok(())
+    tables::make(store, &sweep, &outcomes)
+        .map(drop)
+        .map_err(|error| broken(error, Exit::Failed))
 }
 
 /// The part of the status that the collection fills in: from the documents as they are stored, so that every pod says the

@@ -1,4 +1,4 @@
-//! What runs in a cluster's pods: trials, the preflight before them and the collection after them. Each reads what it is
+//! The work of a cluster's pods: trials, the preflight before them and the collection after them. Each reads what it is
 //! asked for from a file (an annotation of its own pod) and leaves what it has to say in the termination message.
 
 pub mod collection;
@@ -17,9 +17,8 @@ use inferbench_crds::{
 use serde::Serialize;
 
 use crate::{
-    commands::complain,
-    exit::Exit,
     models::{Need, Resolved, resolve},
+    process::{exit::Exit, print_error},
     store::Store,
 };
 
@@ -75,7 +74,7 @@ fn leave(report: &impl Serialize) {
         .map_err(std::io::Error::from)
         .and_then(|bytes| fs::write(&file, bytes));
     if let Err(error) = written {
-        complain(&format!("{}: {error}", file.display()));
+        print_error(&format!("{}: {error}", file.display()));
     }
 }
 

@@ -6,23 +6,22 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use inferbench_crds::{
     contract::{PodRequest, TrialReport, TrialRequest},
-    layout::record_path,
     outcome::Outcome,
     spec::Dtype,
 };
-use inferbench_engine::ceilings::{Ceilings, roofline::ModelShape};
-use inferbench_results::{key::trial_key, record::TrialRecord, row::Row};
+use inferbench_engine::ceilings::Ceilings;
+use inferbench_results::row::Row;
 
 use super::{Broken, broken, leave, load, open, shortened};
 use crate::{
-    commands::{complain, trial::store_record},
-    executor::{Ended, Executor, Processes},
-    exit::Exit,
-    gpu,
     machine::Machine,
-    protocol::Measure,
-    recording, shape, signals,
-    store::Store,
+    process::{exit::Exit, print_error, program, signals},
+    sweep::{
+        executor::{Executor, Processes},
+        settle::{Unsettled, settle},
+        steps::{Step, after},
+    },
+    trial::{protocol::Measure, roofline},
 };
 
 /// Holds ceilings by data type, as JSON, that trials are judged by instead of any that are measured: for tests, which start
@@ -40,7 +39,7 @@ pub fn run(requests: &Path) -> Exit {
     match ended {
         Ok(()) => Exit::Ok,
         Err(Broken { message, exit }) => {
-            complain(&message);
+            print_error(&message);
             report.message = Some(shortened(message));
             leave(&report);
             exit
@@ -48,14 +47,14 @@ pub fn run(requests: &Path) -> Exit {
     }
 }
 
-/// A trial that has a record now.
-struct Settled {
+/// A trial that needs nothing more.
+struct Ended {
     outcome: Outcome,
     reused: bool,
     throughput: Option<f64>,
 }
 
-fn measure_all(requests: &Path, settled: &mut dyn FnMut(Settled)) -> Result<(), Broken> {
+fn measure_all(requests: &Path, ended: &mut dyn FnMut(Ended)) -> Result<(), Broken> {
     let asks = read(requests)?;
     let Some(first) = asks.first() else {
         return Err(broken(
@@ -66,17 +65,18 @@ fn measure_all(requests: &Path, settled: &mut dyn FnMut(Settled)) -> Result<(), 
     let machine = Machine::look();
     let isolation = first.request.measurement.isolation;
     let together = i32::try_from(asks.len()).unwrap_or(i32::MAX);
+    let mut executor = Processes::new(machine.clone(), isolation, together);
     let mut pod = Pod {
-        executor: Processes::new(machine.clone(), isolation, together),
         machine,
         ceilings: given_ceilings()?,
     };
     for trial in asks {
-        settled(pod.settle(Measure {
+        let ask = Measure {
             trial,
             weights: None,
             ceilings: None,
-        })?);
+        };
+        ended(pod.settle(ask, &mut executor)?);
     }
     Ok(())
 }
@@ -106,35 +106,46 @@ fn given_ceilings() -> Result<BTreeMap<Dtype, Ceilings>, Broken> {
 
 struct Pod {
     machine: Machine,
-    executor: Processes,
     ceilings: BTreeMap<Dtype, Ceilings>,
 }
 
+impl From<Unsettled> for Broken {
+    fn from(unsettled: Unsettled) -> Self {
+        match unsettled {
+            Unsettled::Failed {
+                message,
+                permanent: true,
+            } => broken(message, Exit::BadModel),
+            Unsettled::Failed { message, .. } => broken(message, Exit::Failed),
+            Unsettled::Interrupted => broken("interrupted", Exit::Failed),
+            Unsettled::Store(error) => broken(error, Exit::Failed),
+        }
+    }
+}
+
 impl Pod {
-    /// Finds the trial's record, or makes it; again while it is invalid and the spec allows.
-    fn settle(&mut self, mut ask: Measure) -> Result<Settled, Broken> {
+    /// Settles a trial, again while it is invalid and the spec allows.
+    fn settle(&mut self, mut ask: Measure, executor: &mut Processes) -> Result<Ended, Broken> {
         let store = open(&ask.trial.store)?;
         let mut reused = true;
         loop {
-            let key = trial_key(&ask.trial.request, ask.trial.attempt);
-            let record = match stored(&store, &key)? {
-                Some(record) => record,
-                None => {
-                    reused = false;
-                    self.measure(&mut ask, &store)?;
-                    stored(&store, &key)?.ok_or_else(|| {
-                        broken(
-                            format!("the record of {key} cannot be read back"),
-                            Exit::Failed,
-                        )
-                    })?
-                }
-            };
-            if !record.valid && ask.trial.attempt < ask.trial.remeasure_invalid {
-                ask.trial.attempt += 1;
+            let dtype = ask.trial.request.combination.dtype;
+            let machine = self.machine.clone();
+            let settled = settle(ask.clone(), &store, &machine, executor, |ask, executor| {
+                self.prepare(ask, executor)
+            })?;
+            reused &= settled.reused;
+            let ceilings = settled.ceilings;
+            self.ceilings
+                .extend(ceilings.map(|ceilings| (dtype, ceilings)));
+            let record = settled.record;
+            if let Step::Measure(attempt) =
+                after(record.valid, ask.trial.attempt, ask.trial.remeasure_invalid)
+            {
+                ask.trial.attempt = attempt;
                 continue;
             }
-            return Ok(Settled {
+            return Ok(Ended {
                 outcome: record.outcome,
                 reused,
                 throughput: Row::of(&record).output_throughput.filter(|_| record.valid),
@@ -142,40 +153,10 @@ impl Pod {
         }
     }
 
-    fn measure(&mut self, ask: &mut Measure, store: &Store) -> Result<(), Broken> {
-        let interrupted = || broken("interrupted", Exit::Failed);
-        if signals::interrupted() {
-            return Err(interrupted());
-        }
-        self.prepare(ask)?;
-        let started_at = recording::now();
-        let ended = self.executor.run(ask.clone());
-        let record = match recording::death(&ask.trial, &self.machine, &ended, &started_at) {
-            Some(record) => record,
-            None => {
-                return match ended {
-                    Ended::Stored { ceilings } => {
-                        let dtype = ask.trial.request.combination.dtype;
-                        self.ceilings
-                            .extend(ceilings.map(|ceilings| (dtype, ceilings)));
-                        Ok(())
-                    }
-                    Ended::Failed {
-                        message,
-                        permanent: true,
-                    } => Err(broken(message, Exit::BadModel)),
-                    Ended::Failed { message, .. } => Err(broken(message, Exit::Failed)),
-                    _ => Err(interrupted()),
-                };
-            }
-        };
-        store_record(store, &record).map_err(|message| broken(message, Exit::Failed))
-    }
-
     /// Sees to the model's files, and to the ceilings that the trial is judged by.
-    fn prepare(&mut self, ask: &mut Measure) -> Result<(), Broken> {
+    fn prepare(&mut self, ask: &mut Measure, executor: &mut dyn Executor) -> Result<(), Broken> {
         let request = &ask.trial.request;
-        gpu::program(request.combination.gpus).map_err(|why| broken(why, Exit::NoDevice))?;
+        program::for_gpus(request.combination.gpus).map_err(|why| broken(why, Exit::NoDevice))?;
         let (combination, pinned) = (&request.combination, &request.model_revision);
         let model = load(&combination.model, request.seed, Some(pinned))?;
         if model.revision != *pinned {
@@ -190,33 +171,13 @@ impl Pod {
         let dtype = combination.dtype;
         ask.weights = Some(model.weights);
         if let (Some(config), false) = (&model.config, self.ceilings.contains_key(&dtype)) {
-            let shape = ModelShape::of(config, shape::format(dtype));
-            let ceilings = self
-                .executor
+            let shape = roofline::shape(config, dtype);
+            let ceilings = executor
                 .ceilings(dtype, shape, combination.gpus)
                 .map_err(|message| broken(format!("ceilings: {message}"), Exit::Failed))?;
             self.ceilings.insert(dtype, ceilings);
         }
         ask.ceilings = self.ceilings.get(&dtype).cloned();
         Ok(())
-    }
-}
-
-/// A record that is stored and whole. One that is damaged is moved aside, so that its trial is measured again.
-fn stored(store: &Store, key: &str) -> Result<Option<TrialRecord>, Broken> {
-    let failed = |error: &dyn std::fmt::Display| broken(error, Exit::Failed);
-    let path = record_path(key);
-    let Some(bytes) = store.get(&path).map_err(|error| failed(&error))? else {
-        return Ok(None);
-    };
-    match TrialRecord::read(key, &bytes) {
-        Ok(record) => Ok(Some(record)),
-        Err(why) => {
-            let aside = store
-                .set_aside(&path, &bytes)
-                .map_err(|error| failed(&error))?;
-            complain(&format!("{path} is no record: {why}; kept as {aside}"));
-            Ok(None)
-        }
     }
 }

@@ -32,8 +32,8 @@ use inferbench_operator::{
     metrics::Metrics,
 };
 use inferbench_runner::{
-    fault,
     pod::{REPORT_VARIABLE, trials::CEILINGS_VARIABLE},
+    process::fault,
 };
 use k8s_openapi::{
     api::{batch::v1::Job, core::v1::Pod},

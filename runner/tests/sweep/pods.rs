@@ -16,13 +16,11 @@ use inferbench_crds::{
 };
 use inferbench_results::key::sha256_hex;
 use inferbench_runner::{
-    fault,
     models::Need,
     pod::{REPORT_VARIABLE, collection::INDEX_VARIABLE, trials::CEILINGS_VARIABLE},
-    prepared::Prepared,
-    protocol::StoreAt,
-    recording,
-    stored::SweepFile,
+    process::fault,
+    sweep::{prepared::Prepared, stored::SweepFile},
+    trial::{protocol::StoreAt, recording},
 };
 
 use crate::place::{Place, SPEC, children_of, signal, stderr, wait_for};
