@@ -138,6 +138,7 @@ fn check(collected: &Collected) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::factor::{Factor, Level, Levels};
     use crate::{
         Outcome,
         status::{CollectedResults, FactorSummary, MetricByLevel, Point, Summary},
@@ -271,7 +272,9 @@ mod tests {
         let large = refused(|wide| {
             wide.summary.pareto = vec![
                 Point {
-                    model: "x".repeat(3_000),
+                    levels: Levels::new([
+                        (Factor::MODEL, Level::from("x".repeat(3_000).as_str()),)
+                    ]),
                     ..Point::default()
                 };
                 16

@@ -3,8 +3,7 @@
 
 use std::{fs, path::Path};
 
-use inferbench_crds::{InferenceBenchmark, file, validate::Scope};
-use inferbench_engine::presets::PRESETS;
+use inferbench_crds::{InferenceBenchmark, file, presets::PRESETS, validate::Scope};
 use inferbench_results::{row::Row, tables::read_trials_csv};
 
 use crate::{

@@ -218,7 +218,9 @@ mod tests {
         assert_eq!(first.record, second.record);
 
         // What is no record is kept aside, and its trial measured again.
-        let path = folder.path().join(record_path(&first.record.trial_key));
+        let path = folder.path().join(inferbench_crds::layout::record_path(
+            &first.record.trial_key,
+        ));
         std::fs::write(&path, "half a rec").unwrap();
         assert!(!settled(&store, vec![STORED]).unwrap().reused);
         let aside = path.with_extension("json.corrupt-0");
