@@ -9,7 +9,6 @@ use std::{
 
 use hf_hub::HFClientBuilder;
 use inferbench_crds::{
-use inferbench_crds::{
     contract::CACHE_VARIABLE,
     presets::PRESETS,
     spec::{HuggingFaceSource, Model, ObjectStoreSource},
