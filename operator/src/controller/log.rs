@@ -96,8 +96,10 @@ mod tests {
 
     #[test]
     fn only_trials_that_failed_are_warned_of() {
-        let sweep =
-            sweep("{design: {factors: {model: [{name: a, source: {random: {preset: gpt2}}}]}}}");
+        let sweep = sweep(
+            "{design: {factors: {model: [{name: a, source: {random: {preset: gpt2}}}]}}, \
+             results: {store: {url: 's3://bucket'}}}",
+        );
         let known = Known {
             ledger: Outcomes::new(sweep.expansion.len_before_exclusion()),
             inputs: String::new(),
