@@ -12,6 +12,8 @@ use super::kib_line;
 
 /// Children are looked for this often; between, they count once they have ended and their parents have waited for them.
 const LISTING_PERIOD: Duration = Duration::from_secs(1);
+/// What is taken over by waiting is counted in ticks of 10 ms, of the user and of the system each.
+const ROUNDING: Duration = Duration::from_millis(20);
 /// The inode of the first process namespace, the same on every Linux.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
@@ -181,8 +183,12 @@ impl Trees {
     fn read(&mut self) -> Usage {
         let before = std::mem::take(&mut self.known);
         for (pid, old) in &before {
-            let now = Process::read(*pid).filter(|now| now.start == old.start);
-            self.known.extend(now.map(|now| (*pid, now)));
+            let Some(mut now) = Process::read(*pid).filter(|now| now.start == old.start) else {
+                continue;
+            };
+            // Of one that has ended and is not waited for yet, stat may tell less than its clock did.
+            now.cpu_time = now.cpu_time.max(old.cpu_time);
+            self.known.insert(*pid, now);
         }
         self.ended += lost(&before, &self.known);
         let living = self.known.values();
@@ -221,7 +227,10 @@ fn lost(before: &BTreeMap<u32, Process>, now: &BTreeMap<u32, Process>) -> Durati
                 .map_or(Duration::ZERO, |heir| heir.waited_for)
         };
         let inherited = taken_over(now).saturating_sub(taken_over(before));
-        lost += total.saturating_sub(inherited);
+        let missing = total.saturating_sub(inherited);
+        if missing > ROUNDING {
+            lost += missing;
+        }
     }
     lost
 }

@@ -197,51 +197,73 @@ impl Session {
             ready: None,
         };
         let timed = measure(engine.backend.as_mut(), &subject.schedule, &mut hooks)?;
-        let ready = hooks.ready;
+        let ready = hooks.ready.filter(|_| fresh);
 
         let logits_finite = engine.logits_are_finite(&subject)?;
         let observed = watch.finish(timed.window);
-        let evidence = evidence(
-            &subject,
-            &timed,
-            &observed,
-            logits_finite,
-            &self.machine,
-            &self.threads,
-        );
-        let invalid_reasons = invalid_reasons(&evidence);
         let effective = effective(&subject, &timed, engine);
         let engine_version = engine.backend.description().version.clone();
         // After all that is measured: neither memory nor telemetry are to know of it.
         let (quality, quality_missing) = judge_quality(&subject, &timed, engine, clock);
-        let roofline = self.judge_roofline(&subject, &timed, ceilings);
-        let harness = Harness {
-            // The time of former trials of the same process is none of this one's start-up.
-            ready_s: ready.filter(|_| fresh).map(|ready| {
-                ready
-                    .saturating_sub(start_took + ceilings_took)
-                    .as_secs_f64()
-            }),
-            window_s: observed.window.wall_s,
-            timed_s: timed.timed.as_secs_f64(),
-        };
-        let record = self.record(ask, clock, Outcome::Succeeded, None);
-        Ok(TrialRecord {
+        let invalid_reasons = self.invalid_reasons(&subject, &timed, &observed, logits_finite);
+        let record = TrialRecord {
             valid: invalid_reasons.is_empty(),
             invalid_reasons,
             effective: Some(effective),
+            roofline: Some(self.judge_roofline(&subject, &timed, ceilings)),
+            quality,
+            quality_missing,
+            harness: Some(harness(
+                &timed,
+                &observed,
+                ready,
+                start_took + ceilings_took,
+            )),
             iterations: timed.iterations,
             warmup: timed.warmup,
             telemetry: observed.telemetry,
-            roofline: Some(roofline),
-            quality,
-            quality_missing,
-            harness: Some(harness),
-            provenance: Provenance {
-                engine_version,
-                ..record.provenance
-            },
+            ..self.record(ask, clock, Outcome::Succeeded, None)
+        };
+        let provenance = Provenance {
+            engine_version,
+            ..record.provenance
+        };
+        Ok(TrialRecord {
+            provenance,
             ..record
+        })
+    }
+
+    /// Why the measurement cannot be vouched for.
+    fn invalid_reasons(
+        &self,
+        subject: &Subject<'_>,
+        timed: &Timed,
+        observed: &Observed,
+        logits_finite: Option<bool>,
+    ) -> Vec<String> {
+        let gpus = observed.telemetry.gpus.iter();
+        invalid_reasons(&Evidence {
+            window: observed.window,
+            timed_s: timed.timed.as_secs_f64(),
+            min_duration_s: subject.schedule.min_duration.as_secs_f64(),
+            iterations: count(timed.iterations.len()),
+            min_iterations: subject.schedule.iterations,
+            cpus: count(self.machine.cpus.len()),
+            // On GPUs one thread does nothing but enqueue.
+            threads: match subject.gpus() {
+                0 => count(self.threads.count),
+                gpus => gpus,
+            },
+            samples: observed.samples,
+            min_samples: min_samples(Duration::from_secs_f64(observed.window.wall_s)),
+            concurrent_trials: observed.neighbours,
+            concurrency_allowed: subject.ask.trial.neighbours_allowed,
+            logits_finite,
+            foreign_gpu_processes: gpus
+                .map(|gpu| gpu.foreign_processes.unwrap_or_default())
+                .collect(),
+            gpu_telemetry_missing: observed.telemetry.gpu_telemetry_missing.clone(),
         })
     }
 
@@ -322,36 +344,19 @@ fn count(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn evidence(
-    subject: &Subject<'_>,
+/// The harness's own share of the time. `ready` is the time from the start of the process to the first prompts, where this is the
+/// process' first trial: the time of former ones is none of this one's start-up. Of it, `engine` went to the engine and to
+/// its ceilings.
+fn harness(
     timed: &Timed,
     observed: &Observed,
-    logits_finite: Option<bool>,
-    machine: &Machine,
-    threads: &Threads,
-) -> Evidence {
-    let gpus = observed.telemetry.gpus.iter();
-    Evidence {
-        window: observed.window,
+    ready: Option<Duration>,
+    engine: Duration,
+) -> Harness {
+    Harness {
+        ready_s: ready.map(|ready| ready.saturating_sub(engine).as_secs_f64()),
+        window_s: observed.window.wall_s,
         timed_s: timed.timed.as_secs_f64(),
-        min_duration_s: subject.schedule.min_duration.as_secs_f64(),
-        iterations: count(timed.iterations.len()),
-        min_iterations: subject.schedule.iterations,
-        cpus: count(machine.cpus.len()),
-        // On GPUs one thread does nothing but enqueue.
-        threads: match subject.gpus() {
-            0 => count(threads.count),
-            gpus => gpus,
-        },
-        samples: observed.samples,
-        min_samples: min_samples(Duration::from_secs_f64(observed.window.wall_s)),
-        concurrent_trials: observed.neighbours,
-        concurrency_allowed: subject.ask.trial.neighbours_allowed,
-        logits_finite,
-        foreign_gpu_processes: gpus
-            .map(|gpu| gpu.foreign_processes.unwrap_or_default())
-            .collect(),
-        gpu_telemetry_missing: observed.telemetry.gpu_telemetry_missing.clone(),
     }
 }
 
