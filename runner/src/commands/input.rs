@@ -135,6 +135,21 @@ pub(super) fn refuse_gpus(
     Err(Exit::BadInput)
 }
 
+/// Refuses parameters where trials have no process of their own, whose environment they could be.
+pub(super) fn refuse_parameters(path: &Path, resource: &InferenceBenchmark) -> Result<(), Exit> {
+    let Some(parameter) = resource.spec.design.factors.parameters.first() else {
+        return Ok(());
+    };
+    print_error(&format!(
+        "{}: spec.design.factors.parameters[0]: {} sets {} in a trial's process, but with --in-process trials have none \
+         of their own; leave out --in-process",
+        path.display(),
+        parameter.name,
+        parameter.env
+    ));
+    Err(Exit::BadInput)
+}
+
 /// Says that there is no such preset.
 pub(super) fn unknown_preset(name: &str) -> String {
     let near = inferbench_crds::suggest::did_you_mean(name, PRESETS);

@@ -6,7 +6,7 @@ use inferbench_crds::{InferenceBenchmark, layout::TRIALS, spec::Model};
 use inferbench_results::record::Outcome;
 
 use super::{
-    input::{refuse_gpus, resource, store_at},
+    input::{refuse_gpus, refuse_parameters, resource, store_at},
     table,
 };
 use crate::{
@@ -68,6 +68,9 @@ impl From<StoreError> for Failed {
 fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     let resource = resource(&args.file)?;
     refuse_gpus(&args.file, &resource, args.in_process)?;
+    if args.in_process {
+        refuse_parameters(&args.file, &resource)?;
+    }
     let at = store_at(args.out.as_deref(), &resource);
     let store = Store::at(&at)?;
     let _lock = occupy(&store)?;

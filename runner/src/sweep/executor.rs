@@ -114,7 +114,7 @@ impl Processes {
                 if let Some((done, ..)) = other {
                     done.close();
                 }
-                (start(gpus, &self.machine)?, 0)
+                (start(gpus, group.start.environment(), &self.machine)?, 0)
             }
         };
         let reply = ask_child(&mut child, ask, patience)?;
@@ -129,8 +129,8 @@ impl Processes {
     }
 }
 
-/// Starts this program again as `inferbench trial`, or the one that measures on GPUs.
-fn start(gpus: u32, machine: &Machine) -> Result<Child, String> {
+/// Starts this program again as `inferbench trial`, or the one that measures on GPUs, with these environment variables.
+fn start(gpus: u32, environment: &[(String, String)], machine: &Machine) -> Result<Child, String> {
     let failed = |error: &dyn std::fmt::Display| format!("no process could be started: {error}");
     let program = match program::for_gpus(gpus).map_err(|error| failed(&error))? {
         Some(program) => program,
@@ -144,6 +144,7 @@ fn start(gpus: u32, machine: &Machine) -> Result<Child, String> {
     command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
     // The requests of a pod are its parent's.
     command.env_remove(REQUESTS_VARIABLE);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     Child::spawn(command, machine.memory).map_err(|error| failed(&error))
 }
 
@@ -186,7 +187,7 @@ impl Executor for Processes {
     }
 
     fn ceilings(&mut self, dtype: Dtype, shape: ModelShape, gpus: u32) -> Result<Ceilings, String> {
-        let mut child = start(gpus, &self.machine)?;
+        let mut child = start(gpus, &[], &self.machine)?;
         let ask = Ask::Ceilings { dtype, shape, gpus };
         match ask_child(&mut child, &ask, CEILINGS_PATIENCE)? {
             Reply::Answer(Answer::Ceilings(ceilings)) => {
