@@ -16,15 +16,6 @@ use inferbench_results::{
 use serde::Deserialize;
 use serde_json::json;
 
-const FACTORS: [Factor; 6] = [
-    Factor::BatchSize,
-    Factor::InputLength,
-    Factor::OutputLength,
-    Factor::Gpus,
-    Factor::Model,
-    Factor::Dtype,
-];
-
 #[derive(Deserialize)]
 struct Data {
     codes: Vec<Vec<u16>>,
@@ -42,7 +33,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("too few rows".into());
     }
     let rows: Vec<usize> = (0..observations.rows()).collect();
-    let features: Vec<(Factor, Vec<u16>)> = FACTORS.into_iter().zip(data.codes).collect();
+    let factors = (0..).map(|at: usize| Factor::Parameter(format!("factor{at}").into()));
+    let features: Vec<(Factor, Vec<u16>)> = factors.zip(data.codes).collect();
 
     let fit_s = median(runs, || Forest::fit(&observations, &rows, TREES, 1));
     let importance_s = median(runs, || importance(&features, &data.target, 1));

@@ -1,7 +1,7 @@
 //! How a table is defined: once, as a struct whose fields are its columns. Header and cells of the CSV, the typed
 //! schema of the Parquet file and the documentation all derive from that one definition (see `table!`).
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use inferbench_crds::outcome::Outcome;
 use jiff::Timestamp;
@@ -26,27 +26,27 @@ pub enum Kind {
 }
 
 /// One column of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The unit of its values; empty where they have none.
     pub unit: &'static str,
     /// The type of its values.
     pub kind: Kind,
     /// Whether a value may be empty.
     pub nullable: bool,
-    /// What it says.
-    pub doc: &'static str,
+    /// Its description.
+    pub doc: Cow<'static, str>,
 }
 
 /// One value of a row.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Cell<'a> {
     /// Not applicable, or unknown.
     Empty,
     /// See [`Kind::Text`].
-    Text(&'a str),
+    Text(Cow<'a, str>),
     /// See [`Kind::Integer`].
     Integer(i64),
     /// See [`Kind::Unsigned`].
@@ -79,20 +79,46 @@ pub trait Field: Sized {
 pub trait Table: Sized {
     /// The table's name, that of its files without their endings.
     const NAME: &'static str;
-    /// What one row is.
+    /// A description of one row.
     const ROW: &'static str;
-    /// Its columns, in order.
+    /// The columns of every such table, in order.
     const COLUMNS: &'static [Column];
 
-    /// The row's values, in the order of the columns.
+    /// The columns that a table of these rows has after them.
+    #[must_use]
+    fn further_columns(_rows: &[Self]) -> Vec<Column> {
+        Vec::new()
+    }
+
+    /// The row's values, in the order of [`Self::COLUMNS`].
     fn cells(&self) -> Vec<Cell<'_>>;
+
+    /// The value in one of the further columns.
+    fn further_cell(&self, _column: &Column) -> Cell<'_> {
+        Cell::Empty
+    }
+
+    /// All columns of a table of these rows, in order.
+    #[must_use]
+    fn columns(rows: &[Self]) -> Vec<Column> {
+        let mut columns = Self::COLUMNS.to_vec();
+        columns.extend(Self::further_columns(rows));
+        columns
+    }
+
+    /// The row's values, in the order of [`Self::columns`], of which `further` are the further ones.
+    fn all_cells(&self, further: &[Column]) -> Vec<Cell<'_>> {
+        let mut cells = self.cells();
+        cells.extend(further.iter().map(|column| self.further_cell(column)));
+        cells
+    }
 }
 
 impl Field for String {
     const KIND: Kind = Kind::Text;
 
     fn cell(&self) -> Cell<'_> {
-        Cell::Text(self)
+        Cell::Text(Cow::Borrowed(self))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -104,7 +130,7 @@ impl Field for Arc<str> {
     const KIND: Kind = Kind::Text;
 
     fn cell(&self) -> Cell<'_> {
-        Cell::Text(self)
+        Cell::Text(Cow::Borrowed(self))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -116,7 +142,7 @@ impl Field for Outcome {
     const KIND: Kind = Kind::Text;
 
     fn cell(&self) -> Cell<'_> {
-        Cell::Text(self.as_str())
+        Cell::Text(self.as_str().into())
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -183,38 +209,62 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-/// Defines a table: `name` of its files, what one row is, and a struct of columns, each with its unit (`""` for none),
-/// type and doc comment.
+/// Defines a table: `name` of its files, a description of one row, and a struct of columns, each with its unit (`""` for
+/// none), type and doc comment. A field after `..` holds what has columns in some tables only: its type says which.
 macro_rules! table {
     (
         $(#[$meta:meta])*
         pub struct $table:ident = $name:literal, $row:literal {
             $($(#[doc = $doc:literal])+ $unit:literal $field:ident: $type:ty,)*
+            $(.. $(#[doc = $further_doc:literal])+ $further:ident: $further_type:ty,)?
         }
     ) => {
         $(#[$meta])*
         pub struct $table {
             $($(#[doc = $doc])+ pub $field: $type,)*
+            $($(#[doc = $further_doc])+ pub $further: $further_type,)?
         }
 
         impl $crate::columns::Table for $table {
             const NAME: &'static str = $name;
             const ROW: &'static str = $row;
             const COLUMNS: &'static [$crate::columns::Column] = &[$($crate::columns::Column {
-                name: stringify!($field),
+                name: std::borrow::Cow::Borrowed(stringify!($field)),
                 unit: $unit,
                 kind: <$type as $crate::columns::Field>::KIND,
                 nullable: <$type as $crate::columns::Field>::NULLABLE,
-                doc: concat!($($doc),+).trim_ascii(),
+                doc: std::borrow::Cow::Borrowed(concat!($($doc),+).trim_ascii()),
             },)*];
 
             fn cells(&self) -> Vec<$crate::columns::Cell<'_>> {
                 vec![$($crate::columns::Field::cell(&self.$field),)*]
             }
+
+            $(
+                fn further_columns(rows: &[Self]) -> Vec<$crate::columns::Column> {
+                    <$further_type>::columns(rows.iter().map(|row| &row.$further))
+                }
+
+                fn further_cell(&self, column: &$crate::columns::Column) -> $crate::columns::Cell<'_> {
+                    self.$further.cell(column)
+                }
+            )?
         }
 
         impl $table {
-            /// The row that these CSV cells hold, in the order of the columns.
+            /// The value of each column by its position.
+            #[allow(dead_code)]
+            pub(crate) const CELLS: &'static [for<'a> fn(&'a Self) -> $crate::columns::Cell<'a>] =
+                &[$(|row| $crate::columns::Field::cell(&row.$field),)*];
+
+            /// Sets the column at a position to the value that a text holds; false where it holds none of its type.
+            #[allow(dead_code)]
+            pub(crate) const SETTERS: &'static [fn(&mut Self, &str) -> bool] = &[$(|row, text| {
+                let value = <$type as $crate::columns::Field>::parse(text);
+                value.map(|value| row.$field = value).is_some()
+            },)*];
+
+            /// The row that these CSV cells hold, in the order of [`Table::COLUMNS`]($crate::columns::Table::COLUMNS).
             ///
             /// # Errors
             /// Names the first column whose cell is missing or of another type, with its text.
@@ -229,6 +279,7 @@ macro_rules! table {
                             format!(concat!(stringify!($field), ": {:?} is not of the type {:?}"), text, kind)
                         })?
                     },)*
+                    $($further: <$further_type>::default(),)?
                 })
             }
         }

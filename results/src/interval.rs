@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
-/// What an interval goes over.
+/// The values that an interval goes over.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Over {
@@ -26,7 +26,7 @@ pub enum Over {
 pub struct Estimate {
     /// The mean over combinations of each one's mean.
     pub mean: f64,
-    /// What `count`, `sd` and the interval go over.
+    /// The values that `count`, `sd` and the interval go over.
     pub over: Over,
     /// Blocks, or iterations of all combinations.
     pub count: u32,
@@ -52,6 +52,20 @@ pub struct Estimate {
     /// The greatest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<f64>,
+}
+
+/// A figure with its 95% interval over replicates, where there are at least two.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Interval {
+    /// The figure.
+    pub value: f64,
+    /// The interval's lower end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<f64>,
+    /// The interval's upper end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<f64>,
 }
 
 /// A metric of one trial.
@@ -128,6 +142,46 @@ impl Estimate {
             (self.sd, self.low, self.high) = (None, None, None);
         }
         self
+    }
+}
+
+/// A figure with the 95% t-interval of each block's figure; without one for fewer than two blocks. `None` where the mean
+/// is no finite number.
+pub(crate) fn over_blocks(blocks: &[f64]) -> Option<Interval> {
+    let centre = mean(blocks.iter().copied());
+    if !centre.is_finite() {
+        return None;
+    }
+    if blocks.len() < 2 {
+        return Some(Interval {
+            value: centre,
+            low: None,
+            high: None,
+        });
+    }
+    let degrees = blocks.len() as f64 - 1.0;
+    let variance = blocks.iter().map(|b| (b - centre).powi(2)).sum::<f64>() / degrees;
+    let half = t_quantile(degrees) * (variance / blocks.len() as f64).sqrt();
+    Some(Interval {
+        value: centre,
+        low: Some(centre - half),
+        high: Some(centre + half),
+    })
+}
+
+impl Interval {
+    /// The interval of an increasing function of the figure; `None` where that is no finite number.
+    pub(crate) fn map(self, function: impl Fn(f64) -> f64) -> Option<Self> {
+        let value = Some(function(self.value)).filter(|value| value.is_finite())?;
+        let end = |end: Option<f64>| end.map(&function).filter(|end| end.is_finite());
+        let (low, high) = (end(self.low), end(self.high));
+        // Half an interval would be read as a whole one.
+        let both = low.is_some() && high.is_some();
+        Some(Self {
+            value,
+            low: low.filter(|_| both),
+            high: high.filter(|_| both),
+        })
     }
 }
 

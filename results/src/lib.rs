@@ -1,4 +1,4 @@
-//! What a trial leaves behind: the record (`record`), whether a document is one (`check`), its key (`key`), the
+//! The results of trials: the record (`record`), whether a document is one (`check`), its key (`key`), the
 //! metrics' definitions (`metrics`), and what is made of many records: tables, summary, analysis, figures, report and
 //! manifest. Pure: no Kubernetes, no model, no store.
 

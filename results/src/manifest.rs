@@ -13,7 +13,7 @@ use crate::{
 /// Changes whenever the meaning or the shape of a manifest does.
 pub const MANIFEST_VERSION: &str = "inferbench.dev/manifest/v1";
 
-/// What a collection has made of which records.
+/// The files that a collection has made, and the records that it made them of.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
@@ -21,7 +21,7 @@ pub struct Manifest {
     pub schema_version: String,
     /// The sweep's name.
     pub sweep: String,
-    /// What became of the trials.
+    /// How the trials ended.
     pub counts: Counts,
     /// The SHA-256 of the lines `trial index, outcome, key`, one per entry of `trials`: equal for equal results.
     pub outcomes_sha256: String,

@@ -1,9 +1,9 @@
 //! Numbers for people: three significant digits, a true minus, thin spaces before units, and `n/a` for what is no
 //! number. Nothing here ever prints NaN or an infinity.
 
-use crate::{analysis::Interval, interval::Estimate};
+use crate::interval::{Estimate, Interval};
 
-/// What stands where a figure could not be computed.
+/// Stands where a figure could not be computed.
 pub const NOT_AVAILABLE: &str = "n/a";
 
 /// Between a number and its unit: a narrow no-break space.

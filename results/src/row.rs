@@ -1,11 +1,15 @@
 //! The rows of the tables: `trials` (one per stored attempt, and one per trial without a record), `iterations` and
 //! `telemetry`. This is where a record's members become columns.
 
+mod levels;
+
 use std::sync::Arc;
 
-use inferbench_crds::outcome::Outcome;
+use inferbench_crds::{factor::Levels, outcome::Outcome};
 use jiff::Timestamp;
 
+pub use self::levels::FurtherLevels;
+pub(crate) use self::levels::of_column;
 use crate::{
     columns::table,
     metrics::{Shape, Stats, TrialMetrics},
@@ -156,7 +160,7 @@ table! {
         "" decode_roofline_fraction: Option<f64>,
         /// The same for prefill.
         "" prefill_roofline_fraction: Option<f64>,
-        /// What binds: `decode=bandwidth|prefill=matrix`; `fits-cache` where the working set fits the last cache, so that fractions may exceed 1; `decode-above-ceiling`, `prefill-above-ceiling` where a fraction is left out because it cannot be; `ceilings-disturbed` where something else went on whenever the ceilings were measured.
+        /// The binding side: `decode=bandwidth|prefill=matrix`; `fits-cache` where the working set fits the last cache, so that fractions may exceed 1; `decode-above-ceiling`, `prefill-above-ceiling` where a fraction is left out because it cannot be; `ceilings-disturbed` where something else went on whenever the ceilings were measured.
         "" roofline_bound: Option<String>,
         /// Mean of ln p(token | all before it) over the continuations of one batch, by the model itself, outside the timed window; with the next three empty unless `measurement.quality` asks for them, and for random weights.
         "nats/token" mean_log_likelihood: Option<f64>,
@@ -170,7 +174,7 @@ table! {
         "s" model_load_s: Option<f64>,
         /// Time to first token of the process's very first iteration.
         "ms" first_iteration_ttft_ms: Option<f64>,
-        /// The engine.
+        /// The level of the engine; empty for candle where nothing ran.
         "" engine: Option<String>,
         /// `eager`, `graph` or `reference`.
         "" engine_mode: Option<String>,
@@ -196,6 +200,9 @@ table! {
         "" image_digest: Option<String>,
         /// The seed of the first iteration's prompts.
         "" prompt_seed: Option<u64>,
+        ..
+        /// The levels of factors without a column above, which have columns after these.
+        further: FurtherLevels,
     }
 }
 
@@ -266,7 +273,7 @@ pub struct Planned {
     pub trial_index: u32,
     /// Its position in the order of execution.
     pub run_order: u32,
-    /// What it asks for.
+    /// The request.
     pub request: Request,
     /// How it ended, where that is known without a record: found unsupported, failed without a word, and so on.
     pub outcome: Option<Outcome>,
@@ -340,21 +347,18 @@ impl Row {
     }
 
     fn asked(request: &Request) -> Self {
-        let levels = &request.combination;
-        Self {
+        let mut row = Self {
             replicate: request.replicate,
-            model: levels.model.name.clone(),
             model_revision: request.model_revision.clone(),
-            dtype: levels.dtype.name().into(),
-            batch_size: levels.batch_size,
-            input_len: levels.input_length,
-            output_len: levels.output_length,
-            gpus: levels.gpus,
             ..Self::default()
+        };
+        for (factor, level) in Levels::of(&request.combination).stated() {
+            row.set_level(factor, level);
         }
+        row
     }
 
-    /// What ran, in place of what was asked: they differ in invalid trials only.
+    /// The levels that ran in place of those that were asked for: they differ in invalid trials only.
     fn set_effective(&mut self, record: &TrialRecord) {
         let Some(ran) = &record.effective else { return };
         self.architecture = text(&ran.architecture);
@@ -365,7 +369,8 @@ impl Row {
         self.output_len = ran.output_len;
         self.gpus = ran.gpus;
         self.model_load_s = Some(ran.model_load_s);
-        self.engine = text(&ran.engine);
+        // The level that was asked for tells engines apart that are one program.
+        self.engine = self.engine.take().or_else(|| text(&ran.engine));
         self.engine_mode = text(&ran.engine_mode);
         self.threads = Some(ran.threads);
         self.prompt_seed = Some(ran.prompt_seed);
@@ -674,7 +679,7 @@ mod tests {
         let numbers: Vec<&str> = Row::COLUMNS
             .iter()
             .filter(|c| c.nullable)
-            .map(|c| c.name)
+            .map(|c| &*c.name)
             .collect();
         for (row, known) in [
             (
@@ -687,7 +692,7 @@ mod tests {
                 .iter()
                 .zip(row.cells())
                 .filter(|(column, cell)| column.nullable && *cell != crate::columns::Cell::Empty)
-                .map(|(column, _)| column.name)
+                .map(|(column, _)| &*column.name)
                 .collect();
             let provenance = ["engine_version", "runner_version", "device", "cpu", "node"];
             assert!(numbers.len() > 60);

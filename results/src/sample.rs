@@ -1,8 +1,9 @@
-//! What all statistics go over: the combinations with the latest valid attempts at their trials, the factors that they
+//! The sample that all statistics go over: the combinations with the latest valid attempts at their trials, the factors that they
 //! differ in and the metrics that were measured.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::{BTreeMap, BTreeSet};
 
+pub use inferbench_crds::factor::{Factor, Level, Levels};
 use inferbench_crds::outcome::Outcome;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,69 +12,6 @@ use crate::{
     interval::{Observation, Within},
     row::Row,
 };
-
-/// A factor of the design.
-#[derive(
-    Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash,
-)]
-#[serde(rename_all = "camelCase")]
-pub enum Factor {
-    /// The model.
-    Model,
-    /// Sequences in a batch.
-    BatchSize,
-    /// Input tokens of each sequence.
-    InputLength,
-    /// Output tokens of each sequence.
-    OutputLength,
-    /// Devices that share the model.
-    Gpus,
-    /// Data type of weights and cache.
-    Dtype,
-}
-
-/// A level of a factor.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(untagged)]
-pub enum Level {
-    /// A number.
-    Number(u32),
-    /// A name.
-    Name(String),
-}
-
-/// One level of each factor.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(rename_all = "camelCase")]
-pub struct Levels {
-    /// The model.
-    pub model: String,
-    /// Sequences in a batch.
-    pub batch_size: u32,
-    /// Input tokens of each sequence.
-    pub input_length: u32,
-    /// Output tokens of each sequence.
-    pub output_length: u32,
-    /// Devices that share the model; 0 for CPU.
-    pub gpus: u32,
-    /// Data type of weights and cache.
-    pub dtype: String,
-}
-
-impl Levels {
-    /// The levels of a trial.
-    #[must_use]
-    pub fn of(row: &Row) -> Self {
-        Self {
-            model: row.model.clone(),
-            batch_size: row.batch_size,
-            input_length: row.input_len,
-            output_length: row.output_len,
-            gpus: row.gpus,
-            dtype: row.dtype.clone(),
-        }
-    }
-}
 
 /// The times over whose iterations a metric's spread inside a trial is known.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +34,7 @@ pub enum Better {
     Neither,
 }
 
-/// What is measured of a trial.
+/// A quantity that is measured of a trial.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// Its name in documents.
@@ -375,66 +313,6 @@ impl Metric {
     }
 }
 
-impl Factor {
-    /// All of them, in the order of the levels.
-    pub const ALL: [Self; 6] = [
-        Self::Model,
-        Self::BatchSize,
-        Self::InputLength,
-        Self::OutputLength,
-        Self::Gpus,
-        Self::Dtype,
-    ];
-
-    /// Its name in text.
-    #[must_use]
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::BatchSize => "batch size",
-            Self::InputLength => "input length",
-            Self::OutputLength => "output length",
-            Self::Gpus => "GPUs",
-            Self::Dtype => "data type",
-        }
-    }
-
-    /// Its name in documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::BatchSize => "batchSize",
-            Self::InputLength => "inputLength",
-            Self::OutputLength => "outputLength",
-            Self::Gpus => "gpus",
-            Self::Dtype => "dtype",
-        }
-    }
-
-    /// Its level in a combination.
-    #[must_use]
-    pub fn level(self, levels: &Levels) -> Level {
-        match self {
-            Self::Model => Level::Name(levels.model.clone()),
-            Self::BatchSize => Level::Number(levels.batch_size),
-            Self::InputLength => Level::Number(levels.input_length),
-            Self::OutputLength => Level::Number(levels.output_length),
-            Self::Gpus => Level::Number(levels.gpus),
-            Self::Dtype => Level::Name(levels.dtype.clone()),
-        }
-    }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => write!(f, "{number}"),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
 /// A combination with the latest attempts at its trials.
 #[derive(Clone, Debug)]
 pub struct Combination<'a> {
@@ -459,6 +337,34 @@ pub fn latest_attempts(rows: &[Row]) -> Vec<&Row> {
     latest.into_values().collect()
 }
 
+/// The factors that some of these levels state, in their order. One that is at its implied level throughout is none of the
+/// sweep's: nobody asked for it.
+#[must_use]
+pub fn factors<'a>(levels: impl IntoIterator<Item = &'a Levels>) -> Vec<Factor> {
+    let mut found: BTreeSet<Factor> = BTreeSet::new();
+    for (factor, _) in levels.into_iter().flat_map(Levels::stated) {
+        if !found.contains(factor) {
+            found.insert(factor.clone());
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// The name of the model among levels; empty where there is none.
+#[must_use]
+pub fn model(levels: &Levels) -> &str {
+    match levels.get(&Factor::MODEL) {
+        Some(Level::Text(name)) => name,
+        _ => "",
+    }
+}
+
+/// The GPUs among levels; 0 for CPU.
+#[must_use]
+pub fn gpus(levels: &Levels) -> u32 {
+    levels.number(&Factor::GPUS).map_or(0, |gpus| gpus as u32)
+}
+
 /// Whether a trial was measured but cannot be vouched for.
 #[must_use]
 pub fn is_invalid(row: &Row) -> bool {
@@ -472,7 +378,7 @@ pub fn combine<'a>(latest: &[&'a Row]) -> Vec<Combination<'a>> {
     let mut combinations: BTreeMap<Levels, Combination<'a>> = BTreeMap::new();
     for row in latest {
         let combination = combinations
-            .entry(Levels::of(row))
+            .entry(row.levels())
             .or_insert_with_key(|levels| Combination {
                 levels: levels.clone(),
                 valid: Vec::new(),

@@ -1,7 +1,6 @@
-//! What a sweep says in its resource's status: the summary and the analysis, cut down to what a status has room for.
+//! A sweep's summary for its resource's status: the summary and the analysis, cut down to what a status has room for.
 
 use inferbench_crds::{
-    factor::{self, Level},
     limits,
     status::{Best, Effect, FactorSummary, MetricByLevel, Point, Summary as Status, significant},
 };
@@ -9,7 +8,7 @@ use inferbench_crds::{
 use crate::{
     analysis::Analysis,
     interval::{Estimate, Over},
-    sample::{Factor, Levels},
+    sample::{Factor, Level, Levels, factors, gpus},
     summary::{Criterion, LevelSummary, Summary},
 };
 
@@ -23,8 +22,8 @@ const METRICS: [(&str, &str); limits::SUMMARY_METRICS as usize] = [
     ("gpuUtilMeanPct", "gpu_util_mean_pct"),
 ];
 
-/// The status' part of a summary and an analysis: at most [`limits::SUMMARY_BYTES`] as JSON. Where a design has so many
-/// levels that all of it would not fit, the widths of intervals go first, then metrics from the last on.
+/// The status' part of a summary and an analysis: at most [`limits::SUMMARY_BYTES`] as JSON. Where it would not fit, the
+/// widths of intervals go first, then the last points of the front, the weakest effects, and metrics from the last on.
 #[must_use]
 pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
     let measured = |over: Over| {
@@ -42,37 +41,79 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
         } else {
             "Iterations".into()
         },
-        factors: Factor::ALL
-            .into_iter()
+        factors: factors(summary.combinations.iter().map(|c| &c.levels))
+            .iter()
             .filter_map(|factor| levels(summary, factor))
+            .take(limits::FACTORS as usize)
             .collect(),
         effects: effects(analysis),
         best: best(summary),
         pareto: pareto(analysis),
     };
-    if bytes(&status) > limits::SUMMARY_BYTES {
-        for metric in status
-            .factors
-            .iter_mut()
-            .flat_map(|factor| &mut factor.metrics)
-        {
-            metric.half_width.clear();
-        }
-    }
-    while bytes(&status) > limits::SUMMARY_BYTES {
-        let most = status
-            .factors
-            .iter()
-            .map(|factor| factor.metrics.len())
-            .max();
-        let Some(most) = most.filter(|most| *most > 0) else {
-            break;
-        };
-        for factor in &mut status.factors {
-            factor.metrics.truncate(most - 1);
-        }
+    let cuts: [fn(&mut Status) -> bool; 9] = [
+        half_widths,
+        |status| shorten(&mut status.pareto, PARETO),
+        |status| weakest_effect(status, EFFECTS),
+        |status| last_metric(status, 1),
+        |status| weakest_effect(status, 0),
+        |status| shorten(&mut status.pareto, 0),
+        |status| shorten(&mut status.best, 1),
+        |status| last_metric(status, 0),
+        |status| shorten(&mut status.factors, 0),
+    ];
+    for cut in cuts {
+        while bytes(&status) > limits::SUMMARY_BYTES && cut(&mut status) {}
     }
     status
+}
+
+/// Points of the front, and effects, that stay until metrics are down to one.
+const PARETO: usize = 4;
+const EFFECTS: usize = 24;
+
+/// Leaves out the widths of all intervals; false where there are none.
+fn half_widths(status: &mut Status) -> bool {
+    let metrics = status
+        .factors
+        .iter_mut()
+        .flat_map(|factor| &mut factor.metrics);
+    metrics.fold(false, |any, metric| {
+        let some = !metric.half_width.is_empty();
+        metric.half_width.clear();
+        any | some
+    })
+}
+
+/// Leaves out the last one, as long as more than `keep` are there; false where they are not.
+fn shorten<T>(list: &mut Vec<T>, keep: usize) -> bool {
+    list.len() > keep && list.pop().is_some()
+}
+
+/// Leaves out the effect of the least share, of equals the last one, as long as there are more than `keep`.
+fn weakest_effect(status: &mut Status, keep: usize) -> bool {
+    let share = |effect: &Effect| effect.total_share.or(effect.share).unwrap_or_default();
+    let effects = status.effects.iter().enumerate().rev();
+    let weakest = effects.min_by(|(_, a), (_, b)| share(a).total_cmp(&share(b)));
+    match weakest.map(|(at, _)| at) {
+        Some(at) if status.effects.len() > keep => {
+            status.effects.remove(at);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Leaves out the last metric of the factors that have the most, as long as those are more than `keep`.
+fn last_metric(status: &mut Status, keep: usize) -> bool {
+    let metrics = status.factors.iter().map(|factor| factor.metrics.len());
+    let most = metrics.max().unwrap_or_default();
+    if most <= keep {
+        return false;
+    }
+    for factor in &mut status.factors {
+        factor.metrics.truncate(most - 1);
+    }
+    true
 }
 
 fn bytes(status: &Status) -> usize {
@@ -84,11 +125,11 @@ fn count(number: u32) -> i32 {
 }
 
 /// Every metric at every level of a factor that has several.
-fn levels(summary: &Summary, factor: Factor) -> Option<FactorSummary> {
+fn levels(summary: &Summary, factor: &Factor) -> Option<FactorSummary> {
     let levels: Vec<&LevelSummary> = summary
         .levels
         .iter()
-        .filter(|level| level.factor == factor)
+        .filter(|level| level.factor == *factor)
         .take(limits::LEVELS as usize)
         .collect();
     if levels.len() < 2 {
@@ -121,14 +162,7 @@ fn levels(summary: &Summary, factor: Factor) -> Option<FactorSummary> {
         factor: factor.name().into(),
         levels: levels
             .iter()
-            .map(|level| {
-                level
-                    .level
-                    .to_string()
-                    .chars()
-                    .take(limits::MODEL_NAME as usize)
-                    .collect()
-            })
+            .map(|level| cut(&level.level.to_string()))
             .collect(),
         metrics,
     })
@@ -224,7 +258,7 @@ fn pareto(analysis: &Analysis) -> Vec<Point> {
         .into_iter()
         .take(limits::SUMMARY_PARETO as usize)
         .map(|found| {
-            let devices = f64::from(found.levels.gpus.max(1));
+            let devices = f64::from(gpus(&found.levels).max(1));
             point(
                 &found.levels,
                 // On GPUs the front's rate is per GPU.
@@ -244,28 +278,24 @@ fn point(
     tpot_ms: Option<f64>,
     cost_per_million: Option<f64>,
 ) -> Point {
-    let name = |name: &str| -> String { name.chars().take(limits::MODEL_NAME as usize).collect() };
-    let levels = [
-        (
-            factor::Factor::MODEL,
-            Level::from(name(&levels.model).as_str()),
-        ),
-        (factor::Factor::BATCH_SIZE, levels.batch_size.into()),
-        (factor::Factor::INPUT_LENGTH, levels.input_length.into()),
-        (factor::Factor::OUTPUT_LENGTH, levels.output_length.into()),
-        (factor::Factor::GPUS, levels.gpus.into()),
-        (
-            factor::Factor::DTYPE,
-            Level::from(name(&levels.dtype).as_str()),
-        ),
-    ];
     Point {
-        levels: factor::Levels::new(levels),
+        levels: Levels::new(levels.iter().map(|(factor, level)| {
+            let level = match level {
+                Level::Text(name) => Level::from(cut(name).as_str()),
+                other => other.clone(),
+            };
+            (factor.clone(), level)
+        })),
         output_throughput: output_throughput.and_then(significant),
         ttft_ms: ttft_ms.and_then(significant),
         tpot_ms: tpot_ms.and_then(significant),
         cost_per_million: cost_per_million.and_then(significant),
     }
+}
+
+/// A level's text, as long as a status has room for.
+fn cut(level: &str) -> String {
+    level.chars().take(limits::MODEL_NAME as usize).collect()
 }
 
 #[cfg(test)]
@@ -342,6 +372,62 @@ mod tests {
                 .iter()
                 .all(|factor| !factor.metrics.is_empty())
         );
+    }
+
+    /// 8 parameters with names and texts of the greatest length beside 7 factors of the table, two levels each.
+    #[test]
+    fn the_most_factors_fit() {
+        let text = |at: u32| format!("{at}{}", "x".repeat(limits::PARAMETER_TEXT - 1));
+        let parameters: Vec<Factor> = (0..limits::PARAMETERS)
+            .map(|at| {
+                let longest = limits::PARAMETER_NAME as usize - 2;
+                Factor::Parameter(format!("p{at}{}", "n".repeat(longest)).into())
+            })
+            .collect();
+        let mut rows = Vec::new();
+        for bits in 0..1_u32 << 10 {
+            let bit = |nth: u32| bits.rotate_left(nth * 7) >> (nth % 5) & 1;
+            let mut row = Row {
+                trial_index: bits,
+                outcome: Some(inferbench_crds::outcome::Outcome::Succeeded),
+                valid: Some(true),
+                model: text(bit(0)).chars().take(63).collect(),
+                engine: Some(format!("{}{}", bit(1), "e".repeat(31))),
+                dtype: if bit(2) > 0 { "bf16" } else { "q4_0" }.into(),
+                batch_size: 65_535 + bit(3),
+                input_len: 1_048_575 + bit(4),
+                output_len: 1_048_575 + bit(5),
+                gpus: 63 + bit(6),
+                mean_ttlt_ms: Some(1e3 / 3.0 + f64::from(bits)),
+                mean_ttft_ms: Some(1e2 / 3.0 + f64::from(bits % 97)),
+                mean_tpot_ms: Some(1e1 / 3.0 + f64::from(bits % 31)),
+                output_throughput: Some(1e5 / 7.0 + f64::from(bits % 89)),
+                output_throughput_per_gpu: Some(1e3 / 7.0 + f64::from(bits % 83)),
+                gpu_util_mean_pct: Some(100.0 / 3.0),
+                ..Row::default()
+            };
+            for (nth, parameter) in (7..).zip(&parameters) {
+                row.set_level(
+                    parameter,
+                    &Level::from(text(bits >> (nth % 10) & 1).as_str()),
+                );
+            }
+            rows.push(row);
+        }
+        let status = status(&rows);
+        assert!(
+            bytes(&status) <= limits::SUMMARY_BYTES,
+            "{}",
+            bytes(&status)
+        );
+        assert_eq!(status.factors.len(), limits::FACTORS as usize);
+        assert!(
+            status
+                .factors
+                .iter()
+                .all(|factor| !factor.metrics.is_empty())
+        );
+        assert!(!status.best.is_empty() && !status.effects.is_empty() && !status.pareto.is_empty());
     }
 
     #[test]

@@ -13,14 +13,15 @@ use crate::{
     numbers,
     row::Row,
     sample::{
-        Combination, Factor, Level, Levels, METRICS, Metric, combine, is_invalid, latest_attempts,
+        Combination, Factor, Level, Levels, METRICS, Metric, combine, factors, gpus, is_invalid,
+        latest_attempts, model,
     },
 };
 
 /// Changes whenever the meaning or the shape of a summary does.
 pub const SUMMARY_VERSION: &str = "inferbench.dev/summary/v1";
 
-/// What a sweep says at a glance.
+/// A sweep at a glance.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
@@ -28,12 +29,12 @@ pub struct Summary {
     pub schema_version: String,
     /// The sweep's name.
     pub sweep: String,
-    /// What the best combinations had to keep to.
+    /// The limits that the best combinations had to keep to.
     #[serde(default)]
     pub objectives: Objectives,
-    /// What became of the trials.
+    /// How the trials ended.
     pub counts: Counts,
-    /// What a reader has to know of these figures.
+    /// Notes that a reader needs beside these figures.
     pub notes: Vec<String>,
     /// The units of the metrics.
     pub units: BTreeMap<String, String>,
@@ -45,7 +46,7 @@ pub struct Summary {
     pub combinations: Vec<CombinationSummary>,
 }
 
-/// What became of the trials, each by its latest attempt.
+/// How the trials ended, each by its latest attempt.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
@@ -106,7 +107,7 @@ pub struct CombinationSummary {
     pub metrics: Estimates,
 }
 
-/// What a combination is best at, among those of its model.
+/// The respect in which a combination is the best of its model.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Criterion {
@@ -122,7 +123,7 @@ pub enum Criterion {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Best {
-    /// What it is best at.
+    /// The respect in which it is the best.
     pub criterion: Criterion,
     /// Its levels.
     #[serde(flatten)]
@@ -135,7 +136,7 @@ pub struct Best {
     /// Its time per output token, ms; absent for one output token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpot_ms: Option<Estimate>,
-    /// What a million output tokens cost, where a GPU's price is known.
+    /// The cost of a million output tokens, where a GPU's price is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_per_million_output_tokens: Option<f64>,
     /// Other combinations of the model whose interval overlaps: they may be as good.
@@ -211,20 +212,19 @@ fn estimates(combinations: &[&Combination<'_>]) -> Estimates {
 
 fn level_summaries(combinations: &[Combination<'_>]) -> Vec<LevelSummary> {
     let mut summaries = Vec::new();
-    for factor in Factor::ALL {
-        let mut by_level: BTreeMap<Level, Vec<&Combination<'_>>> = BTreeMap::new();
+    for factor in factors(combinations.iter().map(|c| &c.levels)) {
+        let mut by_level: BTreeMap<&Level, Vec<&Combination<'_>>> = BTreeMap::new();
         for combination in combinations {
-            by_level
-                .entry(factor.level(&combination.levels))
-                .or_default()
-                .push(combination);
+            if let Some(level) = combination.levels.get(&factor) {
+                by_level.entry(level).or_default().push(combination);
+            }
         }
         summaries.extend(
             by_level
                 .into_iter()
                 .map(|(level, combinations)| LevelSummary {
-                    factor,
-                    level,
+                    factor: factor.clone(),
+                    level: level.clone(),
                     combinations: combinations.len() as u32,
                     measured: combinations.iter().filter(|c| !c.valid.is_empty()).count() as u32,
                     trials: combinations.iter().map(|c| c.valid.len() as u32).sum(),
@@ -242,7 +242,7 @@ fn best(combinations: &[CombinationSummary], objectives: &Objectives) -> Vec<Bes
         .filter(|combination| combination.metrics.contains_key("outputThroughput"))
     {
         by_model
-            .entry(&combination.levels.model)
+            .entry(model(&combination.levels))
             .or_default()
             .push(combination);
     }
@@ -285,10 +285,11 @@ pub fn keeps_to(combination: &CombinationSummary, objectives: &Objectives) -> bo
         })
     };
     within(objectives.max_ttft, "ttftMs")
-        && (combination.levels.output_length == 1 || within(objectives.max_tpot, "tpotMs"))
+        && (combination.levels.number(&Factor::OUTPUT_LENGTH) == Some(1.0)
+            || within(objectives.max_tpot, "tpotMs"))
 }
 
-/// What a million output tokens cost: price per GPU and second × GPUs ÷ output tokens per second × 10⁶; `None` on CPU
+/// The cost of a million output tokens: price per GPU and second × GPUs ÷ output tokens per second × 10⁶; `None` on CPU
 /// or without a price.
 #[must_use]
 pub fn cost_per_million_output_tokens(
@@ -297,7 +298,7 @@ pub fn cost_per_million_output_tokens(
 ) -> Option<f64> {
     let price: f64 = objectives.cost_per_gpu_hour.as_deref()?.parse().ok()?;
     let rate = combination.metrics.get("outputThroughput")?.mean;
-    let gpus = combination.levels.gpus;
+    let gpus = gpus(&combination.levels);
     let cost = price * f64::from(gpus) / 3600.0 / rate * 1e6;
     (gpus > 0 && cost.is_finite()).then_some(cost)
 }

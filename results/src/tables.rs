@@ -11,6 +11,7 @@ use arrow_array::{
     },
 };
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use inferbench_crds::factor::Factor;
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, ZstdLevel},
@@ -21,7 +22,7 @@ use thiserror::Error;
 
 use crate::{
     columns::{Cell, Column, Kind, Table},
-    row::Row,
+    row::{Row, of_column},
 };
 
 /// Why a table cannot be written or read.
@@ -72,13 +73,14 @@ pub fn write_csv<T: Table>(rows: &[T]) -> Result<Vec<u8>, TableError> {
         table: T::NAME,
         source,
     };
+    let further = T::further_columns(rows);
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer
-        .write_record(T::COLUMNS.iter().map(|column| column.name))
+        .write_record(T::columns(rows).iter().map(|column| &*column.name))
         .map_err(failed)?;
     let mut text = String::new();
     for row in rows {
-        for cell in row.cells() {
+        for cell in row.all_cells(&further) {
             text.clear();
             write_text(cell, &mut text);
             writer.write_field(&text).map_err(failed)?;
@@ -94,37 +96,56 @@ pub fn write_csv<T: Table>(rows: &[T]) -> Result<Vec<u8>, TableError> {
 /// made by an older version, or elsewhere, lack some.
 ///
 /// # Errors
-/// Where it is no CSV, has a column that is none of [`Row`]'s, has one twice, or lacks one that is never empty; names the
-/// line and the column.
+/// Where it is no CSV, has a column that is neither one of [`Row`]'s nor a factor's, has one twice, or lacks one that is
+/// never empty; names the line and the column.
 pub fn read_trials_csv(bytes: &[u8]) -> Result<Vec<Row>, TableError> {
     let table = Row::NAME;
     let failed = |source| TableError::Csv { table, source };
     let mut reader = csv::Reader::from_reader(bytes);
-    let places = places(Row::COLUMNS, reader.headers().map_err(failed)?)
+    let Places { known, further } = places(Row::COLUMNS, reader.headers().map_err(failed)?)
         .map_err(|problem| TableError::Header { table, problem })?;
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(failed)?;
         let line = record.position().map_or(0, csv::Position::line);
-        let cells = places
+        let cells = known
             .iter()
             .map(|place| place.and_then(|at| record.get(at)).unwrap_or_default());
-        rows.push(Row::parse(cells).map_err(|problem| TableError::Cell {
+        let mut row = Row::parse(cells).map_err(|problem| TableError::Cell {
             table,
             line,
             problem,
-        })?);
+        })?;
+        for (factor, at) in &further {
+            row.read_further(factor, record.get(*at).unwrap_or_default());
+        }
+        rows.push(row);
     }
     Ok(rows)
 }
 
-/// Where each column stands in a header.
-fn places(columns: &[Column], header: &csv::StringRecord) -> Result<Vec<Option<usize>>, String> {
+/// Where columns stand in a header.
+struct Places {
+    /// Each of the columns that every table has.
+    known: Vec<Option<usize>>,
+    /// The columns of further factors.
+    further: Vec<(Factor, usize)>,
+}
+
+fn places(columns: &[Column], header: &csv::StringRecord) -> Result<Places, String> {
     let mut places = vec![None; columns.len()];
+    let mut further: Vec<(Factor, usize)> = Vec::new();
     for (at, name) in header.iter().enumerate() {
+        if let Some(factor) = of_column(name) {
+            if further.iter().any(|(other, _)| *other == factor) {
+                return Err(format!("{name:?} is there twice"));
+            }
+            further.push((factor, at));
+            continue;
+        }
         let known = columns.iter().position(|column| column.name == name);
         let known = known.ok_or_else(|| {
-            let names = columns.iter().map(|column| column.name);
+            let names = columns.iter().map(|column| &*column.name);
             let near = inferbench_crds::suggest::did_you_mean(name, names);
             format!(
                 "column {}, {name:?}, is none of docs/columns.md{near}",
@@ -141,7 +162,10 @@ fn places(columns: &[Column], header: &csv::StringRecord) -> Result<Vec<Option<u
         .find(|(column, place)| !column.nullable && place.is_none());
     match missing {
         Some((column, _)) => Err(format!("{:?} is missing, and never empty", column.name)),
-        None => Ok(places),
+        None => Ok(Places {
+            known: places,
+            further,
+        }),
     }
 }
 
@@ -150,7 +174,7 @@ fn write_text(cell: Cell<'_>, out: &mut String) {
     // Writing to a String cannot fail.
     let _ = match cell {
         Cell::Empty => Ok(()),
-        Cell::Text(text) => out.write_str(text),
+        Cell::Text(text) => out.write_str(&text),
         Cell::Integer(number) => write!(out, "{number}"),
         Cell::Unsigned(number) => write!(out, "{number}"),
         Cell::Number(number) => write!(out, "{number}"),
@@ -165,6 +189,8 @@ fn write_text(cell: Cell<'_>, out: &mut String) {
 
 /// A Parquet file in the making, compressed in memory; rows may come in portions.
 pub struct ParquetTable<T> {
+    /// The columns beyond those that every such table has.
+    further: Vec<Column>,
     schema: SchemaRef,
     writer: ArrowWriter<Vec<u8>>,
     rows: usize,
@@ -172,18 +198,27 @@ pub struct ParquetTable<T> {
 }
 
 impl<T: Table> ParquetTable<T> {
-    /// An empty table.
+    /// An empty table with the columns of every such table.
     ///
     /// # Errors
     /// Never in practice: it writes to memory.
     pub fn new() -> Result<Self, TableError> {
-        let schema = Arc::new(schema::<T>());
+        Self::for_rows(&[])
+    }
+
+    /// An empty table with the columns that these rows need.
+    ///
+    /// # Errors
+    /// Never in practice: it writes to memory.
+    pub fn for_rows(rows: &[T]) -> Result<Self, TableError> {
+        let schema = Arc::new(schema(rows));
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .build();
         let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties))
             .map_err(failed::<T>)?;
         Ok(Self {
+            further: T::further_columns(rows),
             schema,
             writer,
             rows: 0,
@@ -194,16 +229,27 @@ impl<T: Table> ParquetTable<T> {
     /// Adds rows.
     ///
     /// # Errors
-    /// Never in practice: it writes to memory.
+    /// Where a row has a column that the table was not made for; else never in practice: it writes to memory.
     pub fn push(&mut self, rows: &[T]) -> Result<(), TableError> {
         if rows.is_empty() {
             return Ok(());
         }
-        let cells: Vec<Vec<Cell<'_>>> = rows.iter().map(Table::cells).collect();
+        let mut needed = T::further_columns(rows).into_iter();
+        if let Some(column) =
+            needed.find(|column| !self.further.iter().any(|of| of.name == column.name))
+        {
+            let message = format!("the table was made without the column {}", column.name);
+            return Err(failed::<T>(ParquetError::General(message)));
+        }
+        let cells: Vec<Vec<Cell<'_>>> = rows
+            .iter()
+            .map(|row| row.all_cells(&self.further))
+            .collect();
         let arrays = T::COLUMNS
             .iter()
+            .chain(&self.further)
             .enumerate()
-            .map(|(at, column)| array(column, cells.iter().map(|row| row[at])));
+            .map(|(at, column)| array(column, cells.iter().map(|row| &row[at])));
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays.collect())
             .map_err(|error: ArrowError| failed::<T>(error.into()))?;
         self.rows += rows.len();
@@ -232,18 +278,22 @@ fn failed<T: Table>(source: ParquetError) -> TableError {
     }
 }
 
-/// The Parquet schema of a table.
+/// The Parquet schema of a table of these rows.
 #[must_use]
-pub fn schema<T: Table>() -> Schema {
+pub fn schema<T: Table>(rows: &[T]) -> Schema {
     let field = |column: &Column| {
-        let mut metadata = HashMap::from([("description".to_owned(), column.doc.to_owned())]);
+        let mut metadata =
+            HashMap::from([("description".to_owned(), column.doc.clone().into_owned())]);
         if !column.unit.is_empty() {
             metadata.insert("unit".into(), column.unit.into());
         }
-        Field::new(column.name, data_type(column.kind), column.nullable).with_metadata(metadata)
+        Field::new(&*column.name, data_type(column.kind), column.nullable).with_metadata(metadata)
     };
     let metadata = HashMap::from([("row".to_owned(), T::ROW.to_owned())]);
-    Schema::new_with_metadata(T::COLUMNS.iter().map(field).collect::<Vec<_>>(), metadata)
+    Schema::new_with_metadata(
+        T::columns(rows).iter().map(field).collect::<Vec<_>>(),
+        metadata,
+    )
 }
 
 fn data_type(kind: Kind) -> DataType {
@@ -262,7 +312,7 @@ fn list_item() -> Field {
     Field::new("element", DataType::Float32, false)
 }
 
-fn array<'a>(column: &Column, cells: impl Iterator<Item = Cell<'a>>) -> ArrayRef {
+fn array<'a>(column: &Column, cells: impl Iterator<Item = &'a Cell<'a>>) -> ArrayRef {
     macro_rules! collect {
         ($builder:expr, $kind:ident($value:ident) => $converted:expr) => {{
             let mut builder = $builder;
@@ -277,10 +327,10 @@ fn array<'a>(column: &Column, cells: impl Iterator<Item = Cell<'a>>) -> ArrayRef
     }
     match column.kind {
         Kind::Text => collect!(StringBuilder::new(), Text(text) => text),
-        Kind::Integer => collect!(Int64Builder::new(), Integer(number) => number),
-        Kind::Unsigned => collect!(UInt64Builder::new(), Unsigned(number) => number),
-        Kind::Number => collect!(Float64Builder::new(), Number(number) => number),
-        Kind::Boolean => collect!(BooleanBuilder::new(), Boolean(truth) => truth),
+        Kind::Integer => collect!(Int64Builder::new(), Integer(number) => *number),
+        Kind::Unsigned => collect!(UInt64Builder::new(), Unsigned(number) => *number),
+        Kind::Number => collect!(Float64Builder::new(), Number(number) => *number),
+        Kind::Boolean => collect!(BooleanBuilder::new(), Boolean(truth) => *truth),
         Kind::Time => {
             collect!(TimestampMillisecondBuilder::new().with_timezone("UTC"), Time(time) => time.as_millisecond())
         }
@@ -330,7 +380,7 @@ mod tests {
 
     #[test]
     fn the_columns_are_those_of_the_design() {
-        let names: Vec<&str> = Row::COLUMNS.iter().map(|column| column.name).collect();
+        let names: Vec<&str> = Row::COLUMNS.iter().map(|column| &*column.name).collect();
         assert_eq!(names.join(", "), DESIGN);
     }
 
@@ -446,7 +496,7 @@ mod tests {
         let batch = read_back(&[Row::of(&record), Row::of(&fixtures::out_of_memory())]);
         assert_eq!(
             (batch.num_rows(), batch.num_columns()),
-            (2, Row::COLUMNS.len())
+            (2, Row::columns(&[]).len())
         );
         let ttft = batch
             .column_by_name("mean_ttft_ms")
@@ -478,7 +528,7 @@ mod tests {
     }
 
     fn read_back<T: Table>(rows: &[T]) -> RecordBatch {
-        let mut table = ParquetTable::new().unwrap();
+        let mut table = ParquetTable::for_rows(rows).unwrap();
         let (some, others) = rows.split_at(rows.len() / 2);
         table.push(some).unwrap();
         table.push(others).unwrap();

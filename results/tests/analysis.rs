@@ -44,10 +44,10 @@ fn the_shares_of_a_known_truth_are_recovered() {
     assert_eq!(log.method, Method::FullGrid);
     // Variances of log₂ over the levels times the squared exponents: 2·0.09, 0, 2/3·1 and 1/4·0.25.
     let parts = [
-        (Factor::BatchSize, 2.0 * 0.09),
-        (Factor::InputLength, 0.0),
-        (Factor::OutputLength, 2.0 / 3.0),
-        (Factor::Gpus, 0.25 * 0.25),
+        (Factor::BATCH_SIZE, 2.0 * 0.09),
+        (Factor::INPUT_LENGTH, 0.0),
+        (Factor::OUTPUT_LENGTH, 2.0 / 3.0),
+        (Factor::GPUS, 0.25 * 0.25),
     ];
     let all: f64 = parts.iter().map(|(_, part)| part).sum();
     for (factor, part) in parts {
@@ -60,10 +60,10 @@ fn the_shares_of_a_known_truth_are_recovered() {
         assert!((share.total - share.first_order).abs() < 0.01, "{share:?}");
     }
     for (factor, exponent) in [
-        (Factor::BatchSize, 0.3),
-        (Factor::OutputLength, 1.0),
-        (Factor::Gpus, -0.5),
-        (Factor::InputLength, 0.0),
+        (Factor::BATCH_SIZE, 0.3),
+        (Factor::OUTPUT_LENGTH, 1.0),
+        (Factor::GPUS, -0.5),
+        (Factor::INPUT_LENGTH, 0.0),
     ] {
         let effect = ttlt.effects.iter().find(|e| e.factor == factor).unwrap();
         let ratio = effect.per_doubling.unwrap();
@@ -93,7 +93,10 @@ fn an_interaction_is_found_where_it_is() {
         .iter()
         .max_by(|a, b| a.share.total_cmp(&b.share))
         .unwrap();
-    assert_eq!(strongest.factors, [Factor::BatchSize, Factor::InputLength]);
+    assert_eq!(
+        strongest.factors,
+        [Factor::BATCH_SIZE, Factor::INPUT_LENGTH]
+    );
     assert!(strongest.share > 0.1, "{strongest:?}");
     let first: f64 = raw.factors.iter().map(|f| f.first_order).sum();
     let pairs: f64 = raw.interactions.iter().map(|i| i.share).sum();
@@ -141,7 +144,7 @@ fn the_exponent_of_a_curve_is_found() {
     let curve = analysis.scopes[0]
         .curves
         .iter()
-        .find(|c| c.factor == Factor::BatchSize && c.metric == "ttltMs")
+        .find(|c| c.factor == Factor::BATCH_SIZE && c.metric == "ttltMs")
         .unwrap();
     assert_eq!(curve.chosen, Some(Family::Power));
     let exponent = curve.exponent.unwrap();
@@ -156,7 +159,7 @@ fn the_exponent_of_a_curve_is_found() {
     let short = analysis.scopes[0]
         .curves
         .iter()
-        .find(|c| c.factor == Factor::OutputLength)
+        .find(|c| c.factor == Factor::OUTPUT_LENGTH)
         .unwrap();
     assert!(
         short.refused.as_ref().unwrap().contains("3 levels"),
@@ -188,13 +191,10 @@ fn a_cost_model_predicts_what_was_not_run() {
         assert!(model.check.unwrap().median_error < 0.02, "{model:?}");
         assert_eq!(model.predictions.iter().filter(|p| !p.beyond).count(), 3);
         for prediction in &model.predictions {
-            let levels = &prediction.levels;
-            let row = Row {
-                batch_size: levels.batch_size,
-                input_len: levels.input_length,
-                output_len: levels.output_length,
-                ..Row::default()
-            };
+            let mut row = Row::default();
+            for (factor, level) in prediction.levels.iter() {
+                assert!(row.set_level(factor, level), "{factor}");
+            }
             let error = (prediction.ttlt_ms / truth(&row) - 1.0).abs();
             assert!(error < 0.05, "{prediction:?}");
         }

@@ -35,7 +35,7 @@ fn is_fresh(name: &str, contents: &str) {
 fn describe<T: Table>(files: &str, out: &mut String) {
     let _ = writeln!(out, "\n## {files}\n\nOne row is {}.\n", T::ROW);
     out.push_str("| column | type | unit | what it says |\n|---|---|---|---|\n");
-    for column in T::COLUMNS {
+    for column in T::columns(&[]) {
         let kind = match column.kind {
             Kind::Text => "text",
             Kind::Integer => "integer",
@@ -63,6 +63,10 @@ fn columns_are_documented() {
          each field's unit and description in its metadata.\n",
     );
     describe::<Row>("trials.csv, trials.parquet", &mut page);
+    page.push_str(
+        "\nA sweep with parameters has a column `param_<name>` after these for each of them: its level, a number, a text or \
+         true or false, and empty where the engine does not take it.\n",
+    );
     describe::<IterationRow>("iterations.parquet", &mut page);
     describe::<TelemetryRow>("telemetry.parquet", &mut page);
     is_fresh("columns.md", &page);

@@ -74,7 +74,7 @@ fn made(study: &Study) -> Made {
     Made::of("made-up", &study.rows(), Objectives::default())
 }
 
-/// What a reader sees of a page: its words without tags, a line per heading, cell row or paragraph.
+/// A page as a reader sees it: its words without tags, a line per heading, cell row or paragraph.
 fn words(page: &str) -> String {
     let body = page.split_once("<body>").map_or(page, |(_, body)| body);
     let mut text = String::new();

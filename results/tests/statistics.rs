@@ -7,11 +7,11 @@ use inferbench_crds::{outcome::Outcome, spec::Objectives};
 use inferbench_results::{
     analysis::{
         Analysis, analyze,
-        attribution::{Importance, Method, Shares},
+        attribution::{Method, Shares},
         correlation::{pearson, spearman},
         cost::Coefficients,
         curves::{Family, fit},
-        importance::{SEEDS, importance},
+        importance::{Importance, SEEDS, importance},
         trust::{median, modified_z, spearman_p},
     },
     compare::ratio::holm,
@@ -197,13 +197,13 @@ fn factorial(codes: &BTreeMap<String, Vec<u32>>, y: &[f64]) -> Vec<Row> {
 }
 
 const COLUMNS: [(&str, Factor); 4] = [
-    ("a", Factor::BatchSize),
-    ("b", Factor::InputLength),
-    ("c", Factor::OutputLength),
-    ("d", Factor::Gpus),
+    ("a", Factor::BATCH_SIZE),
+    ("b", Factor::INPUT_LENGTH),
+    ("c", Factor::OUTPUT_LENGTH),
+    ("d", Factor::GPUS),
 ];
 
-/// What a share of a term is: of a factor by its column, of a pair by both.
+/// The share of a term: of a factor by its column, of a pair by both.
 fn share(shares: &Shares, term: &str) -> f64 {
     let factor = |name: &str| {
         COLUMNS
@@ -211,6 +211,7 @@ fn share(shares: &Shares, term: &str) -> f64 {
             .find(|(column, _)| *column == name)
             .unwrap()
             .1
+            .clone()
     };
     match term.split_once(':') {
         None => {

@@ -3,12 +3,48 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::{
-    attribution::{FactorShare, InteractionShare, Method},
-    grid::Grid,
+    grid::{Absent, Grid},
     least_squares::{Factored, Normal},
 };
 use crate::sample::Factor;
+
+/// How shares were computed.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Method {
+    /// Exact analysis of variance of a full grid: Sobol's first-order and total indices for levels of equal weight.
+    FullGrid,
+    /// Type II sums of squares over the measured combinations, main effects and two-way interactions: cells are missing.
+    TypeTwo,
+    /// The same, main effects only: there are too many levels or too few combinations for interactions.
+    TypeTwoMainEffects,
+}
+
+/// A factor's share of a variance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FactorShare {
+    /// The factor.
+    pub factor: Factor,
+    /// Alone (Sobol's S₁; type II: its sum of squares over the total one).
+    pub first_order: f64,
+    /// With all interactions that it takes part in (Sobol's S_T; type II: with the two-way ones).
+    pub total: f64,
+}
+
+/// A pair's share of a variance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InteractionShare {
+    /// The two factors.
+    pub factors: [Factor; 2],
+    /// Their interaction's share.
+    pub share: f64,
+}
 
 /// The factors of some combinations, prepared for any number of metrics.
 #[derive(Debug)]
@@ -16,11 +52,11 @@ pub(super) struct Design {
     factors: Vec<Factor>,
     /// Each factor's level in each measured cell, as its rank.
     pub ranks: Vec<(Factor, Vec<u16>)>,
-    kind: Kind,
+    cells: Cells,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum Cells {
     /// Every combination of the levels, once: each one's level of each factor, and the numbers of levels.
     Full {
         sizes: Vec<usize>,
@@ -56,7 +92,7 @@ pub(super) struct Decomposition {
     pub interactions: Vec<InteractionShare>,
 }
 
-/// Interactions are fitted up to so many columns, main effects up to twice as many.
+/// Columns up to which interactions are fitted; main effects alone up to twice as many.
 const MAX_COLUMNS: usize = 256;
 
 /// Sums of squares below this share of the values' own square are rounding errors.
@@ -77,11 +113,17 @@ impl Design {
         let mut factors = Vec::new();
         let mut sizes = Vec::new();
         let mut codes = vec![Vec::new(); cells.len()];
+        let mut ranks = Vec::new();
         for (position, axis) in grid.varying() {
-            let mut number = vec![None; axis.levels.len()];
+            let none = axis.none() as usize;
+            let mut number = vec![None; none + 1];
             cells
                 .iter()
                 .for_each(|at| number[at[position] as usize] = Some(0));
+            let within = matches!(axis.absent, Absent::Within(_));
+            if within {
+                number[none] = None;
+            }
             let mut size = 0;
             for code in number.iter_mut().flatten() {
                 *code = size;
@@ -90,35 +132,34 @@ impl Design {
             if size < 2 {
                 continue;
             }
-            factors.push(axis.factor);
-            sizes.push(size);
+            // Trees tell combinations without a level apart from all others.
+            let rank = |at: &&[u32]| {
+                let rank = number[at[position] as usize].unwrap_or(size);
+                u16::try_from(rank).unwrap_or(u16::MAX)
+            };
+            ranks.push((axis.factor.clone(), cells.iter().map(rank).collect()));
+            // Where a factor lies inside of another, having no level is that one's effect, and none of this one's.
             for (codes, at) in codes.iter_mut().zip(&cells) {
-                codes.extend(number[at[position] as usize]);
+                codes.push(number[at[position] as usize].unwrap_or(0));
             }
+            factors.push(axis.factor.clone());
+            sizes.push(size);
         }
         if factors.is_empty() {
             return None;
         }
-        let ranks = factors
-            .iter()
-            .enumerate()
-            .map(|(nth, factor)| {
-                let rank = |code: &Vec<usize>| u16::try_from(code[nth]).unwrap_or(u16::MAX);
-                (*factor, codes.iter().map(rank).collect())
-            })
-            .collect();
         let full = sizes
             .iter()
             .try_fold(1_usize, |all, size| all.checked_mul(*size));
-        let kind = if full == Some(cells.len()) {
-            Kind::Full { sizes, codes }
+        let cells = if full == Some(cells.len()) {
+            Cells::Full { sizes, codes }
         } else {
             part(&sizes, &codes)?
         };
         Some(Self {
             factors,
             ranks,
-            kind,
+            cells,
         })
     }
 
@@ -137,9 +178,9 @@ impl Design {
         if total <= ROUNDING * count {
             return None;
         }
-        Some(match &self.kind {
-            Kind::Full { sizes, codes } => self.full(sizes, codes, &values, total),
-            Kind::Part {
+        Some(match &self.cells {
+            Cells::Full { sizes, codes } => self.full(sizes, codes, &values, total),
+            Cells::Part {
                 rows,
                 columns,
                 terms,
@@ -186,14 +227,14 @@ impl Design {
         let first: Vec<f64> = (0..k).map(|factor| explained(1 << factor)).collect();
         let factors = (0..k)
             .map(|factor| FactorShare {
-                factor: self.factors[factor],
+                factor: self.factors[factor].clone(),
                 first_order: first[factor],
                 total: (1.0 - explained(every & !(1 << factor))).max(0.0),
             })
             .collect();
         let interactions = pairs(k)
             .map(|(a, b)| InteractionShare {
-                factors: [self.factors[a], self.factors[b]],
+                factors: [self.factors[a].clone(), self.factors[b].clone()],
                 share: (explained(1 << a | 1 << b) - first[a] - first[b]).max(0.0),
             })
             .collect();
@@ -228,7 +269,7 @@ impl Design {
             explained,
             factors: (0..k)
                 .map(|factor| FactorShare {
-                    factor: self.factors[factor],
+                    factor: self.factors[factor].clone(),
                     first_order: share((factor, None)),
                     total: share((factor, None)) + with(factor),
                 })
@@ -236,7 +277,7 @@ impl Design {
             interactions: pairs(k)
                 .filter(|_| interactions)
                 .map(|(a, b)| InteractionShare {
-                    factors: [self.factors[a], self.factors[b]],
+                    factors: [self.factors[a].clone(), self.factors[b].clone()],
                     share: share((a, Some(b))),
                 })
                 .collect(),
@@ -249,7 +290,7 @@ fn pairs(k: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// Dummy columns for every level but the first of each factor, and for every pair of them of two factors.
-fn part(sizes: &[usize], codes: &[Vec<usize>]) -> Option<Kind> {
+fn part(sizes: &[usize], codes: &[Vec<usize>]) -> Option<Cells> {
     let k = sizes.len();
     let main: usize = sizes.iter().map(|size| size - 1).sum();
     let crossed: usize = pairs(k)
@@ -309,7 +350,7 @@ fn part(sizes: &[usize], codes: &[Vec<usize>]) -> Option<Kind> {
         })
         .collect();
     let all = model(&|_| true);
-    Some(Kind::Part {
+    Some(Cells::Part {
         rows,
         columns,
         terms,

@@ -7,13 +7,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Interval,
     anova::{Decomposition, Design},
-    grid::{Axis, Grid, Values, mean, over_blocks},
-    importance::importance,
+    grid::{Absent, Axis, Grid, Values, mean},
+    importance::{Importance, importance},
     least_squares::Normal,
 };
-use crate::sample::{Factor, Level, Metric};
+use crate::{
+    interval::{Interval, over_blocks},
+    sample::{Factor, Level, Metric},
+};
+
+pub use super::anova::{FactorShare, InteractionShare, Method};
 
 /// Which factors one metric's variance comes from.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -79,73 +83,6 @@ pub struct Shares {
     /// Where the two methods disagree.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disagreements: Vec<String>,
-}
-
-/// How shares were computed.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub enum Method {
-    /// Exact analysis of variance of a full grid: Sobol's first-order and total indices for levels of equal weight.
-    FullGrid,
-    /// Type II sums of squares over the measured combinations, main effects and two-way interactions: cells are missing.
-    TypeTwo,
-    /// The same, main effects only: there are too many levels or too few combinations for interactions.
-    TypeTwoMainEffects,
-}
-
-/// A factor's share of a variance.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct FactorShare {
-    /// The factor.
-    pub factor: Factor,
-    /// Alone (Sobol's S₁; type II: its sum of squares over the total one).
-    pub first_order: f64,
-    /// With all interactions that it takes part in (Sobol's S_T; type II: with the two-way ones).
-    pub total: f64,
-}
-
-/// A pair's share of a variance.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct InteractionShare {
-    /// The two factors.
-    pub factors: [Factor; 2],
-    /// Their interaction's share.
-    pub share: f64,
-}
-
-/// How much worse a random forest predicts combinations that it has not seen when one factor is shuffled.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Importance {
-    /// R² on the held-out combinations, mean over seeds; absent where no forest could be fitted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_out_r2: Option<f64>,
-    /// Splits and forests that the means go over.
-    pub seeds: u32,
-    /// Combinations fitted to, and held out, each time.
-    pub fitted: u32,
-    /// Combinations held out each time.
-    pub held_out: u32,
-    /// Decrease of R² per factor; empty where `refused`. Values from 0 to 2: for independent factors twice the total
-    /// share.
-    pub factors: Vec<FactorImportance>,
-    /// Why no importances are shown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<String>,
-}
-
-/// A factor's permutation importance.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct FactorImportance {
-    /// The factor.
-    pub factor: Factor,
-    /// Mean decrease of R² over seeds and shuffles.
-    pub mean: f64,
-    /// Standard deviation over seeds.
-    pub sd: f64,
 }
 
 /// The metrics whose variance is divided among factors.
@@ -291,7 +228,7 @@ pub(super) fn effects(grid: &Grid<'_>, logarithms: &Values) -> Vec<Effect> {
     let doublings = doublings(grid, logarithms);
     grid.varying()
         .map(|(position, axis)| Effect {
-            factor: axis.factor,
+            factor: axis.factor.clone(),
             per_doubling: doublings.get(&axis.factor).copied(),
             ratios: ratios(grid, position, axis, logarithms),
         })
@@ -313,6 +250,15 @@ fn doublings(grid: &Grid<'_>, logarithms: &Values) -> HashMap<Factor, Interval> 
             columns += axis.levels.len() - 1;
         }
     }
+    // Having no level is the outer factor's effect where there is one; else it has a column of its own.
+    let mut without: Vec<(usize, usize)> = Vec::new();
+    for (position, _) in grid
+        .varying()
+        .filter(|(_, axis)| axis.absent == Absent::Counts)
+    {
+        without.push((position, columns));
+        columns += 1;
+    }
     if columns > MAX_COLUMNS {
         return HashMap::new();
     }
@@ -323,13 +269,18 @@ fn doublings(grid: &Grid<'_>, logarithms: &Values) -> HashMap<Factor, Interval> 
             let mut row = vec![(0, 1.0)];
             for (position, column) in &numeric {
                 let numbers = grid.axes[*position].numbers.as_ref();
-                let number = numbers.map_or(1.0, |numbers| numbers[cell.at[*position] as usize]);
-                row.push((*column, number.log2()));
+                let number = numbers.and_then(|numbers| numbers.get(cell.at[*position] as usize));
+                row.extend(number.map(|number| (*column, number.log2())));
             }
             for (position, column) in &named {
-                let level = cell.at[*position] as usize;
-                if level > 0 {
-                    row.push((column + level - 1, 1.0));
+                let level = cell.at[*position];
+                if level > 0 && level < grid.axes[*position].none() {
+                    row.push((column + level as usize - 1, 1.0));
+                }
+            }
+            for (position, column) in &without {
+                if cell.at[*position] == grid.axes[*position].none() {
+                    row.push((*column, 1.0));
                 }
             }
             row
@@ -366,7 +317,7 @@ fn doublings(grid: &Grid<'_>, logarithms: &Values) -> HashMap<Factor, Interval> 
         .filter_map(|(nth, (position, _))| {
             let slopes: Vec<f64> = blocks.iter().map(|block| block[nth]).collect();
             let ratio = over_blocks(&slopes)?.map(f64::exp)?;
-            Some((grid.axes[*position].factor, ratio))
+            Some((grid.axes[*position].factor.clone(), ratio))
         })
         .collect()
 }
@@ -374,11 +325,14 @@ fn doublings(grid: &Grid<'_>, logarithms: &Values) -> HashMap<Factor, Interval> 
 /// More levels than any design has would make the regression slow.
 const MAX_COLUMNS: usize = 512;
 
-/// Each level against the first one, over pairs of combinations of the balanced part that differ in nothing else.
+/// Each level against the first one, over pairs of combinations of the balanced part that differ in nothing else but in
+/// factors that lie inside of this one.
 fn ratios(grid: &Grid<'_>, position: usize, axis: &Axis, logarithms: &Values) -> Vec<LevelRatio> {
+    let within: Vec<usize> = grid.within(position).collect();
     let others = |at: &[u32]| {
         let mut key: Vec<u32> = at.to_vec();
         key[position] = 0;
+        within.iter().for_each(|inside| key[*inside] = 0);
         key
     };
     let balanced = || {
@@ -390,14 +344,18 @@ fn ratios(grid: &Grid<'_>, position: usize, axis: &Axis, logarithms: &Values) ->
     let Some(first) = balanced().map(|(_, cell)| cell.at[position]).min() else {
         return Vec::new();
     };
-    let bases: HashMap<Vec<u32>, usize> = balanced()
-        .filter(|(_, cell)| cell.at[position] == first)
-        .map(|(at, cell)| (others(&cell.at), at))
-        .collect();
+    let mut bases: HashMap<Vec<u32>, Vec<usize>> = HashMap::new();
+    for (at, cell) in balanced().filter(|(_, cell)| cell.at[position] == first) {
+        bases.entry(others(&cell.at)).or_default().push(at);
+    }
     let mut pairs: Vec<Vec<(usize, usize)>> = vec![Vec::new(); axis.levels.len()];
     for (at, cell) in balanced().filter(|(_, cell)| cell.at[position] != first) {
-        if let Some(base) = bases.get(&others(&cell.at)) {
-            pairs[cell.at[position] as usize].push((at, *base));
+        // Combinations without a level are beyond the last one.
+        if let (Some(bases), Some(pairs)) = (
+            bases.get(&others(&cell.at)),
+            pairs.get_mut(cell.at[position] as usize),
+        ) {
+            pairs.extend(bases.iter().map(|base| (at, *base)));
         }
     }
     pairs

@@ -53,9 +53,9 @@ pub(super) fn correlate(grid: &Grid<'_>) -> Correlation {
         let values = grid
             .cells
             .iter()
-            .map(|cell| Some(numbers[cell.at[position] as usize]));
+            .map(|cell| numbers.get(cell.at[position] as usize).copied());
         variables.push((axis.factor.name().to_owned(), values.collect()));
-        factors.push(axis.factor);
+        factors.push(axis.factor.clone());
     }
     for metric in METRICS {
         let values: Vec<Option<f64>> = grid.values(metric).means;
@@ -86,7 +86,7 @@ pub(super) fn correlate(grid: &Grid<'_>) -> Correlation {
     let pairs = metrics
         .flat_map(|metric| (0..factors.len()).map(move |factor| (factor, metric)))
         .map(|(factor, metric)| Pair {
-            factor: factors[factor],
+            factor: factors[factor].clone(),
             metric: variables[metric].0.clone(),
             pearson: pearson[factor][metric],
             spearman: spearman[factor][metric],

@@ -1,28 +1,29 @@
-//! What an iteration costs: a model of its time that is linear in what it does, for combinations that were not run.
+//! The cost of an iteration: a model of its time that is linear in its work, for combinations that were not run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use inferbench_crds::splitmix::SplitMix64;
-use schemars::JsonSchema;
+use inferbench_crds::{factor::Number, splitmix::SplitMix64};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::{
     grid::mean,
     least_squares::{Normal, non_negative},
 };
-use crate::sample::{Combination, Levels};
+use crate::sample::{Combination, Factor, Level, Levels};
 
 /// TTLT = a + b·out + c·in·batch + d·out·batch + e·out·batch·(in + out/2), coefficients not negative, relative errors
-/// squared; for one model, number of GPUs and data type.
+/// squared; for one level of every other factor.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CostModel {
-    /// The model.
-    pub model: String,
-    /// Devices that share it.
-    pub gpus: u32,
-    /// Data type.
-    pub dtype: String,
+    /// The levels of all factors but batch size, input and output length.
+    #[serde(flatten)]
+    #[schemars(with = "Configuration")]
+    pub levels: Levels,
     /// Combinations fitted to.
     pub combinations: u32,
     /// The coefficients; absent where `refused`.
@@ -36,6 +37,25 @@ pub struct CostModel {
     /// Why there is no model, or no prediction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+}
+
+/// The schema of the levels of some factors.
+struct Configuration;
+
+impl JsonSchema for Configuration {
+    fn schema_name() -> Cow<'static, str> {
+        "Configuration".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = Levels::json_schema(generator);
+        schema.remove("required");
+        schema.insert(
+            "description".into(),
+            "The levels of all factors but batch size, input and output length.".into(),
+        );
+        schema
+    }
 }
 
 /// The coefficients, in ms.
@@ -81,56 +101,69 @@ pub struct Prediction {
     pub output_throughput: f64,
 }
 
+/// The factors that a cost model computes with: batch size, input and output length.
+static COMPUTED: [Factor; 3] = [
+    Factor::BATCH_SIZE,
+    Factor::INPUT_LENGTH,
+    Factor::OUTPUT_LENGTH,
+];
 /// Fewer combinations than this do not check a model of five coefficients.
 const MIN_COMBINATIONS: usize = 10;
 /// Parts held out in turn.
 const FOLDS: usize = 5;
 /// A model whose median error is larger predicts nothing.
 const MAX_MEDIAN_ERROR: f64 = 0.2;
-/// At most so many predictions per model.
+/// Predictions per model, at most.
 const MAX_PREDICTIONS: usize = 50;
 
-/// A measured combination: what its iteration does, and how long it takes.
-struct Measured<'a> {
+/// A measured combination: the work of its iteration, and its time.
+struct Timed<'a> {
     levels: &'a Levels,
     terms: [f64; 5],
     ttlt_ms: f64,
 }
 
-/// A cost model for every model, number of GPUs and data type. `combinations` are all of the design, measured or not.
+/// A cost model for every level of the factors that it does not compute with. `combinations` are all of the design,
+/// measured or not.
 pub(super) fn model(combinations: &[Combination<'_>]) -> Vec<CostModel> {
-    let mut groups: BTreeMap<(&str, u32, &str), Vec<&Combination<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<Levels, Vec<&Combination<'_>>> = BTreeMap::new();
     for combination in combinations {
-        let levels = &combination.levels;
         groups
-            .entry((&levels.model, levels.gpus, &levels.dtype))
+            .entry(configuration(&combination.levels))
             .or_default()
             .push(combination);
     }
     groups
-        .into_values()
-        .filter_map(|combinations| of_group(&combinations))
+        .into_iter()
+        .filter_map(|(levels, combinations)| of_group(levels, &combinations))
         .collect()
 }
 
-fn of_group(combinations: &[&Combination<'_>]) -> Option<CostModel> {
-    let measured: Vec<Measured<'_>> = combinations
+/// The levels of all factors that a cost model does not compute with.
+#[must_use]
+pub fn configuration(levels: &Levels) -> Levels {
+    let levels = levels.clone();
+    COMPUTED.iter().fold(levels, Levels::without)
+}
+
+fn of_group(levels: Levels, combinations: &[&Combination<'_>]) -> Option<CostModel> {
+    let measured: Vec<Timed<'_>> = combinations
         .iter()
         .filter_map(|combination| {
             let times = combination.valid.iter().filter_map(|row| row.mean_ttlt_ms);
             let ttlt_ms = mean(times).filter(|time| *time > 0.0)?;
-            Some(Measured {
+            Some(Timed {
                 levels: &combination.levels,
-                terms: terms(&combination.levels),
+                terms: terms(&combination.levels)?,
                 ttlt_ms,
             })
         })
         .collect();
-    let first = &measured.first()?.levels;
+    if measured.is_empty() {
+        return None;
+    }
     let mut model = CostModel {
-        model: first.model.clone(),
-        gpus: first.gpus,
-        dtype: first.dtype.clone(),
+        levels,
         combinations: measured.len() as u32,
         coefficients: None,
         check: None,
@@ -144,7 +177,7 @@ fn of_group(combinations: &[&Combination<'_>]) -> Option<CostModel> {
         ));
         return Some(model);
     }
-    let every: Vec<&Measured<'_>> = measured.iter().collect();
+    let every: Vec<&Timed<'_>> = measured.iter().collect();
     let [fixed, step, input_token, output_token, context] = solve(&every);
     model.coefficients = Some(Coefficients {
         fixed,
@@ -167,8 +200,10 @@ fn of_group(combinations: &[&Combination<'_>]) -> Option<CostModel> {
     model.predictions = unmeasured(combinations, &measured)
         .into_iter()
         .filter_map(|(levels, beyond)| {
-            let ttlt_ms = predict(&coefficients, &terms(&levels));
-            let tokens = f64::from(levels.batch_size) * f64::from(levels.output_length);
+            let terms = terms(&levels)?;
+            let ttlt_ms = predict(&coefficients, &terms);
+            // Its fourth term counts the batch's output tokens.
+            let tokens = terms[3];
             let output_throughput = tokens / ttlt_ms * 1e3;
             (ttlt_ms > 0.0 && output_throughput.is_finite()).then_some(Prediction {
                 levels,
@@ -181,19 +216,32 @@ fn of_group(combinations: &[&Combination<'_>]) -> Option<CostModel> {
     Some(model)
 }
 
-fn terms(levels: &Levels) -> [f64; 5] {
-    let (batch, input, output) = (
-        f64::from(levels.batch_size),
-        f64::from(levels.input_length),
-        f64::from(levels.output_length),
-    );
-    [
+/// The work of an iteration, as the coefficients count it; `None` where a level is missing.
+fn terms(levels: &Levels) -> Option<[f64; 5]> {
+    let [batch, input, output] = COMPUTED.each_ref().map(|factor| levels.number(factor));
+    let (batch, input, output) = (batch?, input?, output?);
+    Some([
         1.0,
         output,
         input * batch,
         output * batch,
         output * batch * (input + output / 2.0),
-    ]
+    ])
+}
+
+impl Coefficients {
+    /// TTLT of a combination, ms; `None` where a level is missing.
+    #[must_use]
+    pub fn ttlt_ms(&self, levels: &Levels) -> Option<f64> {
+        let coefficients = [
+            self.fixed,
+            self.step,
+            self.input_token,
+            self.output_token,
+            self.context,
+        ];
+        Some(predict(&coefficients, &terms(levels)?))
+    }
 }
 
 fn predict(coefficients: &[f64; 5], terms: &[f64; 5]) -> f64 {
@@ -201,7 +249,7 @@ fn predict(coefficients: &[f64; 5], terms: &[f64; 5]) -> f64 {
 }
 
 /// Non-negative least squares of relative errors. Columns are scaled to 1 at most, for the sake of rounding.
-fn solve(measured: &[&Measured<'_>]) -> [f64; 5] {
+fn solve(measured: &[&Timed<'_>]) -> [f64; 5] {
     let mut most = [0.0_f64; 5];
     for one in measured {
         for (most, term) in most.iter_mut().zip(&one.terms) {
@@ -226,7 +274,7 @@ fn solve(measured: &[&Measured<'_>]) -> [f64; 5] {
     })
 }
 
-fn validate(measured: &[Measured<'_>]) -> Check {
+fn validate(measured: &[Timed<'_>]) -> Check {
     let mut order: Vec<usize> = (0..measured.len()).collect();
     SplitMix64::new(0x5eed_c057).shuffle(&mut order);
     let mut errors = Vec::new();
@@ -260,62 +308,46 @@ fn validate(measured: &[Measured<'_>]) -> Check {
 
 /// Combinations to predict: those of the grid that the design left out, then from the one of the highest throughput a
 /// doubling of each length and of the batch beyond the highest level. Those that were tried and cannot run are not.
-fn unmeasured(combinations: &[&Combination<'_>], measured: &[Measured<'_>]) -> Vec<(Levels, bool)> {
+fn unmeasured(combinations: &[&Combination<'_>], measured: &[Timed<'_>]) -> Vec<(Levels, bool)> {
     let designed: BTreeSet<&Levels> = combinations.iter().map(|c| &c.levels).collect();
-    let of = |level: fn(&Levels) -> u32| -> BTreeSet<u32> {
-        measured.iter().map(|one| level(one.levels)).collect()
-    };
-    let batches = of(|levels| levels.batch_size);
-    let inputs = of(|levels| levels.input_length);
-    let outputs = of(|levels| levels.output_length);
+    let axes: [BTreeSet<&Level>; 3] = COMPUTED.each_ref().map(|factor| {
+        let levels = measured.iter().map(|one| one.levels.get(factor));
+        levels.flatten().collect()
+    });
     let Some(first) = measured.first() else {
         return Vec::new();
     };
-    let mut found = Vec::new();
-    'grid: for batch_size in &batches {
-        for input_length in &inputs {
-            for output_length in &outputs {
-                let levels = Levels {
-                    batch_size: *batch_size,
-                    input_length: *input_length,
-                    output_length: *output_length,
-                    ..first.levels.clone()
-                };
-                if found.len() >= MAX_PREDICTIONS {
-                    break 'grid;
-                }
-                if !designed.contains(&levels) {
-                    found.push((levels, false));
-                }
-            }
+    let with = |base: &Levels, factor: &Factor, level: Level| {
+        let mut levels = base.clone();
+        levels.set(factor.clone(), level);
+        levels
+    };
+    let axes: [Vec<&Level>; 3] = axes.map(|axis| axis.into_iter().collect());
+    let size: usize = axes.iter().map(Vec::len).product();
+    // The last factor counts fastest.
+    let nth = |nth: usize| {
+        let (mut rest, mut levels) = (nth, first.levels.clone());
+        for (factor, axis) in COMPUTED.iter().zip(&axes).rev() {
+            levels.set(factor.clone(), axis[rest % axis.len()].clone());
+            rest /= axis.len();
         }
-    }
-    let rate = |one: &Measured<'_>| one.terms[3] / one.ttlt_ms;
+        levels
+    };
+    let left_out = (0..size)
+        .map(nth)
+        .filter(|levels| !designed.contains(levels));
+    let mut found: Vec<(Levels, bool)> = left_out
+        .take(MAX_PREDICTIONS)
+        .map(|levels| (levels, false))
+        .collect();
+    let rate = |one: &Timed<'_>| one.terms[3] / one.ttlt_ms;
     let fastest = measured.iter().max_by(|a, b| rate(a).total_cmp(&rate(b)));
-    let last = |levels: &BTreeSet<u32>| levels.last().copied().unwrap_or(1).saturating_mul(2);
-    if let Some(fastest) = fastest {
-        let base = fastest.levels.clone();
-        found.push((
-            Levels {
-                batch_size: last(&batches),
-                ..base.clone()
-            },
-            true,
-        ));
-        found.push((
-            Levels {
-                input_length: last(&inputs),
-                ..base.clone()
-            },
-            true,
-        ));
-        found.push((
-            Levels {
-                output_length: last(&outputs),
-                ..base
-            },
-            true,
-        ));
+    for (factor, axis) in COMPUTED.iter().zip(&axes) {
+        let highest = axis.last().and_then(|level| level.number());
+        let doubled = highest.and_then(|highest| Number::new(2.0 * highest));
+        if let Some((fastest, doubled)) = fastest.zip(doubled) {
+            found.push((with(fastest.levels, factor, Level::Number(doubled)), true));
+        }
     }
     found
 }

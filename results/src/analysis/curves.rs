@@ -4,12 +4,9 @@ use inferbench_crds::splitmix::SplitMix64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Interval,
-    grid::{Axis, Grid, mean, over_blocks},
-};
+use super::grid::{Axis, Grid, mean};
 use crate::{
-    interval::{Observation, estimate},
+    interval::{Interval, Observation, estimate, over_blocks},
     sample::{Factor, Metric},
 };
 
@@ -126,7 +123,7 @@ pub const FOLLOWED: [&str; 13] = [
 const MIN_LEVELS: usize = 5;
 /// Families whose criterion is so near the lowest are as good.
 const AS_GOOD: f64 = 2.0;
-/// From so many blocks on, the exponent's interval is a bootstrap over them; with fewer, whose resamples are too much
+/// Blocks from which on the exponent's interval is a bootstrap over them; with fewer, whose resamples are too much
 /// alike, Student's t over each block's exponent.
 const BOOTSTRAP_BLOCKS: usize = 8;
 /// Resamples of the bootstrap.
@@ -169,8 +166,10 @@ pub(super) fn curve(
             .filter_map(|row| metric.observe(row))
             .filter(|trial| trial.value.is_finite())
             .collect();
-        if !trials.is_empty() {
-            levels[cell.at[position] as usize].push(trials);
+        // Combinations without a level are beyond the last one.
+        let level = levels.get_mut(cell.at[position] as usize);
+        if let Some(level) = level.filter(|_| !trials.is_empty()) {
+            level.push(trials);
         }
     }
     let kept: Vec<usize> = (0..levels.len())
@@ -231,7 +230,7 @@ pub(super) fn curve(
             Some(exponent(&x, &of_kept, fit.slope?))
         });
     Some(Curve {
-        factor: axis.factor,
+        factor: axis.factor.clone(),
         metric: metric.name.into(),
         points,
         combinations: combinations as u32,

@@ -1,4 +1,4 @@
-//! What to run: the best combinations, and those that nothing else beats in both speed and latency.
+//! Decisions about what to run: the best combinations, and those that nothing else beats in both speed and latency.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     interval::Estimate,
-    sample::Levels,
+    sample::{self, Levels},
     summary::{Best, CombinationSummary, Summary, cost_per_million_output_tokens, keeps_to},
 };
 
-/// What to run.
+/// The combinations to run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Decisions {
@@ -47,7 +47,7 @@ pub struct FrontPoint {
     pub rate: Estimate,
     /// Its latency, ms.
     pub latency: Estimate,
-    /// What a million output tokens cost, where a GPU's price is known.
+    /// The cost of a million output tokens, where a GPU's price is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_per_million_output_tokens: Option<f64>,
     /// Whether its means keep to the objectives; absent without objectives.
@@ -55,12 +55,12 @@ pub struct FrontPoint {
     pub keeps_objectives: Option<bool>,
 }
 
-/// What to run, by a summary.
+/// The combinations to run, by a summary.
 pub(super) fn decide(summary: &Summary, objectives: &Objectives) -> Decisions {
     let mut by_model: BTreeMap<&str, Vec<&CombinationSummary>> = BTreeMap::new();
     for combination in &summary.combinations {
         by_model
-            .entry(&combination.levels.model)
+            .entry(sample::model(&combination.levels))
             .or_default()
             .push(combination);
     }
@@ -133,7 +133,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::interval::Over;
+    use crate::{
+        interval::Over,
+        sample::{Factor, Level},
+    };
 
     fn combination(batch_size: u32, rate: f64, latency: f64) -> CombinationSummary {
         let estimate = |mean| Estimate {
@@ -149,14 +152,10 @@ mod tests {
             max: None,
         };
         CombinationSummary {
-            levels: Levels {
-                model: "m".into(),
-                batch_size,
-                input_length: 1,
-                output_length: 2,
-                gpus: 0,
-                dtype: "f32".into(),
-            },
+            levels: Levels::new([
+                (Factor::MODEL, Level::from("m")),
+                (Factor::BATCH_SIZE, Level::from(batch_size)),
+            ]),
             trials: 2,
             invalid: 0,
             metrics: [

@@ -2,11 +2,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Coverage, FactorLevels, Interval};
-use crate::{
-    interval::t_quantile,
-    sample::{Combination, Factor, Level, Metric},
-};
+use inferbench_crds::factor::Kind;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::sample::{Combination, Factor, Level, Metric, factors};
+
+/// A factor and its levels, in ascending order.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FactorLevels {
+    /// The factor.
+    pub factor: Factor,
+    /// Its levels.
+    pub levels: Vec<Level>,
+}
+
+/// How much of the grid of levels was measured.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Coverage {
+    /// Combinations in the full grid of the levels.
+    pub grid: u32,
+    /// Those with at least one valid trial.
+    pub measured: u32,
+    /// Combinations of the balanced part: a full grid over the levels that are left when those with holes are dropped.
+    /// Means over a factor's levels are compared there. Equal to `grid` where nothing is missing.
+    pub balanced: u32,
+    /// The levels that the balanced part does without.
+    pub dropped: Vec<FactorLevels>,
+}
 
 /// A factor's levels along the grid.
 #[derive(Clone, Debug)]
@@ -16,17 +41,48 @@ pub(crate) struct Axis {
     pub levels: Vec<Level>,
     /// Each level as a number: itself, a model's parameters, a data type's bits; absent where one is unknown.
     pub numbers: Option<Vec<f64>>,
+    /// What combinations without a level of it mean.
+    pub absent: Absent,
+    /// The axis whose level says which level this one has: its effect is that axis's.
+    pub alias: Option<usize>,
+}
+
+/// What combinations without a level of a factor mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absent {
+    /// There are none.
+    Never,
+    /// The factor lies inside of the one with this axis, some of whose levels do not know it: an engine that does not take
+    /// a parameter. Having no level is no effect of the parameter then, but one of the engine.
+    Within(usize),
+    /// Having no level is as good as a level.
+    Counts,
 }
 
 impl Axis {
     pub fn varies(&self) -> bool {
-        self.levels.len() > 1
+        self.alias.is_none() && self.levels.len() + usize::from(self.absent == Absent::Counts) > 1
     }
 
-    /// Whether "per doubling" means something: a count, and never 0.
+    /// Whether "per doubling" means something: a number, and always above 0.
     pub fn doubles(&self) -> bool {
-        let counts = !matches!(self.factor, Factor::Model | Factor::Dtype);
-        counts && self.varies() && self.levels.iter().all(|level| *level != Level::Number(0))
+        let above = |level: &Level| level.number().is_some_and(|number| number > 0.0);
+        self.factor.kind(&self.levels) == Kind::Number
+            && self.varies()
+            && self.levels.iter().all(above)
+    }
+
+    /// The axis that this one lies inside of, or whose effect its own is.
+    pub fn outer(&self) -> Option<usize> {
+        match self.absent {
+            Absent::Within(outer) => Some(outer),
+            _ => self.alias,
+        }
+    }
+
+    /// The code in a cell of a combination without a level.
+    pub fn none(&self) -> u32 {
+        self.levels.len() as u32
     }
 }
 
@@ -34,8 +90,8 @@ impl Axis {
 #[derive(Clone, Debug)]
 pub(crate) struct Cell<'a> {
     pub combination: &'a Combination<'a>,
-    /// Its level along each axis.
-    pub at: [u32; Factor::ALL.len()],
+    /// The position of its level along each axis; [`Axis::none`] where it has none.
+    pub at: Vec<u32>,
     /// Whether it belongs to the balanced part.
     pub balanced: bool,
 }
@@ -43,44 +99,41 @@ pub(crate) struct Cell<'a> {
 /// The combinations of a scope.
 #[derive(Clone, Debug)]
 pub(crate) struct Grid<'a> {
-    /// One per factor, in the order of [`Factor::ALL`].
+    /// One per factor, in the order of the factors.
     pub axes: Vec<Axis>,
     /// Those with a valid trial, in the order of their levels.
     pub cells: Vec<Cell<'a>>,
     pub coverage: Coverage,
 }
 
-/// Beyond so many levels in all, no balanced part is looked for: no design has as many.
+/// Levels in all beyond which no balanced part is looked for: no design has as many.
 const MAX_LEVELS: usize = 1024;
 
 impl<'a> Grid<'a> {
     pub fn new(combinations: &[&'a Combination<'a>]) -> Self {
-        let axes: Vec<Axis> = Factor::ALL
+        let mut axes: Vec<Axis> = factors(combinations.iter().map(|c| &c.levels))
             .into_iter()
             .map(|factor| axis(factor, combinations))
             .collect();
-        let position = |axis: &Axis, combination: &Combination<'_>| {
-            let level = axis.factor.level(&combination.levels);
-            axis.levels.binary_search(&level).unwrap_or_default() as u32
-        };
+        let codes: Vec<Vec<u32>> = combinations
+            .iter()
+            .map(|combination| axes.iter().map(|axis| code(axis, combination)).collect())
+            .collect();
+        relate(&mut axes, &codes);
+        let sides = Sides::new(&axes, &codes);
         let mut cells: Vec<Cell<'a>> = combinations
             .iter()
-            .filter(|combination| !combination.valid.is_empty())
-            .map(|combination| {
-                let mut at = [0; Factor::ALL.len()];
-                for (at, axis) in at.iter_mut().zip(&axes) {
-                    *at = position(axis, combination);
-                }
-                Cell {
-                    combination,
-                    at,
-                    balanced: true,
-                }
+            .zip(codes)
+            .filter(|(combination, _)| !combination.valid.is_empty())
+            .map(|(combination, at)| Cell {
+                combination,
+                at,
+                balanced: true,
             })
             .collect();
-        let dropped = balance(&axes, &mut cells);
+        let dropped = balance(&axes, &sides, &mut cells);
         let coverage = Coverage {
-            grid: product(axes.iter().map(|axis| axis.levels.len())),
+            grid: product(sides.sizes()),
             measured: cells.len() as u32,
             balanced: cells.iter().filter(|cell| cell.balanced).count() as u32,
             dropped,
@@ -99,6 +152,127 @@ impl<'a> Grid<'a> {
             .enumerate()
             .filter(|(_, axis)| axis.varies())
     }
+
+    /// The axes that lie inside of the one at a position, and those inside of these.
+    pub fn within(&self, position: usize) -> impl Iterator<Item = usize> {
+        (0..self.axes.len()).filter(move |at| outward(&self.axes, *at).any(|at| at == position))
+    }
+
+    /// Sentences about factors that cannot be told apart from others, or have levels for some combinations only.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        self.axes.iter().filter_map(|axis| {
+            let title = axis.factor.title();
+            let of = |outer: usize| self.axes[outer].factor.title();
+            match (axis.absent, axis.alias) {
+                (Absent::Within(outer), _) => Some(format!(
+                    "{title} has levels for some levels of {0} only: its own effect goes over these, and that of {0} over \
+                     all levels of {title}.",
+                    of(outer)
+                )),
+                (Absent::Counts, _) => Some(format!(
+                    "Some combinations have no level of {title}: they are a group of their own."
+                )),
+                (Absent::Never, Some(model)) => Some(format!(
+                    "Each {0} was measured with one {title}: what differs with {title} is shown as an effect of {0}.",
+                    of(model)
+                )),
+                (Absent::Never, None) => None,
+            }
+        })
+    }
+}
+
+/// The axes around the one at a position, from the next one outwards.
+fn outward(axes: &[Axis], at: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(axes[at].outer(), move |at| axes[*at].outer())
+}
+
+fn code(axis: &Axis, combination: &Combination<'_>) -> u32 {
+    match combination.levels.get(&axis.factor) {
+        Some(level) => axis.levels.binary_search(level).unwrap_or_default() as u32,
+        None => axis.none(),
+    }
+}
+
+/// Finds out what absent levels mean, and whether the engine says nothing that the model does not say: where several
+/// sweeps stand side by side, each model was measured by one engine.
+fn relate(axes: &mut [Axis], codes: &[Vec<u32>]) {
+    let position =
+        |factor: &Factor, axes: &[Axis]| axes.iter().position(|axis| axis.factor == *factor);
+    let engine = position(&Factor::ENGINE, axes);
+    let model = position(&Factor::MODEL, axes);
+    if let (Some(engine), Some(model)) = (engine, model)
+        && axes[model].levels.len() > 1
+        && decides(codes, model, |at| at[engine])
+    {
+        axes[engine].alias = Some(model);
+    }
+    for at in 0..axes.len() {
+        let none = axes[at].none();
+        if codes.iter().all(|code| code[at] != none) {
+            continue;
+        }
+        let outer = [engine, model].into_iter().flatten().find(|outer| {
+            *outer != at && decides(codes, *outer, |code| u32::from(code[at] == none))
+        });
+        axes[at].absent = outer.map_or(Absent::Counts, Absent::Within);
+    }
+}
+
+/// Whether equal levels along an axis always come with an equal value.
+fn decides(codes: &[Vec<u32>], axis: usize, value: impl Fn(&[u32]) -> u32) -> bool {
+    let mut known: BTreeMap<u32, u32> = BTreeMap::new();
+    codes
+        .iter()
+        .all(|code| *known.entry(code[axis]).or_insert_with(|| value(code)) == value(code))
+}
+
+/// The sides of the grid: axes, but for those of which one lies inside of the other. Their combinations are the levels of
+/// one side, because a full grid of them cannot be.
+struct Sides {
+    /// The axes of each side.
+    axes: Vec<Vec<usize>>,
+    /// The levels of each side: the codes along its axes.
+    levels: Vec<Vec<Vec<u32>>>,
+}
+
+impl Sides {
+    fn new(axes: &[Axis], codes: &[Vec<u32>]) -> Self {
+        let mut sides: Vec<(usize, Vec<usize>)> = Vec::new();
+        for at in 0..axes.len() {
+            let outermost = outward(axes, at).last().unwrap_or(at);
+            match sides.iter_mut().find(|(of, _)| *of == outermost) {
+                Some((_, side)) => side.push(at),
+                None => sides.push((outermost, vec![at])),
+            }
+        }
+        let axes: Vec<Vec<usize>> = sides.into_iter().map(|(_, side)| side).collect();
+        let levels = axes
+            .iter()
+            .map(|side| {
+                let found: BTreeSet<Vec<u32>> = codes.iter().map(|code| part(code, side)).collect();
+                found.into_iter().collect()
+            })
+            .collect();
+        Self { axes, levels }
+    }
+
+    fn sizes(&self) -> impl Iterator<Item = usize> {
+        self.levels.iter().map(Vec::len)
+    }
+
+    /// The position of a cell's level along each side.
+    fn at(&self, code: &[u32]) -> Vec<usize> {
+        self.axes
+            .iter()
+            .zip(&self.levels)
+            .map(|(side, levels)| levels.binary_search(&part(code, side)).unwrap_or_default())
+            .collect()
+    }
+}
+
+fn part(code: &[u32], side: &[usize]) -> Vec<u32> {
+    side.iter().map(|axis| code[*axis]).collect()
 }
 
 /// A metric over a grid: taken out of the rows once, for everything that goes over it.
@@ -179,82 +353,40 @@ pub(crate) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
         .filter(|mean| mean.is_finite())
 }
 
-/// A figure with the 95% t-interval of what each block says of it; without one for fewer than two blocks.
-pub(crate) fn over_blocks(blocks: &[f64]) -> Option<Interval> {
-    let centre = mean(blocks.iter().copied())?;
-    if blocks.len() < 2 {
-        return Some(Interval {
-            value: centre,
-            low: None,
-            high: None,
-        });
-    }
-    let degrees = blocks.len() as f64 - 1.0;
-    let variance = blocks.iter().map(|b| (b - centre).powi(2)).sum::<f64>() / degrees;
-    let half = t_quantile(degrees) * (variance / blocks.len() as f64).sqrt();
-    Some(Interval {
-        value: centre,
-        low: Some(centre - half),
-        high: Some(centre + half),
-    })
-}
-
-impl Interval {
-    /// The interval of an increasing function of the figure; `None` where that is no finite number.
-    pub(crate) fn map(self, function: impl Fn(f64) -> f64) -> Option<Self> {
-        let value = Some(function(self.value)).filter(|value| value.is_finite())?;
-        let end = |end: Option<f64>| end.map(&function).filter(|end| end.is_finite());
-        let (low, high) = (end(self.low), end(self.high));
-        // Half an interval would be read as a whole one.
-        let both = low.is_some() && high.is_some();
-        Some(Self {
-            value,
-            low: low.filter(|_| both),
-            high: high.filter(|_| both),
-        })
-    }
-}
-
 fn axis(factor: Factor, combinations: &[&Combination<'_>]) -> Axis {
-    let levels: BTreeSet<Level> = combinations
+    let levels: BTreeSet<&Level> = combinations
         .iter()
-        .map(|combination| factor.level(&combination.levels))
+        .filter_map(|combination| combination.levels.get(&factor))
         .collect();
-    let levels: Vec<Level> = levels.into_iter().collect();
-    let numbers = match factor {
-        Factor::Model => {
+    let levels: Vec<Level> = levels.into_iter().cloned().collect();
+    let numbers = match &factor {
+        of if *of == Factor::MODEL => {
             let params: BTreeMap<&str, u64> = combinations
                 .iter()
                 .flat_map(|combination| &combination.valid)
                 .filter_map(|row| Some((row.model.as_str(), row.model_params?)))
                 .collect();
-            levels
-                .iter()
-                .map(|level| match level {
-                    Level::Name(name) => params.get(name.as_str()).map(|count| *count as f64),
-                    Level::Number(_) => None,
-                })
-                .collect()
+            let count = |level: &Level| match level {
+                Level::Text(name) => params.get(&**name).map(|count| *count as f64),
+                _ => None,
+            };
+            levels.iter().map(count).collect()
         }
-        Factor::Dtype => levels
-            .iter()
-            .map(|level| match level {
-                Level::Name(name) => bits(name),
-                Level::Number(_) => None,
-            })
-            .collect(),
-        _ => levels
-            .iter()
-            .map(|level| match level {
-                Level::Number(number) => Some(f64::from(*number)),
-                Level::Name(_) => None,
-            })
-            .collect(),
+        of if *of == Factor::DTYPE => {
+            let bits = |level: &Level| match level {
+                Level::Text(name) => bits(name),
+                _ => None,
+            };
+            levels.iter().map(bits).collect()
+        }
+        _ => levels.iter().map(Level::number).collect(),
     };
     Axis {
         factor,
         levels,
         numbers,
+        absent: Absent::Never,
+        alias: None,
     }
 }
 
@@ -274,42 +406,41 @@ fn product(sizes: impl Iterator<Item = usize>) -> u32 {
     })
 }
 
-/// Drops one level after the other, each time the one that misses the largest share of its combinations (of equals the
-/// one that costs the fewest measured ones, then the highest), until none is missing; returns what was dropped.
-fn balance(axes: &[Axis], cells: &mut [Cell<'_>]) -> Vec<FactorLevels> {
-    let mut left: Vec<Vec<bool>> = axes
-        .iter()
-        .map(|axis| vec![true; axis.levels.len()])
-        .collect();
-    let count = |left: &[Vec<bool>], axis: usize| left[axis].iter().filter(|l| **l).count();
-    let levels: usize = axes.iter().map(|axis| axis.levels.len()).sum();
-    if cells.is_empty() || levels > MAX_LEVELS {
+/// Drops one level of a side after the other, each time the one that misses the largest share of its combinations (of
+/// equals the one that costs the fewest measured ones, then the highest), until none is missing; returns the levels that
+/// the balanced part does without.
+fn balance(axes: &[Axis], sides: &Sides, cells: &mut [Cell<'_>]) -> Vec<FactorLevels> {
+    let sizes: Vec<usize> = sides.sizes().collect();
+    if cells.is_empty() || sizes.iter().sum::<usize>() > MAX_LEVELS {
         cells.iter_mut().for_each(|cell| cell.balanced = false);
         return Vec::new();
     }
-    let mut measured: Vec<Vec<u32>> = axes.iter().map(|axis| vec![0; axis.levels.len()]).collect();
-    for cell in cells.iter() {
-        for (axis, at) in cell.at.iter().enumerate() {
-            measured[axis][*at as usize] += 1;
+    let mut left: Vec<Vec<bool>> = sizes.iter().map(|size| vec![true; *size]).collect();
+    let mut measured: Vec<Vec<u32>> = sizes.iter().map(|size| vec![0; *size]).collect();
+    let places: Vec<Vec<usize>> = cells.iter().map(|cell| sides.at(&cell.at)).collect();
+    for place in &places {
+        for (side, at) in place.iter().enumerate() {
+            measured[side][*at] += 1;
         }
     }
     let mut kept = cells.len() as f64;
     loop {
-        let sizes: Vec<f64> = (0..axes.len())
-            .map(|axis| count(&left, axis) as f64)
+        let sizes: Vec<f64> = left
+            .iter()
+            .map(|left| left.iter().filter(|l| **l).count() as f64)
             .collect();
         let full: f64 = sizes.iter().product();
         if kept >= full {
             break;
         }
-        let worst = (0..axes.len())
-            .filter(|axis| sizes[*axis] > 1.0)
-            .flat_map(|axis| (0..left[axis].len()).map(move |level| (axis, level)))
-            .filter(|(axis, level)| left[*axis][*level])
-            .map(|(axis, level)| {
-                let size = full / sizes[axis];
-                let has = f64::from(measured[axis][level]);
-                ((size - has) / size, -has, (axis, level))
+        let worst = (0..left.len())
+            .filter(|side| sizes[*side] > 1.0)
+            .flat_map(|side| (0..left[side].len()).map(move |level| (side, level)))
+            .filter(|(side, level)| left[*side][*level])
+            .map(|(side, level)| {
+                let size = full / sizes[side];
+                let has = f64::from(measured[side][level]);
+                ((size - has) / size, -has, (side, level))
             })
             .max_by(|a, b| {
                 a.0.total_cmp(&b.0)
@@ -317,34 +448,37 @@ fn balance(axes: &[Axis], cells: &mut [Cell<'_>]) -> Vec<FactorLevels> {
                     .then(a.2.cmp(&b.2))
             });
         // A single combination is a full grid, so there is always a level to drop.
-        let Some((.., (axis, level))) = worst else {
+        let Some((.., (side, level))) = worst else {
             break;
         };
-        left[axis][level] = false;
-        for cell in cells.iter_mut() {
-            if cell.balanced && cell.at[axis] as usize == level {
+        left[side][level] = false;
+        for (cell, place) in cells.iter_mut().zip(&places) {
+            if cell.balanced && place[side] == level {
                 cell.balanced = false;
                 kept -= 1.0;
-                for (axis, at) in cell.at.iter().enumerate() {
-                    measured[axis][*at as usize] -= 1;
+                for (side, at) in place.iter().enumerate() {
+                    measured[side][*at] -= 1;
                 }
             }
         }
     }
-    axes.iter()
-        .zip(&left)
-        .filter(|(_, left)| left.contains(&false))
-        .map(|(axis, left)| FactorLevels {
-            factor: axis.factor,
-            levels: axis
-                .levels
-                .iter()
-                .zip(left)
-                .filter(|(_, left)| !**left)
-                .map(|(level, _)| level.clone())
-                .collect(),
+    let without = |(at, axis): (usize, &Axis)| {
+        let kept: BTreeSet<u32> = cells
+            .iter()
+            .filter(|cell| cell.balanced)
+            .map(|cell| cell.at[at])
+            .collect();
+        let levels = axis.levels.iter().zip(0..);
+        let levels: Vec<Level> = levels
+            .filter(|(_, code)| !kept.contains(code))
+            .map(|(level, _)| level.clone())
+            .collect();
+        (!levels.is_empty()).then(|| FactorLevels {
+            factor: axis.factor.clone(),
+            levels,
         })
-        .collect()
+    };
+    axes.iter().enumerate().filter_map(without).collect()
 }
 
 #[cfg(test)]
@@ -354,6 +488,7 @@ mod tests {
     use super::*;
     use crate::{
         fixtures::Sweep,
+        row::Row,
         sample::{combine, latest_attempts},
     };
 
@@ -378,6 +513,69 @@ mod tests {
             prop_assert_eq!(grid.coverage.dropped.is_empty(), grid.coverage.measured == grid.coverage.grid);
             prop_assert_eq!(balanced.is_empty(), grid.cells.is_empty());
         }
+    }
+
+    /// Two engines at two batch sizes, of which one takes a parameter with two levels.
+    fn nested() -> Vec<Row> {
+        let parameter = Factor::Parameter("slots".into());
+        let sweep = Sweep {
+            batches: &[1, 8],
+            inputs: &[16],
+            outputs: &[16],
+            gpus: &[1],
+            ..Sweep::default()
+        };
+        let mut rows = Vec::new();
+        for (engine, slots) in [("candle", None), ("other", Some(64)), ("other", Some(256))] {
+            rows.extend(sweep.rows(|_| 1.0).into_iter().map(|mut row| {
+                row.engine = Some(engine.into());
+                if let Some(slots) = slots {
+                    row.set_level(&parameter, &Level::from(slots));
+                }
+                row
+            }));
+        }
+        for (index, row) in (0..).zip(&mut rows) {
+            row.trial_index = index;
+        }
+        rows
+    }
+
+    #[test]
+    fn a_factor_that_some_engines_do_not_know_leaves_no_holes() {
+        let rows = nested();
+        let latest = latest_attempts(&rows);
+        let combinations = combine(&latest);
+        let grid = Grid::new(&combinations.iter().collect::<Vec<_>>());
+        assert_eq!(
+            (
+                grid.coverage.grid,
+                grid.coverage.measured,
+                grid.coverage.balanced
+            ),
+            (6, 6, 6)
+        );
+        let names: Vec<&str> = grid.varying().map(|(_, axis)| axis.factor.name()).collect();
+        assert_eq!(names, ["engine", "batchSize", "slots"]);
+        let slots = grid.axes.len() - 1;
+        assert_eq!(grid.axes[slots].absent, Absent::Within(0));
+        assert_eq!(grid.within(0).collect::<Vec<_>>(), [slots]);
+        assert_eq!(grid.notes().count(), 1);
+    }
+
+    #[test]
+    fn an_engine_per_model_is_the_models_effect() {
+        let mut rows = nested();
+        for row in &mut rows {
+            row.model = format!("m ({})", row.engine.as_deref().unwrap());
+        }
+        let latest = latest_attempts(&rows);
+        let combinations = combine(&latest);
+        let grid = Grid::new(&combinations.iter().collect::<Vec<_>>());
+        let names: Vec<&str> = grid.varying().map(|(_, axis)| axis.factor.name()).collect();
+        assert_eq!(names, ["model", "batchSize", "slots"]);
+        assert_eq!((grid.coverage.grid, grid.coverage.balanced), (6, 6));
+        assert_eq!(grid.notes().count(), 2);
     }
 
     #[test]

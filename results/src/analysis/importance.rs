@@ -3,12 +3,44 @@
 
 use inferbench_crds::splitmix::SplitMix64;
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{
-    attribution::{FactorImportance, Importance},
-    forest::{Forest, Observations},
-};
+use super::forest::{Forest, Observations};
 use crate::sample::Factor;
+
+/// How much worse a random forest predicts combinations that it has not seen when one factor is shuffled.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Importance {
+    /// R² on the held-out combinations, mean over seeds; absent where no forest could be fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_r2: Option<f64>,
+    /// Splits and forests that the means go over.
+    pub seeds: u32,
+    /// Combinations fitted to, and held out, each time.
+    pub fitted: u32,
+    /// Combinations held out each time.
+    pub held_out: u32,
+    /// Decrease of R² per factor; empty where `refused`. Values from 0 to 2: for independent factors twice the total
+    /// share.
+    pub factors: Vec<FactorImportance>,
+    /// Why no importances are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// A factor's permutation importance.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FactorImportance {
+    /// The factor.
+    pub factor: Factor,
+    /// Mean decrease of R² over seeds and shuffles.
+    pub mean: f64,
+    /// Standard deviation over seeds.
+    pub sd: f64,
+}
 
 /// Splits, and forests: one each.
 pub const SEEDS: u32 = 5;
@@ -89,7 +121,8 @@ pub fn importance(features: &[(Factor, Vec<u16>)], target: &[f64], seed: u64) ->
     importance.factors = features
         .iter()
         .enumerate()
-        .map(|(at, &(factor, _))| {
+        .map(|(at, (factor, _))| {
+            let factor = factor.clone();
             let (mean, sd) = mean_and_sd(scores.iter().map(|score| score.decreases[at]));
             FactorImportance { factor, mean, sd }
         })
@@ -200,9 +233,9 @@ mod tests {
             (0..240).map(|row| row / divisor % levels).collect()
         };
         let features = vec![
-            (Factor::BatchSize, codes(1, 6)),
-            (Factor::OutputLength, codes(6, 8)),
-            (Factor::Gpus, codes(48, 5)),
+            (Factor::BATCH_SIZE, codes(1, 6)),
+            (Factor::OUTPUT_LENGTH, codes(6, 8)),
+            (Factor::GPUS, codes(48, 5)),
         ];
         let at = |feature: usize, row: usize| f64::from(features[feature].1[row]);
         let y = (0..240)
@@ -264,7 +297,7 @@ mod tests {
         };
         let few: Vec<_> = features
             .iter()
-            .map(|(factor, codes)| (*factor, codes[..9].to_vec()))
+            .map(|(factor, codes)| (factor.clone(), codes[..9].to_vec()))
             .collect();
         assert_eq!(
             refused(&few, &target[..9]),
@@ -279,7 +312,7 @@ mod tests {
             "the target is the same for all 240 combinations"
         );
         assert_eq!(
-            refused(&[(Factor::Gpus, vec![1; 240])], &target).0,
+            refused(&[(Factor::GPUS, vec![1; 240])], &target).0,
             "no factor varies over the 240 combinations"
         );
         assert_eq!(
@@ -322,7 +355,7 @@ mod tests {
             target in prop::collection::vec(prop::num::f64::ANY, 0..40), codes in prop::collection::vec(0..4_u16, 40),
         ) {
             let rows = target.len();
-            let features = [(Factor::Gpus, codes[..rows].to_vec()), (Factor::Model, vec![0; rows])];
+            let features = [(Factor::GPUS, codes[..rows].to_vec()), (Factor::MODEL, vec![0; rows])];
             let found = importance(&features, &target, 1);
             prop_assert_eq!(found.refused.is_some(), found.factors.is_empty());
             prop_assert!(found.held_out_r2.is_none_or(f64::is_finite));

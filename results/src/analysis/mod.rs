@@ -16,21 +16,25 @@ pub mod importance;
 mod least_squares;
 pub mod trust;
 
+use std::collections::BTreeSet;
+
 use inferbench_crds::spec::Objectives;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::grid::{Coverage, FactorLevels};
+
 use self::grid::Grid;
 use crate::{
     row::Row,
-    sample::{Combination, Factor, Level, combine, latest_attempts},
+    sample::{self, Combination, combine, latest_attempts},
     summary::Summary,
 };
 
 /// Changes whenever the meaning or the shape of an analysis does.
 pub const ANALYSIS_VERSION: &str = "inferbench.dev/analysis/v1";
 
-/// What a sweep says about its factors.
+/// The effects of a sweep's factors, and how far to trust them.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Analysis {
@@ -38,13 +42,13 @@ pub struct Analysis {
     pub schema_version: String,
     /// The sweep's name.
     pub sweep: String,
-    /// What a reader has to know of these figures, and what could not be computed and why.
+    /// Notes that a reader needs beside these figures, and why some are missing.
     pub notes: Vec<String>,
-    /// What to run.
+    /// The combinations to run.
     pub decisions: decisions::Decisions,
-    /// What matters and how it behaves: all models together first, where there are several, then each model.
+    /// Effects and behaviour: all models together first, where there are several, then each model.
     pub scopes: Vec<Scope>,
-    /// What an iteration costs, per model, number of GPUs and data type.
+    /// The cost of an iteration, per level of every factor but the batch size and the lengths.
     pub cost_models: Vec<cost::CostModel>,
     /// Whether to trust it.
     pub trust: trust::Trust,
@@ -69,70 +73,36 @@ pub struct Scope {
     pub curves: Vec<curves::Curve>,
 }
 
-/// A factor and its levels, in ascending order.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct FactorLevels {
-    /// The factor.
-    pub factor: Factor,
-    /// Its levels.
-    pub levels: Vec<Level>,
-}
-
-/// How much of the grid of levels was measured.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Coverage {
-    /// Combinations in the full grid of the levels.
-    pub grid: u32,
-    /// Those with at least one valid trial.
-    pub measured: u32,
-    /// Combinations of the balanced part: a full grid over the levels that are left when those with holes are dropped.
-    /// Means over a factor's levels are compared there. Equal to `grid` where nothing is missing.
-    pub balanced: u32,
-    /// The levels that the balanced part does without.
-    pub dropped: Vec<FactorLevels>,
-}
-
-/// A figure with its 95% interval over replicates, where there are at least two.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Interval {
-    /// The figure.
-    pub value: f64,
-    /// The interval's lower end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub low: Option<f64>,
-    /// The interval's upper end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub high: Option<f64>,
-}
-
 /// Analyses a sweep's rows, which `summary` summarizes under the same objectives.
 #[must_use]
 pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Analysis {
     let latest = latest_attempts(rows);
     let combinations = combine(&latest);
-    let mut models: Vec<&str> = combinations
+    let models: BTreeSet<&str> = combinations
         .iter()
-        .map(|combination| combination.levels.model.as_str())
+        .map(|combination| sample::model(&combination.levels))
         .collect();
-    models.dedup();
     let mut scopes = Vec::new();
+    let mut nested = Vec::new();
+    let mut push = |model: Option<&str>, combinations: &[&Combination<'_>]| {
+        let grid = Grid::new(combinations);
+        nested.extend(grid.notes());
+        scopes.push(scope(model, grid));
+    };
     if models.len() > 1 {
-        scopes.push(scope(None, &combinations.iter().collect::<Vec<_>>()));
+        push(None, &combinations.iter().collect::<Vec<_>>());
     }
     for model in &models {
         let own: Vec<&Combination<'_>> = combinations
             .iter()
-            .filter(|combination| combination.levels.model == *model)
+            .filter(|combination| sample::model(&combination.levels) == *model)
             .collect();
-        scopes.push(scope(Some(model), &own));
+        push(Some(model), &own);
     }
     Analysis {
         schema_version: ANALYSIS_VERSION.into(),
         sweep: summary.sweep.clone(),
-        notes: notes(&scopes),
+        notes: notes(&scopes, nested),
         decisions: decisions::decide(summary, objectives),
         scopes,
         cost_models: cost::model(&combinations),
@@ -140,15 +110,14 @@ pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Anal
     }
 }
 
-fn scope(model: Option<&str>, combinations: &[&Combination<'_>]) -> Scope {
-    let grid = Grid::new(combinations);
+fn scope(model: Option<&str>, grid: Grid<'_>) -> Scope {
     Scope {
         model: model.map(str::to_owned),
         factors: grid
             .axes
             .iter()
             .map(|axis| FactorLevels {
-                factor: axis.factor,
+                factor: axis.factor.clone(),
                 levels: axis.levels.clone(),
             })
             .collect(),
@@ -159,7 +128,7 @@ fn scope(model: Option<&str>, combinations: &[&Combination<'_>]) -> Scope {
     }
 }
 
-fn notes(scopes: &[Scope]) -> Vec<String> {
+fn notes(scopes: &[Scope], nested: Vec<String>) -> Vec<String> {
     let mut notes = Vec::new();
     if scopes.iter().all(|scope| scope.coverage.measured == 0) {
         notes.push("No valid trial: nothing could be analysed.".into());
@@ -180,6 +149,11 @@ fn notes(scopes: &[Scope]) -> Vec<String> {
                 .into(),
         );
     }
+    for note in nested {
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
     notes.push(
         "normalizedLatencyMs is exactly the inverse of outputThroughput: no second finding. gpuUtil is the share of time \
          in which any kernel ran, not of the device in use."
@@ -191,7 +165,10 @@ fn notes(scopes: &[Scope]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fixtures::Sweep, sample::Metric};
+    use crate::{
+        fixtures::Sweep,
+        sample::{Factor, Level, Metric},
+    };
 
     /// How often, of 1,000 seeded sweeps, four kinds of interval hold the truth.
     fn covered(replicates: u32) -> [u32; 4] {
@@ -219,13 +196,13 @@ mod tests {
             let effects = attribution::effects(&grid, &logarithms);
             let batch = effects
                 .iter()
-                .find(|effect| effect.factor == Factor::BatchSize)
+                .find(|effect| effect.factor == Factor::BATCH_SIZE)
                 .unwrap();
             let last = batch.ratios.last().unwrap();
-            assert_eq!(last.level, Level::Number(16));
+            assert_eq!(last.level, Level::from(16));
             let (position, axis) = grid
                 .varying()
-                .find(|(_, axis)| axis.factor == Factor::BatchSize)
+                .find(|(_, axis)| axis.factor == Factor::BATCH_SIZE)
                 .unwrap();
             let curve = curves::curve(&grid, position, axis, ttlt).unwrap();
             let first = curve.points[0];

@@ -18,7 +18,7 @@ use crate::{
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Trust {
-    /// What became of the trials.
+    /// How the trials ended.
     pub counts: Counts,
     /// Trials that were left out, by what made them invalid; one trial may have several reasons.
     pub invalid: Vec<Reason>,
@@ -33,7 +33,7 @@ pub struct Trust {
     pub outliers_among: u32,
     /// Whether metrics drifted with the order of execution.
     pub drift: Vec<Drift>,
-    /// What the trials were measured with: everything that should be the same throughout.
+    /// Machine, engine and versions: everything that should be the same throughout.
     pub provenance: Vec<Provenance>,
 }
 
@@ -369,7 +369,7 @@ fn unmeasured(latest: &[&Row]) -> Vec<Unmeasured> {
         });
         let one = &mut found[at];
         one.trials += 1;
-        let levels = Levels::of(row);
+        let levels = row.levels();
         if one.combinations.len() < MAX_NAMED && !one.combinations.contains(&levels) {
             one.combinations.push(levels);
         }

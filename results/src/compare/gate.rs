@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{MetricComparison, text};
 use crate::sample::{Better, METRICS, Metric};
 
-/// What `slower` stands for: one batch takes longer. Output throughput is its exact inverse, and is judged alike.
+/// The metric that `slower` stands for: one batch takes longer. Output throughput is its exact inverse, and is judged alike.
 const SLOWER: &str = "ttltMs";
 
 /// By how much a metric may be worse in B than in A.
@@ -61,7 +61,7 @@ impl FromStr for Limit {
     }
 }
 
-/// What a limit comes to.
+/// How a limit is judged.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Decision {
@@ -92,7 +92,7 @@ pub struct Gate {
     /// The upper end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<f64>,
-    /// What it comes to.
+    /// How it is judged.
     pub decision: Decision,
     /// The same in words.
     pub message: String,

@@ -27,8 +27,12 @@ use self::{
     metric::{Compared, compare_metric},
 };
 use crate::{
+    numbers,
     row::Row,
-    sample::{Better, Combination, Levels, METRICS, Metric, combine, latest_attempts},
+    sample::{
+        Better, Combination, Factor, Level, Levels, METRICS, Metric, combine, factors,
+        latest_attempts,
+    },
 };
 
 /// Changes whenever the meaning or the shape of a comparison does.
@@ -37,12 +41,12 @@ pub const COMPARISON_VERSION: &str = "inferbench.dev/comparison/v1";
 /// The seed of every bootstrap, so that the same rows always give the same interval.
 const SEED: u64 = 42;
 
-/// What a comparison is asked.
+/// The options of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// What A and B are called; where absent, by their sweeps' names.
+    /// The names of A and B; where absent, by their sweeps' names.
     pub names: Option<[String; 2]>,
-    /// What B must keep to.
+    /// The limits that B must keep to.
     pub limits: Vec<Limit>,
 }
 
@@ -58,9 +62,9 @@ pub struct Comparison {
     pub b: Side,
     /// Where the two were not measured alike.
     pub differences: Vec<Difference>,
-    /// What a reader has to know of these figures.
+    /// Notes that a reader needs beside these figures.
     pub notes: Vec<String>,
-    /// The limits, and what they come to.
+    /// The limits, and how they are judged.
     pub gates: Vec<Gate>,
     /// Combinations with a valid trial in both.
     pub matched: u32,
@@ -76,7 +80,7 @@ pub struct Comparison {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Side {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Valid trials of the matched combinations.
     pub trials: u32,
@@ -90,7 +94,7 @@ pub struct Side {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
-    /// What it is.
+    /// The member: device, driver, …
     pub what: String,
     /// A's values; empty where unknown.
     pub a: Vec<String>,
@@ -98,7 +102,7 @@ pub struct Difference {
     pub b: Vec<String>,
 }
 
-/// What an overall interval goes over.
+/// The values that an overall interval goes over.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Over {
@@ -120,7 +124,7 @@ pub enum Method {
     BootstrapT,
 }
 
-/// What is shown of B.
+/// The difference that is shown.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
@@ -155,14 +159,14 @@ pub struct MetricComparison {
     /// The upper end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<f64>,
-    /// What the interval goes over.
+    /// The values that the interval goes over.
     pub over: Over,
     /// How it was made; absent without an interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
-    /// What is shown: that the interval lies on one side of 1.
+    /// The difference that is shown: the interval lies on one side of 1.
     pub verdict: Verdict,
-    /// Combinations that were tested each by itself: Holm's adjustment goes over so many.
+    /// Combinations that were tested each by itself: the number that Holm's adjustment goes over.
     pub tested: u32,
     /// Each combination.
     pub combinations: Vec<CombinationRatio>,
@@ -198,11 +202,11 @@ pub struct CombinationRatio {
     /// The same, Holm-adjusted over the metric's tested combinations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_adjusted: Option<f64>,
-    /// The smallest change that this test would have found with a probability of 80%: a ratio of so much, or of one
-    /// over so much. See [`ratio::Difference::detectable`]. Absent where nothing could have been found.
+    /// The smallest change that this test would have found with a probability of 80%: this ratio, or its
+    /// inverse. See [`ratio::Difference::detectable`]. Absent where nothing could have been found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detectable: Option<f64>,
-    /// What is shown: that the adjusted p value is at most 0.05.
+    /// The difference that is shown: the adjusted p value is at most 0.05.
     pub verdict: Verdict,
 }
 
@@ -219,7 +223,13 @@ impl Comparison {
 /// Compares two sweeps: the latest attempts at their trials, where they succeeded and are valid.
 #[must_use]
 pub fn compare(a: &[Row], b: &[Row], options: &Options) -> Comparison {
-    let combined = [a, b].map(|rows| combine(&latest_attempts(rows)));
+    let mut combined = [a, b].map(|rows| combine(&latest_attempts(rows)));
+    let engines = contrast(&combined);
+    if engines.is_some() {
+        for combination in combined.iter_mut().flatten() {
+            combination.levels = std::mem::take(&mut combination.levels).without(&Factor::ENGINE);
+        }
+    }
     let [by_a, by_b] = combined
         .each_ref()
         .map(|combinations| by_levels(combinations));
@@ -244,7 +254,10 @@ pub fn compare(a: &[Row], b: &[Row], options: &Options) -> Comparison {
         .collect();
     let names = names(options, a, b);
     let [side_a, side_b] = [0, 1].map(|at| side(&names[at], &combined[at], &matched, at));
-    let notes = notes(&compared, [&side_a, &side_b], &matched);
+    let mut notes = notes(&compared, [&side_a, &side_b], &matched, &combined);
+    notes.extend(engines.map(|[a, b]| {
+        format!("A was measured with the engine {a}, B with {b}: combinations are matched without the engine")
+    }));
     let metrics: Vec<MetricComparison> = compared
         .into_iter()
         .filter_map(|(_, compared)| compared.metric)
@@ -271,6 +284,20 @@ pub fn compare(a: &[Row], b: &[Row], options: &Options) -> Comparison {
         only_in_b: only(&by_b, &by_a),
         metrics,
     }
+}
+
+/// The engines of two sweeps of one engine each, where these differ: then they are what is compared, and not part of the
+/// combinations.
+fn contrast(combined: &[Vec<Combination<'_>>; 2]) -> Option<[Level; 2]> {
+    let [a, b] = combined.each_ref().map(|combinations| {
+        let mut levels = combinations.iter().map(|c| c.levels.get(&Factor::ENGINE));
+        let first = levels.next()??;
+        levels
+            .all(|level| level == Some(first))
+            .then(|| first.clone())
+    });
+    let (a, b) = (a?, b?);
+    (a != b).then_some([a, b])
 }
 
 type ByLevels<'a> = BTreeMap<&'a Levels, &'a Combination<'a>>;
@@ -315,14 +342,17 @@ fn notes(
     compared: &[(&Metric, Compared)],
     sides: [&Side; 2],
     matched: &[[&Combination<'_>; 2]],
+    combined: &[Vec<Combination<'_>>; 2],
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if matched.is_empty() {
-        notes.push(
-            "no combination of model, batch size, lengths, GPUs and data type has a valid trial in both: there is \
-             nothing to compare"
-                .into(),
-        );
+        let factors = factors(combined.iter().flatten().map(|c| &c.levels));
+        let titles: Vec<&str> = factors.iter().map(Factor::title).collect();
+        notes.push(format!(
+            "no combination{}{} has a valid trial in both: there is nothing to compare",
+            if titles.is_empty() { "" } else { " of " },
+            numbers::listed(&titles)
+        ));
         return notes;
     }
     let fewest = sides[0].blocks.min(sides[1].blocks);

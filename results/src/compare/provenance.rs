@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Difference;
 use crate::{row::Row, sample::Combination};
 
-/// What is looked at of a trial.
+/// A name, and the value that a trial has under it.
 type Member = (&'static str, fn(&Row) -> Option<String>);
 
 const MEMBERS: &[Member] = &[

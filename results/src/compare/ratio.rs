@@ -3,7 +3,7 @@
 use inferbench_crds::splitmix::SplitMix64;
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
-/// From so many values in each sample on, an interval comes from the bootstrap. Over 20,000 simulated pairs of normal
+/// Values in each sample from which on an interval comes from the bootstrap. Over 20,000 simulated pairs of normal
 /// samples of 5, 10 and 20 values, the plain percentile bootstrap covered the truth in 87%, 92% and 93.5%, the
 /// bootstrap-t in 95%; with fewer values there are too few distinct resamples, and Student's t is exact for normal
 /// logarithms.
@@ -15,7 +15,7 @@ const RESAMPLES: usize = 1_999;
 /// Logarithms that differ by less do so by rounding.
 const ROUNDING: f64 = 1e-12;
 
-/// What is shown is wrong in at most this share of cases.
+/// The share of cases in which a verdict may be wrong.
 pub const ALPHA: f64 = 0.05;
 
 /// The normal quantile of 80%: what is called detectable would have been found with that probability.

@@ -263,11 +263,11 @@ fn only_valid_latest_attempts_at_common_combinations_enter() {
     assert_eq!(
         (
             comparison.matched,
-            comparison.only_in_a[0].batch_size,
-            comparison.only_in_b[0].batch_size,
+            comparison.only_in_a[0].number(&Factor::BATCH_SIZE),
+            comparison.only_in_b[0].number(&Factor::BATCH_SIZE),
             comparison.b.invalid
         ),
-        (2, 8, 1, 5)
+        (2, Some(8.0), Some(1.0), 5)
     );
 }
 
@@ -356,6 +356,52 @@ fn hostile_sweeps_give_words_and_no_nan() {
     let plain_text = text::plain(&comparison);
     assert!(!plain_text.contains('\u{1b}') && !plain_text.contains("31m, ü\n"));
     assert!(!text::markdown(&comparison).contains("<script>"));
+}
+
+#[test]
+fn two_engines_are_compared_over_what_both_ran() {
+    let mut random = SplitMix64::new(12);
+    let a = SWEEP.rows(&mut random);
+    let mut b = SWEEP.rows(&mut random);
+    b.iter_mut()
+        .for_each(|row| row.engine = Some("vllm".into()));
+    let comparison = compare(&a, &b, &Options::default());
+    assert_eq!(comparison.matched, 4);
+    assert!(
+        comparison
+            .notes
+            .iter()
+            .any(|note| note.contains("the engine candle, B with vllm")),
+        "{:?}",
+        comparison.notes
+    );
+    // Where one of them has both, the engine is a factor like any other.
+    let mut both = [a, b.clone()].concat();
+    (0..)
+        .zip(&mut both)
+        .for_each(|(index, row)| row.trial_index = index);
+    let comparison = compare(&both, &b, &Options::default());
+    assert_eq!((comparison.matched, comparison.only_in_a.len()), (4, 4));
+}
+
+#[test]
+fn a_parameter_keeps_combinations_apart() {
+    let parameter = Factor::Parameter("slots".into());
+    let mut random = SplitMix64::new(13);
+    let a = SWEEP.rows(&mut random);
+    let mut b = SWEEP.rows(&mut random);
+    for row in &mut b {
+        row.set_level(&parameter, &Level::from(64));
+    }
+    let comparison = compare(&a, &b, &Options::default());
+    assert_eq!(comparison.matched, 0);
+    assert!(
+        comparison.notes[0].ends_with(
+            "data type and slots has a valid trial in both: there is nothing to compare"
+        )
+    );
+    let text = text::plain(&comparison);
+    assert!(text.contains("slots 64"), "{text}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Comparison, Difference, Method, MetricComparison, Over, Side, Verdict};
-use crate::sample::{Factor, Level, Levels, Metric};
+use crate::sample::{Factor, Level, Levels, Metric, factors};
 
 /// The metrics whose combinations are listed; those of the limits come with them. All are in the document.
 const LISTED: [&str; 3] = ["ttftMs", "tpotMs", "outputThroughput"];
@@ -146,23 +146,15 @@ impl Page {
                 ]
             }),
         );
+        let only = |levels: &[Levels]| {
+            let factors = factors(levels);
+            list(levels.iter().map(|levels| label(levels, &factors)), "; ")
+        };
         self.paragraph(&format!(
             "Compared: {} combinations that both measured. In A only: {}. In B only: {}.",
             comparison.matched,
-            list(
-                comparison
-                    .only_in_a
-                    .iter()
-                    .map(|levels| label(levels, &Factor::ALL)),
-                "; "
-            ),
-            list(
-                comparison
-                    .only_in_b
-                    .iter()
-                    .map(|levels| label(levels, &Factor::ALL)),
-                "; "
-            ),
+            only(&comparison.only_in_a),
+            only(&comparison.only_in_b),
         ));
         self.differences(&comparison.differences);
         if !comparison.gates.is_empty() {
@@ -375,31 +367,37 @@ fn is_numeric(cell: &str) -> bool {
 
 /// The factors in which combinations differ; all of them where there is one combination only.
 fn varying<'a>(levels: impl Iterator<Item = &'a Levels> + Clone) -> Vec<Factor> {
-    let differs = |factor: &Factor| {
-        let mut values = levels.clone().map(|levels| factor.level(levels));
+    let all = factors(levels.clone());
+    let differs = |factor: &&Factor| {
+        let mut values = levels.clone().map(|levels| levels.get(factor));
         let first = values.next();
         values.any(|value| Some(value) != first)
     };
-    let found: Vec<Factor> = Factor::ALL.into_iter().filter(differs).collect();
-    if found.is_empty() {
-        Factor::ALL.to_vec()
-    } else {
-        found
-    }
+    let found: Vec<Factor> = all.iter().filter(differs).cloned().collect();
+    if found.is_empty() { all } else { found }
 }
 
+/// A combination in few words: the levels of these factors.
 fn label(levels: &Levels, factors: &[Factor]) -> String {
     let parts: Vec<String> = factors
         .iter()
-        .map(|factor| match (factor.level(levels), factor) {
-            (Level::Name(name), _) => name,
-            (level, Factor::BatchSize) => format!("batch {level}"),
-            (level, Factor::InputLength) => format!("in {level}"),
-            (level, Factor::OutputLength) => format!("out {level}"),
-            (level, _) => format!("{} {level}", factor.title()),
+        .filter_map(|factor| Some((factor, levels.get(factor)?)))
+        .map(|(factor, level)| match (factor, level) {
+            (Factor::Builtin(_), Level::Text(name)) => name.as_ref().into(),
+            _ => format!("{} {level}", short(factor)),
         })
         .collect();
     parts.join(", ")
+}
+
+/// A factor's name where there is little room.
+fn short(factor: &Factor) -> &str {
+    match factor.title() {
+        "batch size" => "batch",
+        "input length" => "in",
+        "output length" => "out",
+        title => title,
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! together with the others, so that TTFT and request latency are the batch's. `normalized_time_per_output_token`
 //! there is a request's latency over its output tokens, ttlt/n, and not our normalized latency, ttlt/(b·n).
 
+use inferbench_crds::factor::Scope;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -78,13 +79,14 @@ fn engine(row: &Row) -> Value {
             "parallelism": {"tp": row.gpus.max(1), "dp": 1, "dp_local": 1, "workers": 1, "ep": 1, "pp": 1},
         },
     });
-    let args = json!({
+    let mut args = json!({
         "architecture": row.architecture,
         "dtype": row.dtype,
         "engine_mode": row.engine_mode,
         "model_revision": (!row.model_revision.is_empty()).then_some(&row.model_revision),
         "threads": row.threads,
     });
+    add_levels(row, Scope::Start, &mut args);
     json!({
         "metadata": {
             "schema_version": "0.0.1",
@@ -117,19 +119,38 @@ fn load(row: &Row) -> Value {
         "output_seq_len": length(row.output_len),
         "concurrency": row.batch_size.max(1),
     });
+    let mut levels = json!({});
+    add_levels(row, Scope::Load, &mut levels);
+    let mut config = json!({
+        "batch_size": row.batch_size,
+        "iterations": row.iterations,
+        "prompt_seed": row.prompt_seed,
+        "replicate": row.replicate,
+        "run_order": row.run_order,
+    });
+    add_levels(row, Scope::Load, &mut config);
+    let id = if levels == json!({}) {
+        hash(standardized.clone())
+    } else {
+        hash(json!([standardized, levels]))
+    };
     json!({
-        "metadata": {"schema_version": "0.0.1", "cfg_id": hash(standardized.clone())},
+        "metadata": {"schema_version": "0.0.1", "cfg_id": id},
         "standardized": standardized,
-        "native": {
-            "config": {
-                "batch_size": row.batch_size,
-                "iterations": row.iterations,
-                "prompt_seed": row.prompt_seed,
-                "replicate": row.replicate,
-                "run_order": row.run_order,
-            },
-        },
+        "native": {"config": config},
     })
+}
+
+/// Adds the levels of the factors that the report has no member for, by their columns.
+fn add_levels(row: &Row, scope: Scope, to: &mut Value) {
+    let Value::Object(members) = to else { return };
+    for (factor, level) in row
+        .further
+        .iter()
+        .filter(|(factor, _)| factor.scope() == scope)
+    {
+        members.insert(factor.column().into_owned(), json!(level));
+    }
 }
 
 fn aggregate(row: &Row, ttlt_ms: f64) -> Value {

@@ -2,13 +2,16 @@
 
 use super::{
     Drawing, Figure, Key, KeyKind, Panel, Question, Table,
-    lookup::{Context, levels_cells, metric_heading, metric_title, metric_unit, name},
+    lookup::{
+        Context, level_cells, level_columns, level_heading, metric_heading, metric_title,
+        metric_unit, name,
+    },
     panels::{Dot, Scatter, Trace},
 };
 use crate::{
     analysis::decisions::Front,
     numbers::{self, NOT_AVAILABLE},
-    sample::Levels,
+    sample::{Levels, model},
 };
 
 /// Throughput against latency: every combination, and those that nothing beats in both.
@@ -78,7 +81,7 @@ fn panel(context: &Context<'_>, front: &Front, series: usize, several: bool) -> 
         .summary
         .combinations
         .iter()
-        .filter(|c| c.levels.model == front.model && !on_front(&c.levels))
+        .filter(|c| model(&c.levels) == front.model && !on_front(&c.levels))
         .filter_map(|c| {
             let latency = c.metrics.get(&front.latency)?.mean;
             let rate = c.metrics.get(&front.rate)?.mean;
@@ -151,32 +154,18 @@ fn caption(drawn: &[(&Front, usize)]) -> String {
 }
 
 fn table(drawn: &[(&Front, usize)]) -> Table {
-    let priced = drawn
-        .iter()
-        .flat_map(|(front, _)| &front.points)
-        .any(|point| point.cost_per_million_output_tokens.is_some());
-    let limited = drawn
-        .iter()
-        .flat_map(|(front, _)| &front.points)
-        .any(|point| point.keeps_objectives.is_some());
-    let mut header = vec![
-        "model",
-        "front against",
-        "no.",
-        "batch size",
-        "input",
-        "output",
-        "GPUs",
-        "data type",
-        "latency, ms",
-        "tokens/s",
-        "rate",
-    ];
+    let points = || drawn.iter().flat_map(|(front, _)| &front.points);
+    let priced = points().any(|point| point.cost_per_million_output_tokens.is_some());
+    let limited = points().any(|point| point.keeps_objectives.is_some());
+    let columns = level_columns(points().map(|point| &point.levels));
+    let mut header: Vec<String> = ["model", "front against", "no."].map(Into::into).into();
+    header.extend(columns.iter().map(level_heading));
+    header.extend(["latency, ms", "tokens/s", "rate"].map(Into::into));
     if priced {
-        header.push("cost per million output tokens");
+        header.push("cost per million output tokens".into());
     }
     if limited {
-        header.push("within objectives");
+        header.push("within objectives".into());
     }
     let mut table = Table::new(header);
     for (front, _) in drawn {
@@ -186,7 +175,7 @@ fn table(drawn: &[(&Front, usize)]) -> Table {
                 metric_title(&front.latency),
                 (at + 1).to_string(),
             ];
-            row.extend(levels_cells(&point.levels));
+            row.extend(level_cells(&point.levels, &columns));
             row.push(numbers::estimate(&point.latency));
             row.push(numbers::estimate(&point.rate));
             row.push(metric_title(&front.rate));

@@ -1,23 +1,26 @@
-//! What figures and report look things up with: scopes of models, series, curves, and how things are called in text.
+//! Look-ups that figures and report share: scopes of models, series, curves, and names in text.
 
 use std::collections::BTreeSet;
+
+use inferbench_crds::factor::Kind;
 
 use super::{Key, KeyKind, palette, scene::printable};
 use crate::{
     analysis::{
-        Analysis, Interval, Scope,
+        Analysis, Scope,
         attribution::Effect,
         curves::{Curve, Family, Fit, Point},
     },
+    interval::Interval,
     numbers,
-    sample::{Factor, Level, Levels, Metric},
+    sample::{Factor, Level, Levels, Metric, factors, gpus},
     summary::Summary,
 };
 
 /// Letters of a name that are shown at most.
 const LONGEST_NAME: usize = 60;
 
-/// What is looked at.
+/// The sweep that figures and report are made of.
 pub(crate) struct Context<'a> {
     pub summary: &'a Summary,
     pub analysis: &'a Analysis,
@@ -26,14 +29,6 @@ pub(crate) struct Context<'a> {
     /// Models that are left out of figures.
     pub left_out: usize,
 }
-
-/// The factors that are numbers, in the order of the columns of figures.
-pub(crate) const NUMERIC: [Factor; 4] = [
-    Factor::BatchSize,
-    Factor::InputLength,
-    Factor::OutputLength,
-    Factor::Gpus,
-];
 
 impl<'a> Context<'a> {
     pub(crate) fn new(summary: &'a Summary, analysis: &'a Analysis) -> Self {
@@ -57,7 +52,10 @@ impl<'a> Context<'a> {
 
     /// Whether anything ran on a GPU.
     pub(crate) fn on_gpus(&self) -> bool {
-        self.summary.combinations.iter().any(|c| c.levels.gpus > 0)
+        self.summary
+            .combinations
+            .iter()
+            .any(|c| gpus(&c.levels) > 0)
     }
 
     /// One entry per model.
@@ -73,7 +71,7 @@ impl<'a> Context<'a> {
             .collect()
     }
 
-    /// What to say of the models that are left out; begins with a space.
+    /// A sentence about the models that are left out; begins with a space.
     pub(crate) fn omission(&self) -> String {
         match self.left_out {
             0 => String::new(),
@@ -83,7 +81,7 @@ impl<'a> Context<'a> {
     }
 
     /// Whether a numeric factor has at least two levels in any scope.
-    pub(crate) fn varies(&self, factor: Factor) -> bool {
+    pub(crate) fn varies(&self, factor: &Factor) -> bool {
         self.analysis
             .scopes
             .iter()
@@ -91,11 +89,19 @@ impl<'a> Context<'a> {
     }
 
     /// The levels of the factor in any combination of the sweep.
-    pub(crate) fn asked(&self, factor: Factor) -> BTreeSet<Level> {
+    pub(crate) fn asked(&self, factor: &Factor) -> BTreeSet<&Level> {
         self.summary
             .combinations
             .iter()
-            .map(|c| factor.level(&c.levels))
+            .filter_map(|c| c.levels.get(factor))
+            .collect()
+    }
+
+    /// The factors of the sweep that are numbers, in their order.
+    pub(crate) fn numeric(&self) -> Vec<Factor> {
+        let all = factors(self.summary.combinations.iter().map(|c| &c.levels));
+        all.into_iter()
+            .filter(|factor| factor.kind(self.asked(factor)) == Kind::Number)
             .collect()
     }
 }
@@ -122,29 +128,66 @@ pub(crate) fn scope_name(scope: &Scope) -> String {
 
 /// A combination but for its model in words: `batch size 8, 128 input and 64 output tokens, 2 GPUs, bf16`.
 pub(crate) fn in_words(levels: &Levels) -> String {
-    format!(
-        "batch size {}, {} input and {} output tokens, {}, {}",
-        numbers::count(levels.batch_size),
-        numbers::count(levels.input_length),
-        numbers::count(levels.output_length),
-        gpus_name(levels.gpus),
-        name(&levels.dtype)
-    )
+    let lengths =
+        [Factor::INPUT_LENGTH, Factor::OUTPUT_LENGTH].map(|factor| levels.number(&factor));
+    let parts = levels.stated().filter_map(|(factor, level)| match factor {
+        of if *of == Factor::MODEL => None,
+        of if *of == Factor::INPUT_LENGTH => {
+            let [input, output] =
+                lengths.map(|length| numbers::count(length.unwrap_or_default() as u64));
+            Some(format!("{input} input and {output} output tokens"))
+        }
+        // Said with the input.
+        of if *of == Factor::OUTPUT_LENGTH && lengths[0].is_some() => None,
+        _ => Some(level_in_words(factor, level)),
+    });
+    parts.collect::<Vec<_>>().join(", ")
 }
 
-/// Cells for batch size, input and output length, GPUs and data type.
-pub(crate) fn levels_cells(levels: &Levels) -> [String; 5] {
-    [
-        numbers::count(levels.batch_size),
-        numbers::count(levels.input_length),
-        numbers::count(levels.output_length),
-        if levels.gpus == 0 {
-            "CPU".into()
-        } else {
-            levels.gpus.to_string()
+/// A level in words: `batch size 8`, `2 GPUs`, `bf16`, `slots 64`.
+pub(crate) fn level_in_words(factor: &Factor, level: &Level) -> String {
+    match (factor, level) {
+        (of, Level::Number(gpus)) if *of == Factor::GPUS => gpus_name(gpus.get() as u32),
+        (Factor::Builtin(_), Level::Text(level)) => name(level),
+        _ => format!("{} {}", factor.title(), level_cell(factor, level)),
+    }
+}
+
+/// The factors but for the model that tables of these combinations have columns for.
+pub(crate) fn level_columns<'a>(levels: impl IntoIterator<Item = &'a Levels>) -> Vec<Factor> {
+    let mut found = factors(levels);
+    found.retain(|factor| *factor != Factor::MODEL);
+    found
+}
+
+/// The heading of a factor's column.
+pub(crate) fn level_heading(factor: &Factor) -> String {
+    let title = factor.title();
+    title.strip_suffix(" length").unwrap_or(title).into()
+}
+
+/// The cells of these factors.
+pub(crate) fn level_cells<'a>(
+    levels: &'a Levels,
+    columns: &'a [Factor],
+) -> impl Iterator<Item = String> + 'a {
+    columns.iter().map(|factor| {
+        let level = levels.get(factor);
+        level.map_or_else(String::new, |level| level_cell(factor, level))
+    })
+}
+
+fn level_cell(factor: &Factor, level: &Level) -> String {
+    match level {
+        Level::Number(number) if *factor == Factor::GPUS => match number.get() as u32 {
+            0 => "CPU".into(),
+            gpus => gpus.to_string(),
         },
-        name(&levels.dtype),
-    ]
+        Level::Number(number) if number.get().fract() == 0.0 && number.get() >= 0.0 => {
+            numbers::count(number.get() as u64)
+        }
+        other => name(&other.to_string()),
+    }
 }
 
 /// `CPU`, `1 GPU`, `2 GPUs`.
@@ -161,11 +204,16 @@ pub(crate) fn effect_headline(effect: &Effect, scope: &Scope) -> Option<(String,
     if let Some(ratio) = effect.per_doubling.filter(usable) {
         return Some((effect.factor.title().into(), ratio));
     }
-    let first = levels(scope, effect.factor).first();
+    let first = levels(scope, &effect.factor).first();
     let last = effect.ratios.last().filter(|last| usable(&last.ratio))?;
     let first = first.map_or_else(|| "first".into(), |level| name(&level.to_string()));
     let last_level = name(&last.level.to_string());
-    Some((format!("{first} → {last_level}"), last.ratio))
+    let compared = match effect.factor {
+        Factor::Builtin(_) => format!("{first} → {last_level}"),
+        // Its levels alone do not say whose they are.
+        Factor::Parameter(_) => format!("{}: {first} → {last_level}", effect.factor.title()),
+    };
+    Some((compared, last.ratio))
 }
 
 /// The fit of the chosen family.
@@ -185,20 +233,19 @@ pub(crate) fn family_name(family: Family) -> &'static str {
 }
 
 /// The levels of a factor in a scope.
-pub(crate) fn levels(scope: &Scope, factor: Factor) -> &[Level] {
+pub(crate) fn levels<'a>(scope: &'a Scope, factor: &Factor) -> &'a [Level] {
     scope
         .factors
         .iter()
-        .find(|of| of.factor == factor)
+        .find(|of| of.factor == *factor)
         .map_or(&[], |of| &of.levels)
 }
 
 /// A metric along a factor, where there are at least two points.
-pub(crate) fn curve<'a>(scope: &'a Scope, factor: Factor, metric: &str) -> Option<&'a Curve> {
-    scope
-        .curves
-        .iter()
-        .find(|curve| curve.factor == factor && curve.metric == metric && points(curve).count() > 1)
+pub(crate) fn curve<'a>(scope: &'a Scope, factor: &Factor, metric: &str) -> Option<&'a Curve> {
+    scope.curves.iter().find(|curve| {
+        curve.factor == *factor && curve.metric == metric && points(curve).count() > 1
+    })
 }
 
 /// The points that can be drawn.
@@ -236,10 +283,10 @@ pub(crate) fn metric_unit(name: &str) -> &'static str {
 
 /// How a factor or a metric is called in text, given its name in documents.
 pub(crate) fn variable_title(name: &str) -> String {
-    Factor::ALL
-        .into_iter()
-        .find(|factor| factor.name() == name)
-        .map_or_else(|| metric_title(name), |factor| factor.title().to_owned())
+    Metric::named(name).map_or_else(
+        || Factor::named(name).title().to_owned(),
+        |metric| metric.title.to_owned(),
+    )
 }
 
 /// With a capital at its beginning.

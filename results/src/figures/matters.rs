@@ -65,7 +65,7 @@ pub(super) fn effects(context: &Context<'_>) -> Figure {
                 continue;
             };
             for effect in &attribution.effects {
-                if across && effect.factor != Factor::Model {
+                if across && effect.factor != Factor::MODEL {
                     continue;
                 }
                 let Some((label, ratio)) = effect_headline(effect, scope) else {
@@ -155,7 +155,7 @@ fn strongest(context: &Context<'_>) -> String {
             let effect = of(scope, metric)?
                 .effects
                 .iter()
-                .filter_map(|effect| Some((effect.factor, effect.per_doubling?)))
+                .filter_map(|effect| Some((&effect.factor, effect.per_doubling?)))
                 .filter(|(_, ratio)| ratio.value.is_finite() && ratio.value > 0.0)
                 .max_by(|(_, a), (_, b)| a.value.ln().abs().total_cmp(&b.value.ln().abs()))?;
             Some(format!(
@@ -463,8 +463,14 @@ fn matrix(
         .filter_map(|at| correlation.variables.get(*at))
         .map(|name| variable_title(name))
         .collect();
-    let is_factor = |name: &String| Factor::ALL.into_iter().any(|factor| factor.title() == name);
-    let parted = variables.iter().filter(|name| is_factor(name)).count();
+    // The factors come first, and all of them go with the first metric.
+    let first = correlation.pairs.first().map(|pair| &pair.metric);
+    let factors = correlation
+        .pairs
+        .iter()
+        .filter(|pair| Some(&pair.metric) == first);
+    let factors = factors.count();
+    let parted = kept.iter().filter(|at| **at < factors).count();
     let row = |r: &usize| -> Vec<Option<f64>> {
         kept.iter()
             .map(|c| cells.get(*r).and_then(|row| row.get(*c)).copied().flatten())

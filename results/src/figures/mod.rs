@@ -5,7 +5,9 @@
 //! neither scripts nor two versions of each picture. kuva only turns drawings into pixels.
 
 mod axis;
+mod batch_and_gpus;
 mod behaviour;
+mod cost;
 mod decisions;
 pub(crate) mod lookup;
 pub(crate) mod matters;
@@ -26,13 +28,13 @@ use crate::{analysis::Analysis, summary::Summary};
 pub struct Figure {
     /// The stem of its files' names.
     pub name: &'static str,
-    /// What it is.
+    /// Its heading.
     pub title: String,
     /// The published study's figure that it stands beside.
     pub study: Option<&'static str>,
     /// The question that it belongs to.
     pub question: Question,
-    /// What it shows, or why it could not be made.
+    /// A sentence about what it shows, or why it could not be made.
     pub caption: String,
     /// The drawing.
     pub drawing: Option<Drawing>,
@@ -40,12 +42,12 @@ pub struct Figure {
     pub table: Table,
 }
 
-/// What a reader asks.
+/// A reader's question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// What to run?
+    /// "What to run?"
     Decide,
-    /// What matters?
+    /// "What matters?"
     Matters,
     /// How does it behave?
     Behaves,
@@ -58,14 +60,14 @@ pub struct Drawing {
     pub panels: Vec<Panel>,
     /// Panels in a row, where there is room.
     pub columns: usize,
-    /// What colours and shapes stand for.
+    /// The meaning of colours and symbols.
     pub legend: Vec<Key>,
 }
 
 /// One panel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
-    /// What it shows, for those who do not see it.
+    /// A description for those who do not see it.
     pub alt: String,
     /// The drawing.
     pub scene: Scene,
@@ -74,7 +76,7 @@ pub struct Panel {
 /// An entry of a legend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
-    /// What it stands for.
+    /// Its meaning.
     pub label: String,
     /// The series.
     pub series: usize,
@@ -144,10 +146,10 @@ pub fn all(summary: &Summary, analysis: &Analysis) -> Vec<Figure> {
         behaviour::factors(&context),
         behaviour::utilization_by_batch_size(&context),
         behaviour::utilization_by_gpus(&context),
-        behaviour::by_batch_size_and_gpus(&context),
+        batch_and_gpus::by_batch_size_and_gpus(&context),
         behaviour::replicates(&context),
         behaviour::curves(&context),
-        behaviour::cost_models(&context),
+        cost::cost_models(&context),
     ]);
     figures
 }
@@ -199,7 +201,7 @@ impl Key {
             KeyKind::Hollow => scene.point(middle, self.series, 4.0, true),
             KeyKind::Cloud => scene.marks.push(scene::Mark::Point {
                 at: middle,
-                shape: scene::Shape::Circle,
+                shape: scene::Symbol::Circle,
                 radius: 2.0,
                 ink: Ink::Muted,
                 hollow: false,

@@ -1,22 +1,13 @@
-//! What the inks look like on light and on dark ground. Series after Okabe and Ito, darkened or lightened so that each
+//! The inks' colours on light and on dark ground. Series after Okabe and Ito, darkened or lightened so that each
 //! has a contrast of at least 3 to its ground; the diverging scale runs from blue over neutral to red.
 
-use super::scene::{Ink, Shape};
+use super::scene::{Ink, Symbol};
 
 /// Series that differ from each other in colour, shape and dash.
-pub const SERIES: usize = 6;
+pub const SERIES: usize = Symbol::OF_SERIES.len();
 
 /// Red, green and blue.
 pub type Rgb = (u8, u8, u8);
-
-const SHAPES: [Shape; SERIES] = [
-    Shape::Circle,
-    Shape::Square,
-    Shape::Triangle,
-    Shape::Diamond,
-    Shape::Inverted,
-    Shape::Plus,
-];
 
 const DASHES: [&[f64]; SERIES] = [
     &[],
@@ -44,12 +35,6 @@ const DARK: [Rgb; SERIES] = [
     (0xe5, 0xbf, 0x3a),
     (0xb9, 0xc0, 0xca),
 ];
-
-/// A series' shape.
-#[must_use]
-pub fn shape(series: usize) -> Shape {
-    SHAPES[series % SERIES]
-}
 
 /// A series' dash.
 #[must_use]
@@ -203,7 +188,7 @@ mod tests {
     fn series_differ_in_more_than_colour() {
         for a in 0..SERIES {
             for b in 0..a {
-                assert!(shape(a) != shape(b) && dash(a) != dash(b));
+                assert!(Symbol::of(a) != Symbol::of(b) && dash(a) != dash(b));
             }
         }
     }

@@ -33,7 +33,7 @@ pub(super) struct Trace {
     pub curve: Vec<(f64, f64)>,
 }
 
-/// What the ends of dots are.
+/// How the ends of dots are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spread {
     /// A shaded band.
@@ -140,7 +140,7 @@ impl Scatter {
             let at = frame.at(x, y);
             scene.marks.push(super::scene::Mark::Point {
                 at,
-                shape: super::scene::Shape::Circle,
+                shape: super::scene::Symbol::Circle,
                 radius: 2.0,
                 ink: Ink::Muted,
                 hollow: false,

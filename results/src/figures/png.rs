@@ -11,7 +11,7 @@ use kuva::{
 
 use super::{
     palette::{hex, rgb},
-    scene::{Anchor, Ink, Mark, Scene, Shape},
+    scene::{Anchor, Ink, Mark, Scene, Symbol},
     svg::{corners, paint},
 };
 
@@ -63,7 +63,7 @@ fn draw(mark: &Mark, out: &mut Vec<Primitive>) {
             hollow,
         } => {
             let (inside, rim, width) = paint(*ink, *hollow);
-            out.push(if *shape == Shape::Circle {
+            out.push(if *shape == Symbol::Circle {
                 Primitive::Circle {
                     cx: at.0,
                     cy: at.1,

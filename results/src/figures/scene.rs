@@ -23,7 +23,7 @@ pub enum Ink {
 
 /// The shape of a point. Series differ in it as well as in colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum Symbol {
     /// A circle.
     Circle,
     /// A square.
@@ -36,6 +36,24 @@ pub enum Shape {
     Inverted,
     /// A plus of some width.
     Plus,
+}
+
+impl Symbol {
+    /// Those of the series, in order.
+    pub const OF_SERIES: [Self; 6] = [
+        Self::Circle,
+        Self::Square,
+        Self::Triangle,
+        Self::Diamond,
+        Self::Inverted,
+        Self::Plus,
+    ];
+
+    /// A series' symbol.
+    #[must_use]
+    pub const fn of(series: usize) -> Self {
+        Self::OF_SERIES[series % Self::OF_SERIES.len()]
+    }
 }
 
 /// Where a text's `x` is.
@@ -76,8 +94,8 @@ pub enum Mark {
     Point {
         /// The centre.
         at: (f64, f64),
-        /// Shape.
-        shape: Shape,
+        /// Symbol.
+        shape: Symbol,
         /// Half its width.
         radius: f64,
         /// Colour.
@@ -89,7 +107,7 @@ pub enum Mark {
     Text {
         /// Its anchor, on the base line.
         at: (f64, f64),
-        /// What it says.
+        /// Its words.
         text: String,
         /// Size of the letters.
         size: f64,
@@ -165,7 +183,7 @@ impl Scene {
     pub(super) fn point(&mut self, at: (f64, f64), series: usize, radius: f64, hollow: bool) {
         self.marks.push(Mark::Point {
             at,
-            shape: super::palette::shape(series),
+            shape: Symbol::of(series),
             radius,
             ink: Ink::Series(series),
             hollow,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{
     palette::{class, hex, rgb, rules},
-    scene::{Anchor, Ink, Mark, Scene, Shape, printable},
+    scene::{Anchor, Ink, Mark, Scene, Symbol, printable},
 };
 
 /// How the colours get in.
@@ -109,7 +109,7 @@ fn marks(scene: &Scene, colours: Colours, out: &mut String) {
                 ink,
                 hollow,
             } => {
-                if *shape == Shape::Circle {
+                if *shape == Symbol::Circle {
                     let _ = write!(
                         out,
                         "<circle cx=\"{}\" cy=\"{}\" r=\"{}\"",
@@ -188,7 +188,7 @@ fn painted(
     }
 }
 
-/// What a point is filled with, the colour of its rim, and the rim's width. Grey points have none of another colour, for
+/// A point's fill, the colour of its rim, and the rim's width. Grey points have none of another colour, for
 /// they lie in clouds.
 pub(super) fn paint(ink: Ink, hollow: bool) -> (Ink, Ink, f64) {
     match (hollow, ink) {
@@ -199,13 +199,13 @@ pub(super) fn paint(ink: Ink, hollow: bool) -> (Ink, Ink, f64) {
 }
 
 /// The corners of a point that is no circle, of about the same area as a circle of this radius.
-pub(super) fn corners(shape: Shape, (x, y): (f64, f64), radius: f64) -> Vec<(f64, f64)> {
+pub(super) fn corners(shape: Symbol, (x, y): (f64, f64), radius: f64) -> Vec<(f64, f64)> {
     let unit: &[(f64, f64)] = match shape {
-        Shape::Circle | Shape::Square => &[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-        Shape::Triangle => &[(0.0, -1.2), (1.15, 0.85), (-1.15, 0.85)],
-        Shape::Inverted => &[(0.0, 1.2), (1.15, -0.85), (-1.15, -0.85)],
-        Shape::Diamond => &[(0.0, -1.3), (1.3, 0.0), (0.0, 1.3), (-1.3, 0.0)],
-        Shape::Plus => &[
+        Symbol::Circle | Symbol::Square => &[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+        Symbol::Triangle => &[(0.0, -1.2), (1.15, 0.85), (-1.15, 0.85)],
+        Symbol::Inverted => &[(0.0, 1.2), (1.15, -0.85), (-1.15, -0.85)],
+        Symbol::Diamond => &[(0.0, -1.3), (1.3, 0.0), (0.0, 1.3), (-1.3, 0.0)],
+        Symbol::Plus => &[
             (-0.4, -1.2),
             (0.4, -1.2),
             (0.4, -0.4),

@@ -14,12 +14,12 @@ use crate::{
     figures::{
         Question, Table,
         lookup::{
-            chosen, family_name, gpus_name, metric_heading, metric_title, name, scope_name,
-            sentence,
+            chosen, family_name, level_cells, level_columns, level_heading, level_in_words,
+            metric_heading, metric_title, name, scope_name, sentence,
         },
     },
     numbers::{self, NOT_AVAILABLE},
-    sample::Factor,
+    sample::{self, Factor},
     summary::Estimates,
 };
 
@@ -119,11 +119,11 @@ fn curves(scope: &Scope) -> Markup {
         "R²",
         "exponent n",
     ]);
-    let mut refused: BTreeMap<(Factor, &str), Vec<String>> = BTreeMap::new();
+    let mut refused: BTreeMap<(&Factor, &str), Vec<String>> = BTreeMap::new();
     for curve in &scope.curves {
         let Some(fit) = chosen(curve) else {
             let reason = curve.refused.as_deref().unwrap_or("too few levels");
-            let metrics = refused.entry((curve.factor, reason)).or_default();
+            let metrics = refused.entry((&curve.factor, reason)).or_default();
             metrics.push(metric_title(&curve.metric));
             continue;
         };
@@ -202,12 +202,13 @@ fn costs(report: &Report<'_>) -> Markup {
 }
 
 fn configuration(model: &CostModel) -> String {
-    format!(
-        "{}, {}, {}",
-        name(&model.model),
-        gpus_name(model.gpus),
-        name(&model.dtype)
-    )
+    let others = model
+        .levels
+        .stated()
+        .filter(|(factor, _)| **factor != Factor::MODEL);
+    let others = others.map(|(factor, level)| level_in_words(factor, level));
+    let parts = std::iter::once(name(sample::model(&model.levels))).chain(others);
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 fn fitted(models: &[CostModel]) -> Table {
@@ -248,22 +249,23 @@ fn fitted(models: &[CostModel]) -> Table {
 }
 
 fn predictions(models: &[CostModel]) -> Table {
-    let mut table = Table::new([
-        "model",
-        "batch size",
-        "input",
-        "output",
-        "GPUs",
-        "data type",
-        "TTLT, ms (predicted)",
-        "output tokens/s (predicted)",
-        "among or beyond the measured levels",
-    ]);
     let all: Vec<&Prediction> = models.iter().flat_map(|model| &model.predictions).collect();
+    let columns = level_columns(all.iter().map(|prediction| &prediction.levels));
+    let mut header = vec!["model".to_owned()];
+    header.extend(columns.iter().map(level_heading));
+    header.extend(
+        [
+            "TTLT, ms (predicted)",
+            "output tokens/s (predicted)",
+            "among or beyond the measured levels",
+        ]
+        .map(Into::into),
+    );
+    let mut table = Table::new(header);
     for prediction in all.iter().take(PREDICTIONS) {
         let levels = &prediction.levels;
-        let mut row = vec![name(&levels.model)];
-        row.extend(crate::figures::lookup::levels_cells(levels));
+        let mut row = vec![name(sample::model(levels))];
+        row.extend(level_cells(levels, &columns));
         row.push(numbers::number(prediction.ttlt_ms));
         row.push(numbers::number(prediction.output_throughput));
         row.push(if prediction.beyond { "beyond" } else { "among" }.into());

@@ -1,4 +1,4 @@
-//! What to run.
+//! The section "What to run": the best combinations of each model.
 
 use maud::{Markup, html};
 
@@ -10,6 +10,7 @@ use crate::{
     },
     interval::Estimate,
     numbers,
+    sample::model,
     summary::{Best, Criterion},
 };
 
@@ -70,7 +71,7 @@ pub(super) fn best(report: &Report<'_>) -> Table {
 
 fn row(best: &Best, priced: bool) -> Vec<String> {
     let mut row = vec![
-        name(&best.levels.model),
+        name(model(&best.levels)),
         criterion(best.criterion).into(),
         in_words(&best.levels),
         numbers::estimate(&best.output_throughput),

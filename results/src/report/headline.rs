@@ -2,10 +2,11 @@
 
 use super::Report;
 use crate::{
-    analysis::{Interval, Scope, attribution::Attribution},
+    analysis::{Scope, attribution::Attribution},
     figures::lookup::{Context, in_words, levels, metric_title, name, scope_name, sentence},
+    interval::Interval,
     numbers,
-    sample::Factor,
+    sample::{Factor, model},
     summary::{Best, Criterion},
 };
 
@@ -51,7 +52,7 @@ fn best(report: &Report<'_>) -> Vec<String> {
     let mut said = vec![format!(
         "Highest output throughput{within}: {} for {} at {}{}{}.",
         numbers::estimate_with_unit(&first.output_throughput, "tokens/s"),
-        name(&first.levels.model),
+        name(model(&first.levels)),
         in_words(&first.levels),
         first
             .cost_per_million_output_tokens
@@ -69,7 +70,7 @@ fn best(report: &Report<'_>) -> Vec<String> {
     if let Some(other) = best.get(1) {
         said.push(format!(
             "{} reaches {} at {}.",
-            name(&other.levels.model),
+            name(model(&other.levels)),
             numbers::with_unit(other.output_throughput.mean, "tokens/s"),
             in_words(&other.levels)
         ));
@@ -77,7 +78,7 @@ fn best(report: &Report<'_>) -> Vec<String> {
     said
 }
 
-/// What drives TTLT and output throughput.
+/// The factors that drive TTLT and output throughput.
 fn drivers(report: &Report<'_>, context: &Context<'_>) -> Vec<String> {
     let Some(scope) = report.analysis.scopes.first() else {
         return Vec::new();
@@ -110,7 +111,7 @@ fn driver(metric: &str, scope: &Scope, context: &Context<'_>) -> Option<String> 
     if let Some(ratio) = effect.per_doubling.filter(|ratio| ratio.value.is_finite()) {
         said += &format!("{next} {} per doubling", with_bounds(&ratio));
     } else if let Some(last) = effect.ratios.last() {
-        let first = levels(scope, factor).first();
+        let first = levels(scope, &factor).first();
         said += &format!(
             "{next} {} at {}{}",
             with_bounds(&last.ratio),
@@ -139,15 +140,15 @@ fn dominant(attribution: &Attribution) -> Option<(Factor, Option<f64>)> {
             .max_by(|a, b| a.total.total_cmp(&b.total))
     });
     if let Some(share) = by_share {
-        return Some((share.factor, Some(share.total)));
+        return Some((share.factor.clone(), Some(share.total)));
     }
     attribution
         .effects
         .iter()
-        .filter_map(|effect| Some((effect.factor, effect.per_doubling?.value)))
+        .filter_map(|effect| Some((&effect.factor, effect.per_doubling?.value)))
         .filter(|(_, ratio)| ratio.is_finite() && *ratio > 0.0)
         .max_by(|(_, a), (_, b)| a.ln().abs().total_cmp(&b.ln().abs()))
-        .map(|(factor, _)| (factor, None))
+        .map(|(factor, _)| (factor.clone(), None))
 }
 
 fn with_bounds(ratio: &Interval) -> String {

@@ -7,13 +7,13 @@ use crate::{
     columns::Table as _,
     figures::{
         Table,
-        lookup::{levels_cells, metric_heading, name, sentence},
+        lookup::{level_cells, level_columns, level_heading, metric_heading, name, sentence},
         palette,
         scene::printable,
     },
     numbers::{self, NOT_AVAILABLE},
     row::Row,
-    sample::METRICS,
+    sample::{METRICS, model},
 };
 
 /// Combinations that the page lists at most; the files have all.
@@ -86,22 +86,16 @@ fn style() -> String {
 
 fn combinations(report: &Report<'_>) -> Markup {
     let all = &report.summary.combinations;
-    let mut header = vec![
-        "model".to_owned(),
-        "batch size".into(),
-        "input".into(),
-        "output".into(),
-        "GPUs".into(),
-        "data type".into(),
-        "valid trials".into(),
-        "invalid".into(),
-    ];
+    let columns = level_columns(all.iter().map(|combination| &combination.levels));
+    let mut header = vec!["model".to_owned()];
+    header.extend(columns.iter().map(level_heading));
+    header.extend(["valid trials", "invalid"].map(Into::into));
     header.extend(FIRST.iter().map(|metric| metric_heading(metric)));
     header.push("CV of TTLT".into());
     let mut table = Table::new(header);
     for combination in all.iter().take(COMBINATIONS) {
-        let mut row = vec![name(&combination.levels.model)];
-        row.extend(levels_cells(&combination.levels));
+        let mut row = vec![name(model(&combination.levels))];
+        row.extend(level_cells(&combination.levels, &columns));
         row.push(numbers::count(combination.trials));
         row.push(numbers::count(combination.invalid));
         row.extend(behaviour::estimates(&combination.metrics));

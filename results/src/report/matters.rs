@@ -1,4 +1,6 @@
-//! What matters: effects, shares of variance, importances, correlations.
+//! The section "What matters": effects, shares of variance, importances, correlations.
+
+use std::collections::BTreeSet;
 
 use maud::{Markup, html};
 
@@ -107,7 +109,7 @@ fn shares(scope: &Scope) -> Markup {
 /// Pairs of factors whose interaction says as much of a variance are listed.
 const INTERACTION: f64 = 0.01;
 
-/// What two factors do together beyond what each does alone.
+/// The interactions of two factors: their effect together beyond each one's own.
 fn interactions(scope: &Scope) -> Markup {
     let mut table = Table::new(["metric", "factors", "share, log", "share, raw"]);
     for of in first(scope) {
@@ -127,7 +129,7 @@ fn interactions(scope: &Scope) -> Markup {
             if both.iter().flatten().all(|share| *share < INTERACTION) {
                 continue;
             }
-            let [a, b] = pair.factors;
+            let [a, b] = &pair.factors;
             let mut row = vec![
                 metric_title(&of.metric),
                 format!("{} × {}", a.title(), b.title()),
@@ -161,33 +163,21 @@ fn effects_of(attributions: &[&Attribution], scope: &Scope, caption: &str) -> Ma
 
 /// Metrics by factors.
 pub(super) fn effects_table(attributions: &[&Attribution], scope: &Scope) -> Table {
-    let factors: Vec<Factor> = Factor::ALL
-        .into_iter()
-        .filter(|factor| {
-            attributions
-                .iter()
-                .flat_map(|of| &of.effects)
-                .any(|effect| effect.factor == *factor)
-        })
-        .collect();
+    let effects = || attributions.iter().flat_map(|of| &of.effects);
+    let factors: BTreeSet<&Factor> = effects().map(|effect| &effect.factor).collect();
     if factors.is_empty() {
         return Table::default();
     }
-    let doubled = |factor: Factor| {
-        attributions
-            .iter()
-            .flat_map(|of| &of.effects)
-            .any(|effect| effect.factor == factor && effect.per_doubling.is_some())
+    let doubled = |factor: &Factor| {
+        effects().any(|effect| effect.factor == *factor && effect.per_doubling.is_some())
     };
     let mut header = vec!["metric".to_owned()];
     header.extend(factors.iter().map(|factor| {
-        if doubled(*factor) {
+        if doubled(factor) {
             return format!("{}, per doubling", factor.title());
         }
-        let compared = attributions
-            .iter()
-            .flat_map(|of| &of.effects)
-            .filter(|effect| effect.factor == *factor)
+        let compared = effects()
+            .filter(|effect| effect.factor == **factor)
             .find_map(|effect| effect_headline(effect, scope));
         compared.map_or_else(|| factor.title().into(), |(levels, _)| levels)
     }));
@@ -195,7 +185,7 @@ pub(super) fn effects_table(attributions: &[&Attribution], scope: &Scope) -> Tab
     for of in attributions {
         let mut row = vec![metric_title(&of.metric)];
         row.extend(factors.iter().map(|factor| {
-            let effect = of.effects.iter().find(|effect| effect.factor == *factor);
+            let effect = of.effects.iter().find(|effect| effect.factor == **factor);
             match effect.and_then(|effect| effect_headline(effect, scope)) {
                 Some((_, ratio)) => numbers::ratio(&ratio),
                 None => NOT_AVAILABLE.into(),
@@ -218,7 +208,12 @@ fn shares_of(attributions: &[&Attribution], caption: &str) -> Markup {
         "importance, raw",
     ]);
     for of in attributions {
-        for factor in Factor::ALL {
+        let shares = [&of.log, &of.raw].into_iter().flatten();
+        let factors: BTreeSet<&Factor> = shares
+            .flat_map(|shares| &shares.factors)
+            .map(|share| &share.factor)
+            .collect();
+        for factor in factors {
             let cells = [&of.log, &of.raw].map(|shares| cells(shares.as_ref(), factor));
             if cells.iter().flatten().all(Option::is_none) {
                 continue;
@@ -248,11 +243,11 @@ fn shares_of(attributions: &[&Attribution], caption: &str) -> Markup {
 }
 
 /// S₁, S_T and importance.
-fn cells(shares: Option<&Shares>, factor: Factor) -> [Option<String>; 3] {
-    let share = shares.and_then(|shares| shares.factors.iter().find(|of| of.factor == factor));
+fn cells(shares: Option<&Shares>, factor: &Factor) -> [Option<String>; 3] {
+    let share = shares.and_then(|shares| shares.factors.iter().find(|of| of.factor == *factor));
     let importance = shares.and_then(|shares| {
         let factors = &shares.importance.factors;
-        factors.iter().find(|of| of.factor == factor)
+        factors.iter().find(|of| of.factor == *factor)
     });
     [
         share.map(|share| numbers::share(share.first_order)),
@@ -307,7 +302,7 @@ fn remarks(attributions: &[&Attribution]) -> Vec<String> {
                 .filter(|pair| pair.share >= 0.05)
                 .max_by(|a, b| a.share.total_cmp(&b.share));
             if let Some(pair) = largest.filter(|_| scale == "log") {
-                let [a, b] = pair.factors;
+                let [a, b] = &pair.factors;
                 remarks.push(format!(
                     "{title}: {} and {} interact ({} of the variance of its logarithm).",
                     a.title(),

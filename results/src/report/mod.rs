@@ -16,14 +16,14 @@ use crate::{analysis::Analysis, figures::Figure, summary::Summary};
 
 pub use self::{html::html, markdown::markdown};
 
-/// What a report is made of.
+/// The parts of a report.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'a> {
     /// The sweep at a glance.
     pub summary: &'a Summary,
-    /// What it says about its factors.
+    /// Its factors' effects, curves and costs.
     pub analysis: &'a Analysis,
-    /// What its figures are judged by.
+    /// The limits that its figures are judged by.
     pub objectives: &'a Objectives,
     /// [`crate::figures::all`] of the same.
     pub figures: &'a [Figure],

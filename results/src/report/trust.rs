@@ -10,6 +10,7 @@ use crate::{
         lookup::{in_words, metric_title, metric_unit, name, scope_name},
     },
     numbers::{self, NOT_AVAILABLE},
+    sample::model,
 };
 
 /// Outliers that a report lists at most.
@@ -130,7 +131,7 @@ fn unmeasured(trust: &Trust) -> Table {
             .combinations
             .iter()
             .take(5)
-            .map(|levels| format!("{}: {}", name(&levels.model), in_words(levels)))
+            .map(|levels| format!("{}: {}", name(model(levels)), in_words(levels)))
             .collect();
         if group.combinations.len() > combinations.len() {
             combinations.push("…".into());
@@ -164,7 +165,7 @@ fn outliers(trust: &Trust) -> Markup {
             outlier.replicate.to_string(),
             format!(
                 "{}: {}",
-                name(&outlier.levels.model),
+                name(model(&outlier.levels)),
                 in_words(&outlier.levels)
             ),
             metric_title(&outlier.metric),

@@ -268,7 +268,7 @@ pub fn collect(
     let (rows, records): (Vec<Row>, Vec<Option<FileEntry>>) = trials.into_iter().unzip();
 
     let summary = summarize(sweep, &rows, objectives);
-    let mut table = ParquetTable::<Row>::new()?;
+    let mut table = ParquetTable::for_rows(&rows)?;
     for portion in rows.chunks(CHUNK) {
         table.push(portion)?;
     }
