@@ -1,8 +1,8 @@
 //! The API server: requests in; objects, lists, watches and refusals out.
 //!
-//! From the bottom up: [`store`] keeps versioned objects, [`state`] adds the kinds; [`write`], [`list`] and [`gc`] are
-//! what requests and controllers do with it; [`shared`] puts a lock, a clock and faults around it; [`watch`] and
-//! [`service`] answer requests; [`server`] and [`http`] are for tests to hold.
+//! From the bottom up: `store` keeps versioned objects, `state` adds the kinds; requests and controllers act on it by
+//! `write`, `list` and `gc`; `shared` puts a lock, a clock and faults around it; `watch` and `service` answer requests;
+//! `server` and `http` are for tests to hold.
 
 mod builtin;
 mod cause;

@@ -3,8 +3,8 @@
 //! them. The containers of its pods are [`Containers`]: [`Scripted`] ones, by the thousand and in tokio's time, or
 //! [`Processes`].
 //!
-//! [`job_controller`], [`scheduler`], [`failure_policy`] and [`pod_status`] decide; [`jobs`], [`placing`], [`pods`] and
-//! [`kubelet`] act; [`world`] is the state that they share, and [`task`] the loop.
+//! `job_controller`, `scheduler`, `failure_policy` and `pod_status` decide; `jobs`, `placing`, `pods` and `kubelet` act;
+//! `world` is the state that they share, and `task` the loop.
 //!
 //! Not here: more than one container in a pod, restarts of containers, `backoffLimitPerIndex`, success policies,
 //! volumes other than claims, `emptyDir` and the downward API; affinity to pods, and pre-emption by priority.
