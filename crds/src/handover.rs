@@ -138,11 +138,29 @@ fn check(collected: &Collected) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::factor::{Factor, Level, Levels};
     use crate::{
         Outcome,
-        status::{CollectedResults, FactorSummary, MetricByLevel, Point, Summary},
+        factor::{Factor, Level, Levels},
+        status::{Best, CollectedResults, FactorSummary, MetricByLevel, Point, Summary},
     };
+
+    fn point(model: &str) -> Point {
+        let levels = [
+            (Factor::MODEL, Level::from(model)),
+            (Factor::BATCH_SIZE, Level::from(4)),
+            (Factor::INPUT_LENGTH, Level::from(32)),
+            (Factor::OUTPUT_LENGTH, Level::from(16)),
+            (Factor::GPUS, Level::from(0)),
+            (Factor::DTYPE, Level::from("f32")),
+            (Factor::named("maxNumSeqs"), Level::from(64)),
+            (Factor::named("scheduler"), Level::from("fcfs")),
+        ];
+        Point {
+            levels: Levels::new(levels),
+            output_throughput: Some(213.4),
+            ..Point::default()
+        }
+    }
 
     fn collected() -> Collected {
         Collected {
@@ -165,6 +183,11 @@ mod tests {
                         half_width: vec![None, None],
                     }],
                 }],
+                best: vec![Best {
+                    goal: "highest throughput".into(),
+                    configuration: point("gpt2"),
+                }],
+                pareto: vec![point("gpt2")],
                 ..Summary::default()
             },
             recovered: vec![(2, Outcome::Succeeded)],
@@ -251,7 +274,7 @@ mod tests {
             read(&messages(&wide, 500)).expect_err("refused")
         };
         assert_eq!(
-            refused(|wide| wide.summary.pareto = vec![Point::default(); 17]),
+            refused(|wide| wide.summary.pareto = vec![point("gpt2"); 17]),
             "status.summary.pareto: has 17 items, and at most 16 are allowed"
         );
         assert_eq!(
@@ -269,17 +292,7 @@ mod tests {
             refused(|wide| wide.results.report = "r".repeat(254))
                 .starts_with("status.results.report: ")
         );
-        let large = refused(|wide| {
-            wide.summary.pareto = vec![
-                Point {
-                    levels: Levels::new([
-                        (Factor::MODEL, Level::from("x".repeat(3_000).as_str()),)
-                    ]),
-                    ..Point::default()
-                };
-                16
-            ];
-        });
+        let large = refused(|wide| wide.summary.pareto = vec![point(&"x".repeat(3_000)); 16]);
         assert!(large.contains("at most 32768"), "{large}");
     }
 }
