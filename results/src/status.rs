@@ -386,7 +386,7 @@ mod tests {
             .collect();
         let mut rows = Vec::new();
         for bits in 0..1_u32 << 10 {
-            let bit = |nth: u32| bits.rotate_left(nth * 7) >> (nth % 5) & 1;
+            let bit = |nth: u32| bits.wrapping_mul(0x9e37_79b9) >> (nth + 8) & 1;
             let mut row = Row {
                 trial_index: bits,
                 outcome: Some(inferbench_crds::outcome::Outcome::Succeeded),
@@ -407,10 +407,7 @@ mod tests {
                 ..Row::default()
             };
             for (nth, parameter) in (7..).zip(&parameters) {
-                row.set_level(
-                    parameter,
-                    &Level::from(text(bits >> (nth % 10) & 1).as_str()),
-                );
+                row.set_level(parameter, &Level::from(text(bit(nth)).as_str()));
             }
             rows.push(row);
         }
