@@ -1,5 +1,5 @@
-//! What the operator and the pods that it starts say to each other: where a pod finds what it is asked for, and what
-//! it leaves in its termination message. Both sides are built from this file.
+//! The contract between the operator and the pods that it starts: where a pod finds its requests, and the report that it
+//! leaves in its termination message. Both sides are built from this file.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,17 @@ pub const REQUESTS_VARIABLE: &str = "INFERBENCH_REQUESTS";
 pub const REQUESTS_FILE: &str = "/var/run/inferbench/requests";
 /// The most bytes of a termination message: the kubelet cuts what is longer.
 pub const TERMINATION_MESSAGE_BYTES: usize = 4_096;
+/// The most bytes, in JSON, that the text of an error takes of it.
+pub const ERROR_BYTES: usize = TERMINATION_MESSAGE_BYTES / 2;
+
+/// Environment variables whose names begin so are the operator's to set, and no spec's.
+pub const RESERVED_PREFIX: &str = "INFERBENCH_";
+/// The environment variable with the name of a pod's node.
+pub const NODE_VARIABLE: &str = "INFERBENCH_NODE";
+/// The environment variable with the digest of a pod's image, where it has one: it fixes the runner in a trial's key.
+pub const IMAGE_DIGEST_VARIABLE: &str = "INFERBENCH_IMAGE_DIGEST";
+/// The environment variable with the folder that models are kept in.
+pub const CACHE_VARIABLE: &str = "INFERBENCH_CACHE";
 
 /// Where a store is, as a pod sees it: a URL, or a folder on a mounted volume.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -55,7 +66,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// What fixes a trial of this spec, of a model pinned to `revision`, measured by `runner`.
+    /// The request for a trial of this spec, of a model pinned to `revision`, measured by `runner`.
     #[must_use]
     pub fn of(spec: &InferenceBenchmarkSpec, trial: &Trial, revision: &str, runner: &str) -> Self {
         Self {
@@ -87,7 +98,7 @@ pub struct EffectiveMeasurement {
     pub iterations: u32,
     /// Time over all timed iterations in ms, at least.
     pub min_duration_ms: u64,
-    /// What the trials of one Job share.
+    /// Whether the trials of one Job share a process.
     pub isolation: Isolation,
     /// Whether what was written is judged; left out where it is not, so that keys stay what they were.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -95,7 +106,7 @@ pub struct EffectiveMeasurement {
 }
 
 impl EffectiveMeasurement {
-    /// How a trial on so many GPUs is measured.
+    /// How a trial on `gpus` GPUs is measured.
     #[must_use]
     pub fn of(asked: &Measurement, gpus: u32) -> Self {
         let gpus = i32::try_from(gpus).unwrap_or(i32::MAX);
@@ -160,7 +171,7 @@ impl TrialRequest {
     }
 }
 
-/// A line of what a measuring pod is asked for.
+/// One line of the requests of a pod that measures: the operator writes it, and the pod reads it.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub enum PodRequest {
@@ -168,7 +179,7 @@ pub enum PodRequest {
     Trial(Box<TrialRequest>),
 }
 
-/// What the preflight and the collection are told: the whole sweep.
+/// The request of a preflight or of a collection: the whole sweep.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct SweepRequest {
@@ -178,9 +189,9 @@ pub struct SweepRequest {
     pub namespace: String,
     /// Its spec, less `runner`, which says nothing to a process inside of the pod.
     pub spec: InferenceBenchmarkSpec,
-    /// What is pinned. Before the preflight it has no models.
+    /// The pinned plan. Before the preflight it has no models.
     pub plan: Plan,
-    /// What fixes the runner inside a trial's key.
+    /// The part of a trial's key that fixes the runner.
     pub runner: String,
     /// Where the results go.
     pub store: StoreAt,
@@ -206,12 +217,20 @@ pub struct TrialReport {
     /// The highest output throughput of these records, in tokens/s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best: Option<f64>,
-    /// What went wrong, for people.
+    /// An error, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
 impl TrialReport {
+    /// Adds the Job's next trial: the outcome in its record, whether that was found rather than made, and its output
+    /// throughput where it counts.
+    pub fn add(&mut self, outcome: Outcome, reused: bool, throughput: Option<f64>) {
+        self.outcomes.push(char::from(b'0' + outcome.code()));
+        self.reused += u32::from(reused);
+        self.best = self.best.into_iter().chain(throughput).reduce(f64::max);
+    }
+
     /// The outcome of the Job's trial at a position; none where there is no record.
     #[must_use]
     pub fn outcome(&self, position: usize) -> Option<Outcome> {
@@ -230,15 +249,15 @@ fn is_zero(number: &u32) -> bool {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PreflightReport {
-    /// What was found out about each model, in the order of `design.factors.model`; empty where the preflight failed.
+    /// One for each model, in the order of `design.factors.model`; empty where the preflight failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelReport>,
-    /// What went wrong, for people.
+    /// An error, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What a preflight found out about a model. What it leaves out for want of space, the trials find out themselves.
+/// A model as a preflight found it. Whatever is left out for want of space, the trials find out themselves.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ModelReport {
@@ -267,18 +286,18 @@ pub struct Chunk {
     /// The part, in base64.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub data: String,
-    /// What went wrong, for people.
+    /// An error, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What a collection hands over.
+/// The handover of a collection.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Collected {
     /// Where the results lie; `inputs` and `updatedAt` are the operator's to fill in.
     pub results: CollectedResults,
-    /// What they say.
+    /// The summary of them.
     pub summary: Summary,
     /// Trials of which the store has a record that says something else than the ledger: index and what the record says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -308,12 +327,28 @@ mod tests {
     }
 
     #[test]
+    fn outcomes_are_read_as_they_are_added() {
+        let mut report = TrialReport::default();
+        for (position, outcome) in Outcome::ALL.into_iter().enumerate() {
+            report.add(
+                outcome,
+                position == 1,
+                (position < 3).then_some(10.0 * position as f64),
+            );
+        }
+        let found: Vec<_> = (0..6).map(|position| report.outcome(position)).collect();
+        let all = Outcome::ALL.map(Some);
+        assert_eq!((&found[..5], found[5]), (&all[..], None));
+        assert_eq!((report.reused, report.best), (1, Some(20.0)));
+    }
+
+    #[test]
     fn the_report_of_the_largest_job_is_within_the_kubelets_bound() {
         let report = TrialReport {
             outcomes: "1".repeat(1_000),
             reused: 1_000,
             best: Some(-1.234_567_890_123_456_7e-300),
-            message: Some("x".repeat(2_048)),
+            message: Some("x".repeat(ERROR_BYTES)),
         };
         let bytes = serde_json::to_vec(&report).expect("JSON").len();
         assert!(bytes <= TERMINATION_MESSAGE_BYTES, "{bytes}");

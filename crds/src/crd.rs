@@ -241,6 +241,11 @@ pub(crate) fn schema() -> &'static Value {
     &SCHEMA
 }
 
+/// The schema of the status, as the API server gets it.
+pub(crate) fn status_schema() -> Value {
+    place(&mut root(), "status").take()
+}
+
 /// The resource's group and version.
 pub const API_VERSION: &str = "inferbench.dev/v1alpha1";
 /// The resource's kind.

@@ -3,13 +3,17 @@
 //!
 //! Plain data and pure functions: no Kubernetes client, no model, no store.
 
+pub mod budget;
 pub mod contract;
 pub mod crd;
 pub mod design;
 pub mod duration;
 mod exclude;
+pub mod exit_code;
 pub mod factor;
 pub mod file;
+pub mod handover;
+pub mod layout;
 pub mod ledger;
 pub mod limits;
 mod node;
@@ -17,6 +21,7 @@ pub mod outcome;
 pub mod patterns;
 pub mod presets;
 mod schema;
+mod sha256;
 pub mod spec;
 pub mod splitmix;
 pub mod status;
@@ -27,6 +32,7 @@ pub mod violation;
 pub use duration::Duration;
 pub use node::Position;
 pub use outcome::Outcome;
+pub use sha256::sha256_hex;
 pub use spec::{InferenceBenchmark, InferenceBenchmarkSpec};
 pub use status::InferenceBenchmarkStatus;
 pub use validate::{Scope, validate};

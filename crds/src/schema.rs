@@ -76,6 +76,9 @@ impl Walk {
         let Some(expected) = schema["type"].as_str() else {
             return;
         };
+        if node.kind == Kind::Null && schema["nullable"] == true {
+            return;
+        }
         match (expected, &node.kind) {
             ("object", Kind::Map(_)) => self.object(node, schema, path),
             ("array", Kind::List(items)) => self.array(node, items, schema, path),

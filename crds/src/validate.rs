@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::{
     Duration, InferenceBenchmark,
+    contract::RESERVED_PREFIX,
     crd::schema,
     design::{Expansion, size},
     factor::{self, Allowed, Axis, Factor, Level},
@@ -67,12 +68,15 @@ pub fn validate(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {
         .env
         .iter()
         .enumerate()
-        .filter(|(_, env)| env.name.starts_with("INFERBENCH_"))
+        .filter(|(_, env)| env.name.starts_with(RESERVED_PREFIX))
     {
         let path = format!("spec.runner.env[{index}].name");
         found.add(
             path,
-            format!("{:?} begins with INFERBENCH_, which is reserved", env.name),
+            format!(
+                "{:?} begins with {RESERVED_PREFIX}, which is reserved",
+                env.name
+            ),
         );
     }
     found.all()

@@ -26,12 +26,12 @@ static THREADS: OnceLock<Threads> = OnceLock::new();
 /// Sets the number of threads of every pool, and denormals to be flushed to zero on each.
 ///
 /// Call it first thing in the process, on its main thread; later calls only return what the first
-/// one settled. `None` means as many as are available.
+/// one settled. `None` means as many as are available, or as `RAYON_NUM_THREADS` asks for where that is fewer.
 pub fn init(count: Option<usize>) -> Threads {
     *THREADS.get_or_init(|| {
         // The smaller of the affinity mask and the cgroup quota (v1 or v2), by the standard library.
         let available = std::thread::available_parallelism().map_or(1, usize::from);
-        let wanted = count.unwrap_or(available).max(1);
+        let wanted = count.unwrap_or_else(|| asked_for(available)).max(1);
         for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
             // SAFETY: Rust code reads the environment under the same lock, and this runs before
             // any thread of ours that could read it otherwise.
@@ -49,6 +49,16 @@ pub fn init(count: Option<usize>) -> Threads {
             denormals_flushed: denormals_flushed(),
         }
     })
+}
+
+/// The threads that `RAYON_NUM_THREADS` asks for, at most as many as are available; all of those where it asks for none.
+fn asked_for(available: usize) -> usize {
+    let asked = std::env::var("RAYON_NUM_THREADS")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    asked
+        .filter(|&count| count > 0)
+        .map_or(available, |count: usize| count.min(available))
 }
 
 /// Makes the allocator keep what is freed: activations of a large prefill are else mapped anew, and

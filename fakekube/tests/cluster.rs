@@ -219,7 +219,7 @@ async fn a_job_runs_to_its_end() {
     assert_eq!(pods.len(), 1);
     assert_eq!(terminated(&pods[0]), (0, "Completed".into(), "said".into()));
     assert!(pods[0].finalizers().is_empty(), "it is counted");
-    // Nothing goes on.
+    // Nothing is written any more.
     let version = lab.kube.version();
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     assert_eq!(lab.kube.version(), version);
@@ -519,7 +519,7 @@ async fn many_jobs_go_through() {
         );
     }
     let counts = lab.kube.counts("cluster");
-    // What Kubernetes itself takes: a pod, its binding, two of the kubelet, and its release; and the Job's status when
+    // As many as in Kubernetes itself: a pod, its binding, two of the kubelet, and its release; and the Job's status when
     // it begins, when its pod is ready, when that is noted as ended, and when it is finished.
     assert!(counts.writes() <= 500 * 9 + 10, "{}", counts.writes());
 }

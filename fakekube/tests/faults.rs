@@ -1,4 +1,4 @@
-//! What tests rely on beyond what a real server can be asked for: faults, counts, forgotten versions, the clock.
+//! Faults, counts, forgotten versions and the clock: more than a real server can be asked for.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{MAPS, World, config_map, text};
+use common::{JOBS, MAPS, World, config_map, job, text};
 use futures::{StreamExt as _, TryStreamExt as _};
 use inferbench_fakekube::{Clock, FakeKube, Fault, Verb, WatchFault};
 use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
@@ -154,7 +154,7 @@ async fn requests_are_counted_by_client() {
 }
 
 #[tokio::test]
-async fn a_hook_sees_what_is_asked() {
+async fn a_hook_sees_each_call() {
     let fake = FakeKube::new();
     let seen = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&seen);
@@ -168,16 +168,75 @@ async fn a_hook_sees_what_is_asked() {
                 (call.namespace.as_str(), call.name.as_str()),
                 ("default", "a")
             );
+            let body: Value = serde_json::from_slice(&call.body).expect("JSON");
+            assert_eq!(body["propagationPolicy"], "Background");
             noted.store(true, Ordering::Relaxed);
         }
         Fault::None
     });
     create(fake.client("one"), "a").await.expect("created");
     maps(fake.client("one"))
-        .delete("a", &DeleteParams::default())
+        .delete("a", &DeleteParams::background())
         .await
         .expect("deleted");
     assert!(seen.load(Ordering::Relaxed));
+}
+
+/// A client that asks for more than the double knows must not be answered as if it had not.
+#[tokio::test]
+async fn what_is_not_known_is_refused() {
+    let world = World::fake().await;
+    world.post(MAPS, config_map("a")).await.ok();
+    let path = format!("{MAPS}/a");
+    for query in [
+        "fieldSelector=metadata.name%3Da",
+        "dryRun=All",
+        "watch=true&sendInitialEvents=true",
+        "resourceVersion=1&resourceVersionMatch=Exact",
+    ] {
+        let refused = world.get(&format!("{MAPS}?{query}")).await;
+        refused.refused(400, "BadRequest");
+    }
+    let dry = json!({ "dryRun": ["All"] });
+    world.delete(&path, dry).await.refused(400, "BadRequest");
+    for content in [
+        "application/apply-patch+yaml",
+        "application/json-patch+json",
+        "application/strategic-merge-patch+json",
+    ] {
+        let refused = world.patch_as(&path, content, json!({})).await;
+        refused.refused(415, "UnsupportedMediaType");
+    }
+    for accept in [
+        "application/json;as=Table;v=v1;g=meta.k8s.io",
+        "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+    ] {
+        let refused = world.get_as(&path, accept).await;
+        refused.refused(406, "NotAcceptable");
+    }
+    let all = world.delete(MAPS, Value::Null).await;
+    all.refused(405, "MethodNotAllowed");
+    for path in ["/version", "/apis", "/openapi/v3"] {
+        assert_eq!(world.get(path).await.code, 404, "{path}");
+    }
+}
+
+/// A test may put an object that no client could create.
+#[tokio::test]
+async fn an_object_is_put_as_it_is() {
+    let fake = FakeKube::new();
+    let client = fake.client("one");
+    let put = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "a", "uid": "mine", "deletionTimestamp": "2026-01-01T00:00:00Z" },
+    });
+    fake.put(&put).expect("a known kind");
+    let found = maps(client).get("a").await.expect("it is there");
+    assert_eq!(found.metadata.uid.as_deref(), Some("mine"));
+    assert!(found.metadata.deletion_timestamp.is_some());
+    let unknown = json!({ "apiVersion": "v1", "kind": "Nothing", "metadata": { "name": "a" } });
+    let refused = fake.put(&unknown).expect_err("an unknown kind");
+    assert_eq!(refused, "there is no kind \"Nothing\" in apiVersion \"v1\"");
 }
 
 #[tokio::test]
@@ -224,7 +283,7 @@ async fn what_is_forgotten_is_gone() {
 }
 
 #[tokio::test]
-async fn only_so_much_is_remembered() {
+async fn only_the_latest_writes_are_remembered() {
     let world = World::fake().await;
     let fake = world.fake.clone().expect("the double");
     fake.set_history(4);
@@ -321,8 +380,8 @@ async fn an_idle_watch_is_told_how_far_it_is() {
             &format!("resourceVersion={start}&allowWatchBookmarks=true"),
         )
         .await;
-    // What it is not about moves it on, too.
-    world.post(common::JOBS, common::job("a")).await.ok();
+    // Writes to other kinds move it on, too.
+    world.post(JOBS, job("a")).await.ok();
     let (what, mark) = watch.next().await.expect("an event");
     assert_eq!(what, "BOOKMARK");
     let version: u64 = text(&mark, "/metadata/resourceVersion")
@@ -385,7 +444,7 @@ async fn nothing_is_left_to_chance() {
     assert_eq!(uids().await, uids().await);
 }
 
-/// What one request costs does not grow with what there is.
+/// The cost of a request does not grow with the number of objects.
 #[tokio::test]
 async fn many_objects_cost_no_more_than_few() {
     let fake = FakeKube::new();

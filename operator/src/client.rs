@@ -17,8 +17,8 @@ use tower::{Layer, Service};
 
 use crate::metrics::Metrics;
 
-/// The longest silence of a connection. Passes have a much shorter limit of their own; this is for the first list of a
-/// watch, which has none, and without which nothing would ever be passed over. Watches end a little sooner by themselves.
+/// The longest silence of a connection. Reconciles have a much shorter limit of their own; this is for the first list of
+/// a watch, which has none, and without which nothing would ever be reconciled. Watches end a little sooner by themselves.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(295);
 
 /// A client that never sends a request again by itself, and counts every one.
@@ -26,7 +26,7 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(295);
 /// # Errors
 /// Where the configuration is of no use, such as a certificate that cannot be read.
 pub fn client(mut config: Config, metrics: Arc<Metrics>) -> kube::Result<Client> {
-    // A request that is sent again after its answer was lost is for the next pass to sort out.
+    // A request that is sent again after its answer was lost is for the next reconcile to sort out.
     config.default_retry = false;
     config.read_timeout.get_or_insert(READ_TIMEOUT);
     // Counted from the request: a connection may have been idle before.
@@ -79,7 +79,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The client says what it is about; what is not its own is told by its method.
+        // `Cluster` says what a list is; any other request goes by its method.
         let verb = request.extensions().get::<&'static str>().copied();
         let verb = verb.unwrap_or_else(|| method(request.method()));
         let count = Count {

@@ -70,14 +70,14 @@ impl Lead {
     }
 }
 
-/// What was last seen of the lease, and since when it has been so.
+/// The lease as it was last seen, and since when it has been so.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     version: Option<String>,
     since: Option<Instant>,
 }
 
-/// What to do about a lease.
+/// The next step with a lease.
 #[derive(Clone, Debug, PartialEq)]
 enum Verdict {
     /// Write this: it is free, ours, or its holder is gone.
@@ -86,7 +86,7 @@ enum Verdict {
     Leave,
 }
 
-/// What to do about the lease as it was found at `now` (of the monotonic clock).
+/// The next step with the lease as it was found at `now` (of the monotonic clock).
 fn evaluate(
     found: Option<Lease>,
     seen: &mut Seen,

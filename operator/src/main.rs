@@ -1,4 +1,4 @@
-//! `inferbench-operator`: waits for the lead, then works until it is told to stop or has lost it.
+//! `inferbench-operator`: waits for the lead, then works until it is to stop or has lost it.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use inferbench_operator::{
     },
     lease,
     metrics::Metrics,
-    server::{self, Told},
+    server::{self, Shown},
     traces::{self, Logs},
 };
 use kube::Config;
@@ -42,7 +42,7 @@ struct Cli {
     /// The name of the Lease.
     #[arg(long, default_value = "inferbench-operator")]
     lease: String,
-    /// What this replica is called in the Lease; the pod's name.
+    /// The name of this replica in the Lease; the pod's name.
     #[arg(long, env = "HOSTNAME")]
     identity: String,
     /// Where /healthz, /readyz and /metrics are served.
@@ -114,26 +114,26 @@ async fn operate(cli: Cli) -> Result<ExitCode, String> {
         max_live_jobs: cli.max_live_jobs,
         status_interval: Duration::from_secs(cli.status_interval),
     }));
-    let told = Told {
+    let shown = Shown {
         metrics: Arc::clone(&metrics),
         bounds: Arc::clone(&bounds),
         lead: holder.lead(),
     };
-    tokio::spawn(server::serve(listener, told));
+    tokio::spawn(server::serve(listener, shown));
 
     let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let told = async move {
+    let signalled = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    tokio::pin!(told);
+    tokio::pin!(signalled);
 
     tokio::select! {
-        () = &mut told => return Ok(ExitCode::SUCCESS),
+        () = &mut signalled => return Ok(ExitCode::SUCCESS),
         () = holder.acquire() => {}
     }
     let shutdown = {
@@ -160,8 +160,8 @@ async fn operate(cli: Cli) -> Result<ExitCode, String> {
     };
     let mut work = tokio::spawn(run(client, settings, holder.lead(), metrics, shutdown));
     let code = tokio::select! {
-        () = &mut told => {
-            info!("told to stop: passes that are under way go on to their end");
+        () = &mut signalled => {
+            info!("stopping: reconciles that are under way go on to their end");
             ExitCode::SUCCESS
         }
         // Another replica may lead by now: this one begins anew, with an empty memory.

@@ -1,215 +1,225 @@
-//! What the operator counts, in the text format of Prometheus and after its conventions: base units, counters that end in
-//! `_total`, and every label's values from a set that is known beforehand.
+//! The operator's metrics, after the conventions of Prometheus: base units, counters that end in `_total`, and every
+//! label's values from a set that is known beforehand. `docs/operator.md` lists them.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{Display, Write as _},
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt::Display, time::Duration};
 
 use inferbench_crds::Outcome;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, prometheus_text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Metric, Registry},
+};
 
 use crate::controller::{bounds::Live, names::Role};
+
+/// The type of the page, for an HTTP header.
+pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 /// Upper bounds of the buckets of durations, in seconds.
 const BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// Everything that is counted.
-#[derive(Debug, Default)]
-pub struct Metrics(Mutex<Counts>);
-
-#[derive(Debug, Default)]
-struct Counts {
-    passes: Histogram,
-    errors: BTreeMap<&'static str, u64>,
-    waiting: u64,
-    under_way: u64,
-    trials: BTreeMap<u8, u64>,
-    requests: BTreeMap<(&'static str, String), u64>,
-    answers: BTreeMap<&'static str, Histogram>,
+fn durations() -> Histogram {
+    Histogram::new(BUCKETS)
 }
 
-#[derive(Debug, Default)]
-struct Histogram {
-    buckets: [u64; BUCKETS.len()],
-    count: u64,
-    sum: f64,
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorLabels {
+    kind: &'static str,
 }
 
-impl Histogram {
-    fn observe(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        self.count += 1;
-        self.sum += seconds;
-        for (count, bound) in self.buckets.iter_mut().zip(BUCKETS) {
-            *count += u64::from(seconds <= bound);
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TrialLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JobLabels {
+    component: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    verb: &'static str,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerbLabels {
+    verb: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+/// Everything that is counted, and the registry that writes it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    reconciles: Histogram,
+    errors: Family<ErrorLabels, Counter>,
+    queued: Gauge,
+    active: Gauge,
+    trials: Family<TrialLabels, Counter>,
+    jobs: Family<JobLabels, Gauge>,
+    requests: Family<RequestLabels, Counter>,
+    answers: Family<VerbLabels, Histogram, fn() -> Histogram>,
+    leader: Gauge,
+}
+
+fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let version = env!("CARGO_PKG_VERSION");
+        registry.register(
+            "inferbench_operator_build",
+            "1; the label says which version this is",
+            Info::new(BuildLabels { version }),
+        );
+        let metrics = Self {
+            reconciles: registered(
+                &mut registry,
+                "inferbench_operator_reconcile_duration_seconds",
+                "How long it takes to reconcile a resource",
+                durations(),
+            ),
+            errors: registered(
+                &mut registry,
+                "inferbench_operator_reconcile_errors",
+                "Reconciles that failed, by why",
+                Family::default(),
+            ),
+            queued: registered(
+                &mut registry,
+                "inferbench_operator_queue_depth",
+                "Resources that are due to be reconciled and wait",
+                Gauge::default(),
+            ),
+            active: registered(
+                &mut registry,
+                "inferbench_operator_reconciles_active",
+                "Reconciles that are under way",
+                Gauge::default(),
+            ),
+            trials: registered(
+                &mut registry,
+                "inferbench_operator_trials",
+                "Trials that were recorded, by outcome",
+                Family::default(),
+            ),
+            jobs: registered(
+                &mut registry,
+                "inferbench_operator_jobs_live",
+                "Jobs that have not ended, by component",
+                Family::default(),
+            ),
+            requests: registered(
+                &mut registry,
+                "inferbench_operator_api_requests",
+                "Requests to the API server, by verb and by the code of the answer",
+                Family::default(),
+            ),
+            answers: registered(
+                &mut registry,
+                "inferbench_operator_api_request_duration_seconds",
+                "How long the API server takes to begin its answer, by verb",
+                Family::new_with_constructor(durations),
+            ),
+            leader: registered(
+                &mut registry,
+                "inferbench_operator_leader",
+                "Whether this replica leads",
+                Gauge::default(),
+            ),
+            registry,
+        };
+        // All outcomes are there from the start, at 0.
+        for outcome in Outcome::ALL {
+            metrics.trials_of(outcome);
         }
+        metrics
     }
 }
 
 impl Metrics {
-    fn change<T>(&self, change: impl FnOnce(&mut Counts) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Counts a pass, and the kind of error that it ended with.
+    /// Counts a reconcile, and the kind of error that it ended with.
     pub fn reconciled(&self, took: Duration, error: Option<&'static str>) {
-        self.change(|counts| {
-            counts.passes.observe(took);
-            if let Some(kind) = error {
-                *counts.errors.entry(kind).or_default() += 1;
-            }
-        });
+        self.reconciles.observe(took.as_secs_f64());
+        if let Some(kind) = error {
+            self.errors.get_or_create(&ErrorLabels { kind }).inc();
+        }
     }
 
-    /// A pass is due and waits for its place, until what this returns is dropped.
-    pub fn waits(&self) -> Gauge<'_> {
-        Gauge::up(self, |counts| &mut counts.waiting)
+    /// A resource is due and waits, until what this returns is dropped.
+    pub fn waits(&self) -> OneMore {
+        OneMore::of(&self.queued)
     }
 
-    /// A pass is under way, until what this returns is dropped.
-    pub fn runs(&self) -> Gauge<'_> {
-        Gauge::up(self, |counts| &mut counts.under_way)
+    /// A reconcile is under way, until what this returns is dropped.
+    pub fn runs(&self) -> OneMore {
+        OneMore::of(&self.active)
     }
 
     /// Counts a trial that was recorded.
     pub fn recorded(&self, outcome: Outcome) {
-        self.change(|counts| *counts.trials.entry(outcome.code()).or_default() += 1);
+        self.trials_of(outcome).inc();
+    }
+
+    fn trials_of(&self, outcome: Outcome) -> Counter {
+        let outcome = outcome.as_str();
+        self.trials.get_or_create_owned(&TrialLabels { outcome })
     }
 
     /// Counts a request to the API server; the code is the answer's, or says that there was none.
     pub fn requested(&self, verb: &'static str, code: impl Display, took: Duration) {
         let code = code.to_string();
-        self.change(|counts| {
-            *counts.requests.entry((verb, code)).or_default() += 1;
-            counts.answers.entry(verb).or_default().observe(took);
-        });
+        self.requests
+            .get_or_create(&RequestLabels { verb, code })
+            .inc();
+        self.answers
+            .get_or_create(&VerbLabels { verb })
+            .observe(took.as_secs_f64());
     }
 
-    /// All of it, with whether this replica leads and the Jobs that have not ended.
+    /// All of it in the text format of Prometheus, with whether this replica leads and the Jobs that have not ended.
     #[must_use]
     pub fn text(&self, leads: bool, live: &Live) -> String {
-        self.change(|counts| counts.text(leads, live))
-    }
-}
-
-/// One more, for as long as it lives.
-#[must_use]
-pub struct Gauge<'a> {
-    metrics: &'a Metrics,
-    which: fn(&mut Counts) -> &mut u64,
-}
-
-impl<'a> Gauge<'a> {
-    fn up(metrics: &'a Metrics, which: fn(&mut Counts) -> &mut u64) -> Self {
-        metrics.change(|counts| *which(counts) += 1);
-        Self { metrics, which }
-    }
-}
-
-impl Drop for Gauge<'_> {
-    fn drop(&mut self) {
-        self.metrics.change(|counts| {
-            let count = (self.which)(counts);
-            *count = count.saturating_sub(1);
-        });
-    }
-}
-
-impl Counts {
-    fn text(&self, leads: bool, live: &Live) -> String {
-        let mut text = Text(String::with_capacity(8_192));
-        let name = "inferbench_operator_reconcile_duration_seconds";
-        text.about(name, "histogram", "How long passes over a resource take.");
-        text.histogram(name, "", &self.passes);
-
-        let name = "inferbench_operator_reconcile_errors_total";
-        text.about(name, "counter", "Passes that could not go on, by why.");
-        for (kind, count) in &self.errors {
-            text.sample(name, &format!("kind=\"{kind}\""), count);
-        }
-
-        let name = "inferbench_operator_queue_depth";
-        text.about(name, "gauge", "Resources that are due and wait for a pass.");
-        text.sample(name, "", self.waiting);
-
-        let name = "inferbench_operator_reconciles_active";
-        text.about(name, "gauge", "Passes that are under way.");
-        text.sample(name, "", self.under_way);
-
-        let name = "inferbench_operator_trials_total";
-        text.about(name, "counter", "Trials that were recorded, by outcome.");
-        for outcome in Outcome::ALL {
-            let count = self.trials.get(&outcome.code()).copied().unwrap_or(0);
-            text.sample(name, &format!("outcome=\"{outcome}\""), count);
-        }
-
-        let name = "inferbench_operator_jobs_live";
-        text.about(name, "gauge", "Jobs that have not ended, by component.");
+        self.leader.set(i64::from(leads));
         for role in Role::ALL {
             let count = live.get(&role).copied().unwrap_or(0);
-            text.sample(name, &format!("component=\"{}\"", role.as_str()), count);
+            let component = role.as_str();
+            self.jobs
+                .get_or_create(&JobLabels { component })
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-
-        let name = "inferbench_operator_api_requests_total";
-        let help = "Requests to the API server, by verb and by the code of the answer.";
-        text.about(name, "counter", help);
-        for ((verb, code), count) in &self.requests {
-            text.sample(name, &format!("verb=\"{verb}\",code=\"{code}\""), count);
-        }
-
-        let name = "inferbench_operator_api_request_duration_seconds";
-        let help = "How long the API server takes to begin its answer, by verb.";
-        text.about(name, "histogram", help);
-        for (verb, histogram) in &self.answers {
-            text.histogram(name, &format!("verb=\"{verb}\""), histogram);
-        }
-
-        let name = "inferbench_operator_leader";
-        text.about(name, "gauge", "Whether this replica leads.");
-        text.sample(name, "", u8::from(leads));
-
-        let name = "inferbench_operator_build_info";
-        text.about(name, "gauge", "1; the label says which version this is.");
-        text.sample(
-            name,
-            concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
-            1,
-        );
-        text.0
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = prometheus_text::encode(&mut text, &self.registry);
+        text
     }
 }
 
-/// The page as it grows. Writing to a string cannot fail.
-struct Text(String);
+/// Holds a gauge one higher for as long as it lives.
+#[must_use]
+#[derive(Debug)]
+pub struct OneMore(Gauge);
 
-impl Text {
-    fn about(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+impl OneMore {
+    fn of(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
     }
+}
 
-    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
-        let _ = if labels.is_empty() {
-            writeln!(self.0, "{name} {value}")
-        } else {
-            writeln!(self.0, "{name}{{{labels}}} {value}")
-        };
-    }
-
-    fn histogram(&mut self, name: &str, labels: &str, histogram: &Histogram) {
-        let comma = if labels.is_empty() { "" } else { "," };
-        let bucket = format!("{name}_bucket");
-        for (count, bound) in histogram.buckets.iter().zip(BUCKETS) {
-            self.sample(&bucket, &format!("{labels}{comma}le=\"{bound}\""), count);
-        }
-        self.sample(
-            &bucket,
-            &format!("{labels}{comma}le=\"+Inf\""),
-            histogram.count,
-        );
-        self.sample(&format!("{name}_sum"), labels, histogram.sum);
-        self.sample(&format!("{name}_count"), labels, histogram.count);
+impl Drop for OneMore {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -282,32 +292,70 @@ mod tests {
         );
     }
 
+    /// A metric: its name, type, and labels in the order of the alphabet.
+    type Described = (String, String, Vec<String>);
+
+    /// The metrics of a page. Each is described once and before its samples, which have no labels but their own.
+    fn on_the_page(text: &str) -> Vec<Described> {
+        let mut found: Vec<Described> = Vec::new();
+        for line in text.lines() {
+            if let Some(about) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = about.split_once(' ').expect("name and type");
+                assert!(!found.iter().any(|(known, ..)| known == name), "{name}");
+                found.push((name.into(), kind.into(), Vec::new()));
+            } else if !line.starts_with('#') {
+                let (name, kind, labels) = found.last_mut().expect("a description first");
+                let (series, _) = line.rsplit_once(' ').expect("a value");
+                let (sample, rest) = series.split_once('{').unwrap_or((series, ""));
+                let suffix = sample.strip_prefix(name.as_str());
+                let suffixes: &[&str] = match kind.as_str() {
+                    "histogram" => &["_bucket", "_sum", "_count"],
+                    _ => &[""],
+                };
+                assert!(
+                    suffix.is_some_and(|suffix| suffixes.contains(&suffix)),
+                    "{line}"
+                );
+                let given = rest.split(',').filter_map(|label| label.split_once('='));
+                let mut given: Vec<String> = given.map(|(label, _)| label.to_owned()).collect();
+                given.retain(|label| label != "le");
+                given.sort_unstable();
+                if labels.is_empty() {
+                    labels.clone_from(&given);
+                }
+                assert_eq!(*labels, given, "{line}");
+            }
+        }
+        found
+    }
+
+    /// The metrics in a table of `docs/operator.md`.
+    fn in_the_documentation() -> Vec<Described> {
+        let text = include_str!("../../docs/operator.md");
+        let rows = text
+            .lines()
+            .filter(|line| line.starts_with("| `inferbench_operator_"));
+        let described = rows.map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let labels = cells[3].split(", ").filter(|label| !label.is_empty());
+            let mut labels: Vec<String> =
+                labels.map(|label| label.trim_matches('`').into()).collect();
+            labels.sort_unstable();
+            (cells[1].trim_matches('`').into(), cells[2].into(), labels)
+        });
+        described.collect()
+    }
+
     #[test]
-    fn every_metric_is_described_once_and_before_its_samples() {
+    fn the_documentation_has_every_metric_with_its_type_and_labels() {
         let metrics = Metrics::default();
         metrics.requested("get", 404, Duration::from_millis(1));
         metrics.reconciled(Duration::from_millis(1), Some("conflict"));
-        let text = metrics.text(false, &Live::new());
-        let mut described = Vec::new();
-        for line in text.lines() {
-            if let Some(about) = line.strip_prefix("# TYPE ") {
-                let name = about.split(' ').next().unwrap_or_default();
-                assert!(!described.contains(&name), "{name}");
-                described.push(name);
-            } else if !line.starts_with('#') {
-                let name = line.split(['{', ' ']).next().unwrap_or_default();
-                let last = described.last().copied().unwrap_or_default();
-                let rest = name.strip_prefix(last);
-                assert!(
-                    matches!(rest, Some("" | "_bucket" | "_sum" | "_count")),
-                    "{line}"
-                );
-            }
-        }
-        assert!(
-            described
-                .iter()
-                .all(|name| name.starts_with("inferbench_operator_"))
-        );
+        let mut found = on_the_page(&metrics.text(false, &Live::new()));
+        let mut documented = in_the_documentation();
+        found.sort_unstable();
+        documented.sort_unstable();
+        assert_eq!(found.len(), 10);
+        assert_eq!(found, documented);
     }
 }

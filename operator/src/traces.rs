@@ -1,4 +1,4 @@
-//! Logs, and with the feature `otlp` traces: each pass over a resource is a span, with each call to the API server in it.
+//! Logs, and with the feature `otlp` traces: each reconcile of a resource is a span, with each call to the API server in it.
 
 use tracing::Subscriber;
 use tracing_subscriber::{

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use crate::{
     key::trial_key,
-    record::{Outcome, SCHEMA_VERSION, TrialRecord},
+    record::{Outcome, SCHEMA_VERSION, SequenceTimes, TrialRecord},
+    record_v1,
 };
 
 /// Why a document is no record of the trial it is stored for.
@@ -31,17 +32,19 @@ impl fmt::Display for NotARecord {
 impl std::error::Error for NotARecord {}
 
 impl TrialRecord {
-    /// Reads the document stored under a trial's key.
+    /// Reads the document stored under a trial's key; one of a former version is converted to this one.
     ///
     /// # Errors
     /// Where it is no JSON, is cut short, lacks a member, carries another key or fails [`TrialRecord::check`].
     pub fn read(key: &str, document: &[u8]) -> Result<Self, NotARecord> {
-        let record: Self = serde_json::from_slice(document).map_err(|error| {
-            NotARecord(vec![format!(
-                "{} bytes are no complete record: {error}",
-                document.len()
-            )])
-        })?;
+        let record = record_v1::upgraded(document)
+            .unwrap_or_else(|| serde_json::from_slice(document))
+            .map_err(|error| {
+                NotARecord(vec![format!(
+                    "{} bytes are no complete record: {error}",
+                    document.len()
+                )])
+            })?;
         if record.trial_key != key {
             return Err(NotARecord(vec![format!(
                 "trialKey: {:?} is stored as {key:?}",
@@ -131,22 +134,34 @@ impl TrialRecord {
     }
 
     fn check_iterations(&self, problems: &mut Problems) {
-        let output_len = self.request.combination.output_length as usize;
+        let asked = &self.request.combination;
+        let output_len = asked.output_length as usize;
+        let ran = self.effective.as_ref().map(|ran| ran.batch_size);
+        let batch_size = u64::from(ran.unwrap_or(asked.batch_size));
         for (at, iteration) in self.iterations.iter().enumerate() {
-            let times = &iteration.token_ms;
-            problems.unless(times.len() == output_len, || {
-                format!(
-                    "iterations[{at}].tokenMs: {} tokens instead of {output_len}",
-                    times.len()
-                )
+            let sequences = &iteration.sequences;
+            let counted: u64 = sequences.iter().map(|times| u64::from(times.count)).sum();
+            let all_count = sequences.iter().all(|times| times.count > 0);
+            problems.unless(counted == batch_size && all_count, || {
+                format!("iterations[{at}].sequences: {counted} instead of {batch_size}, each at least once")
             });
-            problems.unless(times.iter().all(|ms| ms.is_finite()), || {
-                format!("iterations[{at}].tokenMs: not all finite")
-            });
-            problems.unless(
-                times.first().is_none_or(|first| *first > 0.0) && times.is_sorted(),
-                || format!("iterations[{at}].tokenMs: not positive and in order"),
-            );
+            for (group, SequenceTimes { token_ms, .. }) in sequences.iter().enumerate() {
+                let member = || format!("iterations[{at}].sequences[{group}].tokenMs");
+                problems.unless(token_ms.len() == output_len, || {
+                    format!(
+                        "{}: {} tokens instead of {output_len}",
+                        member(),
+                        token_ms.len()
+                    )
+                });
+                problems.unless(token_ms.iter().all(|ms| ms.is_finite()), || {
+                    format!("{}: not all finite", member())
+                });
+                problems.unless(
+                    token_ms.first().is_none_or(|first| *first > 0.0) && token_ms.is_sorted(),
+                    || format!("{}: not positive and in order", member()),
+                );
+            }
         }
     }
 
@@ -252,7 +267,7 @@ mod tests {
     #[test]
     fn p12_every_lie_is_named() {
         type Lie = fn(&mut TrialRecord);
-        let lies: [(Lie, &str); 19] = [
+        let lies: [(Lie, &str); 22] = [
             (
                 |r| r.schema_version = "inferbench.dev/trial/v0".into(),
                 "schemaVersion",
@@ -269,20 +284,36 @@ mod tests {
             (|r| r.effective = None, "effective: absent"),
             (|r| r.iterations.truncate(4), "iterations: 4 of at least 5"),
             (
-                |r| r.iterations[1].token_ms.truncate(3),
-                "iterations[1].tokenMs: 3 tokens instead of 4",
+                |r| r.iterations[1].sequences[0].token_ms.truncate(3),
+                "iterations[1].sequences[0].tokenMs: 3 tokens instead of 4",
             ),
             (
-                |r| r.iterations[0].token_ms[1] = f64::NAN,
-                "iterations[0].tokenMs: not all finite",
+                |r| r.iterations[0].sequences[0].token_ms[1] = f64::NAN,
+                "iterations[0].sequences[0].tokenMs: not all finite",
             ),
             (
-                |r| r.iterations[2].token_ms.swap(0, 3),
-                "iterations[2].tokenMs: not positive and in order",
+                |r| r.iterations[2].sequences[0].token_ms.swap(0, 3),
+                "iterations[2].sequences[0].tokenMs: not positive and in order",
             ),
             (
-                |r| r.iterations[2].token_ms[0] = 0.0,
-                "iterations[2].tokenMs: not positive and in order",
+                |r| r.iterations[2].sequences[0].token_ms[0] = 0.0,
+                "iterations[2].sequences[0].tokenMs: not positive and in order",
+            ),
+            (
+                |r| r.iterations[3].sequences.clear(),
+                "iterations[3].sequences: 0 instead of 2",
+            ),
+            (
+                |r| r.iterations[3].sequences[0].count = 3,
+                "iterations[3].sequences: 3 instead of 2",
+            ),
+            (
+                |r| {
+                    let sequences = &mut r.iterations[4].sequences;
+                    sequences.push(sequences[0].clone());
+                    sequences[1].count = 0;
+                },
+                "iterations[4].sequences: 2 instead of 2, each at least once",
             ),
             (
                 |r| r.effective.as_mut().unwrap().batch_size = 1,
@@ -327,6 +358,7 @@ mod tests {
             .push("effective batch size 1 instead of 2".into());
         record.effective.as_mut().unwrap().batch_size = 1;
         record.iterations.truncate(1);
+        record.iterations[0].sequences[0].count = 1;
         record.check().unwrap();
     }
 

@@ -3,6 +3,8 @@
 
 pub mod study;
 
+use std::collections::BTreeMap;
+
 use inferbench_crds::{
     design::Combination,
     spec::{Dtype, Isolation, Model, ModelSource, RandomSource},
@@ -124,10 +126,11 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
             let drift = 1.0 + 0.01 * f64::from(at % 5);
             let token_ms = (0..levels.output_length)
                 .map(|token| (prefill_ms + step_ms * f64::from(token)) * drift);
-            Iteration {
-                start_unix_ns: start_ns + i64::from(at) * 400_000_000,
-                token_ms: token_ms.collect(),
-            }
+            Iteration::of_batch(
+                start_ns + i64::from(at) * 400_000_000,
+                levels.batch_size,
+                token_ms.collect(),
+            )
         })
         .collect();
     let samples = (0..40)
@@ -174,6 +177,7 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
             gpus: levels.gpus,
             engine: "candle".into(),
             engine_mode: "eager".into(),
+            configuration: BTreeMap::new(),
             weight_bytes: 497_759_232,
             model_load_s: 0.25,
             threads: 2,

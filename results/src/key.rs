@@ -1,13 +1,17 @@
 //! The key of a trial: a hash of all that its request fixes, and of the attempt. Equal requests have equal keys on
-//! every machine and in every release that keeps [`SCHEMA_VERSION`].
+//! every machine and in every release that keeps [`KEY_VERSION`].
 
 use std::fmt::Write as _;
 
+pub use inferbench_crds::sha256_hex;
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::record::{Request, SCHEMA_VERSION};
+use crate::record::Request;
+
+/// Part of what is hashed: another one would orphan every stored record. It has the form of a record's version, and was
+/// one before records had a second; their versions come and go without it.
+pub const KEY_VERSION: &str = "inferbench.dev/trial/v1";
 
 /// Characters of a key.
 pub const KEY_LEN: usize = 32;
@@ -16,7 +20,8 @@ pub const KEY_LEN: usize = 32;
 /// white space, members sorted by name) of `{"attempt", "request", "schemaVersion"}`.
 #[must_use]
 pub fn trial_key(request: &Request, attempt: u32) -> String {
-    let document = json!({ "attempt": attempt, "request": to_value(request), "schemaVersion": SCHEMA_VERSION });
+    let document =
+        json!({ "attempt": attempt, "request": to_value(request), "schemaVersion": KEY_VERSION });
     let mut text = String::with_capacity(512);
     write_canonical(&document, &mut text);
     let mut key = sha256_hex(text.as_bytes());
@@ -28,17 +33,6 @@ pub fn trial_key(request: &Request, attempt: u32) -> String {
 #[must_use]
 pub fn is_key(name: &str) -> bool {
     name.len() == KEY_LEN && name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// The SHA-256 of `bytes`, 64 hexadecimal characters.
-#[must_use]
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 fn to_value(value: impl Serialize) -> Value {
@@ -84,7 +78,7 @@ mod tests {
 
     #[test]
     fn keys_are_stable() {
-        // A change of these orphans every stored record: it needs a new SCHEMA_VERSION.
+        // A change of these orphans every stored record.
         let request = fixtures::request();
         assert_eq!(trial_key(&request, 0), "de7dbbfa889eaeb35c59d97d4d68ae7f");
         assert_eq!(trial_key(&request, 1), "188ba46967396654e638d60cacccb5ee");

@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod metrics;
 pub mod numbers;
 pub mod record;
+mod record_v1;
 pub mod report;
 pub mod row;
 pub mod sample;

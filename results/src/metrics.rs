@@ -22,29 +22,48 @@ impl Iteration {
     /// tokenizing nor a scheduler. `None` without tokens.
     #[must_use]
     pub fn ttft_ms(&self) -> Option<f64> {
-        self.token_ms.first().copied()
+        self.whole_batch(|times| times.first())
     }
 
     /// Time to last token in ms: the same start, until the last ids are on the host. `None` without tokens.
     #[must_use]
     pub fn ttlt_ms(&self) -> Option<f64> {
-        self.token_ms.last().copied()
+        self.whole_batch(|times| times.last())
     }
 
     /// Time per output token in ms: (ttlt − ttft)/(n − 1). `None` for n ≤ 1.
     #[must_use]
     pub fn tpot_ms(&self) -> Option<f64> {
-        let gaps = self
-            .token_ms
-            .len()
-            .checked_sub(1)
-            .filter(|gaps| *gaps > 0)?;
+        let gaps = self.tokens().checked_sub(1).filter(|gaps| *gaps > 0)?;
         Some((self.ttlt_ms()? - self.ttft_ms()?) / gaps as f64)
     }
 
-    /// Inter-token latencies in ms: the n − 1 gaps between successive tokens. They sum up to ttlt − ttft.
+    /// Inter-token latencies in ms: the n − 1 gaps between successive tokens of the whole batch. They sum up to
+    /// ttlt − ttft.
     pub fn itl_ms(&self) -> impl Iterator<Item = f64> + '_ {
-        self.token_ms.windows(2).map(|pair| pair[1] - pair[0])
+        let mut last = self.ttft_ms();
+        (1..self.tokens()).filter_map(move |token| {
+            let at = self.whole_batch(|times| times.get(token));
+            let before = std::mem::replace(&mut last, at)?;
+            Some(at? - before)
+        })
+    }
+
+    /// Output tokens of each sequence: the fewest, should they differ.
+    fn tokens(&self) -> usize {
+        let lengths = self.sequences.iter().map(|times| times.token_ms.len());
+        lengths.min().unwrap_or(0)
+    }
+
+    /// The time at which every sequence had reached what `of` says of its times. `None` without sequences, or where one
+    /// never does.
+    fn whole_batch(&self, of: impl Fn(&[f64]) -> Option<&f64>) -> Option<f64> {
+        let reached = self.sequences.iter().map(|times| of(&times.token_ms));
+        reached
+            .collect::<Option<Vec<_>>>()?
+            .into_iter()
+            .copied()
+            .reduce(f64::max)
     }
 }
 
@@ -188,16 +207,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::record::SequenceTimes;
 
     fn iteration(gaps: &[f64]) -> Iteration {
         let token_ms = gaps.iter().scan(0.0, |now, gap| {
             *now += gap;
             Some(*now)
         });
-        Iteration {
-            start_unix_ns: 0,
-            token_ms: token_ms.collect(),
-        }
+        Iteration::of_batch(0, 1, token_ms.collect())
     }
 
     #[test]
@@ -228,6 +245,27 @@ mod tests {
         assert_eq!(metrics.decode_throughput, Some(4.0 * 2.0 / 0.008));
         assert_eq!(metrics.prefill_throughput, 4.0 * 50.0 / 0.012);
         assert_eq!(metrics.normalized_latency_ms, 20.0 / 12.0);
+    }
+
+    #[test]
+    fn a_batch_is_as_late_as_its_last_sequence() {
+        let times = |count, token_ms: &[f64]| SequenceTimes {
+            count,
+            token_ms: token_ms.to_vec(),
+        };
+        let iteration = Iteration {
+            start_unix_ns: 0,
+            sequences: vec![times(1, &[5.0, 9.0, 21.0]), times(3, &[8.0, 10.0, 20.0])],
+        };
+        assert_eq!(
+            (
+                iteration.ttft_ms(),
+                iteration.ttlt_ms(),
+                iteration.tpot_ms()
+            ),
+            (Some(8.0), Some(21.0), Some(6.5))
+        );
+        assert_eq!(iteration.itl_ms().collect::<Vec<_>>(), [2.0, 11.0]);
     }
 
     #[test]
@@ -289,7 +327,7 @@ mod tests {
             for iteration in &iterations {
                 let sum: f64 = iteration.itl_ms().sum();
                 prop_assert!(close(sum, iteration.ttlt_ms().unwrap() - iteration.ttft_ms().unwrap()));
-                prop_assert_eq!(iteration.itl_ms().count() + 1, iteration.token_ms.len());
+                prop_assert_eq!(iteration.itl_ms().count() + 1, iteration.sequences[0].token_ms.len());
             }
         }
 

@@ -1,6 +1,8 @@
 //! The record of one trial: what was asked, what ran, every iteration, telemetry and a verdict. One JSON document,
 //! created once in the store and never overwritten; all tables derive from it.
 
+use std::collections::BTreeMap;
+
 pub use inferbench_crds::{
     contract::{EffectiveMeasurement, Request},
     outcome::Outcome,
@@ -8,8 +10,8 @@ pub use inferbench_crds::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Changes whenever the meaning or the shape of a record does.
-pub const SCHEMA_VERSION: &str = "inferbench.dev/trial/v1";
+/// Changes whenever the meaning or the shape of a record does. Records of former versions are converted as they are read.
+pub const SCHEMA_VERSION: &str = "inferbench.dev/trial/v2";
 
 /// The record of one trial.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -122,10 +124,13 @@ pub struct Effective {
     pub output_len: u32,
     /// Devices that shared the model; 0 for CPU.
     pub gpus: u32,
-    /// `candle`.
+    /// The engine, such as `candle`.
     pub engine: String,
     /// `eager`, `graph` or `reference`.
     pub engine_mode: String,
+    /// The engine's configuration that took effect, beyond what the trial asks for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configuration: BTreeMap<String, String>,
     /// Bytes of weights in memory.
     pub weight_bytes: u64,
     /// Seconds from the start of loading to a usable model.
@@ -146,8 +151,32 @@ pub struct Effective {
 pub struct Iteration {
     /// The start, ns since the Unix epoch.
     pub start_unix_ns: i64,
-    /// For each output token: ms from the start until the whole batch's ids were on the host.
+    /// The batch's sequences; those whose times are the same stand once.
+    pub sequences: Vec<SequenceTimes>,
+}
+
+/// The times of sequences that share them.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SequenceTimes {
+    /// How many sequences.
+    pub count: u32,
+    /// For each output token: ms from the iteration's start until it was on the host.
     pub token_ms: Vec<f64>,
+}
+
+impl Iteration {
+    /// An iteration whose sequences all have the same times.
+    #[must_use]
+    pub fn of_batch(start_unix_ns: i64, batch_size: u32, token_ms: Vec<f64>) -> Self {
+        Self {
+            start_unix_ns,
+            sequences: vec![SequenceTimes {
+                count: batch_size,
+                token_ms,
+            }],
+        }
+    }
 }
 
 /// The warm-up.
@@ -166,7 +195,7 @@ pub struct Warmup {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Telemetry {
-    /// CPU and memory of the process over the timed window.
+    /// CPU and memory of the engine's processes over the timed window.
     pub cpu: CpuTelemetry,
     /// The GPUs in use; empty on CPU.
     pub gpus: Vec<GpuTelemetry>,
@@ -177,19 +206,19 @@ pub struct Telemetry {
     pub gpu_telemetry_missing: Option<String>,
 }
 
-/// CPU and memory of the process over the timed window.
+/// CPU and memory of the engine's processes over the timed window.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CpuTelemetry {
-    /// User and system seconds of all threads.
+    /// User and system seconds of all threads, of ended processes, too.
     pub cpu_time_s: Option<f64>,
-    /// Peak resident memory of the process.
+    /// Peak resident memory of the processes.
     pub rss_peak_mib: Option<f64>,
     /// Time the cgroup's quota stopped the process, in ms.
     pub cpu_throttled_ms: Option<f64>,
     /// Share of CPU time that the hypervisor gave to others, over the CPUs that the process may use.
     pub cpu_steal_pct: Option<f64>,
-    /// Share of those CPUs' time that other processes took.
+    /// Share of those CPUs' time that neither the engine nor the runner took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_foreign_pct: Option<f64>,
     /// Mean clock of the CPUs that the process may use.
@@ -257,7 +286,7 @@ pub enum Phase {
     After,
 }
 
-/// One sample of the process or of one GPU.
+/// One sample of the engine's processes or of one GPU.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Sample {
@@ -265,12 +294,12 @@ pub struct Sample {
     pub unix_ns: i64,
     /// When, in relation to the timed window.
     pub phase: Phase,
-    /// The GPU's UUID; absent for the process.
+    /// The GPU's UUID; absent for the processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_uuid: Option<String>,
-    /// Resident memory of the process, or memory in use on the GPU.
+    /// Resident memory of the processes, or memory in use on the GPU.
     pub mem_mib: Option<f64>,
-    /// CPU seconds of the process so far.
+    /// CPU seconds of the processes so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_time_s: Option<f64>,
     /// GPU utilization over the driver's period that ended then.

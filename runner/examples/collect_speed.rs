@@ -6,11 +6,14 @@
 
 use std::time::Instant;
 
-use inferbench_crds::spec::{Dtype, Objectives};
+use inferbench_crds::{
+    layout::record_path,
+    spec::{Dtype, Objectives},
+};
 use inferbench_results::{fixtures, row::Planned};
 use inferbench_runner::{
-    collect::{collect, record_path},
     store::{Store, StoreOptions},
+    sweep::collect::collect,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

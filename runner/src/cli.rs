@@ -15,7 +15,7 @@ use inferbench_results::compare::gate::Limit;
     arg_required_else_help = true,
     after_help = "Examples:
   inferbench plan examples/quickstart.yaml   what would be measured
-  inferbench run examples/quickstart.yaml    measure it, or go on with it
+  inferbench run examples/quickstart.yaml    measure it, or resume it
   inferbench report quickstart               what it says, as a page
   inferbench compare before after --fail-if slower=5%
   inferbench generate --model tiny-llama --ids 1,2,3 --max-tokens 8
@@ -23,7 +23,7 @@ use inferbench_results::compare::gate::Limit;
 Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 130 interrupted."
 )]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -134,10 +134,10 @@ pub struct GenerateArgs {
     /// How many tokens to add.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: u32,
-    /// Share the model among so many ranks (tensor parallelism; threads on the CPU).
+    /// Share the model among this number of ranks (tensor parallelism; threads on the CPU).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub ranks: u32,
-    /// Compute on so many GPUs, which share the model, rather than on the CPU.
+    /// Compute on this number of GPUs, which share the model, rather than on the CPU.
     #[arg(long, default_value_t = 0, conflicts_with = "ranks")]
     pub gpus: u32,
     /// The data type of the weights.
@@ -191,7 +191,7 @@ pub struct CollectArgs {
     /// The file with the InferenceBenchmark that was run. A Job's pod has its request elsewhere.
     #[arg(required_unless_present = "requests")]
     pub file: Option<PathBuf>,
-    /// What a Job's pod is asked for.
+    /// The file with the request of a Job's pod.
     #[arg(long, env = REQUESTS_VARIABLE, hide = true)]
     pub requests: Option<PathBuf>,
     /// Where its results are; as for run.
@@ -202,7 +202,7 @@ pub struct CollectArgs {
 /// Arguments of `preflight`.
 #[derive(Debug, Args)]
 pub struct PreflightArgs {
-    /// What a Job's pod is asked for.
+    /// The file with the request of a Job's pod.
     #[arg(long, env = REQUESTS_VARIABLE)]
     pub requests: PathBuf,
 }
@@ -229,7 +229,7 @@ pub struct ReportArgs {
     /// The longest time per output token, such as 50ms.
     #[arg(long, value_name = "DURATION")]
     pub max_tpot: Option<Duration>,
-    /// What a GPU costs an hour, such as 2.50.
+    /// The price of a GPU for an hour, such as 2.50.
     #[arg(long, value_name = "PRICE", value_parser = price)]
     pub cost_per_gpu_hour: Option<String>,
 }
@@ -285,12 +285,12 @@ pub enum CompareOutput {
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// What is imported.
+    /// The format that is imported.
     #[command(subcommand)]
     pub from: ImportFrom,
 }
 
-/// What can be imported.
+/// The formats that can be imported.
 #[derive(Debug, Subcommand)]
 pub enum ImportFrom {
     /// Files that `vllm bench latency --output-json` has written, or the .pytorch.json beside them.
@@ -310,7 +310,7 @@ pub struct VllmLatencyArgs {
     /// The folder or URL that trials.csv goes to.
     #[arg(long, value_name = "DIR")]
     pub out: String,
-    /// What the sweep is called.
+    /// The name of the sweep.
     #[arg(long, default_value = "vllm")]
     pub sweep: String,
     /// The model's level, as the other sweep calls it.
@@ -350,7 +350,7 @@ pub struct ExportArgs {
     pub to: ExportTo,
 }
 
-/// What can be exported to.
+/// The forms that can be exported to.
 #[derive(Debug, Subcommand)]
 pub enum ExportTo {
     /// One llm-d Benchmark Report (version 0.2, JSON) per valid trial.

@@ -1,33 +1,18 @@
 //! The runner: measures trials, alone or as a whole sweep on one machine, and collects what they leave.
 //!
-//! The `inferbench` binary is a thin shell around this library, so that tests reach its parts.
+//! The `inferbench` binary is a thin shell around this library, so that tests reach its parts. From the bottom up:
+//! [`machine`], [`process`], [`store`] and [`models`] know nothing of trials; [`telemetry`] samples what a trial uses;
+//! [`backend`] is the port to what is measured; [`trial`] measures one, [`sweep`] all of them on one machine, [`pod`] those of a Job; [`commands`] is the command
+//! line.
 
-pub mod ceilings;
-pub mod cgroup;
-pub mod child;
+pub mod backend;
 pub mod cli;
-pub mod collect;
 pub mod commands;
-pub mod estimate;
-pub mod executor;
-pub mod exit;
-pub mod fault;
-pub mod gpu;
-pub mod hygiene;
-pub mod lock;
 pub mod machine;
-pub mod measure;
 pub mod models;
 pub mod pod;
-pub mod prepared;
-pub mod progress;
-pub mod protocol;
-pub mod recording;
-pub mod shape;
-pub mod signals;
+pub mod process;
 pub mod store;
-pub mod stored;
 pub mod sweep;
-pub mod table;
 pub mod telemetry;
 pub mod trial;

@@ -9,16 +9,15 @@ use std::{
 
 use hf_hub::HFClientBuilder;
 use inferbench_crds::{
+    contract::CACHE_VARIABLE,
     presets::PRESETS,
     spec::{HuggingFaceSource, Model, ObjectStoreSource},
 };
 use inferbench_engine::{EngineError, Weights, config::ModelConfig, gguf_file, presets};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    protocol::WeightsAt,
-    store::{Store, StoreError, StoreOptions},
-};
+use crate::store::{Store, StoreError, StoreOptions};
 
 /// A model that is ready to be loaded.
 #[derive(Clone, Debug)]
@@ -29,9 +28,46 @@ pub struct Resolved {
     pub config: Option<ModelConfig>,
     /// Where it lies.
     pub weights: WeightsAt,
-    /// What fixes the weights: a commit (`huggingFace`), `sha256:…` over the files' names and contents (`path`,
+    /// The revision that fixes the weights: a commit (`huggingFace`), `sha256:…` over the files' names and contents (`path`,
     /// `objectStore`), or `preset@seed` (`random`).
     pub revision: String,
+}
+
+/// Where a model lies.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum WeightsAt {
+    /// Nowhere: it is made.
+    Random {
+        /// The name of the shape.
+        preset: String,
+        /// The seed of the weights.
+        seed: i64,
+    },
+    /// In a local folder, or a GGUF file.
+    Folder(PathBuf),
+}
+
+impl WeightsAt {
+    /// As the engine wants it.
+    ///
+    /// # Errors
+    /// Where there is no such preset.
+    pub fn weights(&self) -> Result<Weights, String> {
+        match self {
+            WeightsAt::Random { preset, seed } => match presets::preset(preset) {
+                Some(config) => Ok(Weights::Random {
+                    config,
+                    seed: seed.cast_unsigned(),
+                }),
+                None => Err(format!(
+                    "there is no preset {preset:?}; there are {}",
+                    PRESETS.join(", ")
+                )),
+            },
+            WeightsAt::Folder(folder) => Ok(Weights::Path(folder.clone())),
+        }
+    }
 }
 
 /// How much of a model is needed.
@@ -337,7 +373,7 @@ fn cache_folder() -> PathBuf {
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    variable("INFERBENCH_CACHE")
+    variable(CACHE_VARIABLE)
         .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("inferbench")))
         .or_else(|| Some(variable("HOME")?.join(".cache/inferbench")))
         .unwrap_or_else(|| std::env::temp_dir().join("inferbench-cache"))

@@ -1,4 +1,4 @@
-//! What time it is in the cluster: the wall clock's, or one that goes with tokio's, so that tests can let hours pass.
+//! The time in the cluster: the wall clock's, or one that follows tokio's, so that tests can let hours pass.
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -14,13 +14,13 @@ impl Clock {
         Self(None)
     }
 
-    /// One that shows `epoch` now and goes on as tokio's time does: it stands still while that is paused.
+    /// One that shows `epoch` now and follows tokio's time: it stands still while that is paused.
     #[must_use]
     pub fn simulated(epoch: Timestamp) -> Self {
         Self(Some((epoch, Instant::now())))
     }
 
-    /// The time.
+    /// The time now.
     #[must_use]
     pub fn now(self) -> Timestamp {
         let Some((epoch, began)) = self.0 else {

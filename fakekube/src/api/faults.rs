@@ -1,30 +1,34 @@
-//! What tests may make go wrong, and what they may count: per client, call by call.
+//! Faults that tests may inject, and requests that they may count: per client, call by call.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
 
 use super::request::Verb;
 
 /// A request, before it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// What is to be done.
+    /// The action that it asks for.
     pub verb: Verb,
-    /// Its resource, with the subresource: `jobs`, `inferencebenchmarks/status`. Empty for discovery.
+    /// Its resource, with the subresource: `jobs`, `inferencebenchmarks/status`. Empty for paths of no resource.
     pub resource: String,
-    /// Its namespace; empty for all of them, and for what has none.
+    /// Its namespace; empty for all of them, and for kinds without.
     pub namespace: String,
     /// The object's name; empty for lists, watches and creations.
     pub name: String,
-    /// How many requests the client has made, this one included.
+    /// The number of requests that the client has made, this one included.
     pub nth: u64,
-    /// The `resourceVersion` of the query: `0` asks for whatever is at hand.
+    /// The `resourceVersion` of the query: `0` asks for any version at hand.
     pub version: String,
+    /// The body as it was sent: JSON, or nothing.
+    pub body: Bytes,
 }
 
-/// What goes wrong with a request.
+/// A fault of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// None.
     #[default]
     None,
     /// It is refused with this code and reason, and nothing is done.
@@ -51,27 +55,27 @@ pub enum Fault {
     DropAfterCommit,
     /// It waits before anything is done.
     Delay(Duration),
-    /// A list is answered as it would have been so many writes ago, as far as is remembered.
+    /// A list is answered from the state this number of writes ago, as far as that is remembered.
     Stale(u64),
-    /// A watch that is not what it should be.
+    /// A watch misbehaves.
     Watch(WatchFault),
 }
 
-/// What is wrong with a watch.
+/// The faults of a watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchFault {
-    /// After so many events it ends with 410.
+    /// After this number of events it ends with 410.
     pub cut_after: Option<usize>,
-    /// Every event comes so much later.
+    /// Every event comes later by this.
     pub lag: Duration,
     /// Every event comes twice.
     pub duplicate: bool,
 }
 
-/// Decides what goes wrong.
+/// Decides on the fault of a request.
 pub(crate) type Hook = Arc<dyn Fn(&Call) -> Fault + Send + Sync>;
 
-/// How many requests there were, by verb and resource.
+/// The number of requests, by verb and resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts(BTreeMap<(Verb, String), u64>);
 
@@ -83,7 +87,7 @@ impl Counts {
             .or_default() += 1;
     }
 
-    /// How many requests of this verb and resource there were.
+    /// The number of requests of this verb and resource.
     #[must_use]
     pub fn of(&self, verb: Verb, resource: &str) -> u64 {
         self.0
@@ -92,13 +96,13 @@ impl Counts {
             .unwrap_or_default()
     }
 
-    /// How many there were in all.
+    /// The number of all requests.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// How many of them might have changed something.
+    /// The number of requests that might have changed something.
     #[must_use]
     pub fn writes(&self) -> u64 {
         self.iter()

@@ -1,5 +1,5 @@
-//! What Kubernetes' controllers do about objects that are to go: the garbage collector, the end of a namespace's
-//! content, and that of a definition's objects.
+//! Kubernetes' controllers for objects that have to go: the garbage collector, and those that delete a namespace's
+//! content and a definition's objects.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -7,36 +7,30 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
+    finalizers::{CLEANUP, FOREGROUND, ORPHAN},
     json::{at, has, list, text},
     kinds::Kind,
     request::DeleteOptions,
     state::State,
     store::Key,
-    write::{Change, FOREGROUND, ORPHAN, Writing},
+    write::{Change, Options, UnknownFields},
 };
 
-/// The finalizer that keeps a definition until its objects are gone.
-pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
-
 impl State {
-    /// Looks at what has changed since the last time, and does what follows from it, and from that.
+    /// Acts on all changes since the last time, and on those that follow from them.
     pub fn collect(&mut self, now: Timestamp) {
         while self.swept < self.store.version() {
             let since = self.swept;
             self.swept = self.store.version();
             let mut queue: VecDeque<Key> = VecDeque::new();
             if since < self.store.oldest() {
-                // What happened is forgotten: everything has to be looked at.
-                let kinds: BTreeSet<Arc<str>> = self.kinds().map(|kind| kind.stored_as()).collect();
-                for kind in kinds {
-                    queue.extend(
-                        self.store
-                            .range(&kind, None, None)
-                            .map(|(key, _)| key.clone()),
-                    );
+                // The changes are forgotten: every object has to be looked at.
+                for kind in self.kinds() {
+                    let objects = self.store.range(&kind.resource, None, None);
+                    queue.extend(objects.map(|(key, _)| key.clone()));
                 }
             } else {
                 let mut keys = BTreeSet::new();
@@ -56,7 +50,7 @@ impl State {
         }
     }
 
-    /// Which objects a write may have consequences for.
+    /// Adds the objects that a write may have consequences for.
     fn touched(
         &self,
         before: Option<&Value>,
@@ -85,45 +79,27 @@ impl State {
         };
         // Those that wait for it to be gone.
         for owner in list(gone, "metadata.ownerReferences") {
-            keys.extend(self.owner(owner, &key.namespace).map(|(_, key)| key));
+            keys.extend(self.owner(owner, &key.namespace));
         }
         if !key.namespace.is_empty() {
-            keys.insert(Key {
-                kind: "namespaces".into(),
-                namespace: String::new(),
-                name: key.namespace.clone(),
-            });
+            keys.insert(Key::of_namespace(&key.namespace));
         }
-        keys.insert(Key {
-            kind: "customresourcedefinitions.apiextensions.k8s.io".into(),
-            namespace: String::new(),
-            name: key.kind.to_string(),
-        });
+        let definitions = "customresourcedefinitions.apiextensions.k8s.io".into();
+        keys.insert(Key::new(&definitions, "", &key.resource));
     }
 
-    /// The kind and the place of the owner that a reference names, whether or not anything is there.
-    fn owner(&self, reference: &Value, namespace: &str) -> Option<(Arc<Kind>, Key)> {
+    /// The place of the owner that a reference names, whether or not anything is there.
+    fn owner(&self, reference: &Value, namespace: &str) -> Option<Key> {
         let kind = self.kind_named(text(reference, "apiVersion"), text(reference, "kind"))?;
         let namespace = if kind.namespaced { namespace } else { "" };
-        let key = Key {
-            kind: kind.stored_as(),
-            namespace: namespace.to_owned(),
-            name: text(reference, "name").to_owned(),
-        };
-        Some((kind, key))
+        Some(Key::new(&kind.resource, namespace, text(reference, "name")))
     }
 
-    fn kind_of(&self, key: &Key) -> Option<Arc<Kind>> {
-        // The stored form of events is the one of events.k8s.io.
-        self.kinds()
-            .filter(|kind| kind.stored_as() == key.kind)
-            .max_by_key(|kind| kind.group.len())
-            .cloned()
-    }
-
-    /// Does what is due about one object.
+    /// Acts on one object.
     fn look(&mut self, key: &Key, now: Timestamp) {
-        let (Some(kind), Some(stored)) = (self.kind_of(key), self.store.get(key).cloned()) else {
+        let (Some(kind), Some(stored)) =
+            (self.kind_of(&key.resource), self.store.get(key).cloned())
+        else {
             return;
         };
         let deleting = at(&stored, "metadata.deletionTimestamp").is_some();
@@ -168,7 +144,9 @@ impl State {
 
     /// Deletes an object whose owners are all gone, or going and taking it along.
     fn look_after_owners(&mut self, key: &Key, now: Timestamp) {
-        let (Some(kind), Some(stored)) = (self.kind_of(key), self.store.get(key).cloned()) else {
+        let (Some(kind), Some(stored)) =
+            (self.kind_of(&key.resource), self.store.get(key).cloned())
+        else {
             return;
         };
         if at(&stored, "metadata.deletionTimestamp").is_some() {
@@ -181,9 +159,8 @@ impl State {
         let (mut solid, mut waiting, mut void) = (0, 0, Vec::new());
         for reference in references {
             let uid = text(reference, "uid");
-            let owner = self.owner(reference, &key.namespace);
-            let Some((_, owner)) = owner else {
-                // Of a kind that nobody knows, nothing is known: it stays.
+            let Some(owner) = self.owner(reference, &key.namespace) else {
+                // Nothing is known of an unknown kind: the object stays.
                 solid += 1;
                 continue;
             };
@@ -227,7 +204,7 @@ impl State {
         self.delete_for_good(&kind, key, policy, now);
     }
 
-    fn delete_for_good(&mut self, kind: &Arc<Kind>, key: &Key, policy: &str, now: Timestamp) {
+    fn delete_for_good(&mut self, kind: &Kind, key: &Key, policy: &str, now: Timestamp) {
         let options = DeleteOptions {
             propagation: Some(policy.to_owned()),
             ..DeleteOptions::default()
@@ -254,7 +231,7 @@ impl State {
         };
         self.patch(
             key,
-            &serde_json::json!({ "metadata": { "ownerReferences": kept } }),
+            &json!({ "metadata": { "ownerReferences": kept } }),
             None,
             now,
         );
@@ -272,22 +249,20 @@ impl State {
             .collect();
         self.patch(
             key,
-            &serde_json::json!({ "metadata": { "finalizers": kept } }),
+            &json!({ "metadata": { "finalizers": kept } }),
             None,
             now,
         );
     }
 
     fn patch(&mut self, key: &Key, patch: &Value, subresource: Option<&str>, now: Timestamp) {
-        let Some(kind) = self.kind_of(key) else {
+        let Some(kind) = self.kind_of(&key.resource) else {
             return;
         };
-        let how = Writing {
+        let options = Options {
             now,
             manager: "kube-controller-manager".into(),
-            validation: "Ignore".into(),
-            dry_run: false,
-            force: false,
+            unknown_fields: UnknownFields::Dropped,
         };
         let namespace = kind.namespaced.then_some(key.namespace.as_str());
         let done = self.change(
@@ -296,7 +271,7 @@ impl State {
             &key.name,
             subresource,
             Change::Merge(patch),
-            &how,
+            &options,
         );
         if let Err(refusal) = done {
             tracing::warn!(
@@ -316,10 +291,9 @@ impl State {
             .collect();
         let mut left = false;
         for kind in kinds {
-            let stored_as = kind.stored_as();
             let keys: Vec<Key> = self
                 .store
-                .range(&stored_as, Some(&key.name), None)
+                .range(&kind.resource, Some(&key.name), None)
                 .map(|(key, _)| key.clone())
                 .collect();
             for key in keys {
@@ -327,34 +301,34 @@ impl State {
             }
             left |= self
                 .store
-                .range(&stored_as, Some(&key.name), None)
+                .range(&kind.resource, Some(&key.name), None)
                 .next()
                 .is_some();
         }
         if !left {
-            let patch = serde_json::json!({ "spec": { "finalizers": [] } });
+            let patch = json!({ "spec": { "finalizers": [] } });
             self.patch(key, &patch, Some("finalize"), now);
         }
     }
 
     fn empty_definition(&mut self, key: &Key, now: Timestamp) {
-        let Some(kind) = self
-            .kinds()
-            .find(|kind| kind.resource() == key.name)
-            .cloned()
-        else {
+        let Some(kind) = self.kind_of(&key.name) else {
             return self.release(key, CLEANUP, now);
         };
-        let stored_as = kind.stored_as();
         let keys: Vec<Key> = self
             .store
-            .range(&stored_as, None, None)
+            .range(&kind.resource, None, None)
             .map(|(key, _)| key.clone())
             .collect();
         for key in keys {
             self.delete_for_good(&kind, &key, "Background", now);
         }
-        if self.store.range(&stored_as, None, None).next().is_none() {
+        if self
+            .store
+            .range(&kind.resource, None, None)
+            .next()
+            .is_none()
+        {
             self.release(key, CLEANUP, now);
         }
     }

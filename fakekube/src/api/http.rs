@@ -1,4 +1,4 @@
-//! A listener on loopback, so that kubectl and child processes can talk to the server.
+//! A listener on loopback, so that other processes can talk to the server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,31 +11,20 @@ use super::{server::FakeKube, service::Service};
 
 /// A server that listens, until this is dropped.
 pub struct Listening {
-    /// Where: `http://127.0.0.1:…`.
+    /// Its address: `http://127.0.0.1:…`.
     pub url: String,
     _tasks: JoinSet<()>,
 }
 
-impl Listening {
-    /// A kubeconfig that leads here, with `default` as the namespace.
-    #[must_use]
-    pub fn kubeconfig(&self) -> String {
-        let url = &self.url;
-        format!(
-            "apiVersion: v1\nkind: Config\nclusters: [{{name: fake, cluster: {{server: \"{url}\"}}}}]\nusers: [{{name: fake, user: {{}}}}]\ncontexts: [{{name: fake, context: {{cluster: fake, user: fake, namespace: default}}}}]\ncurrent-context: fake\n"
-        )
-    }
-}
-
 impl FakeKube {
-    /// Listens on loopback, on a port that is free. Whoever comes is one client, `http`, to counters and faults.
+    /// Listens on loopback, on a free port. All who connect are one client, `http`, to counters and faults.
     ///
     /// # Errors
-    /// Where no port can be had.
+    /// Where no port is free.
     pub async fn listen(&self) -> std::io::Result<Listening> {
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let service = Service::new(self, "http");
+        let service = Service::new(&self.0, "http");
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
@@ -46,7 +35,7 @@ impl FakeKube {
                             let service = service.clone();
                             connections.spawn(async move {
                                 let answer = service_fn(move |request: Request<Incoming>| service.clone().answer(request));
-                                // A connection that breaks is the client's affair.
+                                // A connection that breaks is for the client to notice.
                                 let _ = http1::Builder::new()
                                     .timer(TokioTimer::new())
                                     .serve_connection(TokioIo::new(stream), answer)

@@ -1,4 +1,4 @@
-//! Short ways to read JSON objects as Kubernetes shapes them.
+//! Short ways to read and write JSON objects as Kubernetes shapes them.
 
 use serde_json::{Map, Value};
 
@@ -19,7 +19,7 @@ pub(crate) fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
         .map_or(&[], Vec::as_slice)
 }
 
-/// What stands at a dotted path; nothing for null.
+/// The value at a dotted path; none for null.
 pub(crate) fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     let found = path
         .split('.')
@@ -27,7 +27,7 @@ pub(crate) fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     (!found.is_null()).then_some(found)
 }
 
-/// The object at a dotted path, made where it is missing or is something else.
+/// The object at a dotted path, made where it is missing or anything but an object.
 pub(crate) fn object<'a>(value: &'a mut Value, path: &str) -> &'a mut Map<String, Value> {
     let mut place = value;
     for key in path.split('.').filter(|key| !key.is_empty()) {
@@ -75,4 +75,25 @@ pub(crate) fn has(value: &Value, path: &str, wanted: &str) -> bool {
     list(value, path)
         .iter()
         .any(|item| item.as_str() == Some(wanted))
+}
+
+/// Changes a value as a JSON merge patch says (RFC 7396).
+pub(crate) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(changes) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    let map = as_object(target);
+    for (key, change) in changes {
+        if change.is_null() {
+            map.remove(key);
+        } else {
+            merge(map.entry(key.clone()).or_insert(Value::Null), change);
+        }
+    }
+}
+
+/// JSON as text; much faster than by way of `Display`. A value always has a text.
+pub(crate) fn to_text(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }

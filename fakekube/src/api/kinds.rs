@@ -18,7 +18,7 @@ use super::{
     schema::Schema,
 };
 
-/// A kind and what the server does with its objects.
+/// A kind, and how the server treats its objects.
 #[derive(Debug)]
 pub(crate) struct Kind {
     pub group: String,
@@ -26,30 +26,22 @@ pub(crate) struct Kind {
     pub kind: String,
     pub list_kind: String,
     pub plural: String,
-    pub singular: String,
-    pub short: Vec<String>,
-    pub categories: Vec<String>,
+    /// As messages name it, and the store: `jobs.batch`.
+    pub resource: Arc<str>,
     pub namespaced: bool,
     /// Whether status is written through a subresource of its own.
     pub status: bool,
     /// Whether `metadata.generation` counts changes.
     pub generation: bool,
-    pub schema: Arc<Schema>,
-    /// Of a custom resource: what its definition adds.
-    pub custom: Option<Custom>,
-}
-
-/// What a CustomResourceDefinition says beyond names.
-#[derive(Debug)]
-pub(crate) struct Custom {
-    pub rules: CompiledSchema,
-    pub columns: Vec<Value>,
+    pub schema: Schema,
+    /// The validation rules of a custom resource; none for kinds that are built in.
+    pub rules: Option<CompiledSchema>,
 }
 
 impl Kind {
-    /// As messages name it: `jobs.batch`.
-    pub fn resource(&self) -> String {
-        dotted(&self.plural, &self.group)
+    /// Whether a CustomResourceDefinition defines it.
+    pub fn is_custom(&self) -> bool {
+        self.rules.is_some()
     }
 
     /// As messages about invalid objects name it: `Job.batch`.
@@ -86,16 +78,7 @@ impl Kind {
     }
 
     pub fn is_event(&self) -> bool {
-        self.custom.is_none() && self.plural == "events"
-    }
-
-    /// Under which name its objects are stored. Both kinds of events are one.
-    pub fn stored_as(&self) -> Arc<str> {
-        if self.is_event() {
-            "events".into()
-        } else {
-            self.resource().into()
-        }
+        self.is("events.k8s.io", "events")
     }
 }
 
@@ -113,88 +96,51 @@ const GENERATION: u8 = 4;
 
 /// The kinds that need no definition.
 pub(crate) static BUILT_IN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
+    const JOB: u8 = NAMESPACED | STATUS | GENERATION;
     vec![
-        built_in::<core::Namespace>("v1", "Namespace", "namespaces", &["ns"], STATUS),
-        built_in::<core::Node>("v1", "Node", "nodes", &["no"], STATUS),
-        built_in::<core::Pod>(
-            "v1",
-            "Pod",
-            "pods",
-            &["po"],
-            NAMESPACED | STATUS | GENERATION,
-        ),
-        built_in::<core::ConfigMap>("v1", "ConfigMap", "configmaps", &["cm"], NAMESPACED),
-        built_in::<core::Secret>("v1", "Secret", "secrets", &[], NAMESPACED),
-        built_in::<core::ServiceAccount>(
-            "v1",
-            "ServiceAccount",
-            "serviceaccounts",
-            &["sa"],
-            NAMESPACED,
-        ),
+        built_in::<core::Namespace>("v1", "Namespace", "namespaces", STATUS),
+        built_in::<core::Node>("v1", "Node", "nodes", STATUS),
+        built_in::<core::Pod>("v1", "Pod", "pods", JOB),
+        built_in::<core::ConfigMap>("v1", "ConfigMap", "configmaps", NAMESPACED),
+        built_in::<core::Secret>("v1", "Secret", "secrets", NAMESPACED),
         built_in::<core::PersistentVolumeClaim>(
             "v1",
             "PersistentVolumeClaim",
             "persistentvolumeclaims",
-            &["pvc"],
             NAMESPACED | STATUS,
         ),
         built_in::<core::ResourceQuota>(
             "v1",
             "ResourceQuota",
             "resourcequotas",
-            &["quota"],
             NAMESPACED | STATUS,
         ),
-        built_in::<core::Event>("v1", "Event", "events", &["ev"], NAMESPACED),
-        built_in::<events::Event>("events.k8s.io/v1", "Event", "events", &["ev"], NAMESPACED),
-        built_in::<batch::Job>(
-            "batch/v1",
-            "Job",
-            "jobs",
-            &[],
-            NAMESPACED | STATUS | GENERATION,
-        ),
-        built_in::<coordination::Lease>(
-            "coordination.k8s.io/v1",
-            "Lease",
-            "leases",
-            &[],
-            NAMESPACED,
-        ),
+        built_in::<events::Event>("events.k8s.io/v1", "Event", "events", NAMESPACED),
+        built_in::<batch::Job>("batch/v1", "Job", "jobs", JOB),
+        built_in::<coordination::Lease>("coordination.k8s.io/v1", "Lease", "leases", NAMESPACED),
         built_in::<CustomResourceDefinition>(
             "apiextensions.k8s.io/v1",
             "CustomResourceDefinition",
             "customresourcedefinitions",
-            &["crd", "crds"],
             STATUS | GENERATION,
         ),
     ]
 });
 
-fn built_in<T: JsonSchema>(
-    api_version: &str,
-    kind: &str,
-    plural: &str,
-    short: &[&str],
-    is: u8,
-) -> Arc<Kind> {
+fn built_in<T: JsonSchema>(api_version: &str, kind: &str, plural: &str, is: u8) -> Arc<Kind> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    let all = matches!(kind, "Pod" | "Job");
     Arc::new(Kind {
         group: group.into(),
         version: version.into(),
         kind: kind.into(),
         list_kind: format!("{kind}List"),
         plural: plural.into(),
-        singular: kind.to_lowercase(),
-        short: short.iter().map(|&name| name.into()).collect(),
-        categories: all.then(|| "all".to_owned()).into_iter().collect(),
+        resource: dotted(plural, group).into(),
         namespaced: is & NAMESPACED != 0,
         status: is & STATUS != 0,
         generation: is & GENERATION != 0,
-        schema: Arc::new(schema_of::<T>()),
-        custom: None,
+        schema: schema_of::<T>(),
+        rules: None,
     })
 }
 
@@ -205,42 +151,31 @@ fn schema_of<T: JsonSchema>() -> Schema {
     Schema::built_in(root, definitions)
 }
 
-/// The kinds that a definition adds; one for its storage version, others are not kept.
+/// The kind that a definition adds: that of its storage version. Others are not kept.
 pub(crate) fn custom(definition: &Value) -> Option<Arc<Kind>> {
     let spec = at(definition, "spec")?;
     let version = list(spec, "versions")
         .iter()
         .find(|version| version["storage"] == json!(true))?;
     let names = at(spec, "names")?;
-    let strings = |path| {
-        list(names, path)
-            .iter()
-            .filter_map(Value::as_str)
-            .map(Into::into)
-            .collect()
-    };
-    let or = |path, other: String| match text(names, path) {
-        "" => other,
-        found => found.to_owned(),
-    };
+    let (group, plural) = (text(spec, "group"), text(names, "plural"));
     let kind = text(names, "kind").to_owned();
+    let list_kind = match text(names, "listKind") {
+        "" => format!("{kind}List"),
+        given => given.to_owned(),
+    };
     let schema = at(version, "schema.openAPIV3Schema")?.clone();
     Some(Arc::new(Kind {
-        group: text(spec, "group").into(),
+        group: group.into(),
         version: text(version, "name").into(),
-        list_kind: or("listKind", format!("{kind}List")),
-        plural: text(names, "plural").into(),
-        singular: or("singular", kind.to_lowercase()),
-        short: strings("shortNames"),
-        categories: strings("categories"),
+        kind,
+        list_kind,
+        plural: plural.into(),
+        resource: dotted(plural, group).into(),
         namespaced: text(spec, "scope") == "Namespaced",
         status: at(version, "subresources.status").is_some(),
         generation: true,
-        custom: Some(Custom {
-            rules: compile_schema(&schema),
-            columns: list(version, "additionalPrinterColumns").to_vec(),
-        }),
-        schema: Arc::new(Schema::custom(schema)),
-        kind,
+        rules: Some(compile_schema(&schema)),
+        schema: Schema::custom(schema),
     }))
 }

@@ -1,23 +1,26 @@
-//! The API server: requests in, objects, lists, watches and refusals out.
+//! The API server: requests in; objects, lists, watches and refusals out.
+//!
+//! From the bottom up: `store` keeps versioned objects, `state` adds the kinds; requests and controllers act on it by
+//! `write`, `list` and `gc`; `shared` puts a lock, a clock and faults around it; `watch` and `service` answer requests;
+//! `server` and `http` are for tests to hold.
 
 mod builtin;
+mod cause;
 mod clock;
-mod discovery;
 mod faults;
-mod fields;
+mod finalizers;
 mod gc;
 mod http;
 mod json;
 mod kinds;
-mod patch;
-mod read;
+mod list;
 mod refusal;
 mod request;
 mod schema;
 mod selector;
 mod server;
 mod service;
-mod show;
+mod shared;
 mod state;
 mod store;
 mod watch;

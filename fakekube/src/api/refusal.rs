@@ -1,75 +1,23 @@
-//! What the API server says instead of an answer: a `Status` of failure.
+//! The answer to a request that is refused: a `Status` of failure, in the words of the API server.
 
 use serde_json::{Value, json};
 
-use super::kinds::Kind;
+use super::{cause::Cause, kinds::Kind};
 
-/// One thing that is wrong with an object.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Cause {
-    /// The field, such as `spec.design.factors.model[0].name`.
-    pub field: String,
-    /// What sort of fault, such as `FieldValueInvalid`.
-    pub reason: &'static str,
-    /// What is wrong.
-    pub message: String,
-}
-
-impl Cause {
-    pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self {
-            field: field.into(),
-            reason: "FieldValueInvalid",
-            message: format!("Invalid value: {value}: {detail}"),
-        }
-    }
-
-    pub fn required(field: impl Into<String>, detail: &str) -> Self {
-        let message = match detail {
-            "" => "Required value".to_owned(),
-            detail => format!("Required value: {detail}"),
-        };
-        Self {
-            field: field.into(),
-            reason: "FieldValueRequired",
-            message,
-        }
-    }
-
-    pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
-        Self {
-            field: field.into(),
-            reason: "FieldValueForbidden",
-            message: format!("Forbidden: {detail}"),
-        }
-    }
-
-    pub fn unsupported(field: impl Into<String>, value: &Value, allowed: &[Value]) -> Self {
-        let allowed: Vec<String> = allowed.iter().map(Value::to_string).collect();
-        Self {
-            field: field.into(),
-            reason: "FieldValueNotSupported",
-            message: format!(
-                "Unsupported value: {value}: supported values: {}",
-                allowed.join(", ")
-            ),
-        }
-    }
-}
-
-/// An answer of failure.
+/// A refusal.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub code: u16,
     pub reason: String,
     pub message: String,
     pub details: Option<Value>,
-    /// Seconds, which go into the header, too.
+    /// Seconds, for the `Retry-After` header and the details.
     pub retry_after: Option<u32>,
-    /// With an expired continue token: one to go on with, all the same.
-    pub go_on: Option<String>,
+    /// With an expired continue token: one that continues the list at the newest version instead.
+    pub continue_token: Option<String>,
 }
 
+/// The answer to a request, or its refusal.
 pub(crate) type Answered<T> = Result<T, Refusal>;
 
 impl Refusal {
@@ -80,7 +28,7 @@ impl Refusal {
             message: message.into(),
             details: None,
             retry_after: None,
-            go_on: None,
+            continue_token: None,
         }
     }
 
@@ -99,7 +47,7 @@ impl Refusal {
         Self::new(400, "BadRequest", message)
     }
 
-    /// Where there is no such path.
+    /// There is no such path.
     pub fn no_such_resource() -> Self {
         let mut refusal = Self::new(
             404,
@@ -134,7 +82,7 @@ impl Refusal {
         Self::new(
             404,
             "NotFound",
-            format!("{} \"{name}\" not found", kind.resource()),
+            format!("{} \"{name}\" not found", kind.resource),
         )
         .about(&kind.group, &kind.plural, name)
     }
@@ -143,7 +91,7 @@ impl Refusal {
         Self::new(
             409,
             "AlreadyExists",
-            format!("{} \"{name}\" already exists", kind.resource()),
+            format!("{} \"{name}\" already exists", kind.resource),
         )
         .about(&kind.group, &kind.plural, name)
     }
@@ -155,7 +103,7 @@ impl Refusal {
             "Conflict",
             format!(
                 "Operation cannot be fulfilled on {} \"{name}\": the object has been modified; please apply your changes to the latest version and try again",
-                kind.resource()
+                kind.resource
             ),
         )
         .about(&kind.group, &kind.plural, name)
@@ -174,7 +122,7 @@ impl Refusal {
         Self::new(
             403,
             "Forbidden",
-            format!("{} \"{name}\" is forbidden: {why}", kind.resource()),
+            format!("{} \"{name}\" is forbidden: {why}", kind.resource),
         )
         .about(&kind.group, &kind.plural, name)
     }
@@ -219,14 +167,14 @@ impl Refusal {
         .with_causes(causes)
     }
 
-    /// What was asked about lies too far back.
+    /// The version that was asked for is no longer remembered.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)
     }
 
     pub fn body(&self) -> Value {
         let mut metadata = json!({});
-        if let Some(token) = &self.go_on {
+        if let Some(token) = &self.continue_token {
             metadata["continue"] = token.clone().into();
         }
         let mut body = json!({

@@ -1,10 +1,12 @@
-//! What a request asks for, read from its method, path, query and headers.
+//! A request as the server reads it from method, path, query and body: which object, which verb, which options.
 
-use http::{Method, Uri, header::ACCEPT, request::Parts};
+use http::{Method, Uri};
 use serde_json::Value;
 use url::form_urlencoded;
 
-/// What is to be done, as RBAC names it.
+use super::refusal::{Answered, Refusal};
+
+/// The action that a request asks for, as RBAC names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verb {
     /// Read one object.
@@ -13,16 +15,14 @@ pub enum Verb {
     List,
     /// Follow the changes of a kind.
     Watch,
-    /// Make an object.
+    /// Create an object.
     Create,
     /// Replace an object.
     Update,
-    /// Change fields of an object, or apply one.
+    /// Change fields of an object.
     Patch,
     /// Delete an object.
     Delete,
-    /// Delete all objects that match.
-    DeleteCollection,
 }
 
 impl Verb {
@@ -32,6 +32,20 @@ impl Verb {
         !matches!(self, Self::Get | Self::List | Self::Watch)
     }
 }
+
+/// The parameters of a query that the server heeds.
+const PARAMETERS: [&str; 10] = [
+    "allowWatchBookmarks",
+    "continue",
+    "fieldManager",
+    "fieldValidation",
+    "labelSelector",
+    "limit",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "timeoutSeconds",
+    "watch",
+];
 
 /// The query, in the order in which it was given.
 #[derive(Clone, Debug, Default)]
@@ -53,39 +67,19 @@ impl Query {
     pub fn is_set(&self, key: &str) -> bool {
         matches!(self.get(key), "1" | "true" | "True")
     }
-}
 
-/// In what shape to answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
-    Whole,
-    /// `metadata` alone.
-    Metadata,
-    /// As `kubectl get` prints it.
-    Table,
-}
-
-/// The shape that the `Accept` header prefers.
-pub(crate) fn shape(parts: &Parts) -> Shape {
-    let accept = parts
-        .headers
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok());
-    for part in accept.unwrap_or_default().split(',') {
-        if part.contains("as=Table") {
-            return Shape::Table;
-        }
-        if part.contains("as=PartialObjectMetadata") {
-            return Shape::Metadata;
-        }
-        if part.trim().starts_with("application/json") {
-            return Shape::Whole;
-        }
+    /// A parameter that the server does not know, or not with this value. It refuses the request then, since a client
+    /// that asks for more than it gets would be tested against the wrong answer.
+    pub fn unknown(&self) -> Option<(&str, &str)> {
+        let known = |name: &str, value: &str| {
+            PARAMETERS.contains(&name) && (name != "resourceVersionMatch" || value != "Exact")
+        };
+        let unknown = self.0.iter().find(|(name, value)| !known(name, value));
+        unknown.map(|(name, value)| (name.as_str(), value.as_str()))
     }
-    Shape::Whole
 }
 
-/// Where a path leads.
+/// The object or list that a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub group: String,
@@ -133,9 +127,9 @@ impl Target {
 
     pub fn verb(&self, method: &Method, query: &Query) -> Option<Verb> {
         Some(match (method, &self.name) {
-            (&Method::GET, _) if query.is_set("watch") => Verb::Watch,
-            (&Method::GET, Some(_)) => Verb::Get,
+            (&Method::GET, None) if query.is_set("watch") => Verb::Watch,
             (&Method::GET, None) => Verb::List,
+            (&Method::GET, Some(_)) if !query.is_set("watch") => Verb::Get,
             (&Method::POST, None) => Verb::Create,
             (&Method::POST, Some(_)) if self.subresource.as_deref() == Some("binding") => {
                 Verb::Create
@@ -143,7 +137,6 @@ impl Target {
             (&Method::PUT, Some(_)) => Verb::Update,
             (&Method::PATCH, Some(_)) => Verb::Patch,
             (&Method::DELETE, Some(_)) => Verb::Delete,
-            (&Method::DELETE, None) => Verb::DeleteCollection,
             _ => return None,
         })
     }
@@ -159,37 +152,30 @@ fn decoded(part: &str) -> String {
         .collect()
 }
 
-/// How a deletion is to be done, from the body and the query.
+/// The options of a deletion, from its body.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DeleteOptions {
     pub propagation: Option<String>,
+    /// Seconds.
     pub grace: Option<i64>,
+    /// The uid that the object has to have.
     pub uid: Option<String>,
+    /// The version that the object has to have.
     pub version: Option<String>,
-    pub dry_run: bool,
 }
 
 impl DeleteOptions {
-    pub fn of(query: &Query, body: &Value) -> Self {
-        let given = |key: &str| {
-            let from_query = Some(query.get(key)).filter(|value| !value.is_empty());
-            from_query.map(ToOwned::to_owned)
-        };
-        let string = |value: &Value| value.as_str().map(ToOwned::to_owned);
-        let orphan = body["orphanDependents"]
-            .as_bool()
-            .map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
-        Self {
-            propagation: string(&body["propagationPolicy"])
-                .or_else(|| given("propagationPolicy"))
-                .or(orphan),
-            grace: body["gracePeriodSeconds"]
-                .as_i64()
-                .or_else(|| given("gracePeriodSeconds")?.parse().ok()),
-            uid: string(&body["preconditions"]["uid"]),
-            version: string(&body["preconditions"]["resourceVersion"]),
-            dry_run: body["dryRun"].as_array().is_some_and(|all| !all.is_empty())
-                || !query.get("dryRun").is_empty(),
+    pub fn of(body: &Value) -> Answered<Self> {
+        if body["dryRun"].as_array().is_some_and(|all| !all.is_empty()) {
+            return Err(Refusal::bad_request("dryRun: fakekube does not know it"));
         }
+        let string = |value: &Value| value.as_str().map(ToOwned::to_owned);
+        let preconditions = &body["preconditions"];
+        Ok(Self {
+            propagation: string(&body["propagationPolicy"]),
+            grace: body["gracePeriodSeconds"].as_i64(),
+            uid: string(&preconditions["uid"]),
+            version: string(&preconditions["resourceVersion"]),
+        })
     }
 }

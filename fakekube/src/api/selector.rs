@@ -1,20 +1,12 @@
-//! Which objects a list or a watch is about: label and field selectors.
+//! Label selectors: the objects that a list or a watch is about.
 
 use serde_json::Value;
 
-use super::{
-    json::{at, text},
-    kinds::Kind,
-    refusal::{Answered, Refusal},
-};
+use super::refusal::{Answered, Refusal};
 
-/// What a request asks for; empty for everything.
+/// The requirements that an object has to meet; none for everything.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Selector {
-    labels: Vec<Requirement>,
-    /// A dotted path, whether equal, and the value.
-    fields: Vec<(String, bool, String)>,
-}
+pub(crate) struct Selector(Vec<Requirement>);
 
 #[derive(Clone, Debug)]
 struct Requirement {
@@ -31,23 +23,16 @@ enum Is {
 }
 
 impl Selector {
-    pub fn parse(kind: &Kind, labels: &str, fields: &str) -> Answered<Self> {
-        Ok(Self {
-            labels: parse_labels(labels)?,
-            fields: parse_fields(kind, fields)?,
-        })
+    pub fn parse(text: &str) -> Answered<Self> {
+        split(text)
+            .into_iter()
+            .map(requirement)
+            .collect::<Answered<_>>()
+            .map(Self)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty()
-    }
-
-    /// The name, where a field selector fixes it.
-    pub fn name(&self) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|(path, equal, _)| path == "metadata.name" && *equal)
-            .map(|(_, _, name)| name.as_str())
+        self.0.is_empty()
     }
 
     pub fn matches(&self, object: &Value) -> bool {
@@ -56,7 +41,7 @@ impl Selector {
                 .get(key)
                 .and_then(Value::as_str)
         };
-        let labels = self.labels.iter().all(|requirement| {
+        self.0.iter().all(|requirement| {
             let found = label(&requirement.key);
             match &requirement.is {
                 Is::There => found.is_some(),
@@ -68,29 +53,11 @@ impl Selector {
                     !found.is_some_and(|found| values.iter().any(|value| value == found))
                 }
             }
-        });
-        labels
-            && self
-                .fields
-                .iter()
-                .all(|(path, equal, value)| (plain(object, path) == *value) == *equal)
+        })
     }
 }
 
-/// A field as selectors compare it.
-fn plain(object: &Value, path: &str) -> String {
-    match at(object, path) {
-        Some(Value::Bool(value)) => value.to_string(),
-        Some(Value::Number(value)) => value.to_string(),
-        _ => text(object, path).to_owned(),
-    }
-}
-
-fn parse_labels(text: &str) -> Answered<Vec<Requirement>> {
-    split(text).into_iter().map(requirement).collect()
-}
-
-/// At commas that are not in parentheses.
+/// Splits at commas that are not in parentheses.
 fn split(text: &str) -> Vec<&str> {
     let (mut parts, mut depth, mut start) = (Vec::new(), 0_i32, 0);
     for (at, letter) in text.char_indices() {
@@ -145,79 +112,4 @@ fn requirement(text: &str) -> Answered<Requirement> {
         ))),
         (None, None) => Err(Refusal::bad_request("unable to parse requirement")),
     }
-}
-
-/// The fields that a kind can be selected by, beside its name and namespace.
-fn selectable(kind: &Kind) -> &'static [&'static str] {
-    if kind.custom.is_some() {
-        return &[];
-    }
-    match kind.plural.as_str() {
-        "pods" => &[
-            "spec.nodeName",
-            "spec.restartPolicy",
-            "spec.schedulerName",
-            "spec.serviceAccountName",
-            "status.phase",
-            "status.podIP",
-        ],
-        "jobs" => &["status.successful"],
-        "namespaces" => &["status.phase"],
-        "nodes" => &["spec.unschedulable"],
-        "secrets" => &["type"],
-        "events" => &[
-            "involvedObject.kind",
-            "involvedObject.namespace",
-            "involvedObject.name",
-            "involvedObject.uid",
-            "involvedObject.apiVersion",
-            "involvedObject.resourceVersion",
-            "involvedObject.fieldPath",
-            "regarding.kind",
-            "regarding.namespace",
-            "regarding.name",
-            "regarding.uid",
-            "reason",
-            "reportingController",
-            "reportingComponent",
-            "source",
-            "type",
-        ],
-        _ => &[],
-    }
-}
-
-fn parse_fields(kind: &Kind, text: &str) -> Answered<Vec<(String, bool, String)>> {
-    text.split(',')
-        .filter(|part| !part.trim().is_empty())
-        .map(|part| {
-            let (path, equal, value) = if let Some((path, value)) = part.split_once("!=") {
-                (path, false, value)
-            } else if let Some((path, value)) =
-                part.split_once("==").or_else(|| part.split_once('='))
-            {
-                (path, true, value)
-            } else {
-                return Err(Refusal::bad_request(format!(
-                    "invalid selector: '{part}'; can't understand '{part}'"
-                )));
-            };
-            let path = path.trim();
-            let known = matches!(path, "metadata.name" | "metadata.namespace")
-                || selectable(kind).contains(&path);
-            if !known {
-                return Err(Refusal::bad_request(format!(
-                    "field label not supported: {path}"
-                )));
-            }
-            // Events are stored in the words of events.k8s.io.
-            let path = match path.strip_prefix("involvedObject.") {
-                Some(rest) => format!("regarding.{rest}"),
-                None if path == "reportingComponent" => "reportingController".to_owned(),
-                None if path == "source" => "deprecatedSource.component".to_owned(),
-                None => path.to_owned(),
-            };
-            Ok((path, equal, value.trim().to_owned()))
-        })
-        .collect()
 }

@@ -1,88 +1,28 @@
-//! The handle of the server: what a test holds, hands clients out from and asks about what has happened.
+//! The handle of the server: a test holds it, hands out clients from it, and asks it what has happened.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::Value;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::{
     clock::Clock,
-    faults::{Call, Counts, Fault, Hook},
+    faults::{Call, Counts, Fault},
     kinds::Kind,
-    refusal::Refusal,
     service::Service,
-    state::State,
-    write::{Writing, presented},
+    shared::Shared,
+    state::key_of,
+    write::{Options, UnknownFields},
 };
 
 /// An API server in memory. Clones are the same server.
 #[derive(Clone)]
 pub struct FakeKube(pub(crate) Arc<Shared>);
-
-pub(crate) struct Shared {
-    state: Mutex<State>,
-    /// The version of the last write: watches wait for it.
-    pub changed: watch::Sender<u64>,
-    clock: Clock,
-    clients: Mutex<HashMap<String, Arc<Mutex<Known>>>>,
-}
-
-/// What is known about a client, and what is to befall it.
-#[derive(Default)]
-pub(crate) struct Known {
-    counts: Counts,
-    calls: u64,
-    hook: Option<Hook>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        locked(&self.state)
-    }
-
-    pub fn now(&self) -> Timestamp {
-        self.clock.now()
-    }
-
-    /// Does something to the state, and tells those who watch.
-    pub fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.state();
-        let before = state.store.version();
-        let result = change(&mut state);
-        let version = state.store.version();
-        drop(state);
-        if version != before {
-            self.changed.send_replace(version);
-        }
-        result
-    }
-
-    fn known(&self, client: &str) -> Arc<Mutex<Known>> {
-        Arc::clone(locked(&self.clients).entry(client.to_owned()).or_default())
-    }
-
-    /// Counts a request of a client, and asks what is to go wrong with it.
-    pub fn admit(&self, client: &str, mut call: Call) -> Fault {
-        let known = self.known(client);
-        let mut known = locked(&known);
-        known.calls += 1;
-        call.nth = known.calls;
-        known.counts.add(&call);
-        let hook = known.hook.clone();
-        drop(known);
-        hook.map_or(Fault::None, |hook| hook(&call))
-    }
-}
 
 impl Default for FakeKube {
     fn default() -> Self {
@@ -100,59 +40,49 @@ impl FakeKube {
     /// The same, by another clock.
     #[must_use]
     pub fn with_clock(clock: Clock) -> Self {
-        let state = State::new(clock.now());
-        let (changed, _) = watch::channel(state.store.version());
-        Self(Arc::new(Shared {
-            state: Mutex::new(state),
-            changed,
-            clock,
-            clients: Mutex::default(),
-        }))
+        Self(Arc::new(Shared::new(clock)))
     }
 
-    /// What time it is.
+    /// The time now, by its clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.0.now()
     }
 
-    /// A client in this process, without sockets. Its requests are counted, and can be made to go wrong, by its name.
-    /// It does not retry.
+    /// A client in this process, without sockets. Its requests are counted, and can be made to fail, by its name. It
+    /// does not retry.
     #[must_use]
     pub fn client(&self, name: &str) -> Client {
-        Client::new(Service::new(self, name), "default")
+        Client::new(Service::new(&self.0, name), "default")
     }
 
-    /// How many requests a client has made.
+    /// The number of requests that a client has made.
     #[must_use]
     pub fn counts(&self, client: &str) -> Counts {
-        locked(&self.0.known(client)).counts.clone()
+        self.0.counts(client)
     }
 
     /// Starts counting a client's requests anew.
     pub fn reset_counts(&self, client: &str) {
-        let known = self.0.known(client);
-        let mut known = locked(&known);
-        known.counts = Counts::default();
-        known.calls = 0;
+        self.0.reset_counts(client);
     }
 
-    /// Has this asked, from now on, about every request of a client: what is to go wrong with it.
+    /// From now on, asks this hook about every request of a client before it is answered.
     pub fn set_faults(&self, client: &str, hook: impl Fn(&Call) -> Fault + Send + Sync + 'static) {
-        locked(&self.0.known(client)).hook = Some(Arc::new(hook));
+        self.0.set_hook(client, Some(Arc::new(hook)));
     }
 
-    /// Lets a client's requests go well again.
+    /// Removes a client's hook.
     pub fn clear_faults(&self, client: &str) {
-        locked(&self.0.known(client)).hook = None;
+        self.0.set_hook(client, None);
     }
 
-    /// Forgets what happened up to now: watches from before, and continued lists, get 410.
+    /// Forgets all changes up to now: watches from before, and continued lists, get 410.
     pub fn compact(&self) {
         self.0.state().store.compact();
     }
 
-    /// How many writes to remember.
+    /// Sets the number of writes to remember.
     pub fn set_history(&self, writes: usize) {
         self.0.state().store.set_history(writes);
     }
@@ -163,30 +93,20 @@ impl FakeKube {
         self.0.state().store.version()
     }
 
-    /// The objects of a resource such as `jobs.batch`, as they are, unseen by counters and faults.
+    /// The objects of a resource such as `jobs.batch`, by namespace and name, unseen by counters and faults.
     #[must_use]
     pub fn objects(&self, resource: &str) -> Vec<Value> {
+        let resource = resource.into();
         let state = self.0.state();
-        let kind = state
-            .kinds()
-            .find(|kind| kind.resource() == resource)
-            .cloned();
-        let Some(kind) = kind else {
-            return Vec::new();
-        };
-        let stored_as = kind.stored_as();
-        state
-            .store
-            .range(&stored_as, None, None)
-            .map(|(_, stored)| presented(&kind, stored).into_owned())
-            .collect()
+        let objects = state.store.range(&resource, None, None);
+        objects.map(|(_, stored)| (**stored).clone()).collect()
     }
 
-    /// How many objects of a resource there are.
+    /// The number of objects of a resource.
     #[must_use]
     pub fn count(&self, resource: &str) -> usize {
-        let state = self.0.state();
-        state.store.range(&resource.into(), None, None).count()
+        let resource = resource.into();
+        self.0.state().store.range(&resource, None, None).count()
     }
 
     /// Creates an object of any kind, unseen by counters and faults.
@@ -194,16 +114,30 @@ impl FakeKube {
     /// # Errors
     /// The message of the refusal.
     pub fn create(&self, object: &Value) -> Result<Value, String> {
-        let kind = self.kind(object).ok_or("no such kind")?;
-        let namespace = object["metadata"]["namespace"]
-            .as_str()
-            .unwrap_or("default");
-        let namespace = kind.namespaced.then_some(namespace);
-        let how = self.how();
+        let kind = self.kind(object)?;
+        let options = Options {
+            now: self.now(),
+            manager: "test".into(),
+            unknown_fields: UnknownFields::Refused,
+        };
         self.0
-            .write(|state| state.create(&kind, namespace, object.clone(), &how))
+            .write(|state| state.create(&kind, namespace(&kind, object), object.clone(), &options))
             .map(|written| written.object)
-            .map_err(|refusal: Refusal| refusal.message)
+            .map_err(|refusal| refusal.message)
+    }
+
+    /// Puts an object as it is, with its uid and status, in place of any that is there; unchecked, and unseen by counters
+    /// and faults.
+    ///
+    /// # Errors
+    /// Where its kind is not known.
+    pub fn put(&self, object: &Value) -> Result<Value, String> {
+        let kind = self.kind(object)?;
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let key = key_of(&kind, namespace(&kind, object), name);
+        Ok(self
+            .0
+            .write(|state| state.commit(&kind, &key, object.clone())))
     }
 
     /// Adds the kind that a CustomResourceDefinition defines.
@@ -214,30 +148,15 @@ impl FakeKube {
         self.create(definition).map(|_| ())
     }
 
-    fn kind(&self, object: &Value) -> Option<Arc<Kind>> {
+    fn kind(&self, object: &Value) -> Result<Arc<Kind>, String> {
         let field = |key: &str| object[key].as_str().unwrap_or_default();
-        self.0
-            .state()
-            .kind_named(field("apiVersion"), field("kind"))
+        let (version, kind) = (field("apiVersion"), field("kind"));
+        let known = self.0.state().kind_named(version, kind);
+        known.ok_or_else(|| format!("there is no kind {kind:?} in apiVersion {version:?}"))
     }
 
-    fn how(&self) -> Writing {
-        Writing {
-            now: self.now(),
-            manager: "test".into(),
-            validation: "Strict".into(),
-            dry_run: false,
-            force: false,
-        }
-    }
-
-    /// Does at once what Kubernetes' garbage collector and namespace controller would do by and by.
-    pub fn collect_garbage(&self) {
-        let now = self.now();
-        self.0.write(|state| state.collect(now));
-    }
-
-    /// Does the same by itself, this long after every change, until the server is dropped.
+    /// Runs Kubernetes' garbage collector and namespace controller, this long after every change, until the server is
+    /// dropped.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -260,4 +179,10 @@ impl FakeKube {
             }
         })
     }
+}
+
+/// The namespace that an object goes to; `default` where it does not say.
+fn namespace<'a>(kind: &Kind, object: &'a Value) -> Option<&'a str> {
+    let given = object["metadata"]["namespace"].as_str();
+    kind.namespaced.then(|| given.unwrap_or("default"))
 }

@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http::{
-    HeaderValue, Method, Request, Response,
-    header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WARNING},
+    HeaderValue, Request, Response,
+    header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WARNING},
     request::Parts,
 };
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -20,21 +20,24 @@ use hyper::body::{Body, Frame};
 use serde_json::{Value, json};
 
 use super::{
-    discovery,
     faults::{Call, Fault, WatchFault},
+    json::to_text,
     kinds::Kind,
     refusal::{Answered, Refusal},
-    request::{DeleteOptions, Query, Target, Verb, shape},
+    request::{DeleteOptions, Query, Target, Verb},
     selector::Selector,
-    server::{FakeKube, Shared},
-    show,
+    shared::Shared,
+    state::key_of,
     watch::Watch,
-    write::{Change, Writing, key_of},
+    write::{Change, Options, UnknownFields, Written},
 };
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of an answer.
 pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// The content type of the only patches that the server takes.
+const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// The server, as one client sees it.
 #[derive(Clone)]
@@ -44,9 +47,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub fn new(server: &FakeKube, client: &str) -> Self {
+    pub fn new(shared: &Arc<Shared>, client: &str) -> Self {
         Self {
-            shared: Arc::clone(&server.0),
+            shared: Arc::clone(shared),
             client: client.into(),
         }
     }
@@ -61,7 +64,7 @@ impl Service {
         let body = body.collect().await.map_err(Into::into)?.to_bytes();
         let query = Query::of(&parts.uri);
         let target = Target::of(parts.uri.path());
-        let call = call(&parts, target.as_ref(), &query);
+        let call = call(&parts, target.as_ref(), &query, &body);
         let fault = self.shared.admit(&self.client, call);
         match fault {
             Fault::Hang => return std::future::pending().await,
@@ -79,7 +82,10 @@ impl Service {
             Fault::Delay(time) => tokio::time::sleep(time).await,
             _ => {}
         }
-        let answer = self.handle(&parts, target, &query, &body, &fault);
+        let answer = match &target {
+            Some(target) => self.handle(&parts, target, &query, &body, &fault),
+            None => Ok(page_not_found()),
+        };
         match fault {
             Fault::HangAfterCommit => std::future::pending().await,
             Fault::DropAfterCommit => Err("the connection is broken".into()),
@@ -94,22 +100,17 @@ impl Service {
     fn handle(
         &self,
         parts: &Parts,
-        target: Option<Target>,
+        target: &Target,
         query: &Query,
         body: &[u8],
         fault: &Fault,
     ) -> Answered<Response<AnswerBody>> {
-        let Some(target) = target else {
-            return discovery::answer(&self.shared, parts);
-        };
-        let kind = self.shared.state().kind(&target);
+        let kind = self.shared.state().kind(target);
         let Some(kind) = kind else {
-            let known = self
-                .shared
-                .state()
-                .kinds()
-                .any(|kind| kind.group == target.group && kind.version == target.version);
-            return if known {
+            let state = self.shared.state();
+            let is_known =
+                |kind: &Arc<Kind>| kind.group == target.group && kind.version == target.version;
+            return if state.kinds().any(is_known) {
                 Err(Refusal::no_such_resource())
             } else {
                 Ok(page_not_found())
@@ -124,157 +125,100 @@ impl Service {
         if !scoped || (target.namespace.is_some() && !kind.namespaced) {
             return Err(Refusal::no_such_resource());
         }
-        check_subresource(&kind, &target, verb)?;
-        if matches!(verb, Verb::Create | Verb::Update) {
-            speaks_json(parts)?;
-        }
+        check_subresource(&kind, target, verb)?;
+        check_shape(parts, query, verb)?;
         let body = read_body(body, &kind)?;
-        let shape = shape(parts);
-        let now = self.shared.now();
+        let options = self.options(parts, query);
         let namespace = target.namespace.as_deref();
         let name = target.name.as_deref().unwrap_or_default();
-        let how = self.how(parts, query, &body);
-        let written = |written: Answered<super::write::Written>| {
-            let written = written?;
-            let object = show::shaped(&kind, written.object, shape, true, now);
-            let mut response = json_response(written.code, &object);
-            warn(&mut response, &written.warnings);
-            Ok(response)
-        };
+        let subresource = target.subresource.as_deref();
         match verb {
             Verb::Get => {
-                let key = key_of(&kind, namespace, name);
                 let state = self.shared.state();
-                let stored = state
-                    .store
-                    .get(&key)
-                    .ok_or_else(|| Refusal::not_found(&kind, name))?;
-                Ok(json_response(
-                    200,
-                    &show::object(&kind, stored, shape, true, now),
-                ))
+                let stored = state.store.get(&key_of(&kind, namespace, name));
+                let stored = stored.ok_or_else(|| Refusal::not_found(&kind, name))?;
+                Ok(json_response(200, stored))
             }
             Verb::List => {
-                let selector = selector(&kind, query)?;
+                let selector = Selector::parse(query.get("labelSelector"))?;
                 let behind = if let Fault::Stale(writes) = fault {
                     *writes
                 } else {
                     0
                 };
-                let page = self
-                    .shared
-                    .state()
-                    .list(&kind, namespace, &selector, query, behind)?;
-                Ok(json_response(200, &show::page(&kind, &page, shape, now)))
+                let state = self.shared.state();
+                let page = state.list(&kind, namespace, &selector, query, behind)?;
+                drop(state);
+                Ok(json_response(200, &page.body(&kind)))
             }
             Verb::Watch => {
-                let mut selector = selector(&kind, query)?;
-                if !name.is_empty() {
-                    selector = Selector::parse(
-                        &kind,
-                        query.get("labelSelector"),
-                        &format!("metadata.name={name}"),
-                    )?;
-                }
+                let selector = Selector::parse(query.get("labelSelector"))?;
                 let fault = if let Fault::Watch(fault) = fault {
                     fault.clone()
                 } else {
                     WatchFault::default()
                 };
-                let watch = Watch::new(
-                    &self.shared,
-                    &kind,
-                    namespace,
-                    selector,
-                    query,
-                    shape,
-                    fault,
-                )?;
+                let watch = Watch::new(&self.shared, &kind, namespace, selector, query, fault)?;
                 let events = watch
                     .events()
                     .map(|event| Ok::<_, BoxError>(Frame::data(event)));
                 Ok(response(200, StreamBody::new(events).boxed_unsync()))
             }
-            Verb::Create if target.subresource.is_some() => {
+            Verb::Create if subresource.is_some() => {
                 self.shared
-                    .write(|state| state.bind(&kind, namespace, name, &body, &how))?;
+                    .write(|state| state.bind(&kind, namespace, name, &body, &options))?;
                 let answer = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
                 Ok(json_response(201, &answer))
             }
-            Verb::Create => written(
+            Verb::Create => self
+                .shared
+                .write(|state| state.create(&kind, namespace, body, &options))
+                .map(written),
+            Verb::Update | Verb::Patch => {
+                let change = if verb == Verb::Update {
+                    Change::Put(body)
+                } else {
+                    Change::Merge(&body)
+                };
                 self.shared
-                    .write(|state| state.create(&kind, namespace, body, &how)),
-            ),
-            Verb::Update => written(self.shared.write(|state| {
-                let change = Change::Put(body);
-                state.change(
-                    &kind,
-                    namespace,
-                    name,
-                    target.subresource.as_deref(),
-                    change,
-                    &how,
-                )
-            })),
-            Verb::Patch => {
-                let change = patch(parts, &body)?;
-                let sub = target.subresource.as_deref();
-                written(
-                    self.shared
-                        .write(|state| state.change(&kind, namespace, name, sub, change, &how)),
-                )
+                    .write(|state| {
+                        state.change(&kind, namespace, name, subresource, change, &options)
+                    })
+                    .map(written)
             }
             Verb::Delete => {
-                let options = DeleteOptions::of(query, &body);
+                let deletion = DeleteOptions::of(&body)?;
                 let (object, gone) = self
                     .shared
-                    .write(|state| state.delete(&kind, namespace, name, &options, now))?;
+                    .write(|state| state.delete(&kind, namespace, name, &deletion, options.now))?;
                 Ok(json_response(200, &deleted(&kind, object, gone)))
-            }
-            Verb::DeleteCollection => {
-                let options = DeleteOptions::of(query, &body);
-                let selector = selector(&kind, query)?;
-                let page = self.shared.write(|state| -> Answered<_> {
-                    let page = state.list(&kind, namespace, &selector, query, 0)?;
-                    for object in &page.items {
-                        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                        state.delete(&kind, namespace, name, &options, now)?;
-                    }
-                    Ok(page)
-                })?;
-                Ok(json_response(200, &show::page(&kind, &page, shape, now)))
             }
         }
     }
 
-    fn how(&self, parts: &Parts, query: &Query, body: &Value) -> Writing {
-        let agent = parts
-            .headers
-            .get(USER_AGENT)
-            .and_then(|value| value.to_str().ok());
+    fn options(&self, parts: &Parts, query: &Query) -> Options {
+        let agent = header(parts, USER_AGENT);
         let manager = match query.get("fieldManager") {
-            "" => agent
-                .unwrap_or("unknown")
-                .split('/')
-                .next()
-                .unwrap_or_default(),
+            "" if agent.is_empty() => "unknown",
+            "" => agent.split('/').next().unwrap_or_default(),
             manager => manager,
         };
-        let dry_run = body["dryRun"].as_array().is_some_and(|all| !all.is_empty());
-        Writing {
+        Options {
             now: self.shared.now(),
             manager: manager.to_owned(),
-            validation: match query.get("fieldValidation") {
-                "" => "Warn".to_owned(),
-                given => given.to_owned(),
-            },
-            dry_run: dry_run || !query.get("dryRun").is_empty(),
-            force: query.is_set("force"),
+            unknown_fields: UnknownFields::of(query.get("fieldValidation")),
         }
     }
 }
 
-fn call(parts: &Parts, target: Option<&Target>, query: &Query) -> Call {
+fn header(parts: &Parts, name: http::HeaderName) -> &str {
+    let value = parts.headers.get(name);
+    value
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+fn call(parts: &Parts, target: Option<&Target>, query: &Query, body: &Bytes) -> Call {
     let verb = target.and_then(|target| target.verb(&parts.method, query));
     let resource = target.map(|target| match &target.subresource {
         Some(subresource) => format!("{}/{subresource}", target.plural),
@@ -288,6 +232,7 @@ fn call(parts: &Parts, target: Option<&Target>, query: &Query) -> Call {
         name: of(target.map(|target| &target.name)),
         nth: 0,
         version: query.get("resourceVersion").to_owned(),
+        body: body.clone(),
     }
 }
 
@@ -311,21 +256,28 @@ fn check_subresource(kind: &Kind, target: &Target, verb: Verb) -> Answered<()> {
     }
 }
 
-fn selector(kind: &Kind, query: &Query) -> Answered<Selector> {
-    Selector::parse(kind, query.get("labelSelector"), query.get("fieldSelector"))
-}
-
-/// Protobuf, in which some of kubectl's commands send built-in kinds, is not understood here.
-fn speaks_json(parts: &Parts) -> Answered<()> {
-    let content = parts
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    match content {
-        Some(other) if !other.starts_with("application/json") => {
-            Err(Refusal::unsupported_media_type(other, "application/json"))
-        }
-        _ => Ok(()),
+/// Refuses requests that a real server would understand and this one does not, rather than answer something else.
+fn check_shape(parts: &Parts, query: &Query, verb: Verb) -> Answered<()> {
+    if let Some((name, value)) = query.unknown() {
+        let message = format!("query parameter {name}={value}: fakekube does not know it");
+        return Err(Refusal::bad_request(message));
+    }
+    let accept = header(parts, ACCEPT);
+    if accept.contains("as=") {
+        let message = format!("Accept: {accept}: fakekube answers with whole objects only");
+        return Err(Refusal::new(406, "NotAcceptable", message));
+    }
+    let content = header(parts, CONTENT_TYPE);
+    let content = content.split(';').next().unwrap_or_default();
+    let allowed = match verb {
+        Verb::Patch => MERGE_PATCH,
+        _ if content.is_empty() => return Ok(()),
+        _ => "application/json",
+    };
+    if content == allowed {
+        Ok(())
+    } else {
+        Err(Refusal::unsupported_media_type(content, allowed))
     }
 }
 
@@ -342,35 +294,13 @@ fn read_body(body: &[u8], kind: &Kind) -> Answered<Value> {
     })
 }
 
-fn patch<'a>(parts: &Parts, body: &'a Value) -> Answered<Change<'a>> {
-    let content = parts
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    match content
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-    {
-        "application/merge-patch+json" => Ok(Change::Merge(body)),
-        "application/json-patch+json" => Ok(Change::Json(body)),
-        "application/strategic-merge-patch+json" => Ok(Change::Strategic(body)),
-        "application/apply-patch+yaml" => Ok(Change::Apply(body)),
-        other => Err(Refusal::unsupported_media_type(
-            other,
-            "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
-        )),
-    }
-}
-
-/// Some kinds are shown once more as they go, others are told of.
+/// The answer to a deletion: some kinds are shown once more as they go, of others only a status is sent.
 fn deleted(kind: &Kind, object: Value, gone: bool) -> Value {
-    let shows = matches!(
+    let is_shown = matches!(
         kind.plural.as_str(),
-        "pods" | "persistentvolumeclaims" | "serviceaccounts" | "resourcequotas"
+        "pods" | "persistentvolumeclaims" | "resourcequotas"
     );
-    if !gone || (shows && kind.custom.is_none()) {
+    if !gone || (is_shown && !kind.is_custom()) {
         return object;
     }
     let mut details = json!({
@@ -384,6 +314,17 @@ fn deleted(kind: &Kind, object: Value, gone: bool) -> Value {
     json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details })
 }
 
+fn written(written: Written) -> Response<AnswerBody> {
+    let mut response = json_response(written.code, &written.object);
+    for warning in &written.warnings {
+        let text = format!("299 - {warning:?}");
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+    response
+}
+
 fn response(code: u16, body: AnswerBody) -> Response<AnswerBody> {
     let mut response = Response::new(body);
     *response.status_mut() =
@@ -393,21 +334,8 @@ fn response(code: u16, body: AnswerBody) -> Response<AnswerBody> {
     response
 }
 
-pub(crate) fn json_response(code: u16, value: &Value) -> Response<AnswerBody> {
-    response(code, full(text_of(value)))
-}
-
-/// JSON as text; much faster than by way of `Display`. A value always has a text.
-pub(crate) fn text_of(value: &Value) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
-/// An answer in plain text.
-pub(crate) fn text_response(code: u16, text: &str) -> Response<AnswerBody> {
-    let mut response = response(code, full(text.to_owned()));
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    response
+fn json_response(code: u16, value: &Value) -> Response<AnswerBody> {
+    response(code, full(to_text(value)))
 }
 
 fn full(text: String) -> AnswerBody {
@@ -416,25 +344,19 @@ fn full(text: String) -> AnswerBody {
         .boxed_unsync()
 }
 
-pub(crate) fn page_not_found() -> Response<AnswerBody> {
-    text_response(404, "404 page not found\n")
+fn page_not_found() -> Response<AnswerBody> {
+    let mut response = response(404, full("404 page not found\n".into()));
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
 }
 
-pub(crate) fn refused(refusal: &Refusal) -> Response<AnswerBody> {
+fn refused(refusal: &Refusal) -> Response<AnswerBody> {
     let mut response = json_response(refusal.code, &refusal.body());
     if let Some(seconds) = refusal.retry_after {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     response
-}
-
-fn warn(response: &mut Response<AnswerBody>, warnings: &[String]) {
-    for warning in warnings {
-        let text = format!("299 - {warning:?}");
-        if let Ok(value) = HeaderValue::from_str(&text) {
-            response.headers_mut().append(WARNING, value);
-        }
-    }
 }
 
 impl<B> tower::Service<Request<B>> for Service
@@ -453,17 +375,4 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         Box::pin(self.clone().answer(request))
     }
-}
-
-/// Whether a request only reads: `GET` and `HEAD`.
-pub(crate) fn reads(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
-}
-
-/// In which shape an answer to discovery is wanted: of all groups at once, or of one.
-pub(crate) fn wants(parts: &Parts, what: &str) -> bool {
-    let accept = parts.headers.get(http::header::ACCEPT);
-    accept
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|accept| accept.contains(what))
 }

@@ -1,4 +1,4 @@
-//! What the server holds: the store, the kinds, and where names and uids come from.
+//! The state of the server: the store, the kinds, and the source of names and uids.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{
     store::{Key, Store},
 };
 
-/// How many writes are remembered for watches and paged lists.
+/// The number of writes that are remembered for watches and paged lists.
 const HISTORY: usize = 8_192;
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct State {
     pub store: Store,
     custom: Vec<Arc<Kind>>,
     random: SplitMix64,
-    /// Up to which version garbage has been looked for.
+    /// The version up to which the garbage collector has looked.
     pub swept: u64,
 }
 
@@ -35,11 +35,6 @@ impl State {
         };
         for name in ["default", "kube-system"] {
             let uid = state.uid();
-            let key = Key {
-                kind: "namespaces".into(),
-                namespace: String::new(),
-                name: name.into(),
-            };
             let namespace = json!({
                 "apiVersion": "v1",
                 "kind": "Namespace",
@@ -52,7 +47,7 @@ impl State {
                 "spec": { "finalizers": ["kubernetes"] },
                 "status": { "phase": "Active" },
             });
-            state.store.write(&key, Some(namespace));
+            state.store.write(&Key::of_namespace(name), Some(namespace));
         }
         state
     }
@@ -61,7 +56,7 @@ impl State {
         BUILT_IN.iter().chain(&self.custom)
     }
 
-    /// The kind that a path is about.
+    /// The kind of the object or list that a path names.
     pub fn kind(&self, target: &Target) -> Option<Arc<Kind>> {
         self.kinds()
             .find(|kind| kind.is(&target.group, &target.plural) && kind.version == target.version)
@@ -75,9 +70,33 @@ impl State {
             .cloned()
     }
 
-    /// Takes in what a definition says now; without one, forgets its kind.
-    pub fn define(&mut self, name: &str, definition: Option<&Value>) {
-        self.custom.retain(|kind| kind.resource() != name);
+    /// The kind of this resource, such as `jobs.batch`.
+    pub fn kind_of(&self, resource: &str) -> Option<Arc<Kind>> {
+        self.kinds()
+            .find(|kind| &*kind.resource == resource)
+            .cloned()
+    }
+
+    /// Writes an object, whatever is there; returns it with its new version.
+    pub fn commit(&mut self, kind: &Kind, key: &Key, object: Value) -> Value {
+        if kind.is_definition() {
+            self.define(&key.name, Some(&object));
+        }
+        let stored = self.store.write(key, Some(object));
+        stored.map(|stored| (*stored).clone()).unwrap_or_default()
+    }
+
+    /// Removes an object for good.
+    pub fn remove(&mut self, kind: &Kind, key: &Key) {
+        self.store.write(key, None);
+        if kind.is_definition() {
+            self.define(&key.name, None);
+        }
+    }
+
+    /// Adds the kind of a definition as it is now; without one, forgets the kind.
+    fn define(&mut self, name: &str, definition: Option<&Value>) {
+        self.custom.retain(|kind| &*kind.resource != name);
         if let Some(kind) = definition.and_then(kinds::custom) {
             self.custom.push(kind);
         }
@@ -108,11 +127,13 @@ impl State {
     }
 
     pub fn namespace(&self, name: &str) -> Option<&Value> {
-        let key = Key {
-            kind: "namespaces".into(),
-            namespace: String::new(),
-            name: name.to_owned(),
-        };
-        self.store.get(&key).map(|stored| &**stored)
+        self.store
+            .get(&Key::of_namespace(name))
+            .map(|stored| &**stored)
     }
+}
+
+/// The place of an object of a kind.
+pub(crate) fn key_of(kind: &Kind, namespace: Option<&str>, name: &str) -> Key {
+    Key::new(&kind.resource, namespace.unwrap_or_default(), name)
 }

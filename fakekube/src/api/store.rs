@@ -1,4 +1,4 @@
-//! Objects, each with the version of its last write, and the writes of late: what lists and watches are answered from.
+//! Objects, each with the version of its last write, and the latest writes: lists and watches are answered from here.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -11,12 +11,29 @@ use tokio::time::Instant;
 
 use super::json::{list, text};
 
-/// Where an object stands. Ordered as lists are: by kind, namespace and name.
+/// The place of an object. Ordered as lists are: by resource, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
-    pub kind: Arc<str>,
+    /// Such as `jobs.batch`.
+    pub resource: Arc<str>,
+    /// Empty for kinds without.
     pub namespace: String,
     pub name: String,
+}
+
+impl Key {
+    pub fn new(resource: &Arc<str>, namespace: &str, name: &str) -> Self {
+        Self {
+            resource: Arc::clone(resource),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// The place of a namespace.
+    pub fn of_namespace(name: &str) -> Self {
+        Self::new(&"namespaces".into(), "", name)
+    }
 }
 
 /// An object as it is stored; never changed, only replaced.
@@ -39,9 +56,9 @@ pub(crate) struct Store {
     objects: BTreeMap<Key, Stored>,
     /// The writes that are remembered, oldest first, with versions that follow on each other.
     log: VecDeque<Change>,
-    /// How many writes to remember.
+    /// The number of writes to remember.
     history: usize,
-    /// Who names whom as an owner, by the owner's uid.
+    /// The objects that name an owner, by its uid.
     dependents: HashMap<String, BTreeSet<Key>>,
 }
 
@@ -60,13 +77,13 @@ impl Store {
         self.version
     }
 
-    /// How many writes are remembered from now on.
+    /// Sets the number of writes that are remembered.
     pub fn set_history(&mut self, history: usize) {
         self.history = history;
         self.shrink();
     }
 
-    /// The oldest version that can still be told about.
+    /// The oldest version whose later changes are all remembered.
     pub fn oldest(&self) -> u64 {
         self.log
             .front()
@@ -85,30 +102,27 @@ impl Store {
     /// The objects of a kind, in one namespace or in all, after a place in the order.
     pub fn range<'a>(
         &'a self,
-        kind: &'a Arc<str>,
+        resource: &'a Arc<str>,
         namespace: Option<&'a str>,
         after: Option<&Key>,
     ) -> impl Iterator<Item = (&'a Key, &'a Stored)> {
         let start = match after {
             Some(key) => Bound::Excluded(key.clone()),
-            None => Bound::Included(Key {
-                kind: Arc::clone(kind),
-                namespace: namespace.unwrap_or_default().to_owned(),
-                name: String::new(),
-            }),
+            None => Bound::Included(Key::new(resource, namespace.unwrap_or_default(), "")),
         };
         self.objects
             .range((start, Bound::Unbounded))
             .take_while(move |(key, _)| {
-                key.kind == *kind && namespace.is_none_or(|namespace| key.namespace == namespace)
+                key.resource == *resource
+                    && namespace.is_none_or(|namespace| key.namespace == namespace)
             })
     }
 
-    /// The same, as it was at an older version; none where that is forgotten.
+    /// The same at an older version; none where that is forgotten.
     pub fn range_at(
         &self,
         version: u64,
-        kind: &Arc<str>,
+        resource: &Arc<str>,
         namespace: Option<&str>,
         after: Option<&Key>,
     ) -> Option<Vec<(Key, Stored)>> {
@@ -116,12 +130,12 @@ impl Store {
             return None;
         }
         let mut then: BTreeMap<Key, Stored> = self
-            .range(kind, namespace, after)
+            .range(resource, namespace, after)
             .map(|(key, object)| (key.clone(), Arc::clone(object)))
             .collect();
         for change in self.since(version).collect::<Vec<_>>().into_iter().rev() {
             let key = &change.key;
-            let wanted = key.kind == *kind
+            let wanted = key.resource == *resource
                 && namespace.is_none_or(|namespace| key.namespace == namespace)
                 && after.is_none_or(|after| key > after);
             if wanted {

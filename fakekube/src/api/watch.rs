@@ -1,4 +1,4 @@
-//! Watches: what has changed since a version, and what changes from now on.
+//! Watches: the changes since a version, and those from now on.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -12,34 +12,32 @@ use tokio::{
 
 use super::{
     faults::WatchFault,
+    json::to_text,
     kinds::Kind,
-    refusal::{Answered, Cause, Refusal},
-    request::{Query, Shape},
+    list::asked_version,
+    refusal::{Answered, Refusal},
+    request::Query,
     selector::Selector,
-    server::Shared,
-    service::text_of,
-    show,
+    shared::Shared,
     store::{Change, Key, Stored},
 };
 
-/// How often an idle watch is told how far it is.
+/// The time between the bookmarks of an idle watch.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// How long a watch goes on that does not say how long it wants to.
+/// The length of a watch that asks for none.
 const LONGEST: Duration = Duration::from_secs(1_800);
 
-/// A watch that goes on.
+/// A watch under way.
 pub(crate) struct Watch {
     shared: Arc<Shared>,
     changed: Receiver<u64>,
     kind: Arc<Kind>,
-    stored_as: Arc<str>,
     namespace: Option<String>,
     selector: Selector,
-    shape: Shape,
     fault: WatchFault,
-    /// Up to which version all has been seen.
+    /// The version up to which all has been seen.
     seen: u64,
-    /// What is to be sent, and not before when.
+    /// Events to send, and not before when.
     queue: VecDeque<(Instant, Bytes)>,
     sent: usize,
     over: bool,
@@ -48,30 +46,16 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Begins a watch: what it starts with is fixed here.
+    /// Begins a watch; the version that it starts at is fixed here.
     pub fn new(
         shared: &Arc<Shared>,
         kind: &Arc<Kind>,
         namespace: Option<&str>,
         selector: Selector,
         query: &Query,
-        shape: Shape,
         fault: WatchFault,
     ) -> Answered<Self> {
-        let asked = super::read::asked_version(query)?;
-        let initial = query.is_set("sendInitialEvents");
-        if initial && query.get("resourceVersionMatch") != "NotOlderThan" {
-            let cause = Cause::forbidden(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            );
-            return Err(Refusal::invalid_as(
-                "meta.k8s.io",
-                "ListOptions",
-                "",
-                &[cause],
-            ));
-        }
+        let asked = asked_version(query)?;
         let now = Instant::now();
         let bookmarks = query.is_set("allowWatchBookmarks");
         let seconds = query
@@ -83,10 +67,8 @@ impl Watch {
             shared: Arc::clone(shared),
             changed: shared.changed.subscribe(),
             kind: Arc::clone(kind),
-            stored_as: kind.stored_as(),
             namespace: namespace.map(ToOwned::to_owned),
             selector,
-            shape,
             fault,
             seen: 0,
             queue: VecDeque::new(),
@@ -97,20 +79,18 @@ impl Watch {
         };
         let state = shared.state();
         match asked.filter(|&version| version > 0) {
-            Some(version) if !initial => watch.seen = version,
-            _ => {
+            Some(version) => watch.seen = version,
+            // From any version: all objects come as if they were new.
+            None => {
                 watch.seen = state.store.version();
                 let all: Vec<Stored> = state
                     .store
-                    .range(&watch.stored_as, watch.namespace.as_deref(), None)
+                    .range(&kind.resource, namespace, None)
                     .filter(|(_, object)| watch.selector.matches(object))
                     .map(|(_, object)| Arc::clone(object))
                     .collect();
                 for object in all {
-                    watch.push(now, "ADDED", &object, None);
-                }
-                if initial && bookmarks {
-                    watch.bookmark(true);
+                    watch.push(now, "ADDED", &object);
                 }
             }
         }
@@ -167,13 +147,13 @@ impl Watch {
                         return None;
                     }
                     self.next_bookmark = Some(Instant::now() + BOOKMARK_EVERY);
-                    self.bookmark(false);
+                    self.bookmark();
                 }
             }
         }
     }
 
-    /// Takes in what has changed.
+    /// Queues the changes since the last look.
     fn look(&mut self) {
         let shared = Arc::clone(&self.shared);
         let state = shared.state();
@@ -207,10 +187,14 @@ impl Watch {
                 &change.before,
                 &change.after,
             ) {
-                (true, true, _, Some(object)) => self.push(due, "MODIFIED", object, None),
-                (false, true, _, Some(object)) => self.push(due, "ADDED", object, None),
+                (true, true, _, Some(object)) => self.push(due, "MODIFIED", object),
+                (false, true, _, Some(object)) => self.push(due, "ADDED", object),
                 (true, false, Some(object), _) => {
-                    self.push(due, "DELETED", object, Some(change.version))
+                    // It shows the version at which it went.
+                    let mut gone = (**object).clone();
+                    let version = change.version.to_string();
+                    gone["metadata"]["resourceVersion"] = version.into();
+                    self.push(due, "DELETED", &gone);
                 }
                 _ => {}
             }
@@ -218,57 +202,27 @@ impl Watch {
     }
 
     fn is_about(&self, key: &Key) -> bool {
-        key.kind == self.stored_as
+        key.resource == self.kind.resource
             && self
                 .namespace
                 .as_ref()
                 .is_none_or(|namespace| *namespace == key.namespace)
     }
 
-    /// An object that is gone shows the version at which it went.
-    fn push(&mut self, due: Instant, what: &str, object: &Stored, version: Option<u64>) {
-        let mut shown = show::object(
-            &self.kind,
-            object,
-            self.shape,
-            self.sent == 0 && self.queue.is_empty(),
-            self.shared.now(),
-        );
-        if let Some(version) = version {
-            let version = Value::from(version.to_string());
-            match self.shape {
-                Shape::Table => shown["rows"][0]["object"]["metadata"]["resourceVersion"] = version,
-                _ => shown["metadata"]["resourceVersion"] = version,
-            }
-        }
-        let event = line(what, &shown);
+    fn push(&mut self, due: Instant, what: &str, object: &Value) {
+        let event = line(what, object);
         self.queue.push_back((due, event.clone()));
         if self.fault.duplicate {
             self.queue.push_back((due, event));
         }
     }
 
-    fn bookmark(&mut self, end_of_initial: bool) {
-        let mut metadata = json!({ "resourceVersion": self.seen.to_string() });
-        if end_of_initial {
-            metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
-        }
-        let (kind, version) = match self.shape {
-            Shape::Whole => (self.kind.kind.as_str(), self.kind.api_version()),
-            Shape::Metadata | Shape::Table => {
-                ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned())
-            }
-        };
-        let mut object = json!({ "kind": kind, "apiVersion": version, "metadata": metadata });
-        if self.shape == Shape::Table {
-            object = show::table(
-                &self.kind,
-                &json!({ "resourceVersion": self.seen.to_string() }),
-                &[],
-                false,
-                self.shared.now(),
-            );
-        }
+    fn bookmark(&mut self) {
+        let object = json!({
+            "kind": self.kind.kind,
+            "apiVersion": self.kind.api_version(),
+            "metadata": { "resourceVersion": self.seen.to_string() },
+        });
         let due = Instant::now() + self.fault.lag;
         self.queue.push_back((due, line("BOOKMARK", &object)));
     }
@@ -281,7 +235,7 @@ impl Watch {
 
 fn line(what: &str, object: &Value) -> Bytes {
     let mut text = format!("{{\"type\":\"{what}\",\"object\":");
-    text.push_str(&text_of(object));
+    text.push_str(&to_text(object));
     text.push_str("}\n");
     Bytes::from(text)
 }

@@ -1,5 +1,5 @@
-//! What the cluster has seen of a kind of objects: from the watch, and from the answers to what it has written itself,
-//! so that it never acts on less than it knows.
+//! The objects of a kind that the cluster has seen, by the watch and by the answers to its own writes, so that it never
+//! acts on less than it knows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +19,14 @@ pub struct Key {
 }
 
 impl Key {
+    /// A key.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
     /// The key of an object.
     pub fn of(object: &impl Resource) -> Self {
         let metadata = object.meta();
@@ -39,18 +47,18 @@ impl fmt::Display for Key {
 #[derive(Debug)]
 pub struct Cache<K> {
     objects: BTreeMap<Key, Arc<K>>,
-    /// During a list: what it has brought so far, and its newest version.
+    /// During a list: its objects so far, and their newest version.
     listed: Option<(BTreeSet<Key>, u64)>,
 }
 
-/// An object that has changed: what it was before, and what it is now.
+/// An object before and after a change.
 #[derive(Debug)]
 pub struct Change<K> {
     /// Its key.
     pub key: Key,
-    /// What it was.
+    /// The object before; none where it is new.
     pub before: Option<Arc<K>>,
-    /// What it is.
+    /// The object after; none where it is gone.
     pub after: Option<Arc<K>>,
 }
 
@@ -74,7 +82,7 @@ impl<K: Resource> Cache<K> {
         self.objects.iter()
     }
 
-    /// Takes over what a watch says; returns what that changes.
+    /// Takes over an event of a watch; returns the changes.
     pub fn observe(&mut self, event: Event<K>) -> Vec<Change<K>> {
         match event {
             Event::Init => {
@@ -92,7 +100,7 @@ impl<K: Resource> Cache<K> {
                 let Some((listed, newest)) = self.listed.take() else {
                     return Vec::new();
                 };
-                // What is newer than the list was written by ourselves since.
+                // Objects that are newer than the list were written by ourselves since.
                 let gone = |(key, object): (&Key, &Arc<K>)| {
                     let gone = !listed.contains(key) && version(&**object) <= newest;
                     gone.then(|| key.clone())
@@ -134,7 +142,7 @@ impl<K: Resource> Cache<K> {
         })
     }
 
-    /// Takes a change for granted that was accepted and has not come by the watch yet.
+    /// Takes over a change that was accepted, before the watch brings it.
     pub fn assume(&mut self, object: K) -> Change<K> {
         let key = Key::of(&object);
         let after = Arc::new(object);
@@ -156,7 +164,7 @@ impl<K: Resource> Cache<K> {
     }
 }
 
-/// Versions of one kind can be told apart as numbers.
+/// The version as a number: those of one kind can be compared so.
 fn version(object: &impl Resource) -> u64 {
     let version = object.meta().resource_version.as_deref();
     version

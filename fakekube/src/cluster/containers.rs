@@ -1,4 +1,4 @@
-//! What runs in a pod: one container each, the first one; that is all that this project's pods have.
+//! The containers of pods: one each, the first; this project's pods have no more.
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ pub trait Containers: Send + Sync + 'static {
     /// Runs the container of a pod until it ends. Dropped, it has to be gone at once.
     fn run(&self, start: Start) -> BoxFuture<'static, Exit>;
 
-    /// A container that has ended is not needed any more: its pod's object is gone.
+    /// Forgets a container that has ended: its pod's object is gone.
     fn forget(&self, _uid: &str) {}
 }
 
-/// What a container is started with.
+/// The start of a container: its pod, its environment, and how it hears of signals.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// The pod.
     pub pod: Arc<Pod>,
     /// Its container's variables and files.
     pub environment: Environment,
-    /// What it is told while it runs.
+    /// The signals that it gets while it runs.
     pub signals: Signals,
 }
 
@@ -35,7 +35,7 @@ pub struct Exit {
     pub code: i32,
     /// Its termination message.
     pub message: String,
-    /// Why, where it is not plain from the code: `StartError`, `OOMKilled`.
+    /// The reason, where the code alone does not say it: `StartError`, `OOMKilled`.
     pub reason: Option<String>,
 }
 
@@ -51,7 +51,7 @@ impl Exit {
     }
 }
 
-/// What a container is told.
+/// A signal to a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Signal {
     /// Nothing yet.
@@ -63,7 +63,7 @@ pub enum Signal {
     Kill,
 }
 
-/// A container's ear.
+/// The receiving end of a container's signals.
 #[derive(Clone, Debug)]
 pub struct Signals(pub(super) watch::Receiver<Signal>);
 
@@ -74,7 +74,7 @@ impl Signals {
         let signal = signal.map(|signal| *signal).ok();
         match signal {
             Some(signal) => signal,
-            // Nobody is left to send any.
+            // The sender is gone: no signal will come.
             None => std::future::pending().await,
         }
     }

@@ -1,4 +1,4 @@
-//! What the kubelet gives a container: its variables, and the files of its volumes.
+//! The environment of a container: its command, its variables, and the files of its volumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,32 +9,32 @@ use k8s_openapi::api::core::v1::{
 /// Secrets of the pod's namespace by name.
 pub type Secrets = BTreeMap<String, Secret>;
 
-/// What a container is started with.
+/// The environment that a container is started with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
     /// The program and its arguments.
     pub command: Vec<String>,
     /// Its variables, each name once.
     pub variables: BTreeMap<String, String>,
-    /// What is mounted.
+    /// Its mounts.
     pub mounts: Vec<Mount>,
 }
 
 /// A volume where a container sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Where.
+    /// The path in the container.
     pub path: String,
     /// The volume's name.
     pub volume: String,
-    /// What it is.
+    /// Its content.
     pub source: Source,
 }
 
-/// What a volume is.
+/// The content of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Space that ends with the pod.
+    /// Space that is gone with the pod.
     Empty,
     /// A claim's, by its name.
     Claim(String),
@@ -240,7 +240,7 @@ fn source(pod: &Pod, volume: &Volume) -> Result<Source, String> {
     Ok(Source::Files(files))
 }
 
-/// Puts variables in the place of `$(NAME)`; `$$(NAME)` stays as `$(NAME)`, and so does what is not known.
+/// Replaces `$(NAME)` by the variable; `$$(NAME)` becomes `$(NAME)`, and an unknown name stays as it is.
 fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -354,7 +354,7 @@ mod tests {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         assert_eq!(variables, expected);
-        // What is in a file is never expanded.
+        // The content of a file is never expanded.
         let requests = "{\"price\": \"$(A)\"}\n".to_owned();
         assert_eq!(
             found.mounts[0].source,

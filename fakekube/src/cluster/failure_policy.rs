@@ -1,14 +1,14 @@
-//! What a Job's `podFailurePolicy` says of a pod that has failed.
+//! A Job's `podFailurePolicy`: what a failed pod means for the Job.
 
 use k8s_openapi::api::{
     batch::v1::{PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement},
     core::v1::Pod,
 };
 
-/// What becomes of the Job.
+/// The consequence for the Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It fails at once, and why.
+    /// It fails at once, for this reason.
     FailJob(String),
     /// The pod is replaced, and the failure does not count.
     Ignore,

@@ -1,44 +1,31 @@
-//! What a Job needs next: a pure function of the Job, its pods and the time, after the Job controller of Kubernetes 1.33
+//! The Job controller's decisions: a pure function of a Job, its pods and the time, after the one of Kubernetes 1.33
 //! (`pkg/controller/job`). Finished pods are counted by way of `status.uncountedTerminatedPods` and the tracking
 //! finalizer, so that none is counted twice or not at all, whatever is deleted when.
+
+mod indexes;
+mod template;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::{
     api::{
-        batch::v1::{Job, JobCondition, JobSpec, JobStatus},
-        core::v1::{ContainerStatus, EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodCondition},
+        batch::v1::{Job, JobCondition, JobSpec, JobStatus, UncountedTerminatedPods},
+        core::v1::{ContainerStatus, Pod, PodCondition},
     },
-    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     jiff::{SignedDuration, Timestamp},
 };
 
-use super::failure_policy::{Verdict, verdict};
+use self::{
+    indexes::{index, read_indexes, write_indexes},
+    template::pod_of,
+};
+use super::{
+    failure_policy::{Verdict, verdict},
+    pod::{has_ended, is_tracked, phase, seconds},
+    settings::Backoff,
+};
 
-/// Keeps a pod's object until it is counted.
-pub const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
-/// Annotation and label of a pod in an Indexed Job.
-pub const INDEX: &str = "batch.kubernetes.io/job-completion-index";
-
-/// How long the replacement of a failed pod waits: twice as long after every further failure in a row.
-#[derive(Clone, Copy, Debug)]
-pub struct Backoff {
-    /// After the first.
-    pub first: Duration,
-    /// At most.
-    pub longest: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            first: Duration::from_secs(10),
-            longest: Duration::from_secs(600),
-        }
-    }
-}
-
-/// What a Job needs; to be done in the order of the fields. Where a step fails, none after it may be done.
+/// Steps for a Job, to be done in the order of the fields. Where one fails, none after it may be done.
 #[derive(Debug, Default)]
 pub struct Next {
     /// Pods to delete.
@@ -49,13 +36,13 @@ pub struct Next {
     pub status: Option<JobStatus>,
     /// Pods whose tracking finalizer has to go.
     pub release: Vec<String>,
-    /// Whether the Job has been finished for so long that it is to be deleted.
+    /// Whether the Job is past its `ttlSecondsAfterFinished`, and has to be deleted.
     pub expired: bool,
     /// When to look again, if nothing happens before.
     pub again: Option<Duration>,
 }
 
-/// What a Job with these pods needs next; `pods` are those that it controls.
+/// The next steps for a Job; `pods` are those that it controls.
 #[must_use]
 pub fn next(job: &Job, pods: &[&Pod], now: Timestamp, backoff: &Backoff) -> Next {
     let Some(spec) = &job.spec else {
@@ -67,7 +54,7 @@ pub fn next(job: &Job, pods: &[&Pod], now: Timestamp, backoff: &Backoff) -> Next
     let old = job.status.clone().unwrap_or_default();
     let tracked = || pods.iter().filter(|pod| is_tracked(pod)).copied();
     if job.metadata.deletion_timestamp.is_some() {
-        // Whatever becomes of its pods, nobody counts them any more.
+        // Its pods are not counted any more, whatever becomes of them.
         return Next {
             release: tracked().map(name).collect(),
             ..Next::default()
@@ -90,7 +77,7 @@ pub fn next(job: &Job, pods: &[&Pod], now: Timestamp, backoff: &Backoff) -> Next
         }
         return next;
     }
-    Pass {
+    JobSync {
         job,
         spec,
         pods,
@@ -105,7 +92,8 @@ pub fn next(job: &Job, pods: &[&Pod], now: Timestamp, backoff: &Backoff) -> Next
 
 const OURS: &str = "kubernetes.io/job-controller";
 
-struct Pass<'a> {
+/// One sync of an unfinished Job.
+struct JobSync<'a> {
     job: &'a Job,
     spec: &'a JobSpec,
     pods: &'a [&'a Pod],
@@ -116,7 +104,7 @@ struct Pass<'a> {
     next: Next,
 }
 
-impl Pass<'_> {
+impl JobSync<'_> {
     fn run(mut self, old: &JobStatus) -> Next {
         let policy_failure = self.count();
         let active: Vec<&Pod> = self.pods.iter().copied().filter(is_active).collect();
@@ -161,7 +149,7 @@ impl Pass<'_> {
         self.spec.completion_mode.as_deref() == Some("Indexed")
     }
 
-    /// Moves along what is counted: pods that were noted and then released become numbers, pods that have finished
+    /// Advances the counts: pods that were noted and then released become numbers, pods that have finished
     /// since are noted, to be released. Returns why the Job fails, where a pod says so.
     fn count(&mut self) -> Option<String> {
         let mut noted = self
@@ -238,15 +226,12 @@ impl Pass<'_> {
         self.noted(|noted| noted.failed.as_ref()) + amount(self.status.failed)
     }
 
-    fn noted(
-        &self,
-        list: impl Fn(&k8s_openapi::api::batch::v1::UncountedTerminatedPods) -> Option<&Vec<String>>,
-    ) -> usize {
+    fn noted(&self, list: impl Fn(&UncountedTerminatedPods) -> Option<&Vec<String>>) -> usize {
         let noted = self.status.uncounted_terminated_pods.as_ref();
         noted.and_then(list).map_or(0, Vec::len)
     }
 
-    /// How the Job is about to end, if it is: the interim condition that says so.
+    /// The interim condition that says how the Job is about to end, if it is.
     fn target(&mut self, policy_failure: Option<String>, active: usize) -> Option<JobCondition> {
         let interim = ["FailureTarget", "SuccessCriteriaMet"];
         let conditions = self.status.conditions.iter().flatten();
@@ -373,7 +358,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Sees to it that as many pods run as are wanted; returns how many are too many.
+    /// Creates or deletes pods until as many run as are wanted; returns the number to delete.
     fn manage(&mut self, active: &[&Pod], terminating: usize) -> usize {
         let parallelism = amount(self.spec.parallelism.or(Some(1)));
         let mut wanted = match self.spec.completions {
@@ -420,10 +405,10 @@ impl Pass<'_> {
             (0..completions(self.spec))
                 .filter(|index| !taken.contains(index))
                 .take(wanted)
-                .map(|index| self.pod(Some(index)))
+                .map(|index| pod_of(self.job, Some(index)))
                 .collect()
         } else {
-            (0..wanted).map(|_| self.pod(None)).collect()
+            (0..wanted).map(|_| pod_of(self.job, None)).collect()
         };
         0
     }
@@ -445,70 +430,6 @@ impl Pass<'_> {
         let wait = self.backoff.first.saturating_mul(1 << shift);
         until(*last, wait.min(self.backoff.longest), self.now)
     }
-
-    fn pod(&self, index: Option<i32>) -> Pod {
-        let template = self.spec.template.clone();
-        let (job, uid) = (&self.job.metadata.name, &self.job.metadata.uid);
-        let (job, uid) = (
-            job.clone().unwrap_or_default(),
-            uid.clone().unwrap_or_default(),
-        );
-        let mut metadata = template.metadata.unwrap_or_default();
-        metadata.namespace.clone_from(&self.job.metadata.namespace);
-        metadata.generate_name = Some(match index {
-            Some(index) => format!("{job}-{index}-"),
-            None => format!("{job}-"),
-        });
-        let labels = metadata.labels.get_or_insert_default();
-        for prefix in ["", "batch.kubernetes.io/"] {
-            labels.insert(format!("{prefix}controller-uid"), uid.clone());
-            labels.insert(format!("{prefix}job-name"), job.clone());
-        }
-        metadata.owner_references = Some(vec![OwnerReference {
-            api_version: "batch/v1".into(),
-            kind: "Job".into(),
-            name: job.clone(),
-            uid,
-            controller: Some(true),
-            block_owner_deletion: Some(true),
-        }]);
-        metadata.finalizers = Some(vec![FINALIZER.into()]);
-        let mut spec = template.spec.unwrap_or_default();
-        if let Some(index) = index {
-            labels.insert(INDEX.into(), index.to_string());
-            metadata
-                .annotations
-                .get_or_insert_default()
-                .insert(INDEX.into(), index.to_string());
-            spec.hostname = Some(format!("{job}-{index}"));
-            let containers = spec.init_containers.iter_mut().flatten();
-            for container in containers.chain(&mut spec.containers) {
-                let env = container.env.get_or_insert_default();
-                if env.iter().all(|known| known.name != "JOB_COMPLETION_INDEX") {
-                    env.push(index_variable());
-                }
-            }
-        }
-        Pod {
-            metadata,
-            spec: Some(spec),
-            status: None,
-        }
-    }
-}
-
-fn index_variable() -> EnvVar {
-    EnvVar {
-        name: "JOB_COMPLETION_INDEX".into(),
-        value: None,
-        value_from: Some(EnvVarSource {
-            field_ref: Some(ObjectFieldSelector {
-                api_version: Some("v1".into()),
-                field_path: format!("metadata.labels['{INDEX}']"),
-            }),
-            ..EnvVarSource::default()
-        }),
-    }
 }
 
 /// The condition that says how a Job has ended.
@@ -519,34 +440,6 @@ pub fn finished(status: &JobStatus) -> Option<&JobCondition> {
         .iter()
         .filter(|condition| condition.status == "True")
         .find(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed"))
-}
-
-/// A time as Kubernetes' objects have it: whole seconds.
-#[must_use]
-pub fn seconds(time: Timestamp) -> Time {
-    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
-}
-
-/// Whether the Job controller still holds a pod.
-#[must_use]
-pub fn is_tracked(pod: &Pod) -> bool {
-    let finalizers = pod.metadata.finalizers.as_deref().unwrap_or_default();
-    finalizers.iter().any(|finalizer| finalizer == FINALIZER)
-}
-
-/// A pod's phase.
-#[must_use]
-pub fn phase(pod: &Pod) -> &str {
-    let status = pod.status.as_ref();
-    status
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or("Pending")
-}
-
-/// Whether a pod has ended.
-#[must_use]
-pub fn has_ended(pod: &Pod) -> bool {
-    matches!(phase(pod), "Succeeded" | "Failed")
 }
 
 fn is_active(pod: &&Pod) -> bool {
@@ -593,11 +486,6 @@ fn end_of(pod: &Pod) -> Timestamp {
         .unwrap_or_default()
 }
 
-fn index(pod: &Pod) -> Option<i32> {
-    let annotations = pod.metadata.annotations.as_ref()?;
-    annotations.get(INDEX)?.parse().ok()
-}
-
 fn name(pod: &Pod) -> String {
     pod.metadata.name.clone().unwrap_or_default()
 }
@@ -610,7 +498,7 @@ fn completions(spec: &JobSpec) -> i32 {
     spec.completions.unwrap_or(1)
 }
 
-/// What is left of a time span that began then; none where it is over.
+/// The rest of a time span that began then; none where it is over.
 fn until(since: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
     let passed: SignedDuration = now.duration_since(since);
     let passed = Duration::try_from(passed).unwrap_or_default();
@@ -627,34 +515,6 @@ fn number(count: usize) -> i32 {
 
 fn some(count: usize) -> Option<i32> {
     (count > 0).then(|| number(count))
-}
-
-/// Completion indexes as `status.completedIndexes` has them, such as `0-3,5`.
-fn read_indexes(text: &str) -> BTreeSet<i32> {
-    text.split(',')
-        .filter_map(|part| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            Some(first.parse::<i32>().ok()?..=last.parse().ok()?)
-        })
-        .flatten()
-        .collect()
-}
-
-fn write_indexes(indexes: &BTreeSet<i32>) -> String {
-    let mut runs: Vec<(i32, i32)> = Vec::new();
-    for &index in indexes {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == index => *last = index,
-            _ => runs.push((index, index)),
-        }
-    }
-    let runs = runs.into_iter().map(|(first, last)| match last - first {
-        0 => first.to_string(),
-        // Two in a row are not a range to Kubernetes.
-        1 => format!("{first},{last}"),
-        _ => format!("{first}-{last}"),
-    });
-    runs.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -1,69 +1,30 @@
-//! What a kubelet does with the pods of its node.
+//! The kubelets: start and stop the containers of the pods on their nodes, and report how they are.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use k8s_openapi::{
-    api::core::v1::{Node, Pod, Secret},
+    api::core::v1::{Pod, Secret},
     jiff::{SignedDuration, Timestamp},
 };
-use kube::{Api, ResourceExt as _, api::DeleteParams};
-use tokio::{sync::watch, task::AbortHandle, time::Instant};
+use kube::{Api, ResourceExt as _};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     cache::Key,
     containers::{Exit, Signal, Signals, Start},
     environment::{Environment, Secrets, secrets_of},
-    job_controller::{has_ended, phase},
+    pod::{has_ended, phase},
     pod_status::{self, Cause},
-    world::{Due, Order, World, node_of},
+    run::Run,
+    world::{Due, World},
 };
 
-/// How long a container has after SIGTERM, where its pod does not say.
+/// Seconds that a container has after SIGTERM, where its pod does not say.
 const GRACE: u64 = 30;
 
-/// A container that was started.
-#[derive(Debug)]
-pub struct Run {
-    /// Its pod's uid.
-    pub uid: String,
-    /// How it ended, once it has.
-    pub exit: Option<Exit>,
-    signal: watch::Sender<Signal>,
-    task: AbortHandle,
-    cause: Option<Cause>,
-    kill_at: Option<Instant>,
-    loses_message: bool,
-}
-
-impl Run {
-    /// Ends it at once; nobody wants to know how.
-    pub fn abort(&self) {
-        self.task.abort();
-    }
-
-    /// Tells it to end, and to be ended after the grace period; what was the first cause stays.
-    fn stop(&mut self, cause: Cause, grace: Duration) -> Instant {
-        self.cause.get_or_insert(cause);
-        let end = Instant::now() + grace;
-        let end = self.kill_at.map_or(end, |earlier| earlier.min(end));
-        self.kill_at = Some(end);
-        let signal = if grace.is_zero() {
-            Signal::Kill
-        } else {
-            Signal::Term
-        };
-        self.signal.send_if_modified(|known| {
-            let stronger = *known < signal;
-            *known = (*known).max(signal);
-            stronger
-        });
-        end
-    }
-}
-
 impl World {
-    /// Brings a pod on, as its object asks and its container goes.
+    /// Brings a pod's container and its status in line with its object.
     pub async fn sync(&mut self, key: Key, pod: Arc<Pod>) {
         let deleted = pod.metadata.deletion_timestamp.is_some();
         if has_ended(&pod) {
@@ -124,7 +85,7 @@ impl World {
         }
         let now = Instant::now();
         if run.kill_at.is_some_and(|at| at <= now) {
-            run.signal.send_replace(Signal::Kill);
+            run.kill();
         }
         for at in waits.into_iter().filter(|at| *at > now) {
             self.look_after(at - now, Due::Pod(key.clone()));
@@ -180,16 +141,7 @@ impl World {
             let exit = exit.unwrap_or_else(|_| Exit::new(134, "panicked"));
             (of, its, exit)
         });
-        let run = Run {
-            uid,
-            exit: None,
-            signal,
-            task,
-            cause: None,
-            kill_at: None,
-            loses_message: false,
-        };
-        self.runs.insert(key.clone(), run);
+        self.runs.insert(key.clone(), Run::new(uid, signal, task));
         let status = pod_status::running(&pod, self.now());
         self.write_status(&key, &pod, status).await;
     }
@@ -217,83 +169,9 @@ impl World {
         }
         secrets
     }
-
-    /// Does what somebody wants to happen; says whether there was anything to do it to.
-    pub async fn obey(&mut self, order: Order) -> bool {
-        match order {
-            Order::Evict(key) => self.cut_off(key, Cause::Evicted).await,
-            Order::OutOfMemory(key) => self.cut_off(key, Cause::OutOfMemory).await,
-            Order::LoseMessage(key) => match self.runs.get_mut(&key) {
-                Some(run) => {
-                    run.loses_message = true;
-                    true
-                }
-                None => false,
-            },
-            Order::RemoveNode(name) => {
-                self.silent.insert(name.clone(), None);
-                for key in self.runs_on(&name) {
-                    if let Some(run) = self.runs.remove(&key) {
-                        run.abort();
-                    }
-                }
-                let nodes: Api<Node> = Api::all(self.client.clone());
-                let params = DeleteParams::default();
-                let deleted = nodes.delete(&name, &params);
-                self.call("delete node", deleted).await.is_some()
-            }
-            Order::Reboot(name) => {
-                let keys = self.runs_on(&name);
-                for key in &keys {
-                    self.cut_off(key.clone(), Cause::Rebooted).await;
-                }
-                !keys.is_empty()
-            }
-            Order::StopKubelet(name, time) => {
-                self.silent
-                    .insert(name.clone(), Some(Instant::now() + time));
-                self.nodes.get(&super::key("", &name)).is_some()
-            }
-            Order::ServeImage(image, serve) => {
-                if serve {
-                    self.refused_images.remove(&image)
-                } else {
-                    self.refused_images.insert(image)
-                }
-            }
-            Order::Count(answer) => {
-                let running = self.runs.values().filter(|run| run.exit.is_none());
-                answer.send(running.count()).is_ok()
-            }
-        }
-    }
-
-    fn runs_on(&self, node: &str) -> Vec<Key> {
-        let on = |key: &&Key| {
-            let pod = self.pods.get(key);
-            pod.and_then(|pod| node_of(pod)) == Some(node)
-        };
-        self.runs.keys().filter(on).cloned().collect()
-    }
-
-    /// Ends a pod's container, for a reason that is not its own.
-    async fn cut_off(&mut self, key: Key, cause: Cause) -> bool {
-        if let Some(run) = self.runs.get_mut(&key) {
-            run.stop(cause, Duration::ZERO);
-            return true;
-        }
-        let Some(pod) = self.pods.get(&key).cloned() else {
-            return false;
-        };
-        if cause != Cause::Evicted || has_ended(&pod) || node_of(&pod).is_none() {
-            return false;
-        }
-        let status = pod_status::ended(&pod, &Exit::new(137, ""), Some(&cause), self.now());
-        self.write_status(&key, &pod, status).await
-    }
 }
 
-/// What a pod's container waits for.
+/// The reason why a pod's container waits.
 fn waits_for(pod: &Pod) -> Option<&str> {
     let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
@@ -312,7 +190,7 @@ fn grace(pod: &Pod) -> Duration {
     )
 }
 
-/// What is left of a pod's `activeDeadlineSeconds`, which count from when its node has taken it.
+/// The time left of a pod's `activeDeadlineSeconds`, which count from when its node has taken it.
 fn deadline_left(pod: &Pod, now: Timestamp) -> Option<Duration> {
     let deadline = pod.spec.as_ref()?.active_deadline_seconds?;
     let deadline = Duration::from_secs(deadline.try_into().ok()?);

@@ -1,98 +1,51 @@
-//! What lives on an API server: the Job controller, the scheduler, the pods' garbage collector and the kubelets, each
-//! deciding by a pure function and acting through `kube::Client`, so that they also play against a real API server that
-//! lacks them. What runs inside of the pods is for [`Containers`] to say: [`Scripted`] ones, by the thousand and in
-//! tokio's time, or [`Processes`].
+//! A cluster on an API server: the Job controller, the scheduler, the pods' garbage collector and the kubelets, each
+//! deciding by a pure function and acting through `kube::Client`, so that they also work on a real API server that lacks
+//! them. The containers of its pods are [`Containers`]: [`Scripted`] ones, by the thousand and in tokio's time, or
+//! [`Processes`].
+//!
+//! `job_controller`, `scheduler`, `failure_policy` and `pod_status` decide; `jobs`, `placing`, `pods` and `kubelet` act;
+//! `world` is the state that they share, and `task` the loop.
 //!
 //! Not here: more than one container in a pod, restarts of containers, `backoffLimitPerIndex`, success policies,
 //! volumes other than claims, `emptyDir` and the downward API; affinity to pods, and pre-emption by priority.
 
 mod cache;
-pub mod containers;
+mod containers;
 pub mod environment;
-pub mod failure_policy;
-pub mod job_controller;
+mod failure_policy;
+mod job_controller;
+mod jobs;
 mod kubelet;
+mod orders;
+mod placing;
+mod pod;
 mod pod_status;
+mod pod_writes;
+mod pods;
 mod processes;
-pub mod scheduler;
+mod run;
+mod scheduler;
 mod scripted;
-pub mod selector;
+mod selector;
+mod settings;
+mod task;
 mod world;
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    api::core::v1::{Node, NodeStatus},
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
-    jiff::Timestamp,
-};
 use kube::Client;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
-use self::{
-    cache::Key,
-    world::{Order, World},
-};
+use self::{cache::Key, orders::Order, world::World};
 pub use self::{
     containers::{Containers, Exit, Signal, Signals, Start},
-    job_controller::Backoff,
     processes::Processes,
     scripted::{Script, Scripted},
+    settings::{Backoff, Settings, node},
 };
-
-/// What a cluster is like.
-#[derive(Clone)]
-pub struct Settings {
-    /// Its nodes; they are created.
-    pub nodes: Vec<Node>,
-    /// How long replacements of failed pods wait.
-    pub backoff: Backoff,
-    /// How long the kubelet and the scheduler wait before they try again what did not work.
-    pub retry: Duration,
-    /// How long a node is gone before its pods are given up.
-    pub quarantine: Duration,
-    /// What time it is; that of the API server.
-    pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-}
-
-impl Settings {
-    /// These nodes, with the times that Kubernetes keeps.
-    #[must_use]
-    pub fn new(nodes: Vec<Node>) -> Self {
-        Self {
-            nodes,
-            backoff: Backoff::default(),
-            retry: Duration::from_secs(10),
-            quarantine: Duration::from_secs(40),
-            now: Arc::new(Timestamp::now),
-        }
-    }
-}
-
-/// A node with so much of each resource.
-#[must_use]
-pub fn node(name: &str, resources: &[(&str, &str)]) -> Node {
-    let resources = resources
-        .iter()
-        .map(|(resource, amount)| ((*resource).to_owned(), Quantity((*amount).to_owned())));
-    let labels = [("kubernetes.io/hostname".to_owned(), name.to_owned())];
-    Node {
-        metadata: ObjectMeta {
-            name: Some(name.into()),
-            labels: Some(labels.into()),
-            ..ObjectMeta::default()
-        },
-        spec: None,
-        status: Some(NodeStatus {
-            allocatable: Some(resources.clone().collect()),
-            capacity: Some(resources.collect()),
-            ..NodeStatus::default()
-        }),
-    }
-}
 
 /// A cluster that runs until it is dropped; its containers end with it.
 #[derive(Debug)]
@@ -111,19 +64,21 @@ impl Cluster {
         Self { orders, task }
     }
 
-    /// The kubelet evicts a pod: its node is low on something. Says whether there was such a pod, as all of these do.
+    /// The kubelet evicts a pod: its node is low on something. Returns whether there was such a pod; so do the others.
     pub async fn evict(&self, namespace: &str, pod: &str) -> bool {
-        self.order(Order::Evict(key(namespace, pod))).await
+        self.order(Order::Evict(Key::new(namespace, pod))).await
     }
 
     /// The kernel kills a pod's container for memory.
     pub async fn kill_for_memory(&self, namespace: &str, pod: &str) -> bool {
-        self.order(Order::OutOfMemory(key(namespace, pod))).await
+        self.order(Order::OutOfMemory(Key::new(namespace, pod)))
+            .await
     }
 
-    /// What a running pod's container will say in the end is lost.
+    /// The termination message of a running pod's container gets lost.
     pub async fn lose_message(&self, namespace: &str, pod: &str) -> bool {
-        self.order(Order::LoseMessage(key(namespace, pod))).await
+        self.order(Order::LoseMessage(Key::new(namespace, pod)))
+            .await
     }
 
     /// A node is gone for good, and all that ran on it.
@@ -131,7 +86,7 @@ impl Cluster {
         self.order(Order::RemoveNode(node.into())).await
     }
 
-    /// A node goes down and comes back: what ran on it does not run any more.
+    /// A node goes down and comes back; nothing that ran on it runs any more.
     pub async fn reboot(&self, node: &str) -> bool {
         self.order(Order::Reboot(node.into())).await
     }
@@ -141,12 +96,12 @@ impl Cluster {
         self.order(Order::StopKubelet(node.into(), time)).await
     }
 
-    /// From now on an image can be pulled, or cannot; all can in the beginning.
+    /// From now on an image can be pulled, or cannot; at first all can.
     pub async fn serve_image(&self, image: &str, serve: bool) {
         self.order(Order::ServeImage(image.into(), serve)).await;
     }
 
-    /// How many containers run.
+    /// The number of containers that run.
     pub async fn running(&self) -> usize {
         let (answer, count) = oneshot::channel();
         let order = Order::Count(answer);
@@ -164,12 +119,5 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-fn key(namespace: &str, name: &str) -> Key {
-    Key {
-        namespace: namespace.into(),
-        name: name.into(),
     }
 }

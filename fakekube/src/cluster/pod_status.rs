@@ -1,4 +1,4 @@
-//! What the kubelet writes into a pod's status: pure.
+//! A pod's status as the kubelet, the scheduler and the garbage collector write it: pure.
 
 use k8s_openapi::{
     api::core::v1::{
@@ -8,12 +8,12 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::{containers::Exit, job_controller::seconds};
+use super::{containers::Exit, pod::seconds};
 
 /// The most bytes of a termination message.
 const MESSAGE_BYTES: usize = 4_096;
 
-/// Something else than its container that ended a pod.
+/// A reason other than its container for the end of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// It ran for longer than its `activeDeadlineSeconds`.
@@ -22,7 +22,7 @@ pub enum Cause {
     Evicted,
     /// It was to be deleted.
     Deleted,
-    /// The kernel took it for memory.
+    /// The kernel killed it for memory.
     OutOfMemory,
     /// The node went down and came back.
     Rebooted,
@@ -82,7 +82,7 @@ pub fn ended(pod: &Pod, exit: &Exit, cause: Option<&Cause>, now: Timestamp) -> P
         }),
         ..ContainerState::default()
     };
-    // Whatever its container says: a pod that was cut off has failed.
+    // Whatever its container says, a pod that was cut off has failed.
     let cut_off = matches!(cause, Some(Cause::Deadline | Cause::Evicted));
     let phase = if code == 0 && !cut_off {
         "Succeeded"
@@ -128,8 +128,8 @@ pub fn given_up(pod: &Pod, node_gone: bool, now: Timestamp) -> PodStatus {
     status
 }
 
-/// Says that a pod is not ended by any fault of its own.
-pub fn disrupt(status: &mut PodStatus, reason: &str, message: &str, now: Timestamp) {
+/// Marks a pod as ended by no fault of its own.
+fn disrupt(status: &mut PodStatus, reason: &str, message: &str, now: Timestamp) {
     set_condition(status, "DisruptionTarget", "True", reason, now);
     for condition in status.conditions.iter_mut().flatten() {
         if condition.type_ == "DisruptionTarget" {
@@ -138,7 +138,7 @@ pub fn disrupt(status: &mut PodStatus, reason: &str, message: &str, now: Timesta
     }
 }
 
-/// Says that there is no node for a pod.
+/// The status of a pod that no node can take.
 #[must_use]
 pub fn unschedulable(pod: &Pod, message: &str, now: Timestamp) -> PodStatus {
     let mut status = pod.status.clone().unwrap_or_default();
@@ -223,7 +223,7 @@ fn started(pod: &Pod) -> Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::
         .clone()
 }
 
-/// The kubelet keeps the end of what is too long.
+/// The kubelet keeps the end of a message that is too long.
 fn last_bytes(message: &str) -> String {
     let from = message.len().saturating_sub(MESSAGE_BYTES);
     String::from_utf8_lossy(&message.as_bytes()[from..]).into_owned()

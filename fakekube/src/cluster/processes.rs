@@ -1,9 +1,9 @@
 //! Containers that are processes of this machine: the program that a pod's command names, with the pod's arguments and
 //! variables and nothing else of this process' own.
 //!
-//! A process has no file system of its own here. What is mounted lies in a folder, and the paths of the mounts are
-//! rewritten to it wherever the pod's variables, arguments and files name them: at the beginning of a value, or of a
-//! string in JSON. It takes no privilege, and no namespaces that a CI machine may forbid.
+//! A process has no file system of its own here. Volumes lie in a folder, and the paths of the mounts are rewritten to
+//! it wherever the pod's variables, arguments and files name them: at the beginning of a value, or of a string in JSON. It
+//! takes no privilege, and no namespaces that a CI machine may forbid.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use super::{
     environment::{Environment, Source},
 };
 
-/// Changes what a container is started with: what only a test asks of it.
+/// Changes the environment that a container is started with, as a test asks for it.
 type Adjust = dyn Fn(&Start, &mut Environment) + Send + Sync;
 
 /// Runs containers as processes.
@@ -38,12 +38,12 @@ pub struct Processes {
     termination_log: String,
     permits: Arc<Semaphore>,
     adjust: Arc<Adjust>,
-    /// The numbers of those that run, by their pods' uids.
+    /// The process ids of those that run, by their pods' uids.
     running: Arc<Mutex<BTreeMap<String, u32>>>,
 }
 
 impl Processes {
-    /// Keeps volumes and logs in this folder, and runs at most so many at a time. `termination_log` is the variable by
+    /// Keeps volumes and logs in this folder, and runs at most `at_most` at a time. `termination_log` is the variable by
     /// which a program learns where its termination message goes: /dev/termination-log is not ours.
     #[must_use]
     pub fn new(folder: &Path, termination_log: &str, at_most: usize) -> Self {
@@ -57,14 +57,14 @@ impl Processes {
         }
     }
 
-    /// What a pod's command of this name runs.
+    /// The program that a pod's command of this name runs.
     #[must_use]
     pub fn program(mut self, name: &str, path: impl Into<PathBuf>) -> Self {
         self.programs.insert(name.into(), path.into());
         self
     }
 
-    /// Changes what each container is started with.
+    /// Changes the environment that each container is started with.
     #[must_use]
     pub fn adjust(
         mut self,
@@ -80,19 +80,19 @@ impl Processes {
         self.folder.join("claims").join(namespace).join(name)
     }
 
-    /// What the containers of this pod have printed.
+    /// The output of the container of this pod.
     #[must_use]
     pub fn log(&self, uid: &str) -> String {
         fs::read_to_string(self.pod(uid).join("log")).unwrap_or_default()
     }
 
-    /// What the container of this pod would leave as its termination message, if it ended now.
+    /// The termination message that the container of this pod would leave, if it ended now.
     #[must_use]
     pub fn message(&self, uid: &str) -> String {
         fs::read_to_string(self.pod(uid).join("termination-log")).unwrap_or_default()
     }
 
-    /// What the containers of all pods have printed, for the message of a test that fails.
+    /// The output of the containers of all pods, for the message of a test that fails.
     #[must_use]
     pub fn logs(&self) -> String {
         let pods = fs::read_dir(self.folder.join("pods"));
@@ -104,13 +104,13 @@ impl Processes {
         .collect()
     }
 
-    /// The numbers of the processes that run now, by their pods' uids.
+    /// The ids of the processes that run now, by their pods' uids.
     #[must_use]
     pub fn running(&self) -> BTreeMap<String, u32> {
-        self.numbers().clone()
+        self.ids().clone()
     }
 
-    fn numbers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u32>> {
+    fn ids(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u32>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -119,7 +119,7 @@ impl Processes {
     }
 
     async fn run_one(self, mut start: Start) -> Exit {
-        // None is ever closed.
+        // It is never closed.
         let _permit = self.permits.acquire().await;
         let uid = start.pod.uid().unwrap_or_default();
         let folder = self.pod(&uid);
@@ -134,12 +134,12 @@ impl Processes {
                 };
             }
         };
-        let number = child.id().unwrap_or_default();
-        self.numbers().insert(uid.clone(), number);
+        let id = child.id().unwrap_or_default();
+        self.ids().insert(uid.clone(), id);
         let guard = Entry(self.clone(), uid);
-        let mut told = Signal::None;
+        let mut sent = Signal::None;
         let status = loop {
-            let next = if told == Signal::None {
+            let next = if sent == Signal::None {
                 Signal::Term
             } else {
                 Signal::Kill
@@ -147,8 +147,8 @@ impl Processes {
             tokio::select! {
                 biased;
                 status = child.wait() => break status,
-                signal = start.signals.received(next), if told < Signal::Kill => {
-                    told = signal;
+                signal = start.signals.received(next), if sent < Signal::Kill => {
+                    sent = signal;
                     if signal == Signal::Kill {
                         let _ = child.start_kill();
                     } else {
@@ -231,14 +231,14 @@ struct Entry(Processes, String);
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.0.numbers().remove(&self.1);
+        self.0.ids().remove(&self.1);
     }
 }
 
 fn terminate(child: &Child) {
-    if let Some(number) = child.id().and_then(|number| i32::try_from(number).ok()) {
-        // SAFETY: sends a signal to our own child, which has not been waited for, so the number is still its.
-        unsafe { libc::kill(number, libc::SIGTERM) };
+    if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        // SAFETY: sends a signal to our own child, which has not been waited for, so the id is still its.
+        unsafe { libc::kill(id, libc::SIGTERM) };
     }
 }
 

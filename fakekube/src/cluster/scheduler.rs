@@ -1,4 +1,4 @@
-//! Which node a pod goes to, or why none: pure, and in the words of Kubernetes' scheduler.
+//! The scheduler's decision: the node for a pod, or why there is none. Pure, in the words of Kubernetes' scheduler.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    job_controller::has_ended,
+    pod::has_ended,
     selector::{Labels, meets, selects, thousandths},
 };
 
@@ -21,8 +21,7 @@ pub struct Place<'a> {
     pub pods: Vec<&'a Pod>,
 }
 
-/// The node for a pod: of those that it fits, the one with the fewest pods. `claims` are those of its claims that do not
-/// exist.
+/// The node for a pod: of those that it fits, the one with the fewest pods. `missing` are its claims that do not exist.
 ///
 /// # Errors
 /// The message of the condition `PodScheduled`.
@@ -68,7 +67,7 @@ fn running<'a>(place: &'a Place<'a>) -> impl Iterator<Item = &'a Pod> {
     place.pods.iter().copied().filter(|pod| !has_ended(pod))
 }
 
-/// What speaks against a node. What a node is comes first; only where that fits is it looked at for room.
+/// The objections to a node. Its properties come first; only where they fit is there a look at its room.
 fn objections(pod: &Pod, place: &Place<'_>, places: &[Place<'_>]) -> Vec<String> {
     let node = place.node;
     let spec = node.spec.clone().unwrap_or_default();
@@ -164,7 +163,7 @@ fn lacking(pod: &Pod, place: &Place<'_>) -> Vec<String> {
         let there = capacity.and_then(|capacity| capacity.get(&resource));
         let there = match there {
             Some(amount) => thousandths(&amount.0).unwrap_or(0),
-            // What a node does not speak of, it has enough of, unless it is something that only some nodes have.
+            // A node has enough of a resource that it does not name, unless only some nodes have it at all.
             None if resource == "pods" || !resource.contains('/') => continue,
             None => 0,
         };
@@ -184,7 +183,7 @@ fn lacking(pod: &Pod, place: &Place<'_>) -> Vec<String> {
     lacking
 }
 
-/// What a pod asks for, in thousandths: the sum over its containers, or what one of its init containers needs before.
+/// The requests of a pod, in thousandths: the sum over its containers, or the largest of an init container.
 #[must_use]
 pub fn requests(pod: &Pod) -> BTreeMap<String, i128> {
     let Some(spec) = &pod.spec else {
@@ -336,7 +335,7 @@ mod tests {
             place(&four, &places, &[]),
             Err("0/2 nodes are available: 2 Insufficient nvidia.com/gpu.".into())
         );
-        // What has ended takes no room.
+        // A pod that has ended takes no room.
         let mut ended = four.clone();
         ended.status = serde_json::from_value(json!({"phase": "Failed"})).expect("a status");
         places[1].pods = vec![&four, &ended];

@@ -1,4 +1,4 @@
-//! Containers that only pretend: after a while, of tokio's time, each ends as it is told to.
+//! Containers that only pretend: after a while, of tokio's time, each ends as its script says.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,18 +6,18 @@ use futures::{FutureExt as _, future::BoxFuture};
 
 use super::containers::{Containers, Exit, Signal, Start};
 
-/// How a container goes.
+/// The course of a container.
 pub struct Script {
-    /// How long it runs.
+    /// The time that it runs.
     pub takes: Duration,
-    /// What it does last, and how it ends, unless something else ends it before.
+    /// Its last act and its exit, unless something else ends it before.
     pub end: Box<dyn FnOnce() -> Exit + Send>,
-    /// How it ends on SIGTERM; none where it does not heed it.
+    /// Its exit on SIGTERM; none where it ignores the signal.
     pub on_term: Option<Exit>,
 }
 
 impl Script {
-    /// It runs for so long and ends so. SIGTERM ends it with 1, as it does the runner.
+    /// It runs for this time and exits like this. SIGTERM ends it with 1, as it does the runner.
     #[must_use]
     pub fn new(takes: Duration, end: impl FnOnce() -> Exit + Send + 'static) -> Self {
         Self {
@@ -35,7 +35,7 @@ type Write = dyn Fn(&Start) -> Script + Send + Sync;
 pub struct Scripted(Arc<Write>);
 
 impl Scripted {
-    /// Each container goes as this says when it starts.
+    /// Each container follows the script that this returns when it starts.
     pub fn new(script: impl Fn(&Start) -> Script + Send + Sync + 'static) -> Self {
         Self(Arc::new(script))
     }
@@ -45,9 +45,9 @@ impl Containers for Scripted {
     fn run(&self, start: Start) -> BoxFuture<'static, Exit> {
         let script = (self.0)(&start);
         let mut signals = start.signals;
-        let heeds = script.on_term.is_some();
+        let catches = script.on_term.is_some();
         async move {
-            let stop = if heeds { Signal::Term } else { Signal::Kill };
+            let stop = if catches { Signal::Term } else { Signal::Kill };
             tokio::select! {
                 biased;
                 signal = signals.received(stop) => match (signal, script.on_term) {

@@ -1,4 +1,4 @@
-//! Which labels a selector means, and how much a quantity is.
+//! Label selectors and quantities of resources.
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ use inferbench_fakekube::FakeKube;
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
-/// How long anything may take that happens by itself.
+/// The longest that anything may take that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A server with a namespace of this test's own.
@@ -27,7 +27,7 @@ pub struct World {
     pub has_controllers: bool,
 }
 
-/// What a server has answered.
+/// The answer of a server.
 pub struct Answer {
     pub code: u16,
     pub body: Value,
@@ -341,14 +341,8 @@ impl World {
 
     /// Begins a watch.
     pub async fn watch(&self, path: &str, query: &str) -> Events {
-        self.watch_as(path, query, "application/json").await
-    }
-
-    pub async fn watch_as(&self, path: &str, query: &str, accept: &str) -> Events {
         let path = path.replace("{ns}", &self.namespace);
-        let request = Request::builder()
-            .uri(format!("{path}?watch=true&{query}"))
-            .header("accept", accept);
+        let request = Request::builder().uri(format!("{path}?watch=true&{query}"));
         let response = self
             .client
             .send(request.body(Body::empty()).expect("a request"))

@@ -1,5 +1,5 @@
 //! The only place that talks to the API server. Every call is bounded in time; nothing is read from a cache, so that a
-//! pass decides on what is there.
+//! reconcile decides on what is there.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
@@ -22,8 +22,7 @@ use thiserror::Error;
 use tracing::{Instrument as _, debug_span, warn};
 
 use super::{
-    events::Told,
-    names,
+    events, names,
     observe::{JobView, SeenJob, SeenPod},
     patch,
 };
@@ -31,13 +30,13 @@ use super::{
 /// Objects in one answer to a list.
 const PAGE: u32 = 500;
 
-/// Why a pass could not go on.
+/// Why a reconcile failed.
 #[derive(Debug, Error)]
 pub enum ApplyError {
     /// The API server has not answered in time.
     #[error("{call}: no answer within {} s", .limit.as_secs())]
     TimedOut {
-        /// What was asked.
+        /// The call.
         call: String,
         /// How long it may take.
         limit: Duration,
@@ -45,7 +44,7 @@ pub enum ApplyError {
     /// The API server refuses, or cannot be reached.
     #[error("{call}: {source}")]
     Refused {
-        /// What was asked.
+        /// The call.
         call: String,
         /// Why not.
         source: Box<kube::Error>,
@@ -78,7 +77,7 @@ impl ApplyError {
     }
 }
 
-/// What became of a creation.
+/// How a creation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
     /// The Job is there: made now, or by an earlier try whose answer was lost.
@@ -87,7 +86,7 @@ pub enum Created {
     NoRoom,
 }
 
-/// The longest that an event may take: nothing depends on it, and a pass waits for it.
+/// The longest that an event may take: nothing depends on it, and the reconcile waits for it.
 const EVENT_LIMIT: Duration = Duration::from_secs(5);
 /// The most characters of an event's `reportingInstance`.
 const INSTANCE_CHARS: usize = 128;
@@ -102,7 +101,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Through this client, each call within `limit`. The client must not retry by itself: a request that is sent
-    /// again after its answer was lost is for the next pass to sort out.
+    /// again after its answer was lost is for the next reconcile to sort out.
     #[must_use]
     pub fn new(client: Client, limit: Duration) -> Self {
         let recorder = Recorder::new(client.clone(), reporter(None));
@@ -116,7 +115,7 @@ impl Cluster {
     /// With events that say which replica they come from.
     #[must_use]
     pub fn reporting_as(self, identity: &str) -> Self {
-        // One for all passes: it counts repetitions, and makes names that differ.
+        // One for all reconciles: it counts repetitions, and makes names that differ.
         let recorder = Recorder::new(self.client.clone(), reporter(Some(identity)));
         Self { recorder, ..self }
     }
@@ -184,7 +183,7 @@ impl Cluster {
             .await
     }
 
-    /// What is seen of all objects of a kind `K` that a selector means, by pages.
+    /// All objects of a kind `K` that a selector means, by pages, as far as they are read.
     async fn list<K, T>(
         &self,
         call: &str,
@@ -258,29 +257,29 @@ impl Cluster {
     }
 
     /// Posts events. They are for people alone: one that cannot be posted is only logged.
-    pub async fn tell(&self, resource: &InferenceBenchmark, told: &[Told]) {
+    pub async fn post_events(&self, resource: &InferenceBenchmark, events: &[events::Event]) {
         let mut regarding = resource.object_ref(&());
-        // The same resource at another time is the same resource: its events are told as one series.
+        // The same resource at another time is the same resource: its events are one series.
         regarding.resource_version = None;
-        for told in told {
-            let event = Event {
-                type_: if told.warning {
+        for event in events {
+            let note = Event {
+                type_: if event.warning {
                     EventType::Warning
                 } else {
                     EventType::Normal
                 },
-                reason: told.reason.clone(),
-                note: Some(told.note.clone()),
-                action: told.action.into(),
+                reason: event.reason.clone(),
+                note: Some(event.note.clone()),
+                action: event.action.into(),
                 secondary: None,
             };
-            let posted = self.recorder.publish(&event, &regarding);
+            let posted = self.recorder.publish(&note, &regarding);
             let why = match tokio::time::timeout(EVENT_LIMIT.min(self.limit), posted).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer".to_owned(),
             };
-            warn!(why, reason = told.reason, "an event could not be posted");
+            warn!(why, reason = event.reason, "an event could not be posted");
         }
     }
 
@@ -315,7 +314,7 @@ impl Cluster {
             .await
         {
             Ok(_) => Ok(()),
-            // Gone, another one, or going already: the next look will tell.
+            // Gone, another one, or going already: the next look will show.
             Err(error) if matches!(code(&error), Some(404 | 409)) => Ok(()),
             Err(error) => Err(error),
         }

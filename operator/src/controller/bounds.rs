@@ -1,6 +1,6 @@
-//! What all resources share: how many Jobs may live and how fast they are created, and how soon a resource is looked at
-//! and written again. What is known of live Jobs is what each resource's last pass saw, and what was created since. It
-//! is the operator's whole memory from one pass to the next: without it, nothing goes wrong but the pace.
+//! Bounds over all resources: how many Jobs may live and how fast they are created, and how soon a resource is looked at
+//! and written again. Live Jobs are known as each resource's last reconcile saw them, with those that were created since.
+//! It is the operator's whole memory from one reconcile to the next: without it, nothing goes wrong but the pace.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ pub type Key = (String, String);
 /// How many Jobs have not ended, by what they are for.
 pub type Live = BTreeMap<Role, u64>;
 
-/// What the operator was told to keep to.
+/// The limits that the operator is set up with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Jobs that may be created in a second, on average; 0 for any number.
@@ -46,7 +46,7 @@ impl Default for Limits {
     }
 }
 
-/// What all resources share.
+/// The bounds, and how far they are used up.
 #[derive(Debug)]
 pub struct Bounds {
     limits: Limits,
@@ -65,11 +65,11 @@ struct State {
 #[derive(Debug, Default)]
 struct Share {
     live: Live,
-    /// It was refused a Job in its last pass.
+    /// It was refused a Job in its last reconcile.
     wants: bool,
     looked: Option<Instant>,
     written: Option<Instant>,
-    /// The name of a Job that its last pass could not create, as another has it.
+    /// The name of a Job that its last reconcile could not create, as another has it.
     taken: Option<String>,
 }
 
@@ -98,7 +98,7 @@ impl Bounds {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A resource is to be looked at; after so long, where it was only just.
+    /// A resource is to be looked at; later, where it was only just.
     ///
     /// # Errors
     /// How long to wait.
@@ -129,7 +129,7 @@ impl Bounds {
         self.with(|state| state.shares.entry(key.clone()).or_default().written = Some(now));
     }
 
-    /// A pass has left some of what it had to do to the next one, which may follow at once.
+    /// A reconcile has left some of its work to the next one, which may follow at once.
     pub fn cut_short(&self, key: &Key) {
         self.with(|state| {
             let share = state.shares.entry(key.clone()).or_default();
@@ -137,7 +137,7 @@ impl Bounds {
         });
     }
 
-    /// A pass has seen these Jobs of a resource.
+    /// A reconcile has seen these Jobs of a resource.
     pub fn seen(&self, key: &Key, jobs: &[JobView]) {
         let mut live = Live::new();
         for job in jobs.iter().filter(|job| job.end.is_none()) {
@@ -180,12 +180,12 @@ impl Bounds {
         });
     }
 
-    /// A pass has found the name of a Job taken, or none.
+    /// A reconcile has found the name of a Job taken, or none.
     pub fn found_taken(&self, key: &Key, name: Option<String>) {
         self.with(|state| state.shares.entry(key.clone()).or_default().taken = name);
     }
 
-    /// The name of a Job that the last pass found taken.
+    /// The name of a Job that the last reconcile found taken.
     #[must_use]
     pub fn taken(&self, key: &Key) -> Option<String> {
         self.with(|state| state.shares.get(key)?.taken.clone())
@@ -289,7 +289,7 @@ mod tests {
             .count() as u32
     }
 
-    /// Of a resource's Jobs, so many have ended.
+    /// Of a resource's Jobs, `count` have ended.
     fn end(bounds: &Bounds, name: &str, count: u64) {
         bounds.with(|state| {
             let share = state.shares.get_mut(&key(name)).expect("it is known");
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_live_follows_what_passes_see() {
+    async fn what_is_live_follows_what_reconciles_see() {
         let (bounds, now) = (bounds(0, 1, 12), Instant::now());
         fill(&bounds, "a", 3, now);
         bounds

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 
 use inferbench_crds::{
     Duration,
-    contract::{REQUESTS_FILE, REQUESTS_VARIABLE},
+    contract::{
+        CACHE_VARIABLE, IMAGE_DIGEST_VARIABLE, NODE_VARIABLE, REQUESTS_FILE, REQUESTS_VARIABLE,
+    },
     crd::{API_VERSION, KIND},
     design::Trial,
+    exit_code, handover,
     spec::{ClaimRef, Colocation},
 };
 use k8s_openapi::{
@@ -43,15 +46,12 @@ pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
 const COLLECTOR_RETRIES: i32 = 3;
 /// The longest that one pod of a collection may take, in seconds.
 const COLLECTOR_DEADLINE: i64 = 3_600;
-/// What a pod asks for that only checks or collects.
+/// Requests of a pod that only checks or collects.
 const SMALL: [(&str, &str); 2] = [("cpu", "500m"), ("memory", "1Gi")];
 /// The folder of what a pod is asked for.
 pub const REQUESTS_FOLDER: &str = "/var/run/inferbench";
-/// Bytes of a [`inferbench_crds::contract::Chunk`]'s part before base64: what the termination message leaves after
-/// the JSON around it.
-const CHUNK_BYTES: usize = 2_900;
 
-/// What tells the three kinds of Jobs apart.
+/// The differences between the three kinds of Jobs.
 struct Kind {
     role: Role,
     command: &'static str,
@@ -151,7 +151,7 @@ pub fn chunks(sweep: &Sweep, failed: u32) -> u32 {
     let summary = FIXED + levels.iter().sum::<usize>() * PER_LEVEL + levels.len() * 6 * PER_EFFECT;
     let summary = summary.min(inferbench_crds::limits::SUMMARY_BYTES + 2_048);
     let bytes = summary / 2 + usize::try_from(failed).unwrap_or(0) * PER_RECOVERED;
-    u32::try_from(bytes.div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX)
+    handover::chunks(bytes)
 }
 
 fn job(sweep: &Sweep, name: String, kind: Kind) -> Job {
@@ -213,7 +213,8 @@ fn labels(sweep: &Sweep, kind: &Kind) -> BTreeMap<String, String> {
     labels
 }
 
-/// First what is no fault of the pod; then what would only happen again: codes that say so, and a kill for memory.
+/// First disruptions, which are no fault of the pod; then ends that would only happen again: codes that say so, and a kill
+/// for memory.
 fn failure_policy() -> PodFailurePolicy {
     let disrupted = PodFailurePolicyOnPodConditionsPattern {
         type_: "DisruptionTarget".into(),
@@ -222,7 +223,7 @@ fn failure_policy() -> PodFailurePolicy {
     let permanent = PodFailurePolicyOnExitCodesRequirement {
         container_name: Some(names::CONTAINER.into()),
         operator: "In".into(),
-        values: (64..=79).chain([137]).collect(),
+        values: exit_code::PERMANENT.chain([exit_code::KILLED]).collect(),
     };
     PodFailurePolicy {
         rules: vec![
@@ -306,18 +307,18 @@ fn env(sweep: &Sweep, kind: &Kind) -> Vec<EnvVar> {
     let mut env = vec![
         value(REQUESTS_VARIABLE, REQUESTS_FILE.into()),
         from(
-            "INFERBENCH_NODE",
+            NODE_VARIABLE,
             EnvVarSource {
                 field_ref: Some(field("spec.nodeName")),
                 ..EnvVarSource::default()
             },
         ),
         value("HF_HUB_CACHE", format!("{cache}/hub")),
-        value("INFERBENCH_CACHE", cache),
+        value(CACHE_VARIABLE, cache),
         value("HOME", "/tmp".into()),
     ];
     if let Some((_, digest)) = sweep.image().split_once('@') {
-        env.push(value("INFERBENCH_IMAGE_DIGEST", digest.into()));
+        env.push(value(IMAGE_DIGEST_VARIABLE, digest.into()));
     }
     if kind.gpus.unwrap_or(0) == 0 {
         // An image that is made for GPUs would otherwise be given all of the node's by some container runtimes.

@@ -1,84 +1,84 @@
-//! What there is to tell the people who watch a resource: one event for each transition of its status, none for a trial
-//! and none twice. A pure function of the status before and after, and of the plan; `apply` posts what it says.
+//! The Kubernetes events of a resource: one for each transition of its status, none for a trial and none twice. A pure
+//! function of the status before and after, and of the plan; `apply` posts them.
 
 use inferbench_crds::{InferenceBenchmarkStatus, Outcome, status::Counts};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
-    plan::{Action, Ended, Plan, is_over_budget},
+    plan::{Action, Ended, Plan},
     sweep::Sweep,
 };
 
 /// The most bytes of an event's note that the API server takes.
 const NOTE_BYTES: usize = 1_024;
 
-/// An event to be.
+/// An event to post.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct Event {
     /// Whether somebody should have a look.
     pub warning: bool,
-    /// What happened, in a word.
+    /// One word for it.
     pub reason: String,
-    /// What the operator was about.
+    /// The operator's task that it belongs to.
     pub action: &'static str,
-    /// What there is to say, within what the API server takes.
+    /// The text, within the bytes that the API server takes.
     pub note: String,
 }
 
-/// The events of a pass over an accepted resource.
+/// The events of a reconcile of an accepted resource.
 #[must_use]
-pub fn of_pass(
+pub fn of_reconcile(
     sweep: &Sweep,
     old: &InferenceBenchmarkStatus,
     new: &InferenceBenchmarkStatus,
     plan: &Plan,
-) -> Vec<Told> {
-    let mut told = Vec::new();
+) -> Vec<Event> {
+    let mut events = Vec::new();
     let (before, after) = (Seen::of(old), Seen::of(new));
     if before.status("Accepted") != "True" {
         let image = sweep.image();
         let (trials, combinations) = (sweep.plan.trials, sweep.plan.combinations);
         let note = format!("{trials} trials of {combinations} combinations, by {image}.");
-        told.push(normal("Accepted", "Validate", note));
+        events.push(normal("Accepted", "Validate", note));
     }
     match (before.status("Suspended"), after.status("Suspended")) {
         ("True", "True") => {}
-        (_, "True") => told.push(normal("Suspended", "Suspend", after.message("Suspended"))),
+        (_, "True") => events.push(normal("Suspended", "Suspend", after.message("Suspended"))),
         // One that has finished is not suspended any more, and not resumed either.
         ("True", _) if !sweep.spec.suspend => {
-            told.push(normal("Resumed", "Suspend", "Jobs are created again."));
+            events.push(normal("Resumed", "Suspend", "Jobs are created again."));
         }
         _ => {}
     }
-    told.extend(preflight(old, plan));
+    events.extend(preflight(old, plan));
     if !has_begun(old) && has_begun(new) {
         let note = format!("The first of {} trials has its Job.", sweep.plan.trials);
-        told.push(normal("MeasuringStarted", "Measure", note));
+        events.push(normal("MeasuringStarted", "Measure", note));
     }
-    told.extend(failures(sweep, old, new, plan));
-    told.extend(stuck(&before, &after, plan));
+    events.extend(failures(sweep, old, new, plan));
+    events.extend(stuck(&before, &after, plan));
     let inputs = |status: &InferenceBenchmarkStatus| {
         let results = status.results.as_ref();
         results.map(|results| results.inputs.clone())
     };
     if let Some(results) = new.results.as_ref().filter(|_| inputs(old) != inputs(new)) {
         let note = format!("{} rows, report and summary: {}", results.rows, results.uri);
-        told.push(normal("ResultsCollected", "Collect", note));
+        events.push(normal("ResultsCollected", "Collect", note));
     }
     if before.status("Succeeded") != after.status("Succeeded") {
         let note = after.message("Succeeded");
         match after.status("Succeeded") {
-            "True" => told.push(normal("Succeeded", "Measure", note)),
-            "False" => told.push(warning("Failed", "Measure", note)),
+            "True" => events.push(normal("Succeeded", "Measure", note)),
+            "False" => events.push(warning("Failed", "Measure", note)),
             _ => {}
         }
     }
-    told
+    events
 }
 
 /// The events of a resource that breaks rules.
 #[must_use]
-pub fn of_rejection(old: &InferenceBenchmarkStatus, new: &InferenceBenchmarkStatus) -> Vec<Told> {
+pub fn of_rejection(old: &InferenceBenchmarkStatus, new: &InferenceBenchmarkStatus) -> Vec<Event> {
     let (before, after) = (Seen::of(old), Seen::of(new));
     let said = |seen: &Seen<'_>| {
         let accepted = seen.condition("Accepted")?;
@@ -90,7 +90,7 @@ pub fn of_rejection(old: &InferenceBenchmarkStatus, new: &InferenceBenchmarkStat
     vec![warning("Rejected", "Validate", after.message("Accepted"))]
 }
 
-fn preflight(old: &InferenceBenchmarkStatus, plan: &Plan) -> Option<Told> {
+fn preflight(old: &InferenceBenchmarkStatus, plan: &Plan) -> Option<Event> {
     let pinned = old
         .plan
         .as_ref()
@@ -121,8 +121,8 @@ fn failures(
     old: &InferenceBenchmarkStatus,
     new: &InferenceBenchmarkStatus,
     plan: &Plan,
-) -> Vec<Told> {
-    let mut told = Vec::new();
+) -> Vec<Event> {
+    let mut events = Vec::new();
     let failed = |counts: Option<Counts>| counts.unwrap_or_default().failed.unsigned_abs();
     let (before, after) = (failed(old.counts), failed(new.counts));
     if before == 0 && after > 0 {
@@ -136,21 +136,21 @@ fn failures(
                 "Trial {}, the first to fail; status.counts.failed counts the others. {}",
                 first.index, first.why
             );
-            told.push(warning("TrialFailed", "Measure", note));
+            events.push(warning("TrialFailed", "Measure", note));
         }
     }
-    if plan.over_budget && !is_over_budget(sweep, before) {
+    if plan.over_budget && !sweep.is_over_budget(before) {
         let note = format!(
             "{after} of {} trials failed: no more Jobs are created, and what there is will be collected.",
             sweep.plan.trials
         );
-        told.push(warning("TooManyFailures", "Measure", note));
+        events.push(warning("TooManyFailures", "Measure", note));
     }
-    told
+    events
 }
 
-/// What keeps the sweep from going on, when it begins to.
-fn stuck(before: &Seen<'_>, after: &Seen<'_>, plan: &Plan) -> Option<Told> {
+/// The problem that keeps the sweep from going on, when it begins to.
+fn stuck(before: &Seen<'_>, after: &Seen<'_>, plan: &Plan) -> Option<Event> {
     let problem = plan.problem.as_ref()?;
     let reason = |seen: &Seen<'_>| {
         let progressing = seen.condition("Progressing")?;
@@ -189,8 +189,8 @@ impl<'a> Seen<'a> {
     }
 }
 
-fn normal(reason: &str, action: &'static str, note: impl Into<String>) -> Told {
-    Told {
+fn normal(reason: &str, action: &'static str, note: impl Into<String>) -> Event {
+    Event {
         warning: false,
         reason: reason.into(),
         action,
@@ -198,8 +198,8 @@ fn normal(reason: &str, action: &'static str, note: impl Into<String>) -> Told {
     }
 }
 
-fn warning(reason: &str, action: &'static str, note: impl Into<String>) -> Told {
-    Told {
+fn warning(reason: &str, action: &'static str, note: impl Into<String>) -> Event {
+    Event {
         warning: true,
         ..normal(reason, action, note)
     }

@@ -1,8 +1,10 @@
 //! Resources for the tests.
 
 use inferbench_crds::{
-    InferenceBenchmark,
-    status::{InferenceBenchmarkStatus, PinnedModel},
+    InferenceBenchmark, Outcome,
+    contract::Collected,
+    handover,
+    status::{CollectedResults, InferenceBenchmarkStatus, PinnedModel, Summary},
 };
 
 use super::{
@@ -27,6 +29,32 @@ pub fn resource(spec: &str) -> InferenceBenchmark {
     resource.metadata.uid = Some(UID.into());
     resource.metadata.generation = Some(3);
     resource
+}
+
+/// A collection's handover, with one trial that the ledger does not know as it is.
+pub fn collected() -> Collected {
+    Collected {
+        results: CollectedResults {
+            uri: "s3://bucket/bench/thesis-0f1e2d3c".into(),
+            sha256: "ab".repeat(32),
+            rows: 4,
+            report: "report.html".into(),
+            ..CollectedResults::default()
+        },
+        summary: Summary {
+            trials: 3,
+            intervals: "Replicates".into(),
+            ..Summary::default()
+        },
+        recovered: vec![(2, Outcome::Succeeded)],
+    }
+}
+
+/// The termination messages that hand it over, with `bytes` bytes of it each.
+pub fn messages(collected: &Collected, bytes: usize) -> Vec<String> {
+    let chunks = handover::cut(collected, bytes).expect("JSON");
+    let json = |chunk| serde_json::to_string(chunk).expect("JSON");
+    chunks.iter().map(json).collect()
 }
 
 /// An accepted sweep, before its preflight.

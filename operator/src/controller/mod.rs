@@ -3,9 +3,9 @@
 pub mod apply;
 pub mod bounds;
 pub mod build;
-pub mod collected;
 pub mod events;
 pub mod groups;
+pub mod log;
 pub mod names;
 pub mod observe;
 pub mod overrides;

@@ -1,8 +1,4 @@
-//! What the operator's objects are called, and the labels and annotations that they carry.
-
-use std::fmt::Write as _;
-
-use sha2::{Digest, Sha256};
+//! Names of the operator's objects, and the labels and annotations that they carry.
 
 /// Who made an object, by `app.kubernetes.io/managed-by`.
 pub const MANAGER: &str = "inferbench-operator";
@@ -10,7 +6,7 @@ pub const MANAGER: &str = "inferbench-operator";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Label: the application.
 pub const APP: &str = "app.kubernetes.io/name";
-/// Label: what the Job is for; see [`Role::as_str`].
+/// Label: the Job's task; see [`Role::as_str`].
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// Label: the resource's name.
 pub const BENCHMARK: &str = "inferbench.dev/benchmark";
@@ -32,10 +28,10 @@ pub const INPUTS: &str = "inferbench.dev/inputs";
 pub const REQUESTS: &str = "inferbench.dev/requests";
 /// The container that runs `inferbench`.
 pub const CONTAINER: &str = "runner";
-/// What the names of the operator's volumes begin with.
+/// The beginning of the names of the operator's volumes.
 pub const VOLUME_PREFIX: &str = "inferbench-";
 
-/// What a Job is for.
+/// The task of a Job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// It checks the sweep before any GPU is asked for.
@@ -128,18 +124,6 @@ pub fn write_indices(indices: &[u32]) -> String {
 #[must_use]
 pub fn read_indices(text: &str) -> Option<Vec<u32>> {
     text.split(',').map(|index| index.parse().ok()).collect()
-}
-
-/// The SHA-256 of bytes in hexadecimal, 64 characters.
-#[must_use]
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::names::{self, Role};
 
-/// What is read of an object's metadata.
+/// An object's metadata, as far as it is read.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
@@ -36,7 +36,7 @@ pub struct Metadata {
     pub deletion_timestamp: Option<Time>,
 }
 
-/// A Job as the API server tells of it. The rest, which is most of it, is skipped unread: every pass reads every Job.
+/// A Job as the API server has it. The rest, which is most of it, is skipped unread: every reconcile reads every Job.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SeenJob {
@@ -52,7 +52,7 @@ struct SeenJobSpec {
     suspend: bool,
 }
 
-/// A pod as the API server tells of it, as far as it is read.
+/// A pod as the API server has it, as far as it is read.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SeenPod {
@@ -88,7 +88,7 @@ pub struct JobView {
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// What it is for.
+    /// Its role.
     pub role: Role,
     /// Its trials' indices in the order in which they run; empty unless it measures.
     pub trials: Vec<u32>,

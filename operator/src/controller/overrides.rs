@@ -1,10 +1,10 @@
-//! What `runner.podOverrides` may not do, by field. Whoever may create an `InferenceBenchmark` is not thereby allowed
+//! The limits of `runner.podOverrides`, by field. Whoever may create an `InferenceBenchmark` is not thereby allowed
 //! to reach the node, nor to change what is measured and how it is accounted for.
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
 
-use inferbench_crds::{Violation, violation::Found};
+use inferbench_crds::{Violation, contract::RESERVED_PREFIX, violation::Found};
 
 use super::{
     build::{GPU_RESOURCE, MOUNTS, REQUESTS_FOLDER, RESERVED_ENV},
@@ -27,20 +27,26 @@ const POD: [(&str, &str); 6] = [
     ("serviceAccountName", "use runner.serviceAccountName"),
 ];
 
-/// Fields of the container that measures that the operator alone decides on.
+/// Fields of the runner's container that the operator alone decides on.
 const RUNNER: [(&str, &str); 9] = [
     ("image", "use runner.image, which becomes part of the plan"),
-    ("command", "it is what measures"),
-    ("args", "it is what measures"),
+    ("command", "the container has to run inferbench"),
+    ("args", "the container has to run inferbench"),
     ("envFrom", "use runner.env"),
     ("restartPolicy", "a pod that ended is replaced by its Job"),
-    ("terminationMessagePath", "the operator reads it"),
-    ("terminationMessagePolicy", "the operator reads it"),
-    ("stdin", "it is what measures"),
-    ("tty", "it is what measures"),
+    (
+        "terminationMessagePath",
+        "the operator reads the runner's report there",
+    ),
+    (
+        "terminationMessagePolicy",
+        "the operator reads the runner's report there",
+    ),
+    ("stdin", "inferbench reads no terminal"),
+    ("tty", "inferbench reads no terminal"),
 ];
 
-/// Everything that overrides do and may not. `gpu_resource` is the sweep's.
+/// Everything in the overrides that is not allowed. `gpu_resource` is the sweep's.
 #[must_use]
 pub fn check(overrides: &Value, gpu_resource: Option<&str>) -> Vec<Violation> {
     let mut found = Found::default();
@@ -62,8 +68,7 @@ pub fn check(overrides: &Value, gpu_resource: Option<&str>) -> Vec<Violation> {
     found.all()
 }
 
-/// What did not survive being read as a pod template: fields that there are not, and nulls, which would change
-/// nothing.
+/// Finds whatever did not survive being read as a pod template: unknown fields, and nulls, which would change nothing.
 fn unknown(found: &mut Found, given: &Value, known: &Value, path: &str) {
     match (given, known) {
         (Value::Object(given), known) => {
@@ -291,7 +296,7 @@ fn security(found: &mut Found, of: &Map<String, Value>, path: &str) {
 /// Whether an environment variable is the operator's to set.
 #[must_use]
 pub fn is_reserved_env(name: &str) -> bool {
-    name.starts_with("INFERBENCH_") || RESERVED_ENV.contains(&name)
+    name.starts_with(RESERVED_PREFIX) || RESERVED_ENV.contains(&name)
 }
 
 /// Whether a label or annotation is ours, or that of a controller whose work depends on it.

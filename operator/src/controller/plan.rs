@@ -1,6 +1,5 @@
-//! What is to be done next: a pure function of a sweep, what its status records, its Jobs and pods, and the time. A
-//! trial's state is derived and never stored: in the ledger it has ended, in an unfinished Job it is active, else it
-//! waits.
+//! What to do next: a pure function of a sweep, what its status records, its Jobs and pods, and the time. A trial's
+//! state is derived and never stored: in the ledger it has ended, in an unfinished Job it is active, else it waits.
 
 mod collection;
 mod preflight;
@@ -8,9 +7,7 @@ mod trials;
 
 use std::time::Duration;
 
-use inferbench_crds::{
-    Outcome, contract::Collected, ledger::Outcomes, spec::OnFailure, status::PinnedModel,
-};
+use inferbench_crds::{Outcome, contract::Collected, ledger::Outcomes, status::PinnedModel};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
@@ -26,14 +23,14 @@ const MOST_EVICTIONS: usize = 10;
 /// The shortest and longest wait between two attempts at a preflight or a collection.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1_800));
 
-/// What a sweep's status records, apart from its plan.
+/// A sweep's record in the status, apart from its plan.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// How trials ended.
     pub ledger: Outcomes,
-    /// What the results that stand in the status were collected from; empty where there are none.
+    /// The hash of the inputs of the results in the status; empty where there are none.
     pub inputs: String,
-    /// The name of a Job that could not be created in the last pass, as another Job has it.
+    /// The name of a Job that could not be created in the last reconcile, as another Job has it.
     pub taken: Option<String>,
 }
 
@@ -47,7 +44,7 @@ pub enum Action {
     Record(Vec<Ended>),
     /// Record what a collection from `inputs` has handed over.
     Collect {
-        /// What it handed over.
+        /// The handover.
         collected: Box<Collected>,
         /// The hash of plan, objectives and the ledger as it is afterwards.
         inputs: String,
@@ -63,7 +60,7 @@ pub enum Action {
     },
     /// Create a Job.
     Create(Create),
-    /// Look again after so long, if nothing happens before.
+    /// Look again after this time, if nothing happens before.
     Wait(Duration),
 }
 
@@ -85,7 +82,7 @@ pub struct Ended {
     pub index: u32,
     /// How.
     pub outcome: Outcome,
-    /// Why, where it failed.
+    /// Why, where it failed, or where its pod's end alone tells how it ended.
     pub why: String,
 }
 
@@ -107,14 +104,14 @@ pub enum Phase {
 pub struct Problem {
     /// One word, as a condition's reason.
     pub reason: String,
-    /// What it is, and what to look at.
+    /// The problem, and where to look.
     pub message: String,
 }
 
-/// What is to be done, and what there is to say about it.
+/// The actions to take, and all that status, events and logs say about them.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What is to be done, in this order.
+    /// The actions, in the order in which they are carried out.
     pub actions: Vec<Action>,
     /// The ledger as the actions leave it.
     pub ledger: Outcomes,
@@ -128,13 +125,13 @@ pub struct Plan {
     pub active: u32,
     /// Whether a pod runs.
     pub running: bool,
-    /// What keeps it from going on.
+    /// A problem that keeps it from going on.
     pub problem: Option<Problem>,
-    /// What the Jobs that have just been recorded say of their trials.
+    /// Sums over the Jobs that have just been recorded.
     pub measured: Measured,
 }
 
-/// What the Jobs that have just been recorded say of their trials.
+/// Sums over the Jobs that have just been recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Measured {
     /// Trials whose records were found rather than made.
@@ -182,7 +179,7 @@ impl Tally {
     }
 }
 
-/// What is to be done next.
+/// The plan for a sweep.
 #[must_use]
 pub fn plan(
     sweep: &Sweep,
@@ -191,7 +188,7 @@ pub fn plan(
     pods: &[PodView],
     now: Timestamp,
 ) -> Plan {
-    let mut pass = Pass {
+    let mut planner = Planner {
         sweep,
         jobs,
         pods,
@@ -209,60 +206,50 @@ pub fn plan(
     let phase;
     let mut active = 0;
     if sweep.is_pinned() {
-        pass.forget_preflights();
-        let live = pass.trials();
-        let tally = Tally::of(&pass.ledger);
+        planner.forget_preflights();
+        let live = planner.trials();
+        let tally = Tally::of(&planner.ledger);
         active = live.trials();
         let all_ended = tally.ended() >= sweep.expansion.len();
-        if !all_ended && !is_over_budget(sweep, tally.count(Outcome::Failed)) {
-            pass.forget_collectors(None);
-            pass.create_trials(&live);
+        if !all_ended && !sweep.is_over_budget(tally.count(Outcome::Failed)) {
+            planner.forget_collectors(None);
+            planner.create_trials(&live);
             phase = Phase::Measuring;
         } else if live.is_empty() {
-            phase = pass.collection(&known.inputs);
+            phase = planner.collection(&known.inputs);
         } else {
             phase = Phase::Measuring;
         }
     } else {
-        pass.preflight();
+        planner.preflight();
         phase = Phase::Preflight;
     }
     if let Some(name) = &known.taken
-        && !pass.creates.is_empty()
+        && !planner.creates.is_empty()
     {
-        pass.problem.get_or_insert(Problem {
+        planner.problem.get_or_insert(Problem {
             reason: "NameTaken".into(),
             message: format!(
                 "Job {name} is not this resource's and has the name of one to create: delete it"
             ),
         });
     }
-    let tally = Tally::of(&pass.ledger);
+    let tally = Tally::of(&planner.ledger);
     Plan {
         tally,
         phase,
-        over_budget: is_over_budget(sweep, tally.count(Outcome::Failed)),
+        over_budget: sweep.is_over_budget(tally.count(Outcome::Failed)),
         active,
         running: pods.iter().any(|pod| pod.phase == PodPhase::Running),
-        actions: pass.actions(),
-        ledger: pass.ledger,
-        problem: pass.problem,
-        measured: pass.measured,
+        actions: planner.actions(),
+        ledger: planner.ledger,
+        problem: planner.problem,
+        measured: planner.measured,
     }
 }
 
-/// Whether so many failed trials are more than `execution` allows.
-#[must_use]
-pub fn is_over_budget(sweep: &Sweep, failed: u32) -> bool {
-    let execution = &sweep.spec.execution;
-    let failed = u64::from(failed);
-    let percent = u64::from(execution.max_failed_percent.max(0).unsigned_abs());
-    let all = u64::from(sweep.expansion.len());
-    failed * 100 > percent * all || (execution.on_failure == OnFailure::Stop && failed > 0)
-}
-
-/// A pass over a sweep: what is seen, and what has been decided so far.
-struct Pass<'a> {
+/// A plan in the making: all that is seen of a sweep, and the decisions so far.
+struct Planner<'a> {
     sweep: &'a Sweep,
     jobs: &'a [JobView],
     pods: &'a [PodView],
@@ -278,8 +265,8 @@ struct Pass<'a> {
     measured: Measured,
 }
 
-impl<'a> Pass<'a> {
-    /// What was decided, in the order in which it may be done.
+impl<'a> Planner<'a> {
+    /// The decisions, in the order in which they may be carried out.
     fn actions(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
         actions.extend(self.pinned.take().map(Action::Pin));
@@ -336,7 +323,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Looks again after so long at the latest.
+    /// Looks again after this time at the latest.
     fn wait(&mut self, wait: Duration) {
         self.wait = Some(self.wait.map_or(wait, |other| other.min(wait)));
     }
@@ -347,7 +334,7 @@ impl<'a> Pass<'a> {
         Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
 
-    /// Whether so much time has passed; if not, there is a look when it has.
+    /// Whether `limit` has passed; if not, there is a look when it has.
     fn passed(&mut self, since: Timestamp, limit: Duration) -> bool {
         let passed = self.since(since);
         if passed < limit {
@@ -363,10 +350,10 @@ impl<'a> Pass<'a> {
         pods
     }
 
-    /// Tells of the pod of a Job that does not start; the first that is told of stays.
-    fn tell_if_stuck(&mut self, job: &JobView) {
+    /// Notes the problem of a Job whose pod does not start; the first problem that is noted stays.
+    fn note_if_stuck(&mut self, job: &JobView) {
         let pods = self.pods_of(job);
-        // What keeps the Job controller from creating a pod, it tells in events of the Job alone.
+        // The Job controller says why it creates no pod in events of the Job alone.
         if pods.is_empty()
             && !job.suspended
             && !job.deleting
@@ -402,7 +389,8 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What keeps a pod from starting, in words that stay the same while it does: the kubelet's own change with every try.
+/// The problem of a pod that does not start, in words that stay the same while it lasts: the kubelet's own change with
+/// every try.
 fn problem_of(pod: &PodView, reason: &str, message: &str) -> Problem {
     let name = &pod.name;
     let (reason, message) = match reason {

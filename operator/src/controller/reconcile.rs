@@ -1,4 +1,4 @@
-//! One pass over one resource: look, decide, act. What is decided rests on what the API server says in this very pass,
+//! One reconcile of one resource: look, decide, act. A decision rests on what the API server says in this very reconcile,
 //! and is void when the resource changes meanwhile.
 
 use std::{sync::Arc, time::Duration};
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{
     apply::{ApplyError, Cluster, Created},
     bounds::{Bounds, Key},
-    build, events,
+    build, events, log,
     names::Role,
     observe::{JobView, PodView},
     plan::{Action, Create, Known, Phase, Plan, plan},
@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_secs(600);
 /// Deletions at a time. Creations come one by one: a leader that has lost the lead unawares may exceed the window by the
 /// one that is under way, and by no more.
 const AT_A_TIME: usize = 16;
-/// Creations of a pass: a large window is filled by several, and nobody waits long for any of them.
+/// Creations of one reconcile: a large window is filled by several, and nobody waits long for any of them.
 const CREATIONS: usize = 12;
 
 /// When to look at a resource again, unless something happens before.
@@ -37,19 +37,19 @@ const CREATIONS: usize = 12;
 pub enum Next {
     /// When it changes.
     Changed,
-    /// After so long.
+    /// After this time.
     After(Duration),
 }
 
-/// What every pass works with.
+/// The means of every reconcile.
 pub struct Context {
     /// The API server.
     pub cluster: Cluster,
-    /// What a resource does not say itself.
+    /// Settings that a resource does not have itself.
     pub defaults: Defaults,
-    /// What all resources share.
+    /// Bounds over all resources.
     pub bounds: Arc<Bounds>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
@@ -63,10 +63,11 @@ impl Context {
 /// Whether this replica may write; asked before every single write.
 pub type MayWrite<'a> = &'a (dyn Fn() -> bool + Send + Sync);
 
-/// One pass over the resource of this name.
+/// Reconciles the resource of this name.
 ///
 /// # Errors
-/// Where the API server does not play along; the next pass begins anew from what is there then.
+/// Where a call to the API server fails or is refused, where the resource has changed since it was read, and where another
+/// replica leads. The next reconcile begins anew from what is there then.
 pub async fn reconcile(
     context: &Context,
     may_write: MayWrite<'_>,
@@ -95,7 +96,7 @@ pub async fn reconcile(
         Ok((sweep, mut known)) => {
             known.taken = context.bounds.taken(key);
             let decided = (sweep, known);
-            pass(context, may_write, key, &resource, decided, now).await
+            reconcile_sweep(context, may_write, key, &resource, decided, now).await
         }
         Err(violations) => {
             let old = resource.status.clone().unwrap_or_default();
@@ -108,8 +109,8 @@ pub async fn reconcile(
                     violations = violations.len(),
                     violation, "the resource breaks rules"
                 );
-                let told = events::of_rejection(&old, &status);
-                cluster.tell(&resource, &told).await;
+                let events = events::of_rejection(&old, &status);
+                cluster.post_events(&resource, &events).await;
             }
             Ok(Next::Changed)
         }
@@ -143,7 +144,8 @@ fn accept(
     Ok((sweep, known))
 }
 
-async fn pass(
+/// Reconciles a resource that keeps to every rule.
+async fn reconcile_sweep(
     context: &Context,
     may_write: MayWrite<'_>,
     key: &Key,
@@ -172,15 +174,15 @@ async fn pass(
     let status = status::status(&sweep, &old, &plan, now);
     let goes_on = status != old && !status::is_transition(&old, &status);
     if goes_on && let Err(wait) = bounds.write(key, Instant::now()) {
-        // With all of the pass: nothing may be deleted before it is recorded.
+        // With the whole reconcile: nothing may be deleted before it is recorded.
         return Ok(Next::After(wait));
     }
     lead(may_write)?;
     if cluster.patch_status(resource, &status).await? {
         bounds.written(key, Instant::now());
-        tell(&plan, metrics);
-        let told = events::of_pass(&sweep, &old, &status, &plan);
-        cluster.tell(resource, &told).await;
+        log::recorded(&plan, metrics);
+        let events = events::of_reconcile(&sweep, &old, &status, &plan);
+        cluster.post_events(resource, &events).await;
     }
     delete(context, may_write, namespace, &plan).await?;
     let mut next = match plan.phase {
@@ -228,7 +230,7 @@ async fn pass(
         }
     }
     bounds.found_taken(key, taken.clone());
-    // The next pass tells of it.
+    // The next reconcile has it in the status.
     taken.map_or(Ok(next), |name| Err(ApplyError::Taken { name }))
 }
 
@@ -286,28 +288,6 @@ fn job(sweep: &Sweep, create: &Create, plan: &Plan) -> Job {
         Create::Collector(attempt) => {
             let failed = plan.tally.count(inferbench_crds::Outcome::Failed);
             build::collector(sweep, &plan.ledger.encode(), failed, *attempt)
-        }
-    }
-}
-
-/// What was recorded, for the logs and the metrics.
-fn tell(plan: &Plan, metrics: &Metrics) {
-    for action in &plan.actions {
-        match action {
-            Action::Pin(models) => info!(models = models.len(), "models pinned"),
-            Action::Record(ended) => {
-                for trial in ended {
-                    metrics.recorded(trial.outcome);
-                }
-                for trial in ended.iter().filter(|trial| !trial.why.is_empty()) {
-                    warn!(trial = trial.index, outcome = %trial.outcome, why = trial.why, "trial failed");
-                }
-                info!(trials = ended.len(), ended = plan.tally.ended(), "recorded");
-            }
-            Action::Collect { collected, .. } => {
-                info!(rows = collected.results.rows, "results collected");
-            }
-            _ => {}
         }
     }
 }

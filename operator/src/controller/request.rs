@@ -1,5 +1,5 @@
-//! What a pod is asked for, in the words of `inferbench_crds::contract`: the runner reads what the golden files of `build`
-//! show.
+//! The requests of a pod, of the types in `inferbench_crds::contract`. The golden files of `build` show them, and a test of
+//! the runner reads those.
 
 use inferbench_crds::{
     contract::{PodRequest, Request, StoreAt, SweepRequest, TrialRequest},
@@ -45,7 +45,7 @@ pub fn cache_folder(sweep: &Sweep) -> String {
     }
 }
 
-/// The request of a preflight, or of a collection from a ledger with so many chunks to hand over.
+/// The request of a preflight, or of a collection: from a ledger, and with a number of chunks to hand over.
 #[must_use]
 pub fn of_sweep(sweep: &Sweep, collection: Option<(String, u32)>) -> String {
     let mut spec = sweep.spec.clone();

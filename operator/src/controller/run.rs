@@ -1,4 +1,4 @@
-//! The loop around `reconcile`: watches resources, Jobs and pods, and passes over whatever has changed.
+//! The loop around `reconcile`: watches resources, Jobs and pods, and reconciles whatever has changed.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -32,21 +32,21 @@ use super::{
 };
 use crate::{lease::Lead, metrics::Metrics};
 
-/// Passes at a time, over all resources.
+/// Reconciles at a time, over all resources.
 const PLACES: usize = 8;
-/// How long to wait after a pass that a change of its resource has made void.
+/// How long to wait after a reconcile that a change of its resource has made void.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long to wait after a pass that could not go on.
+/// How long to wait after a reconcile that failed.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long passes that are under way may go on when it is time to stop: less than Kubernetes waits before it kills.
+/// How long reconciles that are under way may go on when it is time to stop: less than Kubernetes waits before it kills.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// How often it is looked which resources are still there: a watch that was interrupted tells of no deletion.
+/// How often it is looked which resources are still there: a watch that was interrupted shows no deletion.
 const TIDY: Duration = Duration::from_secs(30);
 
 /// A resource, of which nothing but its metadata is kept, so that one that cannot be read stops no other.
 type Known = PartialObjectMeta<InferenceBenchmark>;
 
-/// What time it is, as far as this replica knows.
+/// The time, as far as this replica knows it.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
@@ -73,24 +73,24 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// How the operator was told to work.
+/// How the operator is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The namespaces to work in; all where there is none.
     pub namespaces: Vec<String>,
-    /// What a resource does not say itself.
+    /// Settings that a resource does not have itself.
     pub defaults: Defaults,
-    /// What this replica is called in events.
+    /// The name of this replica in events.
     pub identity: String,
     /// The longest that one call to the API server may take.
     pub limit: Duration,
-    /// What all resources share, as far as it is known beforehand.
+    /// Bounds over all resources.
     pub bounds: Arc<Bounds>,
     /// The machine's clock; another in tests.
     pub clock: Clock,
 }
 
-/// What the passes of all namespaces share.
+/// Shared by the reconciles of all namespaces.
 struct Shared {
     context: Context,
     lead: Lead,
@@ -98,7 +98,7 @@ struct Shared {
     places: Semaphore,
 }
 
-/// Runs until `shutdown`, and then until the passes that are under way have ended, or have had time enough.
+/// Runs until `shutdown`, and then until the reconciles that are under way have ended, or have had time enough.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -144,9 +144,9 @@ pub async fn run(
     let works = controllers.into_iter().map(|controller| {
         let shared = Arc::clone(&shared);
         controller
-            .run(pass, retry, Arc::clone(&shared))
+            .run(reconcile_resource, retry, Arc::clone(&shared))
             .for_each(move |result| {
-                told(&shared.context, result);
+                look_at(&shared.context, result);
                 std::future::ready(())
             })
     });
@@ -159,7 +159,7 @@ pub async fn run(
             });
         }
     };
-    // A controller whose first list has not come waits for it even when it is told to stop.
+    // A controller whose first list has not come waits for it even when it is to stop.
     let patience = async {
         stopping_at.await;
         tokio::time::sleep(PATIENCE).await;
@@ -215,7 +215,8 @@ fn controller(client: &Client, namespace: Option<&str>) -> Controller<Known> {
         .watches(pods, children, |pod| owner(&pod))
 }
 
-fn told<T, E: std::error::Error + 'static>(
+/// Forgets a resource that is gone, and logs a watch that was interrupted.
+fn look_at<T, E: std::error::Error + 'static>(
     context: &Context,
     result: Result<T, Error<ApplyError, E>>,
 ) {
@@ -227,7 +228,7 @@ fn told<T, E: std::error::Error + 'static>(
         }
         Ok(_) => {}
         Err(Error::QueueError(error)) => warn!(%error, "a watch was interrupted"),
-        Err(error) => debug!(%error, "a pass could not go on"),
+        Err(error) => debug!(%error, "a reconcile failed"),
     }
 }
 
@@ -241,14 +242,17 @@ where
     }
 }
 
-/// The resource that a Job or a pod says it belongs to; whether it does is for the pass to find out.
+/// The resource that a Job or a pod says it belongs to; whether it does is for the reconcile to find out.
 fn owner<K: Resource>(child: &K) -> Option<ObjectRef<Known>> {
     let name = child.meta().labels.as_ref()?.get(names::BENCHMARK)?;
     let namespace = child.meta().namespace.as_ref()?;
     Some(ObjectRef::new(name).within(namespace))
 }
 
-async fn pass(resource: Arc<Known>, shared: Arc<Shared>) -> Result<Action, ApplyError> {
+async fn reconcile_resource(
+    resource: Arc<Known>,
+    shared: Arc<Shared>,
+) -> Result<Action, ApplyError> {
     let Shared {
         context,
         lead,
@@ -283,7 +287,7 @@ async fn pass(resource: Arc<Known>, shared: Arc<Shared>) -> Result<Action, Apply
         // It happens whenever a user edits what is being worked on, and costs nothing.
         Err(ApplyError::Conflict) => Ok(Action::requeue(AGAIN)),
         Err(error) => {
-            span.in_scope(|| warn!(%error, "the pass could not go on"));
+            span.in_scope(|| warn!(%error, "the reconcile failed"));
             Err(error)
         }
     }
@@ -301,7 +305,7 @@ mod tests {
     use crate::controller::{bounds::Live, fixtures::defaults, reconcile::tests::World};
 
     #[tokio::test(start_paused = true)]
-    async fn whatever_is_there_is_passed_over_until_the_end() {
+    async fn whatever_is_there_is_reconciled_until_the_end() {
         let world = World::fresh();
         let lead = Lead::default();
         lead.hold_until(Instant::now() + Duration::from_secs(3_600));

@@ -1,5 +1,5 @@
-//! What a resource's status says: a pure function of what it said before, of the plan and of the time. Where nothing
-//! has changed, it is what it was to the last letter, and nothing is written.
+//! The status of a resource: a pure function of the status before, of the plan and of the time. Where nothing has
+//! changed, it is equal to the last letter, and nothing is written.
 
 use std::fmt::Write as _;
 
@@ -17,13 +17,13 @@ use super::{
     sweep::Sweep,
 };
 
-/// How much of the estimate a pass changes: Jobs differ, and a user wants a number that stands still.
+/// How much of the estimate a reconcile changes: Jobs differ, and a user wants a number that stands still.
 const SMOOTHING: f64 = 0.2;
 
-/// What the API server keeps of who wrote which field of a status takes less than this.
+/// Bytes, at most, in which the API server keeps who wrote which field of a status.
 const MANAGED_FIELDS: usize = 1_536;
 
-/// The status of a sweep once the actions of this pass that record something are carried out.
+/// The status of a sweep once the actions of a plan that record something are carried out.
 #[must_use]
 pub fn status(
     sweep: &Sweep,

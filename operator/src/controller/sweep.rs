@@ -4,6 +4,7 @@ use inferbench_crds::{
     InferenceBenchmarkSpec,
     contract::StoreAt,
     design::Expansion,
+    sha256_hex,
     spec::{Objectives, Store},
     status::{PinnedModel, Plan},
 };
@@ -36,7 +37,7 @@ pub struct Sweep {
     pub generation: i64,
     /// Its spec, which keeps to every rule.
     pub spec: InferenceBenchmarkSpec,
-    /// What is pinned; its models are empty until the preflight has resolved them.
+    /// The pinned plan; its models are empty until the preflight has resolved them.
     pub plan: Plan,
     /// The design, expanded.
     pub expansion: Expansion,
@@ -44,7 +45,7 @@ pub struct Sweep {
     pub user: Option<i64>,
 }
 
-/// What the plan's hash covers.
+/// The plan's hash covers these.
 #[derive(Serialize)]
 struct Hashed<'a> {
     design: &'a inferbench_crds::spec::Design,
@@ -55,7 +56,7 @@ struct Hashed<'a> {
     models: &'a [PinnedModel],
 }
 
-/// What a collection's hash covers.
+/// The hash of a collection's inputs covers these.
 #[derive(Serialize)]
 struct Inputs<'a> {
     plan: &'a str,
@@ -82,7 +83,7 @@ impl Sweep {
             models: &models,
         };
         // Plain data with string keys always serializes.
-        let hash = names::sha256(&serde_json::to_vec(&hashed).unwrap_or_default());
+        let hash = sha256_hex(&serde_json::to_vec(&hashed).unwrap_or_default());
         let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
         Plan {
             hash,
@@ -101,7 +102,14 @@ impl Sweep {
             ledger,
             objectives: &self.spec.objectives,
         };
-        names::sha256(&serde_json::to_vec(&inputs).unwrap_or_default())
+        sha256_hex(&serde_json::to_vec(&inputs).unwrap_or_default())
+    }
+
+    /// Whether more trials have failed than `execution` allows.
+    #[must_use]
+    pub fn is_over_budget(&self, failed: u32) -> bool {
+        let execution = &self.spec.execution;
+        execution.is_over_budget(failed as usize, self.expansion.len() as usize)
     }
 
     /// Whether the preflight has resolved the models.
@@ -116,7 +124,7 @@ impl Sweep {
         self.plan.image.as_deref().unwrap_or_default()
     }
 
-    /// What fixes the runner inside a trial's key: the image's digest, or its whole reference where it has none.
+    /// The part of a trial's key that fixes the runner: the image's digest, or its whole reference where it has none.
     #[must_use]
     pub fn runner_identity(&self) -> &str {
         let image = self.image();

@@ -2,8 +2,8 @@
 //! only the operator can check.
 
 use inferbench_crds::{
-    InferenceBenchmark, Scope, Violation, design::Expansion, ledger::MAX_TEXT, status::Plan,
-    validate as validate_spec, violation::Found,
+    InferenceBenchmark, Scope, Violation, contract::RESERVED_PREFIX, design::Expansion,
+    ledger::MAX_TEXT, status::Plan, validate as validate_spec, violation::Found,
 };
 
 use super::{
@@ -32,7 +32,7 @@ pub fn validate(
     }
     for (index, env) in runner.env.iter().enumerate() {
         // Names that begin with INFERBENCH_ are found already.
-        if overrides::is_reserved_env(&env.name) && !env.name.starts_with("INFERBENCH_") {
+        if overrides::is_reserved_env(&env.name) && !env.name.starts_with(RESERVED_PREFIX) {
             let advice = if env.name == "HF_TOKEN" {
                 ": use runner.huggingFaceTokenSecretRef"
             } else {

@@ -182,7 +182,7 @@ fn p1_with_two_operators_whose_clocks_are_an_hour_off() {
         lab.apply("bench", "thesis", GROUPED);
         let mut random = SplitMix64::new(seed);
         for round in 0..12 {
-            // Whoever leads cannot renew its lease, in the middle of a pass, and works on until it knows.
+            // Whoever leads cannot renew its lease, in the middle of a reconcile, and works on until it knows.
             let (name, other) =
                 [("operator-a", "operator-b"), ("operator-b", "operator-a")][round % 2];
             let monitor = std::sync::Arc::clone(&lab.monitor);
@@ -396,12 +396,12 @@ fn p10_the_summary_depends_only_on_results_ledger_and_objectives() {
             lab.check("bench", "thesis");
             let first = lab.status("bench", "thesis");
             let results = first.results.clone().expect("results");
-            let told = (
+            let noted = (
                 first.summary,
                 results.sha256.clone(),
                 results.inputs.clone(),
             );
-            found.lock().expect("no panic").push(told);
+            found.lock().expect("no panic").push(noted);
             // Other objectives are collected anew; what is only about execution is not.
             lab.edit("bench", "thesis", json!({"execution": {"parallelism": 7}}))
                 .await;

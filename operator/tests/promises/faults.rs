@@ -1,4 +1,4 @@
-//! What goes wrong: with requests, with the cluster and with operators, all by a seed.
+//! Faults of requests, of the cluster and of operators, all by a seed.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use crate::lab::Lab;
 
-/// What may go wrong with a request.
+/// The ways in which a request goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Conflict,
@@ -58,7 +58,7 @@ impl Kind {
         Self::DuplicatedWatch,
     ];
 
-    /// What becomes of a request; none where this kind cannot strike it.
+    /// The fate of a request; none where this kind cannot strike it.
     fn fault(self, call: &Call, random: &mut SplitMix64) -> Option<Fault> {
         let refuse = |code, reason, retry_after| Fault::Refuse {
             code,
@@ -130,7 +130,7 @@ impl Lab {
     /// The `nth` write of this replica from now on is never answered, though it may be done; says when it has come to it.
     pub fn stop_at_write(&self, name: &str, nth: u64, is_done: bool) -> Stopped {
         let stopped = Stopped::default();
-        let (told, count) = (stopped.clone(), AtomicU64::new(0));
+        let (stopper, count) = (stopped.clone(), AtomicU64::new(0));
         let monitor = Arc::clone(&self.monitor);
         self.kube.set_faults(name, move |call| {
             monitor.look(call);
@@ -140,8 +140,8 @@ impl Lab {
             if count.fetch_add(1, Ordering::SeqCst) + 1 != nth {
                 return Fault::None;
             }
-            told.0.0.store(true, Ordering::SeqCst);
-            told.0.1.notify_one();
+            stopper.0.0.store(true, Ordering::SeqCst);
+            stopper.0.1.notify_one();
             if is_done {
                 Fault::HangAfterCommit
             } else {

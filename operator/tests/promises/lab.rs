@@ -37,7 +37,7 @@ pub const HOME: &str = "inferbench";
 /// The longest that a call of the operator may take.
 pub const LIMIT: Duration = Duration::from_secs(5);
 
-/// What an installation is like.
+/// An installation.
 pub struct Lab {
     pub kube: FakeKube,
     pub cluster: Cluster,
@@ -46,7 +46,7 @@ pub struct Lab {
     replicas: BTreeMap<&'static str, (JoinHandle<()>, SignedDuration)>,
 }
 
-/// What its runner does.
+/// The behaviour of its runner.
 pub struct Build {
     pub nature: fn(u32) -> Nature,
     pub takes: fn(u32) -> Duration,
@@ -286,7 +286,7 @@ impl Lab {
         }
     }
 
-    /// What must not have happened at any moment, and has.
+    /// Violations of a promise, at any moment.
     pub fn wrong(&self) -> Vec<String> {
         let mut wrong = self.monitor.wrong();
         wrong.extend(self.store.wrong.lock().expect("no panic").clone());
@@ -393,7 +393,7 @@ pub fn each_seed(default: u64, test: impl AsyncFn(u64)) {
         None => 0..number("INFERBENCH_SEEDS").unwrap_or(default),
     };
     for seed in seeds {
-        let _told = Told(seed);
+        let _named = NameSeed(seed);
         in_paused_time(test(seed));
     }
 }
@@ -409,9 +409,9 @@ pub fn in_paused_time(test: impl Future<Output = ()>) {
 }
 
 /// Says which seed has failed.
-struct Told(u64);
+struct NameSeed(u64);
 
-impl Drop for Told {
+impl Drop for NameSeed {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let seed = self.0;

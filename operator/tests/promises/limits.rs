@@ -291,7 +291,7 @@ fn p9_suspend_stops_creation_and_resume_repeats_nothing() {
             let wait = Duration::from_secs(u64::from(random.below(300)));
             tokio::time::sleep(wait).await;
             lab.edit("bench", "thesis", json!({"suspend": true})).await;
-            // One pass, which may have to wait for its turn.
+            // One reconcile, which may have to wait for its turn.
             tokio::time::sleep(Duration::from_secs(5)).await;
             let creates = |lab: &Lab| {
                 let counts = lab.kube.counts("operator-a");

@@ -1,4 +1,4 @@
-//! What holds at every moment: looked at with every request of an operator, and told of in the end.
+//! Promises that hold at every moment: checked with every request of an operator, and reported in the end.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +11,10 @@ use inferbench_fakekube::{Call, FakeKube, Verb};
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// How long a pass may go on with what it read when it began: a pass is a few calls, each bounded.
-const PASS: Duration = Duration::from_secs(60);
+/// How long a reconcile may go on with what it read when it began: it is a few calls, each bounded.
+const RECONCILE: Duration = Duration::from_secs(60);
 
-/// What is known of the resources.
+/// The resources, as far as they are known.
 pub struct Monitor {
     kube: FakeKube,
     seen: Mutex<Seen>,
@@ -51,7 +51,7 @@ impl Monitor {
         self.with(|seen| seen.slack = 1);
     }
 
-    /// What must not have happened, and has.
+    /// Violations of a promise.
     pub fn wrong(&self) -> Vec<String> {
         self.with(|seen| seen.wrong.clone())
     }
@@ -98,7 +98,7 @@ impl Seen {
         });
         for (index, before) in known.ledger.iter() {
             let after = ledger.get(index);
-            // A collection may know better than what a pod's end alone has told.
+            // A collection may know better than a pod's end alone has shown.
             if after != Some(before) && (!before.gives_way() || after.is_none()) {
                 self.wrong
                     .push(format!("P3: trial {index} was {before}, and is {after:?}"));
@@ -108,11 +108,11 @@ impl Seen {
         if known.wanted.last().map(|(_, window)| *window) != Some(window) {
             known.wanted.push((now, window));
         }
-        // What was wanted until a moment ago still counts: a pass may have read it.
+        // What was wanted until a moment ago still counts: a reconcile may have read it.
         let ends = known.wanted.iter().skip(1).map(|(since, _)| Some(*since));
         let counts = known.wanted.iter().zip(ends.chain([None]));
         let most = counts
-            .filter(|(_, end)| end.is_none_or(|end| now - end < PASS))
+            .filter(|(_, end)| end.is_none_or(|end| now - end < RECONCILE))
             .map(|((_, window), _)| *window)
             .max();
         let most = usize::try_from(most.unwrap_or(0)).unwrap_or(0);

@@ -10,23 +10,22 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures::{FutureExt as _, future::BoxFuture};
 use inferbench_crds::{
     Outcome,
     contract::{
-        Chunk, Collected, ModelReport, PodRequest, PreflightReport, REQUESTS_FILE, SweepRequest,
+        Collected, ModelReport, PodRequest, PreflightReport, REQUESTS_FILE, SweepRequest,
         TrialReport, TrialRequest,
     },
+    handover::{self, CHUNK_BYTES},
     ledger::Outcomes,
+    sha256_hex,
     splitmix::SplitMix64,
     status::{CollectedResults, Summary},
 };
 use inferbench_fakekube::cluster::{Containers, Exit, Signal, Start, environment::Source};
-use inferbench_operator::controller::names::sha256;
-use miniz_oxide::deflate::compress_to_vec_zlib;
 
-/// What a trial does to whoever runs it.
+/// How a trial ends for whoever runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nature {
     /// It is measured, with this outcome.
@@ -76,7 +75,7 @@ pub struct Store {
     records: Mutex<BTreeMap<(String, u32), Record>>,
     /// How often each trial's measurement was begun.
     begun: Mutex<BTreeMap<(String, u32), u32>>,
-    /// What must not happen, and did.
+    /// Violations of a promise.
     pub wrong: Mutex<Vec<String>>,
     /// Whether it refuses the credentials.
     pub refuses: AtomicBool,
@@ -134,9 +133,9 @@ impl Store {
 pub struct Runner {
     pub store: Arc<Store>,
     pub nature: fn(u32) -> Nature,
-    /// What a preflight finds out about each model.
+    /// The preflight's report on each model.
     pub model: ModelReport,
-    /// What a collection says, apart from where and how much.
+    /// The collection's summary, apart from where and how much.
     pub summary: Summary,
     /// How long a trial takes.
     pub takes: fn(u32) -> Duration,
@@ -211,11 +210,9 @@ impl Runner {
         for line in requests.lines() {
             let PodRequest::Trial(trial) = serde_json::from_str(line).expect("a request");
             let key = serde_json::to_string(&trial.request).expect("JSON");
-            let outcome = match self.store.find(&trial, &key) {
-                Some(stored) => {
-                    report.reused += 1;
-                    stored
-                }
+            let found = self.store.find(&trial, &key);
+            let outcome = match found {
+                Some(stored) => stored,
                 None => {
                     self.store.begin(&trial);
                     tokio::time::sleep((self.takes)(trial.trial_index)).await;
@@ -236,8 +233,7 @@ impl Runner {
                     }
                 }
             };
-            report.outcomes.push_str(&outcome.code().to_string());
-            report.best = Some(1_000.0);
+            report.add(outcome, found.is_some(), Some(1_000.0));
             *locked(said) = serde_json::to_string(&report).expect("JSON");
         }
         0
@@ -250,34 +246,25 @@ impl Runner {
             return 74;
         }
         let collected = self.collected(&request);
-        let json = serde_json::to_vec(&collected).expect("JSON");
-        let stream = compress_to_vec_zlib(&json, 9);
-        let parts: Vec<&[u8]> = stream.chunks(2_900).collect();
-        if parts.len() > request.chunks.expect("a collection's") as usize {
+        let chunks = handover::cut(&collected, CHUNK_BYTES).expect("JSON");
+        if chunks.len() > request.chunks.expect("a collection's") as usize {
             return 70;
         }
-        if let Some(data) = parts.get(index) {
-            let chunk = Chunk {
-                part: u32::try_from(index).expect("few"),
-                parts: u32::try_from(parts.len()).expect("few"),
-                sha256: sha256(&stream),
-                data: STANDARD.encode(data),
-                message: None,
-            };
-            *locked(said) = serde_json::to_string(&chunk).expect("JSON");
+        if let Some(chunk) = chunks.get(index) {
+            *locked(said) = serde_json::to_string(chunk).expect("JSON");
         }
         0
     }
 
-    /// What is in the store, and which failures it knows better.
+    /// The handover of what is in the store, with the failures that it knows better.
     fn collected(&self, request: &SweepRequest) -> Collected {
         let records = self.store.records(&request.store.target);
         let design = inferbench_crds::design::Expansion::new(&request.spec.design);
         let ledger = request.ledger.as_deref().expect("a collection's");
         let ledger = Outcomes::decode(ledger, design.len_before_exclusion()).expect("a ledger");
-        let recovered = ledger.iter().filter_map(|(index, told)| {
+        let recovered = ledger.iter().filter_map(|(index, known)| {
             let stored = records.get(&index)?.outcome;
-            (stored != told).then_some((index, stored))
+            (stored != known).then_some((index, stored))
         });
         let rows: Vec<String> = records
             .iter()
@@ -288,7 +275,7 @@ impl Runner {
         Collected {
             results: CollectedResults {
                 uri: request.store.target.clone(),
-                sha256: sha256(rows.join("\n").as_bytes()),
+                sha256: sha256_hex(rows.join("\n").as_bytes()),
                 rows: request.plan.trials,
                 report: "report.html".into(),
                 ..CollectedResults::default()

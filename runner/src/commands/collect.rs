@@ -1,19 +1,17 @@
 //! `inferbench collect`: the tables anew from what is stored.
 
-use std::collections::BTreeMap;
-
-use inferbench_results::record::Outcome;
-
-use super::{complain, resource, store_at};
+use super::input::{resource, store_at};
 use crate::{
     cli::CollectArgs,
-    collect::{self, Collected},
-    exit::Exit,
     models::Need,
     pod,
-    prepared::Prepared,
+    process::{exit::Exit, print_error},
     store::Store,
-    stored::{self, Failure, SweepFile},
+    sweep::{
+        prepared::Prepared,
+        stored::{self, SweepFile},
+        tables,
+    },
 };
 
 /// Collects a sweep that has been run.
@@ -36,13 +34,13 @@ pub fn run(args: &CollectArgs) -> Exit {
     let (store, file, failures) = match result {
         Ok(found) => found,
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             return Exit::Failed;
         }
     };
     if file == SweepFile::default() {
         let place = store.location();
-        complain(&format!(
+        print_error(&format!(
             "{place}: no sweep has been run into it ({} is missing)",
             stored::SWEEP_FILE
         ));
@@ -55,7 +53,10 @@ pub fn run(args: &CollectArgs) -> Exit {
     };
     let collected = Prepared::new(&resource, Need::Revision, &pinned)
         .map_err(|error| error.to_string())
-        .and_then(|sweep| collect(&store, &sweep, &failures));
+        .and_then(|sweep| {
+            let outcomes = tables::of_failures(&sweep, &failures);
+            tables::make(&store, &sweep, &outcomes).map_err(|error| error.to_string())
+        });
     match collected {
         Ok(collected) => {
             println!(
@@ -70,35 +71,8 @@ pub fn run(args: &CollectArgs) -> Exit {
             Exit::Ok
         }
         Err(message) => {
-            complain(&message);
+            print_error(&message);
             Exit::Failed
         }
     }
-}
-
-/// Makes the tables; `failures` are the trials that have left no record.
-pub fn collect(store: &Store, sweep: &Prepared, failures: &[Failure]) -> Result<Collected, String> {
-    let failed = |failure: &Failure| {
-        let trial = sweep.expansion.trial(failure.trial_index)?;
-        // A design that has grown since counts otherwise.
-        let same = (0..=sweep.remeasure_invalid())
-            .any(|attempt| sweep.key(&trial, attempt) == failure.key);
-        same.then_some((trial.index, Outcome::Failed))
-    };
-    let outcomes: BTreeMap<u32, Outcome> = failures.iter().filter_map(failed).collect();
-    let collected = collect::collect(
-        store,
-        &sweep.name,
-        sweep.planned(&outcomes),
-        sweep.remeasure_invalid(),
-        &sweep.spec.objectives,
-    )
-    .map_err(|error| error.to_string())?;
-    for corrupt in &collected.corrupt {
-        complain(&format!(
-            "{} is no record: {}; kept as {}",
-            corrupt.path, corrupt.problem, corrupt.aside
-        ));
-    }
-    Ok(collected)
 }

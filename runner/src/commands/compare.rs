@@ -2,10 +2,10 @@
 
 use inferbench_results::compare::{Comparison, Options, compare, text};
 
-use super::{complain, rows};
+use super::input::rows;
 use crate::{
     cli::{CompareArgs, CompareOutput},
-    exit::Exit,
+    process::{exit::Exit, print_error},
 };
 
 /// Compares two sweeps.
@@ -20,19 +20,19 @@ pub fn run(args: &CompareArgs) -> Exit {
         CompareOutput::Json => match serde_json::to_string_pretty(&comparison) {
             Ok(document) => println!("{document}"),
             Err(error) => {
-                complain(&error);
+                print_error(&error);
                 return Exit::Failed;
             }
         },
     }
     if comparison.matched == 0 {
-        complain(&"the two sweeps have no combination with a valid trial in both");
+        print_error(&"the two sweeps have no combination with a valid trial in both");
         return Exit::BadInput;
     }
     // The document has them too, but whoever reads it is not who looks for the reason of an exit code.
     if args.output == CompareOutput::Json {
         for gate in &comparison.gates {
-            complain(&gate.message);
+            print_error(&gate.message);
         }
     }
     if comparison.failed() {

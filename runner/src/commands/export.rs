@@ -2,10 +2,10 @@
 
 use inferbench_results::{export::llm_d, sample::latest_attempts};
 
-use super::{complain, open, put, rows};
+use super::input::{open, put, rows};
 use crate::{
     cli::{ExportArgs, ExportTo, LlmDArgs},
-    exit::Exit,
+    process::{exit::Exit, print_error},
 };
 
 /// Exports a sweep.
@@ -24,7 +24,7 @@ fn export(args: &LlmDArgs) -> Result<(), Exit> {
             continue;
         };
         let document = serde_json::to_vec_pretty(&report).map_err(|error| {
-            complain(&error);
+            print_error(&error);
             Exit::Failed
         })?;
         put(&store, &llm_d::file_name(row), &document)?;

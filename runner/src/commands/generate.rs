@@ -7,12 +7,11 @@ use inferbench_engine::{
     Backend, Engine, EngineError, LoadOptions, Weights, presets, threads, tokenizer::Tokenizer,
 };
 
-use super::{complain, unknown_preset};
+use super::input::unknown_preset;
 use crate::{
     cli::GenerateArgs,
-    exit::Exit,
-    gpu,
     models::{Need, resolve},
+    process::{exit::Exit, print_error, program},
 };
 
 /// Why there is nothing to show.
@@ -37,7 +36,7 @@ pub fn run(args: &GenerateArgs) -> Exit {
             Exit::Ok
         }
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             match error {
                 Failure::NoDevice(_) | Failure::Engine(EngineError::Device(_)) => Exit::NoDevice,
                 Failure::Other(_) | Failure::Engine(EngineError::Other(_)) => Exit::Failed,
@@ -48,7 +47,7 @@ pub fn run(args: &GenerateArgs) -> Exit {
 }
 
 fn generate(args: &GenerateArgs) -> Result<String, Failure> {
-    if let Some(program) = gpu::program(args.gpus).map_err(Failure::NoDevice)? {
+    if let Some(program) = program::for_gpus(args.gpus).map_err(Failure::NoDevice)? {
         let error = become_program(&program);
         return Err(Failure::NoDevice(format!("{}: {error}", program.display())));
     }
@@ -110,7 +109,7 @@ fn become_program(program: &Path) -> io::Error {
         .exec()
 }
 
-/// What `--model` means: a preset, `hf:owner/name[@revision]`, or a folder or GGUF file.
+/// The meaning of `--model`: a preset, `hf:owner/name[@revision]`, or a folder or GGUF file.
 fn source(model: &str) -> Result<ModelSource, String> {
     if let Some(repo) = model.strip_prefix("hf:") {
         let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));

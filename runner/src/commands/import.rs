@@ -7,10 +7,10 @@ use inferbench_results::{
     tables::{read_trials_csv, write_csv},
 };
 
-use super::{TRIALS_CSV, complain, open, put, table};
+use super::input::{TRIALS_CSV, open, put, table};
 use crate::{
     cli::{ImportArgs, ImportFrom, VllmLatencyArgs},
-    exit::Exit,
+    process::{exit::Exit, print_error},
 };
 
 /// Imports files.
@@ -63,6 +63,6 @@ fn read(path: &Path) -> Result<File, Exit> {
 }
 
 fn bad(error: &dyn std::fmt::Display) -> Exit {
-    complain(error);
+    print_error(error);
     Exit::BadInput
 }

@@ -1,28 +1,27 @@
-//! What each command does. A command prints what it has to say and returns how it ended.
+//! The commands. A command prints what it has to say and returns how it ended.
 
-pub mod collect;
-pub mod compare;
-pub mod export;
-pub mod generate;
-pub mod import;
-pub mod plan;
-pub mod report;
-pub mod run;
-pub mod trial;
-pub mod validate;
-pub mod weights;
+mod collect;
+mod compare;
+mod export;
+mod generate;
+mod import;
+mod input;
+mod plan;
+mod report;
+mod run;
+mod table;
+mod validate;
+mod weights;
 
-use std::{fs, path::Path};
+use std::{env, path::Path};
 
-use inferbench_crds::{InferenceBenchmark, file, presets::PRESETS, validate::Scope};
-use inferbench_results::{row::Row, tables::read_trials_csv};
+use inferbench_crds::contract::REQUESTS_VARIABLE;
 
 use crate::{
-    cli::{Cli, Command, DtypeArg},
-    exit::Exit,
-    gpu, pod,
-    protocol::StoreAt,
-    store::{Store, StoreOptions},
+    cli::{Cli, Command},
+    pod,
+    process::exit::Exit,
+    trial::serve,
 };
 
 /// Does what the command line says.
@@ -40,150 +39,10 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
         Command::Preflight(args) => pod::preflight::run(&args.requests),
-        Command::Trial => trial::run(),
-    }
-}
-
-/// Says what went wrong, all causes on one line.
-pub(crate) fn complain(what: &dyn std::fmt::Display) {
-    eprintln!("inferbench: {what}");
-}
-
-/// The resources of a file that keep to every rule; else everything that is wrong has been said.
-fn resources(path: &Path, scope: Scope) -> Result<Vec<InferenceBenchmark>, Exit> {
-    let shown = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|error| {
-        complain(&format!("{shown}: {error}"));
-        Exit::BadInput
-    })?;
-    file::load(&text, &shown, scope).map_err(|error| {
-        eprintln!("{error}");
-        Exit::BadInput
-    })
-}
-
-/// The one resource of a file.
-fn resource(path: &Path) -> Result<InferenceBenchmark, Exit> {
-    let mut found = resources(path, Scope::Local)?;
-    if found.len() != 1 {
-        complain(&format!(
-            "{}: holds {} resources, 1 is needed",
-            path.display(),
-            found.len()
-        ));
-        return Err(Exit::BadInput);
-    }
-    Ok(found.remove(0))
-}
-
-/// Where a sweep's results are: as the command line says, else as the spec does, else in a folder named after it.
-fn store_at(out: Option<&str>, resource: &InferenceBenchmark) -> StoreAt {
-    let name = resource
-        .metadata
-        .name
-        .as_deref()
-        .unwrap_or("inferbench-results");
-    let store = resource.spec.results.store.as_ref();
-    let of_spec = store.and_then(|store| store.url.as_deref());
-    let target = match (out, of_spec) {
-        (Some(out), _) => out.to_owned(),
-        (None, Some(url)) => format!("{}/{name}", url.trim_end_matches('/')),
-        (None, None) => name.to_owned(),
-    };
-    StoreAt {
-        target,
-        endpoint: store.and_then(|store| store.endpoint.clone()),
-        region: store.and_then(|store| store.region.clone()),
-    }
-}
-
-/// The table of the trials in a sweep's place.
-const TRIALS_CSV: &str = "trials.csv";
-
-/// The rows of a sweep, given by its folder, its URL or its trials.csv; else what is wrong has been said.
-fn rows(sweep: &str) -> Result<Vec<Row>, Exit> {
-    let bad = |what: &dyn std::fmt::Display| {
-        complain(&format!("{sweep}: {what}"));
-        Exit::BadInput
-    };
-    let path = Path::new(sweep);
-    let bytes = if path.is_file() {
-        fs::read(path).map_err(|error| bad(&error))?
-    } else if !sweep.contains("://") && !path.is_dir() {
-        return Err(bad(
-            &"is neither a folder nor a file; name a sweep's folder or URL, or a trials.csv",
-        ));
-    } else {
-        table(&open(sweep)?)?.ok_or_else(|| {
-            bad(&format!(
-                "{TRIALS_CSV} is missing; inferbench collect makes it of stored records"
-            ))
-        })?
-    };
-    read_trials_csv(&bytes).map_err(|error| bad(&error))
-}
-
-/// The bytes of a store's trials.csv, where it has one.
-fn table(store: &Store) -> Result<Option<Vec<u8>>, Exit> {
-    store.get(TRIALS_CSV).map_err(|error| {
-        complain(&error);
-        Exit::Failed
-    })
-}
-
-/// Opens a folder, which is made where it is missing, or a URL.
-fn open(target: &str) -> Result<Store, Exit> {
-    Store::open(target, &StoreOptions::default()).map_err(|error| {
-        complain(&error);
-        Exit::BadInput
-    })
-}
-
-/// Writes a file into a store.
-fn put(store: &Store, path: &str, bytes: &[u8]) -> Result<(), Exit> {
-    store.put(path, bytes).map_err(|error| {
-        complain(&error);
-        Exit::Failed
-    })
-}
-
-/// Refuses a spec that asks for GPUs where nothing can measure on them. `own` says that no other program is to be asked.
-fn refuse_gpus(path: &Path, resource: &InferenceBenchmark, own: bool) -> Result<(), Exit> {
-    let gpus = &resource.spec.design.factors.gpus;
-    let most = gpus.iter().map(|gpus| gpus.unsigned_abs()).max();
-    let why = match gpu::program(most.unwrap_or_default()) {
-        Ok(Some(_)) if own => format!(
-            "without processes of its own {} measures them",
-            gpu::PROGRAM
-        ),
-        Ok(_) => return Ok(()),
-        Err(why) => why,
-    };
-    complain(&format!(
-        "{}: spec.design.factors.gpus: {gpus:?} asks for GPUs (the default is 1), but {why}; write gpus: [0] to measure \
-         on the CPU",
-        path.display()
-    ));
-    Err(Exit::BadInput)
-}
-
-/// Says that there is no such preset.
-fn unknown_preset(name: &str) -> String {
-    let near = inferbench_crds::suggest::did_you_mean(name, PRESETS);
-    format!(
-        "there is no preset {name:?}{near}; there are {}",
-        PRESETS.join(", ")
-    )
-}
-
-impl From<DtypeArg> for inferbench_engine::Format {
-    fn from(dtype: DtypeArg) -> Self {
-        match dtype {
-            DtypeArg::F32 => Self::F32,
-            DtypeArg::Bf16 => Self::BF16,
-            DtypeArg::F16 => Self::F16,
-            DtypeArg::Q4_0 => Self::Q4_0,
-            DtypeArg::Q8_0 => Self::Q8_0,
-        }
+        // In a pod, whose requests are in a file, it is the parent of such processes.
+        Command::Trial => match env::var_os(REQUESTS_VARIABLE) {
+            Some(requests) => pod::trials::run(Path::new(&requests)),
+            None => serve::run(),
+        },
     }
 }

@@ -6,14 +6,16 @@ use comfy_table::Table;
 use inferbench_crds::design::Combination;
 use serde::Serialize;
 
-use super::{complain, resource};
+use super::{
+    input::resource,
+    table::{STYLE, aligned},
+};
 use crate::{
     cli::{PlanArgs, PlanOutput},
-    exit::Exit,
     machine::Machine,
     models::Need,
-    prepared::{Fate, Prepared, gib},
-    table::{STYLE, aligned},
+    process::{exit::Exit, print_error},
+    sweep::prepared::{Fate, Prepared, gib},
 };
 
 /// More lines than that are left to the other forms.
@@ -33,7 +35,7 @@ struct Plan {
     to_measure: usize,
     machine_memory_bytes: Option<u64>,
     models: Vec<ModelLine>,
-    /// What will not do what it looks like.
+    /// Settings that will not do what they look like.
     notes: Vec<String>,
     lines: Vec<Line>,
 }
@@ -79,7 +81,7 @@ pub fn run(args: &PlanArgs) -> Exit {
     let sweep = match Prepared::new(&resource, Need::Config, &|_| None) {
         Ok(sweep) => sweep,
         Err(error) => {
-            complain(&format!("{}: {error}", args.file.display()));
+            print_error(&format!("{}: {error}", args.file.display()));
             return Exit::BadInput;
         }
     };

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use inferbench_crds::spec::Objectives;
+use inferbench_crds::{
+    layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY},
+    spec::Objectives,
+};
 use inferbench_results::{
     analysis::{Analysis, analyze},
     beside::beside,
@@ -13,15 +16,12 @@ use inferbench_results::{
     tables::write_csv,
 };
 
-use super::{TRIALS_CSV, complain, open, put, rows};
+use super::input::{TRIALS_CSV, open, put, rows};
 use crate::{
     cli::{ReportArgs, ReportFormat},
-    collect,
-    exit::Exit,
+    process::{exit::Exit, print_error},
+    sweep::collect,
 };
-
-/// What the collection writes last.
-const MANIFEST: &str = "manifest.json";
 
 /// Reports on a sweep.
 pub fn run(args: &ReportArgs) -> Exit {
@@ -55,7 +55,7 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
                 Ok(())
             }
             Err(error) => {
-                complain(&error);
+                print_error(&error);
                 Err(Exit::Failed)
             }
         },
@@ -80,14 +80,14 @@ fn write(
     analysis: &Analysis,
 ) -> Result<(), Exit> {
     let failed = |error: &dyn std::fmt::Display| {
-        complain(error);
+        print_error(error);
         Exit::Failed
     };
     let out = args.out.clone().unwrap_or_else(|| folder(first(args)));
     let store = open(&out)?;
     let collected = store.get(MANIFEST).map_err(|error| failed(&error))?;
     if collected.is_some() {
-        complain(&format!(
+        print_error(&format!(
             "{out}: holds a collected sweep, whose {MANIFEST} says what its files are; tell another place with --out"
         ));
         return Err(Exit::BadInput);
@@ -99,7 +99,7 @@ fn write(
         put(&store, path, bytes)?;
     }
     let summary = serde_json::to_vec_pretty(summary).map_err(|error| failed(&error))?;
-    put(&store, "summary.json", &summary)?;
+    put(&store, SUMMARY, &summary)?;
     let table = write_csv(rows).map_err(|error| failed(&error))?;
     put(&store, TRIALS_CSV, &table)?;
     for figure in &figures {
@@ -108,7 +108,7 @@ fn write(
         }
     }
     println!(
-        "{}: report.html, analysis.json, summary.json, {TRIALS_CSV}, figures/",
+        "{}: {REPORT}, {ANALYSIS}, {SUMMARY}, {TRIALS_CSV}, figures/",
         store.location()
     );
     Ok(())
@@ -157,8 +157,8 @@ fn stored_objectives(sweep: &str) -> Result<Objectives, Exit> {
     if !sweep.contains("://") && !Path::new(sweep).is_dir() {
         return Ok(Objectives::default());
     }
-    let bytes = open(sweep)?.get("summary.json").map_err(|error| {
-        complain(&error);
+    let bytes = open(sweep)?.get(SUMMARY).map_err(|error| {
+        print_error(&error);
         Exit::Failed
     })?;
     let summary = bytes.and_then(|bytes| serde_json::from_slice::<Summary>(&bytes).ok());

@@ -5,8 +5,8 @@ use inferbench_crds::{
     validate::{Scope, notes},
 };
 
-use super::resources;
-use crate::{cli::ValidateArgs, exit::Exit};
+use super::input::resources;
+use crate::{cli::ValidateArgs, process::exit::Exit};
 
 /// Checks every file, also after one that is wrong.
 pub fn run(args: &ValidateArgs) -> Exit {

@@ -2,13 +2,16 @@
 
 use inferbench_engine::{Weights, presets, save, threads};
 
-use super::{complain, unknown_preset};
-use crate::{cli::WeightsArgs, exit::Exit};
+use super::input::unknown_preset;
+use crate::{
+    cli::WeightsArgs,
+    process::{exit::Exit, print_error},
+};
 
 /// Writes a preset's random weights.
 pub fn run(args: &WeightsArgs) -> Exit {
     let Some(config) = presets::preset(&args.preset) else {
-        complain(&format!("--preset: {}", unknown_preset(&args.preset)));
+        print_error(&format!("--preset: {}", unknown_preset(&args.preset)));
         return Exit::BadInput;
     };
     threads::init(None);
@@ -27,7 +30,7 @@ pub fn run(args: &WeightsArgs) -> Exit {
             Exit::Ok
         }
         Err(error) => {
-            complain(&format!("{}: {error:#}", args.out.display()));
+            print_error(&format!("{}: {error:#}", args.out.display()));
             Exit::Failed
         }
     }

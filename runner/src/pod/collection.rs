@@ -4,10 +4,11 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use inferbench_crds::{
     InferenceBenchmark,
-    contract::{Chunk, Collected, SweepRequest, TERMINATION_MESSAGE_BYTES},
+    contract::{Chunk, Collected, SweepRequest},
+    handover::{self, CHUNK_BYTES},
+    layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY},
     ledger::Outcomes,
     outcome::Outcome,
     status::CollectedResults,
@@ -15,21 +16,18 @@ use inferbench_crds::{
 use inferbench_results::{
     analysis::Analysis, key::sha256_hex, manifest::Manifest, status, summary::Summary,
 };
-use miniz_oxide::deflate::compress_to_vec_zlib;
 use serde::de::DeserializeOwned;
 
 use super::{Broken, broken, leave, open, read_sweep, shortened};
 use crate::{
-    collect::collect, commands::complain, exit::Exit, models::Need, prepared::Prepared, signals,
+    models::Need,
+    process::{exit::Exit, print_error, signals},
     store::Store,
+    sweep::{prepared::Prepared, tables},
 };
 
 /// Names this pod's number in an Indexed Job.
 pub const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
-/// Bytes of a chunk's JSON beside its part: numbers, names and the hash.
-const FRAME_BYTES: usize = 160;
-/// The best that zlib can do: what is compressed is small.
-const LEVEL: u8 = 9;
 
 /// Collects a sweep, or hands over a further part of what was collected.
 pub fn run(requests: &Path) -> Exit {
@@ -43,7 +41,7 @@ pub fn run(requests: &Path) -> Exit {
         }
         Ok(None) => Exit::Ok,
         Err(Broken { message, exit }) => {
-            complain(&message);
+            print_error(&message);
             leave(&Chunk {
                 message: Some(shortened(message)),
                 ..Chunk::default()
@@ -59,8 +57,9 @@ fn part(request: &SweepRequest, index: u32) -> Result<Option<Chunk>, Broken> {
     if index == 0 {
         make(request, &store, &ledger)?;
     }
-    let whole = handed_over(&store, &ledger)?;
-    let parts = cut(&whole);
+    let collected = handed_over(&store, &ledger)?;
+    let parts =
+        handover::cut(&collected, CHUNK_BYTES).map_err(|error| broken(error, Exit::Failed))?;
     let chunks = request.chunks.unwrap_or(1) as usize;
     if parts.len() > chunks {
         return Err(broken(
@@ -71,14 +70,7 @@ fn part(request: &SweepRequest, index: u32) -> Result<Option<Chunk>, Broken> {
             Exit::Failed,
         ));
     }
-    let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-    Ok(parts.get(index as usize).map(|part| Chunk {
-        part: index,
-        parts: count,
-        sha256: sha256_hex(&whole),
-        data: STANDARD.encode(part),
-        message: None,
-    }))
+    Ok(parts.into_iter().nth(index as usize))
 }
 
 fn ledger(request: &SweepRequest) -> Result<Outcomes, Broken> {
@@ -103,29 +95,18 @@ fn make(request: &SweepRequest, store: &Store, ledger: &Outcomes) -> Result<(), 
         .map_err(|error| broken(error, Exit::BadModel))?
         .on_runner(request.runner.clone());
     let outcomes: BTreeMap<u32, Outcome> = ledger.iter().collect();
-    let collected = collect(
-        store,
-        &sweep.name,
-        sweep.planned(&outcomes),
-        sweep.remeasure_invalid(),
-        &sweep.spec.objectives,
-    )
-    .map_err(|error| broken(error, Exit::Failed))?;
-    for corrupt in &collected.corrupt {
-        complain(&format!(
-            "{} is no record: {}; kept as {}",
-            corrupt.path, corrupt.problem, corrupt.aside
-        ));
-    }
-    Ok(())
+    tables::make(store, &sweep, &outcomes)
+        .map(drop)
+        .map_err(|error| broken(error, Exit::Failed))
 }
 
-/// What the status gets, compressed: from the documents as they are stored, so that every pod says the same.
-fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Vec<u8>, Broken> {
-    let manifest_bytes = stored(store, "manifest.json")?;
-    let manifest: Manifest = document("manifest.json", &manifest_bytes)?;
-    let summary: Summary = document("summary.json", &stored(store, "summary.json")?)?;
-    let analysis: Analysis = document("analysis.json", &stored(store, "analysis.json")?)?;
+/// The part of the status that the collection fills in: from the documents as they are stored, so that every pod says the
+/// same.
+fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Collected, Broken> {
+    let manifest_bytes = stored(store, MANIFEST)?;
+    let manifest: Manifest = document(MANIFEST, &manifest_bytes)?;
+    let summary: Summary = document(SUMMARY, &stored(store, SUMMARY)?)?;
+    let analysis: Analysis = document(ANALYSIS, &stored(store, ANALYSIS)?)?;
     let recovered: BTreeMap<u32, Outcome> = manifest
         .trials
         .iter()
@@ -133,19 +114,17 @@ fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Vec<u8>, Broken> {
         .filter_map(|trial| Some((trial.trial_index, trial.outcome?)))
         .filter(|&(index, outcome)| ledger.get(index).is_some_and(|told| told != outcome))
         .collect();
-    let collected = Collected {
+    Ok(Collected {
         results: CollectedResults {
             uri: store.location().into(),
             sha256: sha256_hex(&manifest_bytes),
             rows: i32::try_from(manifest.trials.len()).unwrap_or(i32::MAX),
-            report: "report.html".into(),
+            report: REPORT.into(),
             ..CollectedResults::default()
         },
         summary: status::bounded(&summary, &analysis),
         recovered: recovered.into_iter().collect(),
-    };
-    let json = serde_json::to_vec(&collected).map_err(|error| broken(error, Exit::Failed))?;
-    Ok(compress_to_vec_zlib(&json, LEVEL))
+    })
 }
 
 fn stored(store: &Store, name: &str) -> Result<Vec<u8>, Broken> {
@@ -162,37 +141,4 @@ fn stored(store: &Store, name: &str) -> Result<Vec<u8>, Broken> {
 
 fn document<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Broken> {
     serde_json::from_slice(bytes).map_err(|error| broken(format!("{name}: {error}"), Exit::Failed))
-}
-
-/// Parts that fit into a termination message each, in base64; at least one.
-fn cut(whole: &[u8]) -> Vec<&[u8]> {
-    const PART: usize = (TERMINATION_MESSAGE_BYTES - FRAME_BYTES) / 4 * 3;
-    if whole.is_empty() {
-        return vec![whole];
-    }
-    whole.chunks(PART).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_part_fits_into_a_termination_message() {
-        let whole: Vec<u8> = (0..20_000_u32).map(|byte| byte as u8).collect();
-        let parts = cut(&whole);
-        assert_eq!(parts.concat(), whole);
-        for part in parts {
-            let chunk = Chunk {
-                part: u32::MAX,
-                parts: u32::MAX,
-                sha256: sha256_hex(part),
-                data: STANDARD.encode(part),
-                message: None,
-            };
-            let bytes = serde_json::to_vec(&chunk).unwrap().len();
-            assert!(bytes <= TERMINATION_MESSAGE_BYTES, "{bytes}");
-        }
-        assert_eq!(cut(&[]).len(), 1);
-    }
 }

@@ -1,4 +1,4 @@
-//! What runs in a cluster's pods: trials, the preflight before them and the collection after them. Each reads what it is
+//! The work of a cluster's pods: trials, the preflight before them and the collection after them. Each reads what it is
 //! asked for from a file (an annotation of its own pod) and leaves what it has to say in the termination message.
 
 pub mod collection;
@@ -11,23 +11,20 @@ use std::{
 };
 
 use inferbench_crds::{
-    contract::{StoreAt, SweepRequest, TERMINATION_MESSAGE_BYTES},
+    contract::{ERROR_BYTES, StoreAt, SweepRequest},
     spec::Model,
 };
 use serde::Serialize;
 
 use crate::{
-    commands::complain,
-    exit::Exit,
     models::{Need, Resolved, resolve},
+    process::{exit::Exit, print_error},
     store::Store,
 };
 
 /// Names the file of the termination message, where it is another than Kubernetes' own.
 pub const REPORT_VARIABLE: &str = "INFERBENCH_TERMINATION_LOG";
 const REPORT_FILE: &str = "/dev/termination-log";
-/// Bytes of an error's text that the termination message has room for, beside all else.
-const MESSAGE_BYTES: usize = TERMINATION_MESSAGE_BYTES / 2;
 
 /// Why a pod ends before it has done what it was asked for.
 #[derive(Debug)]
@@ -77,7 +74,7 @@ fn leave(report: &impl Serialize) {
         .map_err(std::io::Error::from)
         .and_then(|bytes| fs::write(&file, bytes));
     if let Err(error) = written {
-        complain(&format!("{}: {error}", file.display()));
+        print_error(&format!("{}: {error}", file.display()));
     }
 }
 
@@ -90,7 +87,7 @@ fn shortened(message: String) -> String {
             c if c.is_control() => 6,
             c => c.len_utf8(),
         };
-        bytes > MESSAGE_BYTES
+        bytes > ERROR_BYTES
     });
     match end {
         Some((end, _)) => message[..end].to_owned(),
@@ -100,7 +97,7 @@ fn shortened(message: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use inferbench_crds::contract::TrialReport;
+    use inferbench_crds::contract::{TERMINATION_MESSAGE_BYTES, TrialReport};
 
     use super::*;
 

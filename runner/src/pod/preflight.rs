@@ -7,10 +7,12 @@ use inferbench_crds::{
     contract::{ModelReport, PreflightReport, SweepRequest},
     spec::Model,
 };
-use inferbench_engine::{config::ModelConfig, size};
 
 use super::{Broken, broken, leave, load, open, read_sweep, shortened};
-use crate::{commands::complain, exit::Exit, signals};
+use crate::{
+    backend,
+    process::{exit::Exit, print_error, signals},
+};
 
 /// Checks a sweep.
 pub fn run(requests: &Path) -> Exit {
@@ -21,7 +23,7 @@ pub fn run(requests: &Path) -> Exit {
             Exit::Ok
         }
         Err(Broken { message, exit }) => {
-            complain(&message);
+            print_error(&message);
             leave(&PreflightReport {
                 message: Some(shortened(message)),
                 ..PreflightReport::default()
@@ -60,13 +62,7 @@ fn look_at(model: &Model, request: &SweepRequest) -> Result<ModelReport, Broken>
             .gpus
             .iter()
             .map(|gpus| gpus.unsigned_abs())
-            .filter(|gpus| !splits_over(config, *gpus))
+            .filter(|gpus| !backend::splits_over(config, *gpus))
             .collect(),
     })
-}
-
-/// Whether a model can be shared among so many devices, in some data type.
-fn splits_over(config: &ModelConfig, gpus: u32) -> bool {
-    let world = gpus.max(1) as usize;
-    size::unsupported(config, world, 1, 1, inferbench_engine::Format::F32).is_none()
 }

@@ -4,42 +4,42 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use inferbench_crds::{contract::TrialReport, outcome::Outcome, spec::Dtype};
-use inferbench_engine::ceilings::{Ceilings, roofline::ModelShape};
-use inferbench_results::{key::trial_key, record::TrialRecord, row::Row};
+use inferbench_crds::{
+    contract::{PodRequest, TrialReport, TrialRequest},
+    outcome::Outcome,
+    spec::Dtype,
+};
+use inferbench_engine::ceilings::Ceilings;
+use inferbench_results::row::Row;
 
 use super::{Broken, broken, leave, load, open, shortened};
 use crate::{
-    commands::{complain, trial::store_record},
-    executor::{Ended, Executor, Processes},
-    exit::Exit,
-    gpu,
     machine::Machine,
-    protocol::{Ask, Measure},
-    recording, shape, signals,
-    store::Store,
+    process::{exit::Exit, print_error, program, signals},
+    sweep::{
+        executor::{Executor, Processes},
+        settle::{Unsettled, settle},
+        steps::{Step, after},
+    },
+    trial::{protocol::Measure, roofline},
 };
+
+/// Holds ceilings by data type, as JSON, that trials are judged by instead of any that are measured: for tests, which start
+/// many pods, and for nothing else.
+pub const CEILINGS_VARIABLE: &str = "INFERBENCH_CEILINGS";
 
 /// Measures the trials of a file, one request a line. The exit code is 0 where every one of them has a record.
 pub fn run(requests: &Path) -> Exit {
     signals::listen();
     let mut report = TrialReport::default();
     let ended = measure_all(requests, &mut |outcome| {
-        report
-            .outcomes
-            .push(char::from(b'0' + outcome.outcome.code()));
-        report.reused += u32::from(outcome.reused);
-        report.best = report
-            .best
-            .into_iter()
-            .chain(outcome.throughput)
-            .reduce(f64::max);
+        report.add(outcome.outcome, outcome.reused, outcome.throughput);
         leave(&report);
     });
     match ended {
         Ok(()) => Exit::Ok,
         Err(Broken { message, exit }) => {
-            complain(&message);
+            print_error(&message);
             report.message = Some(shortened(message));
             leave(&report);
             exit
@@ -47,14 +47,14 @@ pub fn run(requests: &Path) -> Exit {
     }
 }
 
-/// A trial that has a record now.
-struct Settled {
+/// A trial that needs nothing more.
+struct Ended {
     outcome: Outcome,
     reused: bool,
     throughput: Option<f64>,
 }
 
-fn measure_all(requests: &Path, settled: &mut dyn FnMut(Settled)) -> Result<(), Broken> {
+fn measure_all(requests: &Path, ended: &mut dyn FnMut(Ended)) -> Result<(), Broken> {
     let asks = read(requests)?;
     let Some(first) = asks.first() else {
         return Err(broken(
@@ -63,65 +63,89 @@ fn measure_all(requests: &Path, settled: &mut dyn FnMut(Settled)) -> Result<(), 
         ));
     };
     let machine = Machine::look();
-    let isolation = first.trial.request.measurement.isolation;
+    let isolation = first.request.measurement.isolation;
     let together = i32::try_from(asks.len()).unwrap_or(i32::MAX);
+    let mut executor = Processes::new(machine.clone(), isolation, together);
     let mut pod = Pod {
-        executor: Processes::new(machine.clone(), isolation, together),
         machine,
-        ceilings: BTreeMap::new(),
+        ceilings: given_ceilings()?,
     };
-    for ask in asks {
-        settled(pod.settle(ask)?);
+    for trial in asks {
+        let ask = Measure {
+            trial,
+            weights: None,
+            ceilings: None,
+        };
+        ended(pod.settle(ask, &mut executor)?);
     }
     Ok(())
 }
 
-fn read(requests: &Path) -> Result<Vec<Measure>, Broken> {
+fn read(requests: &Path) -> Result<Vec<TrialRequest>, Broken> {
     let wrong = |what: &dyn std::fmt::Display| {
         broken(format!("{}: {what}", requests.display()), Exit::BadRequest)
     };
     let text = fs::read_to_string(requests).map_err(|error| wrong(&error))?;
     text.lines()
         .filter(|line| !line.trim().is_empty())
-        .map(|line| match serde_json::from_str::<Ask>(line) {
-            Ok(Ask::Trial(ask)) => Ok(*ask),
-            Ok(Ask::Ceilings { .. }) => Err(wrong(&"asks for something else than trials")),
+        .map(|line| match serde_json::from_str(line) {
+            Ok(PodRequest::Trial(trial)) => Ok(*trial),
             Err(error) => Err(wrong(&error)),
         })
         .collect()
 }
 
+/// The ceilings that [`CEILINGS_VARIABLE`] holds; none where it is not set.
+fn given_ceilings() -> Result<BTreeMap<Dtype, Ceilings>, Broken> {
+    let Ok(text) = std::env::var(CEILINGS_VARIABLE) else {
+        return Ok(BTreeMap::new());
+    };
+    serde_json::from_str(&text)
+        .map_err(|error| broken(format!("{CEILINGS_VARIABLE}: {error}"), Exit::BadRequest))
+}
+
 struct Pod {
     machine: Machine,
-    executor: Processes,
     ceilings: BTreeMap<Dtype, Ceilings>,
 }
 
+impl From<Unsettled> for Broken {
+    fn from(unsettled: Unsettled) -> Self {
+        match unsettled {
+            Unsettled::Failed {
+                message,
+                permanent: true,
+            } => broken(message, Exit::BadModel),
+            Unsettled::Failed { message, .. } => broken(message, Exit::Failed),
+            Unsettled::Interrupted => broken("interrupted", Exit::Failed),
+            Unsettled::Store(error) => broken(error, Exit::Failed),
+        }
+    }
+}
+
 impl Pod {
-    /// Finds the trial's record, or makes it; again while it is invalid and the spec allows.
-    fn settle(&mut self, mut ask: Measure) -> Result<Settled, Broken> {
+    /// Settles a trial, again while it is invalid and the spec allows.
+    fn settle(&mut self, mut ask: Measure, executor: &mut Processes) -> Result<Ended, Broken> {
         let store = open(&ask.trial.store)?;
         let mut reused = true;
         loop {
-            let key = trial_key(&ask.trial.request, ask.trial.attempt);
-            let record = match stored(&store, &key)? {
-                Some(record) => record,
-                None => {
-                    reused = false;
-                    self.measure(&mut ask, &store)?;
-                    stored(&store, &key)?.ok_or_else(|| {
-                        broken(
-                            format!("the record of {key} cannot be read back"),
-                            Exit::Failed,
-                        )
-                    })?
-                }
-            };
-            if !record.valid && ask.trial.attempt < ask.trial.remeasure_invalid {
-                ask.trial.attempt += 1;
+            let dtype = ask.trial.request.combination.dtype;
+            let machine = self.machine.clone();
+            let settled = settle(ask.clone(), &store, &machine, executor, |ask, executor| {
+                self.prepare(ask, executor)
+            })?;
+            reused &= settled.reused;
+            let ceilings = settled.ceilings;
+            self.ceilings
+                .extend(ceilings.map(|ceilings| (dtype, ceilings)));
+            let record = settled.record;
+            if let Step::Measure(attempt) =
+                after(record.valid, ask.trial.attempt, ask.trial.remeasure_invalid)
+            {
+                ask.trial.attempt = attempt;
                 continue;
             }
-            return Ok(Settled {
+            return Ok(Ended {
                 outcome: record.outcome,
                 reused,
                 throughput: Row::of(&record).output_throughput.filter(|_| record.valid),
@@ -129,40 +153,10 @@ impl Pod {
         }
     }
 
-    fn measure(&mut self, ask: &mut Measure, store: &Store) -> Result<(), Broken> {
-        let interrupted = || broken("interrupted", Exit::Failed);
-        if signals::interrupted() {
-            return Err(interrupted());
-        }
-        self.prepare(ask)?;
-        let started_at = recording::now();
-        let ended = self.executor.run(ask.clone());
-        let record = match recording::death(&ask.trial, &self.machine, &ended, &started_at) {
-            Some(record) => record,
-            None => {
-                return match ended {
-                    Ended::Stored { ceilings } => {
-                        let dtype = ask.trial.request.combination.dtype;
-                        self.ceilings
-                            .extend(ceilings.map(|ceilings| (dtype, ceilings)));
-                        Ok(())
-                    }
-                    Ended::Failed {
-                        message,
-                        permanent: true,
-                    } => Err(broken(message, Exit::BadModel)),
-                    Ended::Failed { message, .. } => Err(broken(message, Exit::Failed)),
-                    _ => Err(interrupted()),
-                };
-            }
-        };
-        store_record(store, &record).map_err(|message| broken(message, Exit::Failed))
-    }
-
     /// Sees to the model's files, and to the ceilings that the trial is judged by.
-    fn prepare(&mut self, ask: &mut Measure) -> Result<(), Broken> {
+    fn prepare(&mut self, ask: &mut Measure, executor: &mut dyn Executor) -> Result<(), Broken> {
         let request = &ask.trial.request;
-        gpu::program(request.combination.gpus).map_err(|why| broken(why, Exit::NoDevice))?;
+        program::for_gpus(request.combination.gpus).map_err(|why| broken(why, Exit::NoDevice))?;
         let (combination, pinned) = (&request.combination, &request.model_revision);
         let model = load(&combination.model, request.seed, Some(pinned))?;
         if model.revision != *pinned {
@@ -176,37 +170,14 @@ impl Pod {
         }
         let dtype = combination.dtype;
         ask.weights = Some(model.weights);
-        if let Some(given) = ask.ceilings.take() {
-            self.ceilings.entry(dtype).or_insert(given);
-        }
         if let (Some(config), false) = (&model.config, self.ceilings.contains_key(&dtype)) {
-            let shape = ModelShape::of(config, shape::format(dtype));
-            let ceilings = self
-                .executor
+            let shape = roofline::shape(config, dtype);
+            let ceilings = executor
                 .ceilings(dtype, shape, combination.gpus)
                 .map_err(|message| broken(format!("ceilings: {message}"), Exit::Failed))?;
             self.ceilings.insert(dtype, ceilings);
         }
         ask.ceilings = self.ceilings.get(&dtype).cloned();
         Ok(())
-    }
-}
-
-/// A record that is stored and whole. One that is damaged is moved aside, so that its trial is measured again.
-fn stored(store: &Store, key: &str) -> Result<Option<TrialRecord>, Broken> {
-    let failed = |error: &dyn std::fmt::Display| broken(error, Exit::Failed);
-    let path = recording::path(key);
-    let Some(bytes) = store.get(&path).map_err(|error| failed(&error))? else {
-        return Ok(None);
-    };
-    match TrialRecord::read(key, &bytes) {
-        Ok(record) => Ok(Some(record)),
-        Err(why) => {
-            let aside = store
-                .set_aside(&path, &bytes)
-                .map_err(|error| failed(&error))?;
-            complain(&format!("{path} is no record: {why}; kept as {aside}"));
-            Ok(None)
-        }
     }
 }

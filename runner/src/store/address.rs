@@ -12,9 +12,9 @@ use object_store::{
 };
 use url::Url;
 
-use super::StoreError;
+use super::error::StoreError;
 
-/// What a spec says of a store beside its URL.
+/// Options of a store beside its URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreOptions {
     /// The endpoint of a server that is not the cloud's own, such as `http://minio:9000`.

@@ -1,11 +1,11 @@
-//! What can go wrong with a store, each with its place and what to do about it.
+//! The errors of a store, each with its place and what to do about it.
 
 use std::path::PathBuf;
 
 use object_store::Error;
 use thiserror::Error as ThisError;
 
-/// What went wrong with a store.
+/// An error of a store.
 #[derive(Debug, ThisError)]
 pub enum StoreError {
     /// The address cannot be opened.
@@ -13,7 +13,7 @@ pub enum StoreError {
     Address {
         /// The address, without any secret in it.
         target: String,
-        /// What is wrong, and what is allowed.
+        /// The mistake, and what is allowed.
         problem: String,
     },
     /// The local folder cannot be made or read.
@@ -45,13 +45,13 @@ pub enum StoreError {
     /// A request failed.
     #[error("cannot {action} {place}: {help}{source}")]
     Failed {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
         /// The store and the path in it.
         place: String,
-        /// What to do, where that is known.
+        /// Advice, where there is some.
         help: &'static str,
-        /// What the store's client says.
+        /// The error of the store's client.
         source: Box<Error>,
     },
     /// The client's runtime cannot be started.

@@ -1,9 +1,9 @@
-//! What is sampled beside the timed thread: the process' memory and CPU time, and the GPUs in use.
+//! Sampling beside the timed thread: memory and CPU time of the processes that are measured,
+//! and the GPUs in use.
 
 #[cfg(test)]
 mod fake;
 pub mod nvml;
-pub mod process;
 mod sampler;
 mod series;
 mod window;

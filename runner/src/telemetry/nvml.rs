@@ -19,7 +19,7 @@ use nvml_wrapper::{
 };
 
 use super::window::Span;
-use crate::machine::unix_ns;
+use crate::machine::{processes::Processes, unix_ns};
 
 const MIB: f64 = 1_048_576.0;
 const NS_PER_US: i64 = 1_000;
@@ -27,7 +27,7 @@ const NS_PER_US: i64 = 1_000;
 /// A buffer whose newest sample is so far from our clock has another clock, in ns.
 const OTHER_CLOCK: u64 = 60_000_000_000;
 
-/// What GPM is asked for: how much of the memory's bandwidth was in use, and of the time the matrix units.
+/// The metrics that GPM is asked for: the shares of the memory's bandwidth and of the matrix units' time in use.
 const ACTIVITY: [GpmMetricId; 2] = [GpmMetricId::DramBwUtil, GpmMetricId::AnyTensorUtil];
 
 /// The GPUs to watch.
@@ -70,7 +70,7 @@ pub struct Reading {
     pub temp_c: Option<f64>,
     /// Why the clock is held back, which may be for no reason; idling and settings of the user are none.
     pub throttle: Option<Vec<String>>,
-    /// Compute processes beside this one.
+    /// Compute processes that are not the trial's own.
     pub foreign_processes: Option<u32>,
     /// Why the GPU can no longer be read, from the moment on at which it was lost.
     pub lost: Option<String>,
@@ -120,14 +120,14 @@ impl Gpus {
         &self.uuids
     }
 
-    /// Reads each of them now.
+    /// Reads each of them now; `own` are the processes that are no foreign ones there.
     #[must_use]
-    pub fn read(&self) -> Vec<Reading> {
+    pub fn read(&self, own: &Processes) -> Vec<Reading> {
         let read = |watched: &Mutex<Watched>| {
             watched
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .read()
+                .read(own)
         };
         self.watched.iter().map(read).collect()
     }
@@ -212,20 +212,20 @@ impl Watched {
         self.whole.as_ref().map_or(&self.device, |(whole, _)| whole)
     }
 
-    fn read(&mut self) -> Reading {
+    fn read(&mut self, own: &Processes) -> Reading {
         let mut reading = Reading {
             uuid: self.uuid.clone(),
             unix_ns: unix_ns(),
             ..Reading::default()
         };
         if self.lost.is_none() {
-            self.take(&mut reading);
+            self.take(&mut reading, own);
         }
         reading.lost.clone_from(&self.lost);
         reading
     }
 
-    fn take(&mut self, reading: &mut Reading) {
+    fn take(&mut self, reading: &mut Reading, own: &Processes) {
         // Counters first, as near to the reading's time as can be.
         let energy = self.whole().total_energy_consumption();
         reading.energy_j = self
@@ -248,14 +248,14 @@ impl Watched {
         reading.temp_c = self.known(temperature).map(f64::from);
         let reasons = self.whole().current_throttle_reasons();
         reading.throttle = self.known(reasons).map(held_back);
-        // Process numbers are the host's, which a container cannot compare with its own: count them instead.
-        let processes = self.device.running_compute_processes_count();
-        reading.foreign_processes = self
-            .known(processes)
-            .map(|processes| processes.saturating_sub(1));
+        let processes = self.device.running_compute_processes();
+        reading.foreign_processes = self.known(processes).map(|processes| {
+            let numbers: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+            own.foreign_among(&numbers)
+        });
     }
 
-    /// What the GPU told; that it is lost is kept in mind, since each further question may take seconds.
+    /// The GPU's answer; that it is lost is kept in mind, since each further question may take seconds.
     fn known<T>(&mut self, answer: Result<T, NvmlError>) -> Option<T> {
         match answer {
             Ok(value) => Some(value),
@@ -298,7 +298,7 @@ impl Watched {
         self.drained_us = Some(from);
     }
 
-    /// What the activity counters say of the time since the last reading.
+    /// Reads the activity counters over the time since the last reading.
     fn activity(&mut self, reading: &mut Reading) {
         let Some((from_ns, before)) = self.counters.take() else {
             return;

@@ -13,30 +13,34 @@ use inferbench_results::record::{CpuTelemetry, GpuTelemetry, Phase, Sample, Tele
 
 use super::{
     nvml::{Gpus, Reading},
-    process::ProcessSample,
     series::Series,
     window::{Point, Span, Window},
 };
-use crate::machine::unix_ns;
+use crate::machine::{
+    processes::{Processes, Usage},
+    unix_ns,
+};
 
 /// The time between two samples. One of the process costs some tens of microseconds of one CPU, so this is far below a
 /// thousandth; what one of a GPU costs depends on its driver.
 pub const PERIOD: Duration = Duration::from_millis(100);
 
-/// At most so many times are kept: nearly seven minutes at full rate, evenly thinned beyond.
+/// The most times that are kept: nearly seven minutes at full rate, evenly thinned beyond.
 const CAPACITY: usize = 4096;
 
-/// What was read at one time.
+/// The readings of one time.
 #[derive(Clone, Debug)]
 struct Tick {
     unix_ns: i64,
-    process: ProcessSample,
+    process: Usage,
     gpus: Vec<Reading>,
 }
 
-/// What has been sampled so far.
+/// The samples so far.
 #[derive(Debug)]
 struct Taken {
+    /// Those that are sampled.
+    processes: Processes,
     ticks: Series<Tick>,
     /// For each GPU the periods of the driver's buffer, which come at times of their own.
     utilization: Vec<Series<Span>>,
@@ -52,21 +56,23 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Starts to sample this process and the GPUs with these UUIDs.
+    /// Starts to sample these processes and the GPUs with these UUIDs.
     #[must_use]
-    pub fn start(gpu_uuids: &[String]) -> Self {
-        Self::of(if gpu_uuids.is_empty() {
+    pub fn start(processes: Processes, gpu_uuids: &[String]) -> Self {
+        let gpus = if gpu_uuids.is_empty() {
             Ok(Gpus::default())
         } else {
             Gpus::open(gpu_uuids)
-        })
+        };
+        Self::of(processes, gpus)
     }
 
-    /// Starts to sample this process and these GPUs, or says at the end why there are none.
-    fn of(gpus: Result<Gpus, String>) -> Self {
+    /// Starts to sample these processes and GPUs, or says at the end why there are none.
+    fn of(processes: Processes, gpus: Result<Gpus, String>) -> Self {
         let gpus = gpus.map(Arc::new);
         let count = gpus.as_ref().map_or(0, |gpus| gpus.uuids().len());
         let taken = Arc::new(Mutex::new(Taken {
+            processes,
             ticks: Series::new(CAPACITY),
             utilization: vec![Series::new(CAPACITY); count],
         }));
@@ -92,6 +98,12 @@ impl Sampler {
     /// Takes a sample on the calling thread, so that the borders of the window have theirs.
     pub fn sample_now(&self) {
         take(&self.taken, self.gpus.as_deref().ok(), Series::insist);
+    }
+
+    /// From now on samples these processes.
+    pub fn follow(&self, processes: Processes) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.processes = processes;
     }
 
     /// Stops, and sums up the window from `start` to `end` (ns since the Unix epoch). The CPU fields are left to the
@@ -165,12 +177,14 @@ pub fn min_samples(window: Duration) -> usize {
 }
 
 fn take(taken: &Mutex<Taken>, gpus: Option<&Gpus>, keep: fn(&mut Series<Tick>, Tick)) {
+    let lock = || taken.lock().unwrap_or_else(PoisonError::into_inner);
+    let processes = lock().processes.clone();
     let mut tick = Tick {
         unix_ns: unix_ns(),
-        process: ProcessSample::read(),
-        gpus: gpus.map(Gpus::read).unwrap_or_default(),
+        process: processes.usage(),
+        gpus: gpus.map(|gpus| gpus.read(&processes)).unwrap_or_default(),
     };
-    let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut taken = lock();
     for (reading, periods) in tick.gpus.iter_mut().zip(&mut taken.utilization) {
         for period in reading.utilization.drain(..) {
             periods.push(period);
@@ -207,7 +221,7 @@ impl Tick {
     fn samples(&self, window: Window) -> impl Iterator<Item = Sample> {
         let process = Sample {
             mem_mib: self.process.rss_mib,
-            cpu_time_s: Some(self.process.cpu_time_s),
+            cpu_time_s: Some(self.process.cpu_time.as_secs_f64()),
             ..sample(self.unix_ns, window, None)
         };
         let gpus = self.gpus.iter().map(move |gpu| Sample {
@@ -262,7 +276,7 @@ fn summarise(
         ..GpuTelemetry::default()
     };
     let around = window.around(readings);
-    // What was read of a part of the window says nothing of the whole.
+    // Readings of a part of the window say nothing of the whole.
     if let Some(why) = around
         .iter()
         .find_map(|(_, reading)| reading.lost.as_deref())
@@ -321,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_window_clips_the_samples() {
-        let sampler = Sampler::start(&[]);
+        let sampler = Sampler::start(Processes::of_this_one(), &[]);
         let start = unix_ns();
         sampler.sample_now();
         sampler.sample_now();
@@ -347,9 +361,9 @@ mod tests {
         assert_eq!(telemetry.gpu_telemetry_missing, None);
     }
 
-    /// What comes of a window of 300 ms on these GPUs of the stand-in.
+    /// The telemetry of a window of 300 ms on these GPUs of the stand-in.
     fn window_on(uuids: &[&str]) -> Option<(Telemetry, Window)> {
-        let sampler = Sampler::of(super::super::fake::open(uuids)?);
+        let sampler = Sampler::of(Processes::of_this_one(), super::super::fake::open(uuids)?);
         std::thread::sleep(Duration::from_millis(50));
         sampler.sample_now();
         let start = unix_ns();
@@ -501,7 +515,8 @@ mod tests {
 
     #[test]
     fn gpus_that_cannot_be_watched_leave_a_reason() {
-        let telemetry = Sampler::start(&["GPU-no-such".into()]).finish(0, 1);
+        let telemetry =
+            Sampler::start(Processes::of_this_one(), &["GPU-no-such".into()]).finish(0, 1);
         assert!(telemetry.gpus.is_empty());
         assert!(telemetry.gpu_telemetry_missing.is_some());
     }

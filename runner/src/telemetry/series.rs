@@ -1,6 +1,6 @@
 //! A series of samples that stays bounded however long a trial lasts.
 
-/// Keeps at most so many samples, evenly spread: when it is full, every other one is dropped, and from then on every
+/// Keeps at most `capacity` samples, evenly spread: when it is full, every other one is dropped, and from then on every
 /// other one is not taken up.
 #[derive(Clone, Debug)]
 pub struct Series<T> {

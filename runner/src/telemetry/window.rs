@@ -1,4 +1,4 @@
-//! What readings come to over the timed window: clipped to it, whatever moments they were taken at. Pure; times are in
+//! Readings summed up over the timed window: clipped to it, whatever moments they were taken at. Pure; times are in
 //! ns since the Unix epoch.
 
 /// A value that holds for a period.

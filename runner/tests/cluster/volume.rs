@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use inferbench_crds::outcome::Outcome;
+use inferbench_crds::{crd::crd, outcome::Outcome};
 use inferbench_results::{key::sha256_hex, row::Row};
 use serde_json::Value;
 
@@ -179,7 +179,7 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
     for trial in 0..8 {
         assert_eq!(world.started.times(trial), 1, "trial {trial}");
     }
-    let table = table(&world).await;
+    let table = table(&world);
     assert_eq!(table["Name"], "tiny");
     assert_eq!(table["State"], "Succeeded");
     assert_eq!((&table["Done"], &table["Total"]), (&8.into(), &8.into()));
@@ -187,22 +187,31 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
     assert_eq!(table["Best"].as_f64(), best, "{table}");
 }
 
-/// The row that `kubectl get ib` shows.
-async fn table(world: &World) -> Value {
-    let request = http::Request::get(format!(
-        "/apis/inferbench.dev/v1alpha1/namespaces/{NAMESPACE}/inferencebenchmarks"
-    ))
-    .header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
-    .body(Vec::new())
-    .unwrap();
-    let table: Value = world.client.request(request).await.unwrap();
-    let columns = table["columnDefinitions"].as_array().unwrap();
-    let cells = table["rows"][0]["cells"].as_array().unwrap();
-    columns
-        .iter()
-        .zip(cells)
-        .map(|(column, cell)| (column["name"].as_str().unwrap().to_owned(), cell.clone()))
-        .collect()
+/// The row that `kubectl get ib` shows, by the columns of the resource's definition.
+fn table(world: &World) -> Value {
+    let resources = world.kube.objects("inferencebenchmarks.inferbench.dev");
+    let definition = crd();
+    let columns = &definition["spec"]["versions"][0]["additionalPrinterColumns"];
+    let cells = columns.as_array().unwrap().iter().map(|column| {
+        let [name, path] = ["name", "jsonPath"].map(|key| column[key].as_str().unwrap());
+        (name.to_owned(), select(&resources[0], path).clone())
+    });
+    let name = resources[0]["metadata"]["name"].clone();
+    cells.chain([("Name".to_owned(), name)]).collect()
+}
+
+/// The value at the JSONPath of a column: fields, and at most one item of a list by the value of a field.
+fn select<'a>(object: &'a Value, path: &str) -> &'a Value {
+    let Some((list, rest)) = path.split_once("[?(@.") else {
+        let pointer = path.replace('.', "/");
+        return object.pointer(&pointer).unwrap_or(&Value::Null);
+    };
+    let (condition, rest) = rest.split_once(")]").unwrap();
+    let (field, value) = condition.split_once("==").unwrap();
+    let items = select(object, list).as_array().unwrap();
+    let mut items = items.iter();
+    let found = items.find(|item| item[field] == value.trim_matches('"'));
+    found.map_or(&Value::Null, |item| select(item, rest))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::{InferenceBenchmark, InferenceBenchmarkStatus, crd::crd};
+use inferbench_crds::{
+    InferenceBenchmark, InferenceBenchmarkStatus, contract::PodRequest, crd::crd,
+};
 use inferbench_fakekube::{
     FakeKube,
     cluster::{
@@ -29,7 +31,10 @@ use inferbench_operator::{
     lease::{Holder, Settings as LeaseSettings},
     metrics::Metrics,
 };
-use inferbench_runner::{fault, pod::REPORT_VARIABLE};
+use inferbench_runner::{
+    pod::{REPORT_VARIABLE, trials::CEILINGS_VARIABLE},
+    process::fault,
+};
 use k8s_openapi::{
     api::{batch::v1::Job, core::v1::Pod},
     apimachinery::pkg::apis::meta::v1::Condition,
@@ -103,13 +108,15 @@ impl Started {
 }
 
 /// What this machine can do at most: measured once, as it takes seconds, and handed to every trial.
-fn ceilings() -> &'static Value {
-    static CEILINGS: OnceLock<Value> = OnceLock::new();
+fn ceilings() -> &'static str {
+    static CEILINGS: OnceLock<String> = OnceLock::new();
     CEILINGS.get_or_init(|| {
         let place = Place::new(SPEC);
         let file = fs::read(place.out().join("sweep.json")).unwrap();
         let file: Value = serde_json::from_slice(&file).unwrap();
-        file["ceilings"][0]["ceilings"].clone()
+        let measured = &file["ceilings"][0];
+        let dtype = measured["dtype"].as_str().unwrap();
+        json!({ dtype: measured["ceilings"] }).to_string()
     })
 }
 
@@ -292,22 +299,19 @@ impl World {
 fn prepare(environment: &mut Environment, started: &Started, faults: &Mutex<Vec<String>>) {
     let command = environment.command.get(1).cloned().unwrap_or_default();
     let mut trials = Vec::new();
-    for mount in &mut environment.mounts {
-        let Source::Files(files) = &mut mount.source else {
+    for mount in &environment.mounts {
+        let Source::Files(files) = &mount.source else {
             continue;
         };
-        let Some(requests) = files.get_mut("requests").filter(|_| command == "trial") else {
+        let Some(requests) = files.get("requests").filter(|_| command == "trial") else {
             continue;
         };
-        let mut lines = String::new();
         for line in requests.lines() {
-            let mut ask: Value = serde_json::from_str(line).unwrap();
-            trials.extend(ask["trial"]["trialIndex"].as_u64());
-            ask["trial"]["ceilings"] = ceilings().clone();
-            lines.push_str(&ask.to_string());
-            lines.push('\n');
+            let PodRequest::Trial(trial) = serde_json::from_str(line).unwrap();
+            trials.push(u64::from(trial.trial_index));
         }
-        *requests = lines;
+        let variables = &mut environment.variables;
+        variables.insert(CEILINGS_VARIABLE.into(), ceilings().into());
     }
     let mut faults = faults.lock().unwrap();
     let due = faults.iter().position(|fault| {

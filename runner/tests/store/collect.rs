@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use inferbench_crds::spec::Objectives;
+use inferbench_crds::{layout::record_path, spec::Objectives};
 use inferbench_results::{
     fixtures,
     key::{sha256_hex, trial_key},
@@ -12,8 +12,8 @@ use inferbench_results::{
     tables::read_trials_csv,
 };
 use inferbench_runner::{
-    collect::{Stored, collect, find_attempts, read_records, record_path},
     store::{Store, StoreError, StoreOptions},
+    sweep::collect::{Stored, collect, find_attempts, read_records},
 };
 use tempfile::tempdir;
 
@@ -256,7 +256,7 @@ fn records_come_in_order_and_every_damage_is_found() {
     assert_eq!(
         (
             seen.len(),
-            corrupt.iter().map(|corrupt| corrupt.at).collect::<Vec<_>>()
+            corrupt.iter().map(|(at, _)| *at).collect::<Vec<_>>()
         ),
         (1198, vec![499, 999])
     );

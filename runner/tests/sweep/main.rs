@@ -4,6 +4,7 @@ mod commands;
 mod comparisons;
 mod faults;
 mod interruptions;
+mod parameters;
 mod place;
 mod pods;
 mod quality;

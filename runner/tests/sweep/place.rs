@@ -10,7 +10,7 @@ use std::{
 };
 
 use inferbench_results::{record::TrialRecord, row::Row, tables::read_trials_csv};
-use inferbench_runner::stored::SweepFile;
+use inferbench_runner::sweep::stored::SweepFile;
 use tempfile::TempDir;
 
 /// Long enough for a machine that is busy with other tests.

@@ -1,14 +1,13 @@
 //! What a Job's pods run: requests in a file, and what they have to say in the termination message.
 
-use std::{fs, path::Path, process::Output};
+use std::{collections::BTreeMap, fs, path::Path, process::Output};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use inferbench_crds::{
     contract::{
-        Chunk, Collected, PodRequest, PreflightReport, REQUESTS_VARIABLE, SweepRequest,
+        Chunk, PodRequest, PreflightReport, REQUESTS_VARIABLE, SweepRequest,
         TERMINATION_MESSAGE_BYTES, TrialReport,
     },
-    file,
+    file, handover,
     ledger::Outcomes,
     outcome::Outcome,
     spec::ModelSource,
@@ -17,13 +16,11 @@ use inferbench_crds::{
 };
 use inferbench_results::key::sha256_hex;
 use inferbench_runner::{
-    fault,
     models::Need,
-    pod::{REPORT_VARIABLE, collection::INDEX_VARIABLE},
-    prepared::Prepared,
-    protocol::{Ask, StoreAt},
-    recording,
-    stored::SweepFile,
+    pod::{REPORT_VARIABLE, collection::INDEX_VARIABLE, trials::CEILINGS_VARIABLE},
+    process::fault,
+    sweep::{prepared::Prepared, stored::SweepFile},
+    trial::{protocol::StoreAt, recording},
 };
 
 use crate::place::{Place, SPEC, children_of, signal, stderr, wait_for};
@@ -39,20 +36,23 @@ fn ask(place: &Place, spec: &str) {
         endpoint: None,
         region: None,
     };
-    // Those of the first test's sweep: measuring them takes seconds.
-    let file = fs::read(place.out().join("sweep.json")).unwrap();
-    let file: SweepFile = serde_json::from_slice(&file).unwrap();
     let lines: String = sweep
         .expansion
         .trials()
         .map(|trial| {
-            let mut ask = sweep.ask(&trial, 0, &store);
-            ask.weights = None;
-            ask.ceilings = Some(file.ceilings[0].ceilings.clone());
-            serde_json::to_string(&Ask::Trial(Box::new(ask))).unwrap() + "\n"
+            let request = PodRequest::Trial(Box::new(sweep.ask(&trial, 0, &store).trial));
+            serde_json::to_string(&request).unwrap() + "\n"
         })
         .collect();
     fs::write(place.path().join("requests"), lines).unwrap();
+}
+
+/// Those of the first test's sweep: measuring them takes seconds.
+fn ceilings(place: &Place) -> String {
+    let file = fs::read(place.out().join("sweep.json")).unwrap();
+    let file: SweepFile = serde_json::from_slice(&file).unwrap();
+    let measured = &file.ceilings[0];
+    serde_json::to_string(&BTreeMap::from([(measured.dtype, &measured.ceilings)])).unwrap()
 }
 
 fn pod(place: &Place, fault: &str) -> (Output, TrialReport) {
@@ -62,6 +62,7 @@ fn pod(place: &Place, fault: &str) -> (Output, TrialReport) {
         .command(&["trial"])
         .env(REQUESTS_VARIABLE, "requests")
         .env(REPORT_VARIABLE, &log)
+        .env(CEILINGS_VARIABLE, ceilings(place))
         .env(fault::VARIABLE, fault)
         .output()
         .unwrap();
@@ -203,6 +204,7 @@ fn a_pod_that_is_told_to_stop_never_exits_with_0() {
         .command(&["trial"])
         .env(REQUESTS_VARIABLE, "requests")
         .env(REPORT_VARIABLE, place.path().join("log"))
+        .env(CEILINGS_VARIABLE, ceilings(&place))
         .env(fault::VARIABLE, format!("hang@trial:{hanging}"))
         .spawn()
         .unwrap();
@@ -306,23 +308,18 @@ fn a_collection_hands_over_the_same_whole_whatever_pod_it_is() {
     }
     request.ledger = Some(ledger.encode());
     request.chunks = Some(20);
-    let mut parts: Vec<Chunk> = Vec::new();
+    let mut parts: Vec<String> = Vec::new();
     for index in 0..20 {
         let (output, log) = command(&place, "collect", &request, index);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         if !log.is_empty() {
             assert!(log.len() <= TERMINATION_MESSAGE_BYTES);
-            parts.push(serde_json::from_slice(&log).unwrap());
+            parts.push(String::from_utf8(log).unwrap());
         }
     }
-    assert_eq!(parts.len(), parts[0].parts as usize);
-    let stream: Vec<u8> = parts
-        .iter()
-        .flat_map(|part| STANDARD.decode(&part.data).unwrap())
-        .collect();
-    assert_eq!(sha256_hex(&stream), parts[0].sha256);
-    let json = miniz_oxide::inflate::decompress_to_vec_zlib(&stream).unwrap();
-    let collected: Collected = serde_json::from_slice(&json).unwrap();
+    let first: Chunk = serde_json::from_str(&parts[0]).unwrap();
+    assert_eq!(parts.len(), first.parts as usize);
+    let collected = handover::join(parts.iter().map(String::as_str)).unwrap();
     assert_eq!(collected.recovered, [(3, Outcome::Succeeded)]);
     assert_eq!(
         (
@@ -357,13 +354,9 @@ fn the_operators_requests_are_read() {
         let text = fs::read_to_string(entry.unwrap().path()).unwrap();
         for line in text.lines().map(str::trim) {
             if line.starts_with("{\"trial\"") {
-                let contract: PodRequest =
+                let PodRequest::Trial(wanted) =
                     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-                let PodRequest::Trial(wanted) = contract;
-                let ask: Ask =
-                    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-                let is_it = |ask: &Ask| matches!(ask, Ask::Trial(ask) if ask.trial == *wanted);
-                assert!(is_it(&ask) && wanted.remeasure_invalid == 1, "{line}");
+                assert_eq!(wanted.remeasure_invalid, 1, "{line}");
                 trials += 1;
             } else if let Some(quoted) = line.strip_prefix("inferbench.dev/requests: \"") {
                 let json: String = serde_json::from_str(&format!("\"{quoted}")).unwrap();

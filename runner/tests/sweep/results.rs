@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, fs};
 
 use inferbench_results::record::Outcome;
-use inferbench_runner::stored::SweepFile;
+use inferbench_runner::sweep::stored::SweepFile;
+use serde_json::Value;
 
 use crate::place::{Place, SPEC, stderr, stdout};
 
@@ -50,7 +51,8 @@ fn a_sweep_leaves_a_record_per_trial_and_tables_and_measures_nothing_twice() {
             record
                 .iterations
                 .iter()
-                .all(|iteration| iteration.token_ms.len() == 3)
+                .flat_map(|iteration| &iteration.sequences)
+                .all(|times| times.token_ms.len() == 3)
         );
         assert_eq!(record.warmup.as_ref().unwrap().iterations, 1);
         assert_eq!(
@@ -130,6 +132,30 @@ fn a_damaged_record_is_never_read_and_its_trial_is_measured_again() {
     assert_eq!(place.records().len(), 8);
     let aside = path.with_file_name(format!("{key}.json.corrupt-0"));
     assert_eq!(fs::read(aside).unwrap(), &whole[..whole.len() / 2]);
+}
+
+#[test]
+fn records_of_version_1_are_not_measured_again() {
+    let place = Place::new(SPEC);
+    assert_eq!(place.run(&[]).status.code(), Some(0));
+    let table = fs::read(place.out().join("trials.csv")).unwrap();
+    for (key, document) in place.documents() {
+        let mut record: Value = serde_json::from_slice(&document).unwrap();
+        record["schemaVersion"] = "inferbench.dev/trial/v1".into();
+        for iteration in record["iterations"].as_array_mut().unwrap() {
+            let iteration = iteration.as_object_mut().unwrap();
+            let mut sequences = iteration.remove("sequences").unwrap();
+            iteration.insert("tokenMs".into(), sequences[0]["tokenMs"].take());
+        }
+        let path = place.out().join("trials").join(format!("{key}.json"));
+        fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
+    }
+    let before = place.documents();
+
+    let log = stderr(&place.run(&[]));
+    assert!(log.contains("8 trials, 0 measured now, 8 reused"), "{log}");
+    assert_eq!(place.documents(), before);
+    assert_eq!(fs::read(place.out().join("trials.csv")).unwrap(), table);
 }
 
 #[test]

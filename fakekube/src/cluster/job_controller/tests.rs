@@ -29,7 +29,7 @@ fn job(spec: Value) -> Job {
     serde_json::from_value(job).expect("a Job")
 }
 
-/// A little API server, which does at once what a pass asks for.
+/// A little API server, which does at once what a sync asks for.
 struct Bench {
     job: Job,
     pods: Vec<Pod>,
@@ -47,7 +47,7 @@ impl Bench {
         }
     }
 
-    fn pass(&mut self) -> Next {
+    fn sync(&mut self) -> Next {
         let pods: Vec<&Pod> = self.pods.iter().collect();
         let next = next(&self.job, &pods, at(self.second), &Backoff::default());
         for name in &next.delete {
@@ -78,10 +78,10 @@ impl Bench {
         next
     }
 
-    /// Passes until nothing is left to do.
+    /// Syncs until nothing is left to do.
     fn settle(&mut self) {
         for _ in 0..20 {
-            let next = self.pass();
+            let next = self.sync();
             let quiet = next.status.is_none() && next.create.is_empty() && next.release.is_empty();
             if quiet && next.delete.is_empty() {
                 return;
@@ -138,7 +138,7 @@ impl Bench {
 #[test]
 fn a_job_makes_its_pod_counts_it_and_completes() {
     let mut bench = Bench::new(json!({}));
-    bench.pass();
+    bench.sync();
     let pod = bench.pods[0].clone();
     assert_eq!(pod.metadata.generate_name.as_deref(), Some("j-"));
     let owner = &pod.metadata.owner_references.as_ref().expect("an owner")[0];
@@ -162,7 +162,7 @@ fn a_job_makes_its_pod_counts_it_and_completes() {
 
     bench.second = 60;
     bench.end(0, &json!([]));
-    let next = bench.pass();
+    let next = bench.sync();
     // First it is noted, and that it suffices; only what is released is counted.
     assert_eq!(
         bench.conditions(),
@@ -191,7 +191,7 @@ fn failures_are_replaced_ever_later_until_the_limit() {
         bench.end(1, &json!([]));
         bench.settle();
         assert_eq!(bench.status().failed, Some(failure));
-        let again = bench.pass().again.expect("it waits");
+        let again = bench.sync().again.expect("it waits");
         assert_eq!(again, Duration::from_secs(wait));
         assert_eq!(bench.status().active, None);
         bench.second += i64::try_from(wait).expect("few") - 1;
@@ -318,9 +318,9 @@ fn a_job_that_is_overdue_or_long_finished_goes() {
     let mut bench =
         Bench::new(json!({"activeDeadlineSeconds": 100, "ttlSecondsAfterFinished": 50}));
     bench.settle();
-    assert_eq!(bench.pass().again, Some(Duration::from_secs(100)));
+    assert_eq!(bench.sync().again, Some(Duration::from_secs(100)));
     bench.second = 100;
-    bench.pass();
+    bench.sync();
     assert_eq!(bench.conditions(), [("FailureTarget", "DeadlineExceeded")]);
     assert!(bench.pods[0].metadata.deletion_timestamp.is_some());
     // It has not failed while a pod of it runs.
@@ -329,13 +329,13 @@ fn a_job_that_is_overdue_or_long_finished_goes() {
     bench.end(1, &json!([]));
     bench.settle();
     assert_eq!(bench.conditions()[1], ("Failed", "DeadlineExceeded"));
-    let next = bench.pass();
+    let next = bench.sync();
     assert_eq!(
         (next.expired, next.again),
         (false, Some(Duration::from_secs(50)))
     );
     bench.second = 150;
-    assert!(bench.pass().expired);
+    assert!(bench.sync().expired);
 }
 
 #[test]
@@ -343,14 +343,14 @@ fn the_pods_of_a_job_that_goes_are_let_go_of() {
     let mut bench = Bench::new(json!({}));
     bench.settle();
     bench.job.metadata.deletion_timestamp = Some(seconds(at(1)));
-    let next = bench.pass();
+    let next = bench.sync();
     assert_eq!(next.release, ["j-1"]);
     assert!(next.status.is_none() && next.create.is_empty());
 }
 
 #[test]
-fn no_pod_is_counted_twice_or_not_at_all_wherever_a_pass_ends() {
-    // A pass may be cut off after any of its steps: what was written stands, what was not does not.
+fn no_pod_is_counted_twice_or_not_at_all_wherever_a_sync_ends() {
+    // A sync may be cut off after any of its steps: writes before that stand.
     for cut in 0..3 {
         let mut bench = Bench::new(json!({"backoffLimit": 5}));
         bench.settle();

@@ -1,4 +1,4 @@
-//! Which transitions are told, and that none is told twice.
+//! Which transitions have an event, and that none has two.
 
 use inferbench_crds::{
     Violation,
@@ -41,7 +41,7 @@ fn ledger(sweep: &Sweep, failed: u32) -> Outcomes {
     ledger
 }
 
-/// Passes over a sweep, one after the other, each on the status that the one before has left.
+/// Reconciles of a sweep, one after the other, each on the status that the one before has left.
 struct Story {
     sweep: Sweep,
     status: InferenceBenchmarkStatus,
@@ -55,21 +55,21 @@ impl Story {
         }
     }
 
-    fn pass(&mut self, plan: &Plan) -> Vec<Told> {
+    fn reconcile(&mut self, plan: &Plan) -> Vec<Event> {
         let new = status(&self.sweep, &self.status, plan, at(0));
-        let told = of_pass(&self.sweep, &self.status, &new, plan);
-        let again = of_pass(
+        let events = of_reconcile(&self.sweep, &self.status, &new, plan);
+        let again = of_reconcile(
             &self.sweep,
             &new,
             &status(&self.sweep, &new, &unmoved(plan), at(9)),
             &unmoved(plan),
         );
-        assert_eq!(again, [], "nothing has changed, nothing is told");
+        assert_eq!(again, [], "nothing has changed, there is no event");
         self.status = new;
-        told
+        events
     }
 
-    /// What a pass would decide on nothing but a ledger.
+    /// The plan of a reconcile that knows nothing but a ledger.
     fn plan(&self, ledger: Outcomes) -> Plan {
         let known = Known {
             ledger,
@@ -87,45 +87,46 @@ fn unmoved(plan: &Plan) -> Plan {
     plan
 }
 
-fn reasons(told: &[Told]) -> Vec<(&str, bool)> {
-    told.iter()
-        .map(|told| (told.reason.as_str(), told.warning))
+fn reasons(events: &[Event]) -> Vec<(&str, bool)> {
+    events
+        .iter()
+        .map(|event| (event.reason.as_str(), event.warning))
         .collect()
 }
 
 #[test]
 fn a_sweep_tells_its_story_once() {
     let mut story = Story::of(fresh(SPEC));
-    let mut passed = story.plan(ledger(&story.sweep, 0));
-    let told = story.pass(&unmoved(&passed));
-    assert_eq!(reasons(&told), [("Accepted", false)]);
+    let mut pinned = story.plan(ledger(&story.sweep, 0));
+    let events = story.reconcile(&unmoved(&pinned));
+    assert_eq!(reasons(&events), [("Accepted", false)]);
     assert!(
-        told[0]
+        events[0]
             .note
             .starts_with("4 trials of 4 combinations, by ghcr.io/"),
         "{}",
-        told[0].note
+        events[0].note
     );
 
     let model = PinnedModel {
         name: "a".into(),
         revision: "gpt2@42".into(),
     };
-    passed.actions = vec![Action::Pin(vec![model])];
-    let told = story.pass(&passed);
-    assert_eq!(reasons(&told), [("PreflightPassed", false)]);
-    assert_eq!(told[0].note, "Models: a@gpt2@42");
+    pinned.actions = vec![Action::Pin(vec![model])];
+    let events = story.reconcile(&pinned);
+    assert_eq!(reasons(&events), [("PreflightPassed", false)]);
+    assert_eq!(events[0].note, "Models: a@gpt2@42");
 
     story.sweep.plan = story.status.plan.clone().expect("pinned");
     let mut measuring = story.plan(ledger(&story.sweep, 0));
     assert_eq!(
-        story.pass(&measuring),
+        story.reconcile(&measuring),
         [],
         "its Job is only about to be created"
     );
     measuring.active = 2;
     assert_eq!(
-        reasons(&story.pass(&measuring)),
+        reasons(&story.reconcile(&measuring)),
         [("MeasuringStarted", false)]
     );
 
@@ -136,21 +137,21 @@ fn a_sweep_tells_its_story_once() {
         why: "pod p ended with exit code 65".into(),
     };
     failed.actions = vec![Action::Record(vec![ended])];
-    let told = story.pass(&failed);
-    assert_eq!(reasons(&told), [("TrialFailed", true)]);
+    let events = story.reconcile(&failed);
+    assert_eq!(reasons(&events), [("TrialFailed", true)]);
     assert!(
-        told[0].note.contains("Trial 0") && told[0].note.ends_with("exit code 65"),
+        events[0].note.contains("Trial 0") && events[0].note.ends_with("exit code 65"),
         "{}",
-        told[0].note
+        events[0].note
     );
 
     let over = story.plan(ledger(&story.sweep, 2));
-    let told = story.pass(&over);
-    assert_eq!(reasons(&told), [("TooManyFailures", true)]);
+    let events = story.reconcile(&over);
+    assert_eq!(reasons(&events), [("TooManyFailures", true)]);
     assert!(
-        told[0].note.starts_with("2 of 4 trials failed"),
+        events[0].note.starts_with("2 of 4 trials failed"),
         "{}",
-        told[0].note
+        events[0].note
     );
 
     let mut done = over.clone();
@@ -167,15 +168,17 @@ fn a_sweep_tells_its_story_once() {
         collected: Box::new(collected),
         inputs: "i".into(),
     }];
-    let told = story.pass(&done);
+    let events = story.reconcile(&done);
     assert_eq!(
-        reasons(&told),
+        reasons(&events),
         [("ResultsCollected", false), ("Failed", true)]
     );
     assert!(
-        told[0].note.ends_with("s3://bucket/bench/thesis-0f1e2d3c"),
+        events[0]
+            .note
+            .ends_with("s3://bucket/bench/thesis-0f1e2d3c"),
         "{}",
-        told[0].note
+        events[0].note
     );
 }
 
@@ -183,7 +186,7 @@ fn a_sweep_tells_its_story_once() {
 fn what_keeps_it_from_going_on_is_told_when_it_begins_to() {
     let mut story = Story::of(sweep(SPEC));
     let quiet = unmoved(&story.plan(ledger(&story.sweep, 0)));
-    story.pass(&quiet);
+    story.reconcile(&quiet);
     let with = |reason: &str, message: &str| {
         let mut plan = quiet.clone();
         plan.problem = Some(Problem {
@@ -193,25 +196,25 @@ fn what_keeps_it_from_going_on_is_told_when_it_begins_to() {
         plan
     };
     let refused = with("ImagePullFailed", "pod p cannot pull its image");
-    let told = story.pass(&refused);
-    assert_eq!(reasons(&told), [("ImagePullFailed", true)]);
+    let events = story.reconcile(&refused);
+    assert_eq!(reasons(&events), [("ImagePullFailed", true)]);
     assert_eq!(
-        (told[0].action, told[0].note.as_str()),
+        (events[0].action, events[0].note.as_str()),
         ("StartPod", "pod p cannot pull its image")
     );
     // Another pod with the same trouble is no news; another trouble is.
     assert_eq!(
-        story.pass(&with("ImagePullFailed", "pod q cannot pull its image")),
+        story.reconcile(&with("ImagePullFailed", "pod q cannot pull its image")),
         []
     );
     assert_eq!(
-        reasons(&story.pass(&with("Unschedulable", "no node"))),
+        reasons(&story.reconcile(&with("Unschedulable", "no node"))),
         [("Unschedulable", true)]
     );
     // It goes on, and is stuck again.
-    assert_eq!(story.pass(&quiet), []);
+    assert_eq!(story.reconcile(&quiet), []);
     assert_eq!(
-        reasons(&story.pass(&with("Unschedulable", "no node"))),
+        reasons(&story.reconcile(&with("Unschedulable", "no node"))),
         [("Unschedulable", true)]
     );
 }
@@ -262,15 +265,15 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
         taken: None,
     };
     let failed = plan(&story.sweep, &known, &[job], &[pod], at(10));
-    let told = story.pass(&failed);
+    let events = story.reconcile(&failed);
     assert_eq!(
-        reasons(&told),
+        reasons(&events),
         [("Accepted", false), ("PreflightFailed", true)]
     );
     assert!(
-        told[1].note.ends_with("s3://bucket: 403 AccessDenied"),
+        events[1].note.ends_with("s3://bucket: 403 AccessDenied"),
         "{}",
-        told[1].note
+        events[1].note
     );
 }
 
@@ -278,11 +281,11 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
 fn suspending_and_resuming_are_told() {
     let mut story = Story::of(sweep(SPEC));
     let quiet = unmoved(&story.plan(ledger(&story.sweep, 0)));
-    story.pass(&quiet);
+    story.reconcile(&quiet);
     story.sweep.spec.suspend = true;
-    assert_eq!(reasons(&story.pass(&quiet)), [("Suspended", false)]);
+    assert_eq!(reasons(&story.reconcile(&quiet)), [("Suspended", false)]);
     story.sweep.spec.suspend = false;
-    assert_eq!(reasons(&story.pass(&quiet)), [("Resumed", false)]);
+    assert_eq!(reasons(&story.reconcile(&quiet)), [("Resumed", false)]);
 }
 
 #[test]
@@ -296,9 +299,9 @@ fn broken_rules_are_told_until_they_are_others() {
     };
     let old = InferenceBenchmarkStatus::default();
     let new = reject(&old, "is wrong");
-    let told = of_rejection(&old, &new);
-    assert_eq!(reasons(&told), [("Rejected", true)]);
-    assert_eq!(told[0].note, "spec.runner: is wrong");
+    let events = of_rejection(&old, &new);
+    assert_eq!(reasons(&events), [("Rejected", true)]);
+    assert_eq!(events[0].note, "spec.runner: is wrong");
     assert_eq!(of_rejection(&new, &reject(&new, "is wrong")), []);
     assert_eq!(of_rejection(&new, &reject(&new, "is worse")).len(), 1);
     // Mended, it is accepted.
@@ -306,7 +309,7 @@ fn broken_rules_are_told_until_they_are_others() {
     let mut story = Story::of(sweep);
     story.status = new;
     let quiet = unmoved(&story.plan(ledger(&story.sweep, 0)));
-    assert_eq!(reasons(&story.pass(&quiet)), [("Accepted", false)]);
+    assert_eq!(reasons(&story.reconcile(&quiet)), [("Accepted", false)]);
 }
 
 #[test]

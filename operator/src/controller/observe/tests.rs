@@ -1,4 +1,4 @@
-//! What is read from Jobs and pods, and what is not ours.
+//! Jobs and pods as they are read, and those that are not ours.
 
 use serde_json::json;
 

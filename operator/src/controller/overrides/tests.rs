@@ -1,4 +1,4 @@
-//! What is refused, and how it is said.
+//! Refusals and their texts.
 
 use super::*;
 

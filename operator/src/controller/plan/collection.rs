@@ -1,13 +1,14 @@
 //! After the trials: tables, summary and report are made from what is stored.
 
-use super::{Create, GRACE, Pass, Phase, Problem, last_ended, why};
+use inferbench_crds::{contract::Chunk, handover};
+
+use super::{Create, GRACE, Phase, Planner, Problem, last_ended, why};
 use crate::controller::{
-    collected::assemble,
     names::Role,
     observe::{JobView, PodView},
 };
 
-impl Pass<'_> {
+impl Planner<'_> {
     /// Deletes the collections that do not collect from `wanted`; true where any was there.
     pub(super) fn forget_collectors(&mut self, wanted: Option<&str>) -> bool {
         let mut found = false;
@@ -54,12 +55,12 @@ impl Pass<'_> {
     /// Goes on with a collection; none where it has failed and another attempt is needed.
     fn read_collector(&mut self, job: &JobView) -> Option<Phase> {
         let Some(end) = &job.end else {
-            self.tell_if_stuck(job);
+            self.note_if_stuck(job);
             return Some(Phase::Collecting);
         };
         let pods = self.pods_of(job);
         let message = if end.complete {
-            match assemble(pods.iter().map(|pod| pod.report.as_str())) {
+            match handover::join(pods.iter().map(|pod| pod.report.as_str())) {
                 Ok(collected) => {
                     for &(index, outcome) in &collected.recovered {
                         self.correct(index, outcome);
@@ -76,7 +77,7 @@ impl Pass<'_> {
         } else {
             let pod: Option<&PodView> = last_ended(&pods);
             let said = pod.and_then(|pod| serde_json::from_str(&pod.report).ok());
-            let said: Option<inferbench_crds::contract::Chunk> = said;
+            let said: Option<Chunk> = said;
             why(pod, job, said.and_then(|chunk| chunk.message).as_deref())
         };
         self.problem = Some(Problem {

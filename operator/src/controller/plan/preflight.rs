@@ -6,13 +6,13 @@ use inferbench_crds::{
     status::PinnedModel,
 };
 
-use super::{Create, GRACE, Pass, Problem, last_ended, why};
+use super::{Create, GRACE, Planner, Problem, last_ended, why};
 use crate::controller::{
     names::Role,
     observe::{JobView, PodPhase},
 };
 
-impl Pass<'_> {
+impl Planner<'_> {
     /// Deletes preflights that are not needed any more.
     pub(super) fn forget_preflights(&mut self) {
         for job in self.jobs.iter().filter(|job| job.role == Role::Preflight) {
@@ -29,7 +29,7 @@ impl Pass<'_> {
         }
         if let Some(job) = newest {
             if job.end.is_none() {
-                self.tell_if_stuck(job);
+                self.note_if_stuck(job);
                 return;
             }
             match self.read_preflight(job) {
@@ -55,7 +55,7 @@ impl Pass<'_> {
         }
     }
 
-    /// What a preflight that has ended found out; none where its pod has not been seen yet.
+    /// The report of a preflight that has ended; none where its pod has not been seen yet.
     fn read_preflight(&mut self, job: &JobView) -> Result<Option<Vec<ModelReport>>, String> {
         let pods = self.pods_of(job);
         let complete = job.end.as_ref().is_some_and(|end| end.complete);

@@ -10,8 +10,7 @@ use proptest::prelude::*;
 
 use super::{world::World, *};
 use crate::controller::{
-    collected::tests::{collected, cut},
-    fixtures::{fresh, sweep},
+    fixtures::{collected, fresh, messages, sweep},
     names::Role,
     observe::End,
 };
@@ -51,7 +50,7 @@ proptest! {
         let mut world = World::new(fresh(&spec), seed);
         for (edit, number) in edits {
             for _ in 0..number * 3 {
-                world.pass();
+                world.reconcile();
                 world.step();
             }
             match edit {
@@ -60,7 +59,7 @@ proptest! {
                     world.sweep.spec.suspend = true;
                     let before = world.creates;
                     for _ in 0..10 {
-                        world.pass();
+                        world.reconcile();
                         world.step();
                     }
                     prop_assert_eq!(world.creates, before, "P9");
@@ -292,7 +291,7 @@ fn a_preflight_pins_models_and_records_what_cannot_run() {
 }
 
 #[test]
-fn a_failed_preflight_is_told_and_tried_again_later() {
+fn a_failed_preflight_is_a_problem_and_tried_again_later() {
     let sweep = fresh(ONE_SHAPE);
     let first = ended(job(Role::Preflight, &[]), false);
     let report = PreflightReport {
@@ -315,7 +314,7 @@ fn a_failed_preflight_is_told_and_tried_again_later() {
     };
     let early = look(110);
     assert_eq!(early.actions, [Action::Wait(Duration::from_secs(20))]);
-    let problem = early.problem.expect("told");
+    let problem = early.problem.expect("a problem");
     assert_eq!(problem.reason, "PreflightFailed");
     assert_eq!(
         problem.message,
@@ -446,6 +445,19 @@ fn the_trial_that_a_job_broke_at_fails_and_those_after_it_wait_again() {
 }
 
 #[test]
+fn a_reason_is_given_for_a_trial_that_failed_and_for_no_other_with_a_record() {
+    let sweep = one_shape("parallelism: 1, trialsPerJob: 4");
+    let job = ended(job(Role::Trial, &[0, 1, 2, 3]), true);
+    let pod = said(&job, 0, "Completed", &outcomes("1245"));
+    let plan = plan(&sweep, &known(&sweep), &[job], &[pod], at(101));
+    let Some(Action::Record(ended)) = plan.actions.first() else {
+        panic!("{:?}", plan.actions);
+    };
+    let whys: Vec<&str> = ended.iter().map(|ended| ended.why.as_str()).collect();
+    assert_eq!(whys, ["", "", "", "the runner recorded it as failed"]);
+}
+
+#[test]
 fn what_an_earlier_pod_of_a_job_stored_is_not_forgotten() {
     let sweep = one_shape("trialsPerJob: 3");
     let job = ended(job(Role::Trial, &[0, 1, 2]), false);
@@ -501,7 +513,7 @@ fn a_pod_that_finds_no_node_fails_one_trial_after_its_time() {
         at(599),
     );
     assert_eq!(early.actions, [Action::Wait(Duration::from_secs(1))]);
-    let problem = early.problem.expect("told");
+    let problem = early.problem.expect("a problem");
     assert_eq!(problem.reason, "Unschedulable");
     assert!(
         problem.message.ends_with("3 Insufficient nvidia.com/gpu."),
@@ -623,7 +635,7 @@ fn a_collection_is_recorded_with_what_it_recovered() {
     assert_eq!(start.phase, Phase::Collecting);
     let mut job = ended(job(Role::Collector, &[]), true);
     job.inputs = sweep.inputs(&memory.ledger.encode());
-    let pods: Vec<PodView> = cut(&collected(), 50)
+    let pods: Vec<PodView> = messages(&collected(), 50)
         .into_iter()
         .map(|report| PodView {
             report,
@@ -649,7 +661,12 @@ fn a_collection_is_recorded_with_what_it_recovered() {
     assert_eq!(early.actions, [Action::Wait(Duration::from_secs(40))]);
     let late = plan(&sweep, &memory, &[job], &pods[1..], at(200));
     assert_eq!(creates(&late), [&Create::Collector(2)]);
-    assert!(late.problem.expect("told").message.contains("part 0 of"));
+    assert!(
+        late.problem
+            .expect("a problem")
+            .message
+            .contains("part 0 of")
+    );
 }
 
 #[test]
@@ -742,7 +759,7 @@ fn a_trial_whose_pods_are_driven_out_again_and_again_fails() {
     assert!(records(&few).is_empty() && deletes(&few).is_empty() && few.problem.is_none());
     let more = look(9);
     assert!(records(&more).is_empty() && deletes(&more).is_empty());
-    assert_eq!(more.problem.expect("told").reason, "Evicted");
+    assert_eq!(more.problem.expect("a problem").reason, "Evicted");
     let enough = look(10);
     assert_eq!(
         records(&enough),
@@ -763,14 +780,14 @@ fn a_trial_whose_pods_are_driven_out_again_and_again_fails() {
 }
 
 #[test]
-fn a_job_that_gets_no_pod_is_told() {
+fn a_job_that_gets_no_pod_is_a_problem() {
     let sweep = one_shape("parallelism: 1");
     let waits = job(Role::Trial, &[0]);
     let early = plan(&sweep, &known(&sweep), &[waits.clone()], &[], at(59));
     assert_eq!(early.problem, None);
     assert_eq!(early.actions, [Action::Wait(Duration::from_secs(1))]);
     let late = plan(&sweep, &known(&sweep), &[waits.clone()], &[], at(60));
-    assert_eq!(late.problem.expect("told").reason, "PodNotCreated");
+    assert_eq!(late.problem.expect("a problem").reason, "PodNotCreated");
     // While a queue holds it, that is as it should be.
     let mut held = waits;
     held.suspended = true;
@@ -781,5 +798,5 @@ fn a_job_that_gets_no_pod_is_told() {
     let fresh = fresh(ONE_SHAPE);
     let preflight = job(Role::Preflight, &[]);
     let late = plan(&fresh, &known(&fresh), &[preflight], &[], at(60));
-    assert_eq!(late.problem.expect("told").reason, "PodNotCreated");
+    assert_eq!(late.problem.expect("a problem").reason, "PodNotCreated");
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use inferbench_crds::{Outcome, contract::TrialReport, factor::Factor};
 
-use super::{Create, GRACE, MOST_EVICTIONS, Pass, Problem, last_ended, problem_of, why};
+use super::{Create, GRACE, MOST_EVICTIONS, Planner, Problem, last_ended, problem_of, why};
 use crate::controller::{
     groups::Groups,
     names::Role,
@@ -18,11 +18,11 @@ pub(super) struct Live {
     jobs: usize,
     /// Their trials.
     trials: BTreeSet<u32>,
-    /// By number of GPUs: what is known of room for pods of this shape.
+    /// By number of GPUs: the room for pods of this shape, as far as it is known.
     shapes: BTreeMap<u32, Shape>,
 }
 
-/// What is known of room for pods of a shape.
+/// The room for pods of a shape, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
 struct Shape {
     /// There is a Job.
@@ -51,7 +51,7 @@ impl Live {
     }
 }
 
-/// What all pods of a Job say together about its trials.
+/// The reports of all pods of a Job on its trials, taken together.
 struct Reports<'p> {
     outcomes: Vec<Option<Outcome>>,
     best: Option<f64>,
@@ -82,7 +82,7 @@ impl<'p> Reports<'p> {
     }
 }
 
-impl Pass<'_> {
+impl Planner<'_> {
     /// Records and deletes what has ended; returns what lives.
     pub(super) fn trials(&mut self) -> Live {
         let mut live = Live::default();
@@ -119,7 +119,7 @@ impl Pass<'_> {
                 continue;
             }
             if pods.is_empty() {
-                self.tell_if_stuck(job);
+                self.note_if_stuck(job);
             }
             let shape = live.add(job);
             let current = pods.iter().rev().find(|pod| !pod.deleting).copied();
@@ -127,7 +127,7 @@ impl Pass<'_> {
             let stuck = current.filter(|pod| pod.phase == PodPhase::Pending);
             if let (Some(pod), false, false) = (stuck, job.suspended, job.deleting) {
                 shape.stuck |= pod.stuck.is_some();
-                self.tell_if_stuck(job);
+                self.note_if_stuck(job);
                 if self.has_expired(pod) {
                     expired.push((job, pod));
                 }
@@ -184,7 +184,8 @@ impl Pass<'_> {
         true
     }
 
-    /// Whether nodes have driven out the pods of a Job too often: then the trial that it is at fails. Tells of it before.
+    /// Whether nodes have driven out the pods of a Job too often: then the trial that it is at fails. Notes the problem
+    /// before that.
     fn is_driven_out(&mut self, job: &JobView, pods: &[&PodView]) -> bool {
         let driven_out = |pod: &&&PodView| pod.disrupted && pod.phase == PodPhase::Failed;
         let evictions = pods.iter().filter(driven_out).count();
@@ -215,8 +216,12 @@ impl Pass<'_> {
     fn record_known(&mut self, job: &JobView, reports: &Reports<'_>) {
         let before = self.ended.len();
         for (&index, outcome) in job.trials.iter().zip(&reports.outcomes) {
-            if let Some(outcome) = outcome {
-                self.record(index, *outcome, "the runner recorded it as failed");
+            if let Some(outcome) = *outcome {
+                let why = match outcome {
+                    Outcome::Failed => "the runner recorded it as failed",
+                    _ => "",
+                };
+                self.record(index, outcome, why);
             }
         }
         if self.ended.len() > before {

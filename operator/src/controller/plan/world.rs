@@ -11,9 +11,9 @@ use inferbench_crds::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::controller::{collected::tests::cut, names::Role, observe::End};
+use crate::controller::{fixtures::messages, names::Role, observe::End};
 
-/// What a trial does to whoever runs it.
+/// How a trial ends for whoever runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Nature {
     /// It is measured, with this outcome.
@@ -48,13 +48,13 @@ pub(super) struct World {
     next: u64,
     /// Whether things go wrong that would not have to.
     pub faults: bool,
-    /// What an operator saw earlier: its memory of pods lags.
+    /// The pods that the operator saw earlier: its memory of them lags.
     old_pods: Vec<PodView>,
-    /// What a rival remembers: status version, status and Jobs.
+    /// The memory of a rival: status version, status and Jobs.
     rival: Option<(u64, Known, Sweep, Vec<JobView>)>,
     /// Numbers of GPUs that no node has.
     pub impossible: BTreeSet<u32>,
-    /// What the promises are checked by.
+    /// Records by which the promises are checked.
     pub creates: usize,
     pub collections: usize,
     pub started: BTreeSet<u32>,
@@ -124,8 +124,8 @@ impl World {
         plan(&self.sweep, &self.known, &jobs, &pods, self.now)
     }
 
-    /// A pass of the operator: it may see old pods, be killed after any action, and have a rival between two actions.
-    pub fn pass(&mut self) {
+    /// A reconcile by the operator: it may see old pods, be killed after any action, and have a rival between two actions.
+    pub fn reconcile(&mut self) {
         let (jobs, mut pods) = self.views();
         if self.fault(20) {
             pods.clone_from(&self.old_pods);
@@ -180,7 +180,7 @@ impl World {
             }
             *left -= 1;
             if self.version != version {
-                return; // 409: the pass ends.
+                return; // 409: the reconcile ends.
             }
             self.patch(plan);
         }
@@ -445,9 +445,8 @@ impl World {
         let mut report = TrialReport::default();
         let say = |report: &TrialReport| serde_json::to_string(report).expect("JSON");
         for &index in trials {
-            if let Some(outcome) = self.store.get(&index) {
-                report.reused += 1;
-                report.outcomes.push_str(&outcome.code().to_string());
+            if let Some(&outcome) = self.store.get(&index) {
+                report.add(outcome, true, None);
                 continue;
             }
             if self.fault(10) {
@@ -465,7 +464,7 @@ impl World {
                         let reasons = ["Error", "OOMKilled", "DeadlineExceeded"];
                         return (1, reasons[index as usize % 3], say(&report));
                     }
-                    report.outcomes.push_str(&outcome.code().to_string());
+                    report.add(outcome, false, None);
                 }
                 Nature::Permanent => return (65, "Error", say(&report)),
                 Nature::Breaks => return (1, "Error", say(&report)),
@@ -479,9 +478,9 @@ impl World {
     fn collect(&self) -> String {
         let ended = self.known.ledger.iter();
         let stored =
-            ended.filter_map(|(index, told)| Some((index, told, *self.store.get(&index)?)));
+            ended.filter_map(|(index, known)| Some((index, known, *self.store.get(&index)?)));
         let recovered = stored
-            .filter(|(_, told, stored)| told != stored)
+            .filter(|(_, known, stored)| known != stored)
             .map(|(index, _, stored)| (index, stored));
         let collected = Collected {
             results: CollectedResults {
@@ -491,7 +490,7 @@ impl World {
             summary: Summary::default(),
             recovered: recovered.collect(),
         };
-        cut(&collected, 100_000).remove(0)
+        messages(&collected, 100_000).remove(0)
     }
 
     /// Faults have stopped: the world goes on until nothing is left to do.
@@ -507,7 +506,7 @@ impl World {
             if plan.phase == Phase::Finished && quiet {
                 return;
             }
-            self.pass();
+            self.reconcile();
             self.step();
         }
         let plan = self.plan();
@@ -539,7 +538,7 @@ impl World {
     }
 }
 
-/// What is recorded comes before what is deleted, and that before what is created.
+/// Records come before deletions, and those before creations.
 pub(super) fn check_order(actions: &[Action]) {
     let rank = |action: &Action| match action {
         Action::Pin(_) | Action::Record(_) | Action::Collect { .. } => 0,

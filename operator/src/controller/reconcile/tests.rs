@@ -1,17 +1,19 @@
-//! Passes against a scripted API server: what is asked, in which order, and what is made of each refusal.
+//! Reconciles against an API server in memory: the requests, their order, and the answer to each refusal.
 
 use std::{
     collections::VecDeque,
+    fmt::Debug,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use http::{Request, Response};
-use inferbench_crds::{InferenceBenchmarkStatus, Outcome, contract::TrialReport};
-use k8s_openapi::DeepMerge;
-use kube::{Client, client::Body};
+use inferbench_crds::{InferenceBenchmarkStatus, Outcome, contract::TrialReport, crd::crd};
+use inferbench_fakekube::{Call, Clock, FakeKube, Fault, Verb};
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod};
+use kube::{Api, Client, Resource, api::DeleteParams};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
@@ -32,146 +34,96 @@ design:
 results: {store: {url: 's3://bucket'}}
 ";
 
-/// An API server with one resource, its Jobs and its pods.
+/// An API server with one resource.
+#[derive(Clone)]
+pub struct World {
+    kube: FakeKube,
+    script: Arc<Mutex<Script>>,
+}
+
+/// The operator's requests, and the faults that they meet.
 #[derive(Default)]
-struct Server {
-    resource: Value,
-    version: u64,
-    jobs: Vec<Value>,
-    pods: Vec<Value>,
-    /// Those that were posted.
-    events: Vec<Value>,
-    /// Every request, as `METHOD kind/name`.
+struct Script {
+    /// Every request but watches, as `METHOD kind/name`.
     asked: Vec<String>,
-    /// Bodies of requests that write.
+    /// Bodies of requests that write, but for events.
     bodies: Vec<Value>,
-    /// Answers to give instead, for requests that begin so.
+    /// Refusals, each of one request that begins so.
     refuse: VecDeque<(&'static str, u16)>,
-    /// Requests that are never answered.
+    /// Requests that begin so are never answered.
     hang: Option<&'static str>,
 }
 
-impl Server {
-    fn answer(&mut self, method: &str, path: &str, body: Value) -> Option<(u16, Value)> {
-        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-        let at = parts
-            .iter()
-            .position(|part| *part == "namespaces")
-            .expect("a namespace");
-        let rest = parts[at + 2..].join("/");
-        let asked = format!("{method} {rest}");
+impl Script {
+    fn fault(&mut self, call: &Call) -> Fault {
+        if call.verb == Verb::Watch {
+            return Fault::None;
+        }
+        let asked = line(call);
+        if call.verb.writes() && call.resource != "events" {
+            self.bodies
+                .push(serde_json::from_slice(&call.body).expect("JSON"));
+        }
         self.asked.push(asked.clone());
-        if !body.is_null() && !rest.starts_with("events") {
-            self.bodies.push(body.clone());
-        }
         if self.hang.is_some_and(|hang| asked.starts_with(hang)) {
-            return None;
+            return Fault::Hang;
         }
-        if let Some(at) = self
-            .refuse
-            .iter()
-            .position(|(start, _)| asked.starts_with(start))
-        {
-            let code = self.refuse.remove(at).map_or(500, |(_, code)| code);
-            return Some((code, refusal(code)));
-        }
-        let name = |value: &Value| {
-            value["metadata"]["name"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let is_ours = parts[at + 1] == "bench";
-        let list = |items: &[Value]| {
-            let items = if is_ours { items } else { &[] };
-            json!({ "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items })
-        };
-        Some(
-            match (method, rest.split('/').collect::<Vec<_>>().as_slice()) {
-                ("GET", ["inferencebenchmarks", _]) => {
-                    if self.resource.is_null() {
-                        (404, refusal(404))
-                    } else {
-                        (200, self.resource.clone())
-                    }
-                }
-                ("GET", ["inferencebenchmarks"]) => {
-                    (200, list(std::slice::from_ref(&self.resource)))
-                }
-                ("GET", ["pods"]) => (200, list(&self.pods)),
-                ("GET", ["jobs"]) => (200, list(&self.jobs)),
-                ("GET", ["jobs", wanted]) => {
-                    match self.jobs.iter().find(|job| name(job) == *wanted) {
-                        Some(job) => (200, job.clone()),
-                        None => (404, refusal(404)),
-                    }
-                }
-                ("PATCH", ["inferencebenchmarks", _, "status"]) => {
-                    if body["metadata"]["resourceVersion"]
-                        != self.resource["metadata"]["resourceVersion"]
-                    {
-                        return Some((409, refusal(409)));
-                    }
-                    self.version += 1;
-                    let status = json!({ "status": body["status"] });
-                    self.resource.merge_from(status);
-                    self.resource["metadata"]["resourceVersion"] = json!(self.version.to_string());
-                    (200, self.resource.clone())
-                }
-                ("POST", ["events"]) => {
-                    self.events.push(body.clone());
-                    (201, body)
-                }
-                ("PATCH", ["events", _]) => (200, body),
-                ("POST", ["jobs"]) => {
-                    if self.jobs.iter().any(|job| name(job) == name(&body)) {
-                        return Some((409, refusal(409)));
-                    }
-                    let mut job = body;
-                    job["metadata"]["uid"] = json!(format!("uid-{}", name(&job)));
-                    self.jobs.push(job.clone());
-                    (201, job)
-                }
-                ("DELETE", ["jobs", wanted]) => {
-                    self.jobs.retain(|job| name(job) != *wanted);
-                    (
-                        200,
-                        json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" }),
-                    )
-                }
-                other => panic!("{other:?}"),
+        let mut refusals = self.refuse.iter();
+        match refusals.position(|(start, _)| asked.starts_with(start)) {
+            Some(at) => Fault::Refuse {
+                code: self.refuse.remove(at).map_or(500, |(_, code)| code),
+                reason: "Scripted",
+                retry_after: None,
             },
-        )
+            None => Fault::None,
+        }
     }
 }
 
-fn refusal(code: u16) -> Value {
-    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": if code == 404 { "NotFound" } else { "Scripted" }, "message": "no" })
+/// A request in a line, such as `PATCH inferencebenchmarks/thesis/status`.
+fn line(call: &Call) -> String {
+    let method = match call.verb {
+        Verb::Get | Verb::List | Verb::Watch => "GET",
+        Verb::Create => "POST",
+        Verb::Update => "PUT",
+        Verb::Patch => "PATCH",
+        Verb::Delete => "DELETE",
+    };
+    let (kind, subresource) = call
+        .resource
+        .split_once('/')
+        .unwrap_or((&call.resource, ""));
+    let mut path = kind.to_owned();
+    for part in [&call.name, subresource] {
+        if !part.is_empty() {
+            path = format!("{path}/{part}");
+        }
+    }
+    format!("{method} {path}")
 }
-
-#[derive(Clone)]
-pub struct World(Arc<Mutex<Server>>);
 
 impl World {
     fn new(status: Option<InferenceBenchmarkStatus>) -> Self {
+        let kube = FakeKube::with_clock(Clock::simulated(now()));
+        kube.install_crd(&crd()).expect("a definition");
+        let namespace =
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "bench" } });
+        kube.create(&namespace).expect("a namespace");
+        let script = Arc::new(Mutex::new(Script::default()));
+        let hook = Arc::clone(&script);
+        kube.set_faults("operator", move |call| {
+            hook.lock().expect("not poisoned").fault(call)
+        });
+        let world = Self { kube, script };
         let mut resource = resource(SPEC);
         resource.status = status;
-        resource.metadata.resource_version = Some("0".into());
-        let server = Server {
-            resource: serde_json::to_value(resource).expect("JSON"),
-            ..Server::default()
-        };
-        Self(Arc::new(Mutex::new(server)))
+        world.put(&serde_json::to_value(resource).expect("JSON"));
+        world
     }
 
     /// One with a resource that nobody has looked at yet.
     pub fn fresh() -> Self {
         Self::new(None)
-    }
-
-    /// How many Jobs there are.
-    pub fn jobs(&self) -> usize {
-        self.with(|server| server.jobs.len())
     }
 
     /// One whose preflight is over.
@@ -182,8 +134,42 @@ impl World {
         }))
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Server) -> T) -> T {
-        look(&mut self.0.lock().expect("not poisoned"))
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().expect("not poisoned")
+    }
+
+    fn put(&self, object: &Value) {
+        self.kube.put(object).expect("a known kind");
+    }
+
+    /// The number of Jobs.
+    pub fn jobs(&self) -> usize {
+        self.kube.count("jobs.batch")
+    }
+
+    fn resource(&self) -> Value {
+        let mut all = self.kube.objects("inferencebenchmarks.inferbench.dev");
+        all.pop().expect("the resource")
+    }
+
+    /// Changes the resource, whether or not a user could.
+    fn edit(&self, change: impl FnOnce(&mut Value)) {
+        let mut resource = self.resource();
+        change(&mut resource);
+        self.put(&resource);
+    }
+
+    /// Deletes an object as a user does.
+    async fn delete<K>(&self, name: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.kube.client("user"), "bench");
+        let deleted = api.delete(name, &DeleteParams::background()).await;
+        deleted.expect("it is deleted");
     }
 
     /// A context that knows nothing yet and holds nothing up.
@@ -204,85 +190,73 @@ impl World {
     }
 
     pub fn client(&self) -> Client {
-        let server = Arc::clone(&self.0);
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let server = Arc::clone(&server);
-            async move {
-                let method = request.method().to_string();
-                let path = request.uri().path().to_owned();
-                if request
-                    .uri()
-                    .query()
-                    .is_some_and(|query| query.contains("watch=true"))
-                {
-                    // Nothing ever happens.
-                    return std::future::pending().await;
-                }
-                let bytes = request.into_body().collect_bytes().await.expect("a body");
-                let body = serde_json::from_slice(&bytes).unwrap_or_default();
-                let answer = server
-                    .lock()
-                    .expect("not poisoned")
-                    .answer(&method, &path, body);
-                let Some((code, body)) = answer else {
-                    return std::future::pending().await;
-                };
-                let response = Response::builder()
-                    .status(code)
-                    .body(Body::from(serde_json::to_vec(&body).expect("JSON")))
-                    .expect("a response");
-                Ok::<_, std::convert::Infallible>(response)
-            }
-        });
-        Client::new(service, "bench")
+        self.kube.client("operator")
     }
 
-    async fn pass(&self) -> Result<Next, ApplyError> {
-        self.pass_in(&self.context()).await
+    async fn reconcile(&self) -> Result<Next, ApplyError> {
+        self.reconcile_in(&self.context()).await
     }
 
-    async fn pass_in(&self, context: &Context) -> Result<Next, ApplyError> {
+    async fn reconcile_in(&self, context: &Context) -> Result<Next, ApplyError> {
         reconcile(context, &|| true, &key(), now()).await
     }
 
-    /// What was asked, but for events, which nothing waits for.
+    /// The requests so far, but for events, which nothing waits for.
     fn asked(&self) -> Vec<String> {
-        let asked = self.with(|server| std::mem::take(&mut server.asked));
+        let asked = std::mem::take(&mut self.script().asked);
         let other = |asked: &String| !asked.contains(" events");
         asked.into_iter().filter(other).collect()
     }
 
     fn status(&self) -> InferenceBenchmarkStatus {
-        let status = self.with(|server| server.resource["status"].clone());
-        serde_json::from_value(status).expect("a status")
+        serde_json::from_value(self.resource()["status"].clone()).expect("a status")
+    }
+
+    /// The first trial's Job, as it was created by somebody with this uid.
+    fn put_first(&self, uid: &str, status: Value) {
+        let sweep = sweep(SPEC);
+        let trial = sweep.expansion.trial(0).expect("there");
+        let mut job = serde_json::to_value(build::trials(&sweep, &[trial])).expect("JSON");
+        job["metadata"]["uid"] = json!(uid);
+        job["status"] = status;
+        self.put(&job);
     }
 
     /// The first trial's Job, ended well, with its pod.
     fn first_ended(&self) {
-        let sweep = sweep(SPEC);
-        let trial = sweep.expansion.trial(0).expect("there");
-        let mut job = serde_json::to_value(build::trials(&sweep, &[trial])).expect("JSON");
-        job["metadata"]["uid"] = json!("job-uid");
-        job["status"] = json!({"conditions": [
-            {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
-        ]});
+        self.put_first(
+            "job-uid",
+            json!({"conditions": [
+                {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            ]}),
+        );
         let report = TrialReport {
             outcomes: "1".into(),
             ..TrialReport::default()
         };
-        let pod = json!({
-            "metadata": {"name": "p", "ownerReferences": [
-                {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "job-uid", "controller": true},
-            ]},
-            "status": {"phase": "Succeeded", "containerStatuses": [
-                {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-                 "state": {"terminated": {"exitCode": 0, "message": serde_json::to_string(&report).expect("JSON")}}},
-            ]},
-        });
-        self.with(|server| {
-            server.jobs.push(job);
-            server.pods.push(pod);
-        });
+        let status = json!({"phase": "Succeeded", "containerStatuses": [
+            {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+             "state": {"terminated": {"exitCode": 0, "message": serde_json::to_string(&report).expect("JSON")}}},
+        ]});
+        self.put_pod("p", "job-uid", status);
+    }
+
+    /// A pod of the Job with this uid.
+    fn put_pod(&self, name: &str, uid: &str, status: Value) {
+        let jobs = self.kube.objects("jobs.batch");
+        let job = jobs.iter().find(|job| job["metadata"]["uid"] == uid);
+        let job = job.expect("the Job");
+        self.put(&json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": name, "namespace": "bench",
+                "labels": job["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [
+                    {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": uid, "controller": true},
+                ],
+            },
+            "status": status,
+        }));
     }
 }
 
@@ -297,7 +271,7 @@ fn now() -> Timestamp {
 #[tokio::test]
 async fn a_new_resource_is_accepted_and_its_preflight_created() {
     let world = World::new(None);
-    assert_eq!(world.pass().await.expect("fine"), Next::After(LOOK));
+    assert_eq!(world.reconcile().await.expect("fine"), Next::After(LOOK));
     assert_eq!(
         world.asked(),
         [
@@ -311,14 +285,12 @@ async fn a_new_resource_is_accepted_and_its_preflight_created() {
     let status = world.status();
     assert_eq!(status.plan.expect("pinned").image, Some(defaults().image));
     assert_eq!(status.conditions.len(), 5);
-    world.with(|server| {
-        assert_eq!(
-            server.jobs[0]["metadata"]["name"],
-            "thesis-0f1e2d3c-preflight-1"
-        )
-    });
+    assert_eq!(
+        world.kube.objects("jobs.batch")[0]["metadata"]["name"],
+        "thesis-0f1e2d3c-preflight-1"
+    );
     // P5: nothing has changed, nothing is written.
-    world.pass().await.expect("fine");
+    world.reconcile().await.expect("fine");
     assert_eq!(
         world.asked(),
         ["GET inferencebenchmarks/thesis", "GET jobs", "GET pods"]
@@ -329,7 +301,7 @@ async fn a_new_resource_is_accepted_and_its_preflight_created() {
 async fn what_ended_is_recorded_then_deleted_and_then_followed() {
     let world = World::pinned();
     world.first_ended();
-    world.pass().await.expect("fine");
+    world.reconcile().await.expect("fine");
     assert_eq!(
         world.asked()[3..],
         [
@@ -338,7 +310,7 @@ async fn what_ended_is_recorded_then_deleted_and_then_followed() {
             "POST jobs",
         ]
     );
-    let delete = world.with(|server| server.bodies[1].clone());
+    let delete = world.script().bodies[1].clone();
     assert_eq!(delete["preconditions"]["uid"], "job-uid");
     assert_eq!(delete["propagationPolicy"], "Background");
     let ledger = world.status().ledger.expect("there");
@@ -347,11 +319,11 @@ async fn what_ended_is_recorded_then_deleted_and_then_followed() {
 }
 
 #[tokio::test]
-async fn a_conflict_ends_the_pass_before_anything_is_deleted_or_created() {
+async fn a_conflict_ends_the_reconcile_before_anything_is_deleted_or_created() {
     let world = World::pinned();
     world.first_ended();
-    world.with(|server| server.refuse.push_back(("PATCH", 409)));
-    assert!(matches!(world.pass().await, Err(ApplyError::Conflict)));
+    world.script().refuse.push_back(("PATCH", 409));
+    assert!(matches!(world.reconcile().await, Err(ApplyError::Conflict)));
     assert_eq!(world.asked().len(), 4);
 }
 
@@ -362,11 +334,7 @@ async fn an_answer_that_was_lost_is_made_up_for() {
     let writes = AtomicUsize::new(0);
     let sneak = || {
         if writes.fetch_add(1, Ordering::SeqCst) == 1 {
-            let sweep = sweep(SPEC);
-            let trial = sweep.expansion.trial(0).expect("there");
-            let mut job = serde_json::to_value(build::trials(&sweep, &[trial])).expect("JSON");
-            job["metadata"]["uid"] = json!("earlier");
-            world.with(|server| server.jobs.push(job));
+            world.put_first("earlier", json!({}));
         }
         true
     };
@@ -376,38 +344,38 @@ async fn an_answer_that_was_lost_is_made_up_for() {
         world.asked()[4..],
         ["POST jobs", "GET jobs/thesis-0f1e2d3c-0"]
     );
-    world.with(|server| assert_eq!(server.jobs.len(), 1));
+    assert_eq!(world.jobs(), 1);
 }
 
 #[tokio::test]
 async fn a_foreign_job_of_the_same_name_is_left_alone() {
     let world = World::pinned();
-    world.with(|server| {
-        server.jobs.push(json!({"metadata": {"name": "thesis-0f1e2d3c-0", "uid": "foreign"}, "spec": {"template": {}}}));
-    });
+    world.put(&json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "thesis-0f1e2d3c-0", "namespace": "bench", "uid": "foreign"},
+        "spec": {"template": {}},
+    }));
     let context = world.context();
-    let error = world.pass_in(&context).await.expect_err("refused");
+    let error = world.reconcile_in(&context).await.expect_err("refused");
     assert!(matches!(error, ApplyError::Taken { .. }), "{error}");
-    world.with(|server| assert_eq!(server.jobs.len(), 1));
-    // The next pass tells of it, until the name is free.
-    world.pass_in(&context).await.expect_err("refused");
+    assert_eq!(world.jobs(), 1);
+    // The next reconcile says so in the status, until the name is free.
+    world.reconcile_in(&context).await.expect_err("refused");
     let progressing = || {
-        world.with(|server| {
-            let conditions = server.resource["status"]["conditions"].as_array().cloned();
-            let mut conditions = conditions.unwrap_or_default().into_iter();
-            conditions.find(|condition| condition["type"] == "Progressing")
-        })
+        let conditions = world.resource()["status"]["conditions"].as_array().cloned();
+        let mut conditions = conditions.unwrap_or_default().into_iter();
+        conditions.find(|condition| condition["type"] == "Progressing")
     };
-    let told = progressing().expect("a condition");
-    assert_eq!(told["reason"], "NameTaken");
-    let message = told["message"].as_str().expect("text");
+    let condition = progressing().expect("a condition");
+    assert_eq!(condition["reason"], "NameTaken");
+    let message = condition["message"].as_str().expect("text");
     assert!(
         message.starts_with("Job thesis-0f1e2d3c-0 is not"),
         "{message}"
     );
-    world.with(|server| server.jobs.clear());
-    world.pass_in(&context).await.expect("fine");
-    world.pass_in(&context).await.expect("fine");
+    world.delete::<Job>("thesis-0f1e2d3c-0").await;
+    world.reconcile_in(&context).await.expect("fine");
+    world.reconcile_in(&context).await.expect("fine");
     assert_eq!(progressing().expect("a condition")["reason"], "Measuring");
     assert!(
         !world
@@ -420,16 +388,16 @@ async fn a_foreign_job_of_the_same_name_is_left_alone() {
 #[tokio::test]
 async fn a_quota_means_wait() {
     let world = World::pinned();
-    world.with(|server| server.refuse.push_back(("POST jobs", 403)));
-    assert_eq!(world.pass().await.expect("fine"), Next::After(NO_ROOM));
+    world.script().refuse.push_back(("POST jobs", 403));
+    assert_eq!(world.reconcile().await.expect("fine"), Next::After(NO_ROOM));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_answer_is_given_up() {
     for call in ["GET inferencebenchmarks", "GET jobs", "PATCH", "POST jobs"] {
         let world = World::pinned();
-        world.with(|server| server.hang = Some(call));
-        let error = world.pass().await.expect_err("given up");
+        world.script().hang = Some(call);
+        let error = world.reconcile().await.expect_err("given up");
         assert_eq!(error.kind(), "timeout", "{call}");
     }
 }
@@ -441,7 +409,7 @@ async fn whoever_does_not_lead_writes_nothing() {
     let result = reconcile(&world.context(), &|| false, &key(), now()).await;
     assert!(matches!(result, Err(ApplyError::Deposed)));
     assert!(world.asked().iter().all(|asked| asked.starts_with("GET")));
-    // The lead is lost in mid-pass: not one more write.
+    // The lead is lost in the middle: not one more write.
     let left = AtomicUsize::new(1);
     let may_write = || {
         left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -462,22 +430,21 @@ async fn whoever_does_not_lead_writes_nothing() {
 #[tokio::test]
 async fn a_resource_that_goes_is_left_to_go() {
     let world = World::pinned();
-    world.with(|server| {
-        server.resource["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")
-    });
-    assert_eq!(world.pass().await.expect("fine"), Next::Changed);
+    world
+        .edit(|resource| resource["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    assert_eq!(world.reconcile().await.expect("fine"), Next::Changed);
     assert_eq!(world.asked().len(), 1);
-    world.with(|server| server.resource = Value::Null);
-    assert_eq!(world.pass().await.expect("fine"), Next::Changed);
+    world.delete::<InferenceBenchmark>("thesis").await;
+    assert_eq!(world.reconcile().await.expect("fine"), Next::Changed);
 }
 
 #[tokio::test]
 async fn a_bad_resource_is_told_so_once_and_stops_nothing() {
     let world = World::new(None);
-    world.with(|server| {
-        server.resource["spec"]["runner"]["podOverrides"] = json!({"spec": {"hostNetwork": true}})
+    world.edit(|resource| {
+        resource["spec"]["runner"]["podOverrides"] = json!({"spec": {"hostNetwork": true}})
     });
-    assert_eq!(world.pass().await.expect("fine"), Next::Changed);
+    assert_eq!(world.reconcile().await.expect("fine"), Next::Changed);
     let accepted = world.status().conditions.remove(0);
     assert!(
         accepted
@@ -487,15 +454,15 @@ async fn a_bad_resource_is_told_so_once_and_stops_nothing() {
         accepted.message
     );
     world.asked();
-    world.pass().await.expect("fine");
+    world.reconcile().await.expect("fine");
     assert_eq!(world.asked().len(), 1, "it is looked at, and nothing more");
     // One that is no InferenceBenchmark at all.
-    world.with(|server| server.resource["spec"] = json!({"design": 3}));
-    assert_eq!(world.pass().await.expect("fine"), Next::Changed);
+    world.edit(|resource| resource["spec"] = json!({"design": 3}));
+    assert_eq!(world.reconcile().await.expect("fine"), Next::Changed);
     // A ledger that cannot be read stops the sweep: to begin anew would measure everything again.
     let world = World::pinned();
-    world.with(|server| server.resource["status"]["ledger"] = json!({"outcomes": "nonsense!"}));
-    world.pass().await.expect("fine");
+    world.edit(|resource| resource["status"]["ledger"] = json!({"outcomes": "nonsense!"}));
+    world.reconcile().await.expect("fine");
     assert!(!world.asked().iter().any(|asked| asked.starts_with("POST")));
     assert_eq!(world.status().conditions[0].status, "False");
 }
@@ -503,9 +470,9 @@ async fn a_bad_resource_is_told_so_once_and_stops_nothing() {
 #[tokio::test]
 async fn events_regard_the_resource_and_are_posted_once() {
     let world = World::new(None);
-    world.pass().await.expect("fine");
-    world.pass().await.expect("fine");
-    let events = world.with(|server| server.events.clone());
+    world.reconcile().await.expect("fine");
+    world.reconcile().await.expect("fine");
+    let events = world.kube.objects("events.events.k8s.io");
     assert_eq!(events.len(), 1, "{events:?}");
     let event = &events[0];
     assert_eq!(
@@ -529,21 +496,21 @@ async fn events_regard_the_resource_and_are_posted_once() {
 #[tokio::test(start_paused = true)]
 async fn events_that_cannot_be_posted_hold_up_nothing() {
     let world = World::new(None);
-    world.with(|server| server.hang = Some("POST events"));
-    assert_eq!(world.pass().await.expect("fine"), Next::After(LOOK));
+    world.script().hang = Some("POST events");
+    assert_eq!(world.reconcile().await.expect("fine"), Next::After(LOOK));
     assert_eq!(world.jobs(), 1);
     let world = World::pinned();
-    world.with(|server| server.refuse.push_back(("POST events", 403)));
-    world.pass().await.expect("fine");
+    world.script().refuse.push_back(("POST events", 403));
+    world.reconcile().await.expect("fine");
     assert_eq!(world.jobs(), 1);
 }
 
 #[tokio::test]
-async fn what_was_not_written_is_not_told() {
+async fn no_event_tells_of_a_status_that_was_not_written() {
     let world = World::new(None);
-    world.with(|server| server.refuse.push_back(("PATCH", 409)));
-    assert!(matches!(world.pass().await, Err(ApplyError::Conflict)));
-    world.with(|server| assert_eq!(server.events.len(), 0));
+    world.script().refuse.push_back(("PATCH", 409));
+    assert!(matches!(world.reconcile().await, Err(ApplyError::Conflict)));
+    assert_eq!(world.kube.count("events.events.k8s.io"), 0);
 }
 
 #[tokio::test]
@@ -551,41 +518,41 @@ async fn what_is_recorded_and_live_is_counted() {
     let world = World::pinned();
     world.first_ended();
     let context = world.context();
-    world.pass_in(&context).await.expect("fine");
+    world.reconcile_in(&context).await.expect("fine");
     let expect = |line: &str| {
         let text = context.metrics.text(true, &context.bounds.live());
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     };
     expect("inferbench_operator_trials_total{outcome=\"Succeeded\"} 1");
-    // The Job that was created in this very pass counts.
+    // The Job that was created in this very reconcile counts.
     expect("inferbench_operator_jobs_live{component=\"trial\"} 1");
-    world.pass_in(&context).await.expect("fine");
+    world.reconcile_in(&context).await.expect("fine");
     expect("inferbench_operator_trials_total{outcome=\"Succeeded\"} 1");
     expect("inferbench_operator_jobs_live{component=\"trial\"} 1");
     // Another operator, later: what is there counts, whoever made it.
     let restarted = world.context();
-    world.pass_in(&restarted).await.expect("fine");
+    world.reconcile_in(&restarted).await.expect("fine");
     assert_eq!(restarted.bounds.live(), [(Role::Trial, 1)].into());
-    world.with(|server| server.resource = Value::Null);
-    world.pass_in(&context).await.expect("fine");
+    world.delete::<InferenceBenchmark>("thesis").await;
+    world.reconcile_in(&context).await.expect("fine");
     expect("inferbench_operator_jobs_live{component=\"trial\"} 0");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_transition_waits_with_the_whole_pass() {
+async fn a_change_that_is_no_transition_waits_with_all_writes() {
     let world = World::pinned();
     let context = world.bounded(Limits::default());
-    world.pass_in(&context).await.expect("fine");
+    world.reconcile_in(&context).await.expect("fine");
     assert_eq!(
         world.asked()[3..],
         ["PATCH inferencebenchmarks/thesis/status", "POST jobs"]
     );
-    // That it is active is no transition, and neither is what it ends as.
-    world.with(|server| server.jobs.clear());
+    // That it is active is no transition, and neither is its outcome.
+    world.delete::<Job>("thesis-0f1e2d3c-0").await;
     world.first_ended();
     let wait = Duration::from_secs(2);
     assert_eq!(
-        world.pass_in(&context).await.expect("fine"),
+        world.reconcile_in(&context).await.expect("fine"),
         Next::After(wait)
     );
     assert_eq!(
@@ -594,7 +561,7 @@ async fn what_is_no_transition_waits_with_the_whole_pass() {
         "nothing is written, deleted or created"
     );
     tokio::time::advance(wait).await;
-    world.pass_in(&context).await.expect("fine");
+    world.reconcile_in(&context).await.expect("fine");
     assert_eq!(
         world.asked()[3..],
         [
@@ -604,8 +571,8 @@ async fn what_is_no_transition_waits_with_the_whole_pass() {
         ]
     );
     // Suspending is one.
-    world.with(|server| server.resource["spec"]["suspend"] = json!(true));
-    world.pass_in(&context).await.expect("fine");
+    world.edit(|resource| resource["spec"]["suspend"] = json!(true));
+    world.reconcile_in(&context).await.expect("fine");
     assert_eq!(
         world.asked()[3..],
         ["PATCH inferencebenchmarks/thesis/status"]
@@ -626,7 +593,7 @@ async fn a_job_that_must_not_be_created_yet_is_waited_for() {
         .bounds
         .create(&other, Role::Trial, Instant::now())
         .expect("the burst");
-    let next = world.pass_in(&context).await.expect("fine");
+    let next = world.reconcile_in(&context).await.expect("fine");
     let Next::After(wait) = next else {
         panic!("{next:?}");
     };
@@ -635,10 +602,10 @@ async fn a_job_that_must_not_be_created_yet_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_window_is_filled_by_several_passes_that_follow_at_once() {
+async fn a_large_window_is_filled_by_several_reconciles_that_follow_at_once() {
     let world = World::pinned();
-    world.with(|server| {
-        let spec = &mut server.resource["spec"];
+    world.edit(|resource| {
+        let spec = &mut resource["spec"];
         spec["design"]["factors"]["batchSize"] = (1..=40).collect::<Vec<i32>>().into();
         spec["execution"] = json!({"parallelism": 32});
     });
@@ -648,23 +615,23 @@ async fn a_large_window_is_filled_by_several_passes_that_follow_at_once() {
         create_rate: 0,
         ..Limits::default()
     });
-    let mut passes = Vec::new();
-    while passes.last() != Some(&Next::After(LOOK)) && passes.len() < 9 {
+    let mut results = Vec::new();
+    while results.last() != Some(&Next::After(LOOK)) && results.len() < 9 {
         let before = world.jobs();
-        passes.push(world.pass_in(&context).await.expect("fine"));
+        results.push(world.reconcile_in(&context).await.expect("fine"));
         assert!(world.jobs() <= before + CREATIONS);
         // One of them runs: there is more room.
-        world.with(|server| {
-            let uid = server.jobs[0]["metadata"]["uid"].clone();
-            server.pods = vec![json!({
-                "metadata": {"name": "q", "ownerReferences": [
-                    {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": uid, "controller": true},
-                ]},
-                "status": {"phase": "Running"},
-            })];
-        });
+        let uid = world.kube.objects("jobs.batch")[0]["metadata"]["uid"].clone();
+        if results.len() == 1 {
+            world.delete::<Pod>("p").await;
+        }
+        world.put_pod(
+            "q",
+            uid.as_str().expect("a uid"),
+            json!({"phase": "Running"}),
+        );
     }
     let at_once = Next::After(Duration::ZERO);
-    assert_eq!(passes, [at_once, at_once, Next::After(LOOK)]);
+    assert_eq!(results, [at_once, at_once, Next::After(LOOK)]);
     assert_eq!(world.jobs(), 32);
 }

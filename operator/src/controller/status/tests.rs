@@ -1,4 +1,4 @@
-//! What the status tells, that it says nothing twice, and that it stays small.
+//! The status: its contents, that nothing is written twice, and that it stays small.
 
 use std::time::Duration;
 
@@ -291,7 +291,7 @@ fn a_resource_that_breaks_rules_is_told_which() {
     );
 }
 
-/// What the API server keeps of who wrote which field, as it writes it: lists without keys are one field.
+/// The API server's record of who wrote which field, as it writes it: lists without keys are one field.
 fn managed(value: &Value) -> Value {
     let Value::Object(members) = value else {
         return json!({});

@@ -1,4 +1,4 @@
-//! What is accepted, what is refused, and what stays pinned.
+//! Acceptance, refusals, and a plan that stays pinned.
 
 use inferbench_crds::{crd::API_VERSION, status::InferenceBenchmarkStatus};
 

@@ -7,9 +7,9 @@ use super::{super::fake, *};
 /// One GPU, and what a second reading of it says after some time.
 fn second(uuid: &str) -> Option<Reading> {
     let gpus = fake::open(&[uuid])?.unwrap();
-    let _ = gpus.read();
+    let _ = gpus.read(&Processes::of_this_one());
     std::thread::sleep(Duration::from_millis(50));
-    Some(gpus.read().remove(0))
+    Some(gpus.read(&Processes::of_this_one()).remove(0))
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_buffer_is_drained_without_gaps_or_repetition() {
         let mut periods = Vec::new();
         for _ in 0..5 {
             std::thread::sleep(Duration::from_millis(60));
-            let reading = gpus.read().remove(0);
+            let reading = gpus.read(&Processes::of_this_one()).remove(0);
             assert_eq!(reading.util_pct, None, "what is drained is not polled, too");
             periods.extend(reading.utilization);
         }
@@ -90,9 +90,9 @@ fn counters_of_activity_span_the_time_between_readings() {
         return;
     };
     let gpus = gpus.unwrap();
-    let first = gpus.read().remove(0);
+    let first = gpus.read(&Processes::of_this_one()).remove(0);
     std::thread::sleep(Duration::from_millis(20));
-    let second = gpus.read().remove(0);
+    let second = gpus.read(&Processes::of_this_one()).remove(0);
     let (before, after) = (first.dram_active.unwrap(), second.dram_active.unwrap());
     assert_eq!((after.value, before.to_ns), (80.0, after.from_ns));
     assert!(after.to_ns - after.from_ns >= 20_000_000);
@@ -190,7 +190,9 @@ fn a_lost_gpu_says_so_and_is_not_asked_again() {
         return;
     };
     let gpus = gpus.unwrap();
-    let readings: Vec<Vec<Reading>> = (0..4).map(|_| gpus.read()).collect();
+    let readings: Vec<Vec<Reading>> = (0..4)
+        .map(|_| gpus.read(&Processes::of_this_one()))
+        .collect();
     let lost = |at: usize| readings[at][0].lost.clone();
     assert_eq!((lost(0), lost(1)), (None, None));
     for at in [2, 3] {

@@ -1,0 +1,298 @@
+//! How the result of a collection reaches the resource's status: [`Collected`] as JSON, compressed by zlib and cut into
+//! [`Chunk`]s, one in the termination message of each pod. The runner cuts, the operator joins.
+
+use std::sync::LazyLock;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use miniz_oxide::{deflate::compress_to_vec_zlib, inflate::decompress_to_vec_zlib_with_limit};
+use serde_json::{Value, json};
+
+use crate::{
+    contract::{Chunk, Collected, TERMINATION_MESSAGE_BYTES},
+    crd, limits, schema, sha256_hex,
+};
+
+/// Bytes of the zlib stream in one chunk: what a termination message has room for, in base64.
+pub const CHUNK_BYTES: usize = (TERMINATION_MESSAGE_BYTES - FRAME_BYTES) / 4 * 3;
+
+/// Bytes of a chunk's JSON beside its data: numbers, names and the hash.
+const FRAME_BYTES: usize = 160;
+
+/// The best that zlib can do: what is compressed is small.
+const LEVEL: u8 = 9;
+
+/// The most that a stream may unfold to: the summary, and a line for each trial that was recovered.
+const MOST_BYTES: usize = 2 << 20;
+
+/// How many chunks of [`CHUNK_BYTES`] a stream of `bytes` bytes takes.
+#[must_use]
+pub fn chunks(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// Cuts what a collection hands over into chunks with `bytes` bytes of the stream each: [`CHUNK_BYTES`], outside of
+/// tests.
+///
+/// # Errors
+/// Where it cannot be written as JSON: never in practice.
+pub fn cut(collected: &Collected, bytes: usize) -> serde_json::Result<Vec<Chunk>> {
+    let json = serde_json::to_vec(collected)?;
+    Ok(chunks_of(&compress_to_vec_zlib(&json, LEVEL), bytes))
+}
+
+fn chunks_of(stream: &[u8], bytes: usize) -> Vec<Chunk> {
+    let parts: Vec<&[u8]> = stream.chunks(bytes.max(1)).collect();
+    let sha256 = sha256_hex(stream);
+    let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+    (0..)
+        .zip(parts)
+        .map(|(part, data)| Chunk {
+            part,
+            parts: count,
+            sha256: sha256.clone(),
+            data: STANDARD.encode(data),
+            message: None,
+        })
+        .collect()
+}
+
+/// Joins what the termination messages of a collection's pods say, in any order and with repetitions. Nothing is taken
+/// unchecked: a status that the API server refuses would never be written.
+///
+/// # Errors
+/// Where a part is missing or damaged, or where the resource's schema does not allow what they say.
+pub fn join<'a>(reports: impl Iterator<Item = &'a str>) -> Result<Collected, String> {
+    let mut parts: Vec<Option<Vec<u8>>> = Vec::new();
+    let mut whole = String::new();
+    for report in reports.filter(|report| !report.is_empty()) {
+        let chunk: Chunk = serde_json::from_str(report)
+            .map_err(|error| format!("a pod's termination message is no chunk: {error}"))?;
+        if chunk.parts == 0 {
+            continue;
+        }
+        if chunk.parts > 1_024 || chunk.part >= chunk.parts {
+            return Err(format!(
+                "there is no part {} of {}",
+                chunk.part, chunk.parts
+            ));
+        }
+        if whole.is_empty() {
+            whole = chunk.sha256.clone();
+            parts = vec![None; chunk.parts as usize];
+        }
+        if chunk.sha256 != whole || chunk.parts as usize != parts.len() {
+            return Err("the parts belong to different collections".into());
+        }
+        let data = STANDARD
+            .decode(&chunk.data)
+            .map_err(|error| format!("part {} is not base64: {error}", chunk.part))?;
+        if let Some(part) = parts.get_mut(chunk.part as usize) {
+            *part = Some(data);
+        }
+    }
+    if parts.is_empty() {
+        return Err("no pod has handed over anything".into());
+    }
+    let count = parts.len();
+    let mut stream = Vec::new();
+    for (number, part) in parts.into_iter().enumerate() {
+        stream.extend(part.ok_or_else(|| format!("part {number} of {count} is missing"))?);
+    }
+    if sha256_hex(&stream) != whole {
+        return Err("the parts do not have the hash that they name".into());
+    }
+    let json = decompress_to_vec_zlib_with_limit(&stream, MOST_BYTES)
+        .map_err(|error| format!("the parts are no zlib stream: {error}"))?;
+    let collected: Collected = serde_json::from_slice(&json)
+        .map_err(|error| format!("the parts are no summary: {error}"))?;
+    check(&collected)?;
+    Ok(collected)
+}
+
+/// Whether a status has room for it.
+fn check(collected: &Collected) -> Result<(), String> {
+    static SCHEMA: LazyLock<Value> = LazyLock::new(crd::status_schema);
+    let Collected {
+        results, summary, ..
+    } = collected;
+    let bytes = serde_json::to_vec(summary).map_or(usize::MAX, |json| json.len());
+    if bytes > limits::SUMMARY_BYTES {
+        return Err(format!(
+            "status.summary has {bytes} bytes, and at most {} are allowed",
+            limits::SUMMARY_BYTES
+        ));
+    }
+    if results.rows < 0 {
+        return Err(format!(
+            "status.results.rows: {} is not at least 0",
+            results.rows
+        ));
+    }
+    let status = json!({ "results": results, "summary": summary }).into();
+    match schema::check(&status, &SCHEMA, "status").first() {
+        None => Ok(()),
+        Some(found) => Err(format!("{}: {}", found.path, found.message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Outcome,
+        factor::{Factor, Level, Levels},
+        status::{Best, CollectedResults, FactorSummary, MetricByLevel, Point, Summary},
+    };
+
+    fn point(model: &str) -> Point {
+        let levels = [
+            (Factor::MODEL, Level::from(model)),
+            (Factor::BATCH_SIZE, Level::from(4)),
+            (Factor::INPUT_LENGTH, Level::from(32)),
+            (Factor::OUTPUT_LENGTH, Level::from(16)),
+            (Factor::GPUS, Level::from(0)),
+            (Factor::DTYPE, Level::from("f32")),
+            (Factor::named("maxNumSeqs"), Level::from(64)),
+            (Factor::named("scheduler"), Level::from("fcfs")),
+        ];
+        Point {
+            levels: Levels::new(levels),
+            output_throughput: Some(213.4),
+            ..Point::default()
+        }
+    }
+
+    fn collected() -> Collected {
+        Collected {
+            results: CollectedResults {
+                uri: "s3://bucket/bench/thesis-0f1e2d3c".into(),
+                sha256: "ab".repeat(32),
+                rows: 4,
+                report: "report.html".into(),
+                ..CollectedResults::default()
+            },
+            summary: Summary {
+                trials: 3,
+                intervals: "Replicates".into(),
+                factors: vec![FactorSummary {
+                    factor: "batchSize".into(),
+                    levels: vec!["1".into(), "4".into()],
+                    metrics: vec![MetricByLevel {
+                        metric: "ttft_ms".into(),
+                        mean: vec![Some(1.25), None],
+                        half_width: vec![None, None],
+                    }],
+                }],
+                best: vec![Best {
+                    goal: "highest throughput".into(),
+                    configuration: point("gpt2"),
+                }],
+                pareto: vec![point("gpt2")],
+                ..Summary::default()
+            },
+            recovered: vec![(2, Outcome::Succeeded)],
+        }
+    }
+
+    fn messages(collected: &Collected, bytes: usize) -> Vec<String> {
+        let chunks = cut(collected, bytes).expect("JSON");
+        let json = |chunk| serde_json::to_string(chunk).expect("JSON");
+        chunks.iter().map(json).collect()
+    }
+
+    fn read(reports: &[String]) -> Result<Collected, String> {
+        join(reports.iter().map(String::as_str))
+    }
+
+    #[test]
+    fn every_chunk_fits_into_a_termination_message() {
+        let stream: Vec<u8> = (0..20_000_u32).map(|byte| byte as u8).collect();
+        let cut = chunks_of(&stream, CHUNK_BYTES);
+        assert_eq!(cut.len(), chunks(stream.len()) as usize);
+        let mut whole = Vec::new();
+        for mut chunk in cut {
+            whole.extend(STANDARD.decode(&chunk.data).expect("base64"));
+            (chunk.part, chunk.parts) = (u32::MAX, u32::MAX);
+            let bytes = serde_json::to_vec(&chunk).expect("JSON").len();
+            assert!(bytes <= TERMINATION_MESSAGE_BYTES, "{bytes}");
+        }
+        assert_eq!(whole, stream);
+    }
+
+    #[test]
+    fn parts_in_any_order_make_the_whole() {
+        let mut reports = messages(&collected(), 50);
+        assert!(reports.len() > 3);
+        assert_eq!(read(&reports), Ok(collected()));
+        reports.reverse();
+        reports.push(reports[0].clone());
+        reports.push(String::new());
+        reports.push("{}".into());
+        assert_eq!(read(&reports), Ok(collected()));
+    }
+
+    #[test]
+    fn what_is_missing_or_damaged_is_refused() {
+        let reports = messages(&collected(), 50);
+        let count = reports.len();
+        assert_eq!(
+            read(&reports[1..]),
+            Err(format!("part 0 of {count} is missing"))
+        );
+        assert_eq!(read(&[]), Err("no pod has handed over anything".into()));
+        let mut other = collected();
+        other.results.rows = 5;
+        let mixed = [&reports[..1], &messages(&other, 50)[1..]].concat();
+        assert_eq!(
+            read(&mixed),
+            Err("the parts belong to different collections".into())
+        );
+        let mut swapped = reports.clone();
+        swapped[0] = swapped[0].replace("\"part\":0", "\"part\":1");
+        swapped[1] = swapped[1].replace("\"part\":1", "\"part\":0");
+        assert_eq!(
+            read(&swapped),
+            Err("the parts do not have the hash that they name".into())
+        );
+        assert!(
+            read(&["nonsense".into()])
+                .expect_err("refused")
+                .contains("is no chunk")
+        );
+        let beyond = r#"{"part": 3, "parts": 2, "sha256": "x", "data": ""}"#;
+        assert_eq!(
+            read(&[beyond.into()]),
+            Err("there is no part 3 of 2".into())
+        );
+    }
+
+    #[test]
+    fn what_a_status_has_no_room_for_is_refused() {
+        let refused = |change: fn(&mut Collected)| {
+            let mut wide = collected();
+            change(&mut wide);
+            read(&messages(&wide, 500)).expect_err("refused")
+        };
+        assert_eq!(
+            refused(|wide| wide.summary.pareto = vec![point("gpt2"); 17]),
+            "status.summary.pareto: has 17 items, and at most 16 are allowed"
+        );
+        assert_eq!(
+            refused(|wide| wide.summary.factors[0].levels[1] = "x".repeat(64)),
+            format!(
+                "status.summary.factors[0].levels[1]: \"{}…\" has 64 characters, and at most 63 are allowed",
+                "x".repeat(60)
+            )
+        );
+        assert_eq!(
+            refused(|wide| wide.results.rows = -1),
+            "status.results.rows: -1 is not at least 0"
+        );
+        assert!(
+            refused(|wide| wide.results.report = "r".repeat(254))
+                .starts_with("status.results.report: ")
+        );
+        let large = refused(|wide| wide.summary.pareto = vec![point(&"x".repeat(3_000)); 16]);
+        assert!(large.contains("at most 32768"), "{large}");
+    }
+}

@@ -1,0 +1,202 @@
+//! The engine of this repository, on candle, in this very process.
+
+use std::collections::BTreeMap;
+
+use inferbench_crds::{design::Combination, spec::Dtype};
+use inferbench_engine::{
+    Backend as Device, Engine, EngineError, Format, LoadOptions,
+    config::ModelConfig,
+    quality::Score,
+    size::{self, Memory},
+};
+
+use super::{
+    Backend, BackendError, Description, Inspect, Load, Room, SequenceTimes, Served, Setup,
+};
+use crate::machine::processes::Processes;
+
+/// Its name.
+pub const ENGINE: &str = "candle";
+/// The version of candle that it is built on.
+pub const CANDLE_VERSION: &str = "0.11.1";
+
+/// The engine with a model.
+pub struct Candle {
+    engine: Engine,
+    description: Description,
+    processes: Processes,
+    room: Room,
+}
+
+impl Candle {
+    /// Loads a model.
+    ///
+    /// # Errors
+    /// Those of [`Engine::load`].
+    pub fn start(setup: &Setup<'_>) -> Result<Self, BackendError> {
+        let weights = setup.weights.weights().map_err(BackendError::invalid)?;
+        let options = LoadOptions {
+            dtype: format(setup.dtype),
+            backend: if setup.gpus > 0 {
+                Device::Cuda
+            } else {
+                Device::Cpu
+            },
+            world_size: world(setup.gpus),
+            max_batch: setup.room.sequences,
+            max_seq: setup.room.tokens,
+        };
+        let engine = Engine::load(&weights, &options)?;
+        let info = engine.info();
+        let description = Description {
+            engine: ENGINE.into(),
+            version: version(),
+            mode: info.mode.into(),
+            architecture: info.architecture.clone(),
+            model_params: info.params,
+            weight_bytes: info.weight_bytes,
+            load: info.load,
+            threads: u32::try_from(setup.threads.count).unwrap_or(u32::MAX),
+            denormals_flushed: setup.threads.denormals_flushed,
+            configuration: BTreeMap::from([
+                ("maxBatch".into(), options.max_batch.to_string()),
+                ("maxSeq".into(), options.max_seq.to_string()),
+            ]),
+        };
+        Ok(Self {
+            engine,
+            description,
+            processes: Processes::of_this_one(),
+            room: setup.room,
+        })
+    }
+}
+
+impl Backend for Candle {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn processes(&self) -> Processes {
+        self.processes.clone()
+    }
+
+    fn room(&self) -> Room {
+        self.room
+    }
+
+    fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
+        let Load::Batch { prompts, output } = *load;
+        let generation = self.engine.generate(prompts, output)?;
+        // A step of the whole batch has one end.
+        let times = SequenceTimes {
+            count: prompts.len(),
+            token_ends: generation.step_ends,
+        };
+        Ok(Served {
+            started: generation.started,
+            sequences: vec![times],
+            ids: Some(generation.ids),
+        })
+    }
+
+    fn inspect(&mut self) -> Option<&mut dyn Inspect> {
+        Some(self)
+    }
+}
+
+impl Inspect for Candle {
+    fn last_logits(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, BackendError> {
+        Ok(self.engine.last_logits(prompts)?)
+    }
+
+    fn score(
+        &mut self,
+        prompts: &[Vec<u32>],
+        continuations: &[Vec<u32>],
+    ) -> Result<Vec<Score>, BackendError> {
+        Ok(self.engine.score(prompts, continuations)?)
+    }
+}
+
+impl From<EngineError> for BackendError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Unsupported(why) => BackendError::Unsupported(why),
+            EngineError::OutOfMemory(why) => BackendError::OutOfMemory(why),
+            EngineError::Invalid(message) | EngineError::Device(message) => {
+                BackendError::invalid(message)
+            }
+            EngineError::Other(error) => BackendError::Failed {
+                message: format!("{error:#}"),
+                permanent: false,
+            },
+        }
+    }
+}
+
+/// The version of the engine, with candle's.
+#[must_use]
+pub fn version() -> String {
+    let own = env!("CARGO_PKG_VERSION");
+    format!("inferbench-engine {own}, candle {CANDLE_VERSION}")
+}
+
+/// The engine's name of a data type.
+#[must_use]
+pub const fn format(dtype: Dtype) -> Format {
+    match dtype {
+        Dtype::F32 => Format::F32,
+        Dtype::Bf16 => Format::BF16,
+        Dtype::F16 => Format::F16,
+        Dtype::Q4_0 => Format::Q4_0,
+        Dtype::Q8_0 => Format::Q8_0,
+    }
+}
+
+/// How many ranks share the model: the GPUs, or one on the CPU.
+#[must_use]
+pub fn world(gpus: u32) -> usize {
+    gpus.max(1) as usize
+}
+
+/// Why a combination can never run.
+pub(super) fn unsupported(config: &ModelConfig, combination: &Combination) -> Option<String> {
+    size::unsupported(
+        config,
+        world(combination.gpus),
+        combination.input_length as usize,
+        combination.output_length as usize,
+        format(combination.dtype),
+    )
+}
+
+/// Whether a model can be shared among this number of devices, in some data type.
+pub(super) fn splits_over(config: &ModelConfig, gpus: u32) -> bool {
+    size::unsupported(config, world(gpus), 1, 1, Format::F32).is_none()
+}
+
+/// The memory that one rank of a combination is predicted to need.
+#[must_use]
+pub fn memory(config: &ModelConfig, combination: &Combination) -> Memory {
+    size::memory(
+        config,
+        format(combination.dtype),
+        combination.batch_size as usize,
+        combination.input_length as usize,
+        combination.output_length as usize,
+        world(combination.gpus),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_candle_is_the_one_that_is_locked() {
+        let lock = include_str!("../../../Cargo.lock");
+        let entry = format!("name = \"candle-core\"\nversion = \"{CANDLE_VERSION}\"");
+        assert!(lock.contains(&entry), "CANDLE_VERSION is stale");
+    }
+}

@@ -1,0 +1,252 @@
+//! The port between measuring and what is measured: an engine that is started for trials and takes their loads. It says
+//! what it is and which processes are its own, and gives times for each sequence. A new engine is a file beside
+//! [`candle`], a line in [`start`], and what it cannot do in [`unsupported`].
+
+pub mod candle;
+#[cfg(test)]
+pub mod fake;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use inferbench_crds::{design::Combination, spec::Dtype};
+use inferbench_engine::{config::ModelConfig, quality::Score, threads::Threads};
+
+use crate::{
+    machine::processes::Processes,
+    models::WeightsAt,
+    process::child::{Cause, ExitStatus},
+};
+
+/// An engine that has been started with a model.
+pub trait Backend {
+    /// Says what it is.
+    fn description(&self) -> &Description;
+    /// The processes whose use of CPUs, memory and GPUs is the engine's.
+    fn processes(&self) -> Processes;
+    /// How much it can take at once.
+    fn room(&self) -> Room;
+    /// Takes a load, and gives the times of every sequence.
+    ///
+    /// # Errors
+    /// Where the engine cannot, or does not live any more.
+    fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError>;
+    /// A look inside, for engines that allow it.
+    fn inspect(&mut self) -> Option<&mut dyn Inspect> {
+        None
+    }
+}
+
+/// A look inside of an engine.
+pub trait Inspect {
+    /// The logits after the last token of every prompt.
+    ///
+    /// # Errors
+    /// Those of [`Backend::serve`].
+    fn last_logits(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, BackendError>;
+    /// How the model itself judges continuations of prompts, row by row.
+    ///
+    /// # Errors
+    /// Those of [`Backend::serve`].
+    fn score(
+        &mut self,
+        prompts: &[Vec<u32>],
+        continuations: &[Vec<u32>],
+    ) -> Result<Vec<Score>, BackendError>;
+}
+
+/// The settings that an engine is started with.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// Where the model lies.
+    pub weights: &'a WeightsAt,
+    /// The data type of its weights.
+    pub dtype: Dtype,
+    /// Devices that share it; 0 for the CPU.
+    pub gpus: u32,
+    /// How much it is to take at once.
+    pub room: Room,
+    /// The threads of this process.
+    pub threads: &'a Threads,
+}
+
+/// How much an engine can take at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens of each, input and output.
+    pub tokens: usize,
+}
+
+/// The engine's own account of what it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Description {
+    /// Its name, such as `candle`.
+    pub engine: String,
+    /// Its version.
+    pub version: String,
+    /// How it decodes, such as `graph`.
+    pub mode: String,
+    /// The class of config.json's `architectures`.
+    pub architecture: String,
+    /// Parameters of the model, a tied head counted once.
+    pub model_params: u64,
+    /// Bytes of weights in memory.
+    pub weight_bytes: u64,
+    /// From the start of loading to a usable model.
+    pub load: Duration,
+    /// Threads that compute on the CPU.
+    pub threads: u32,
+    /// Whether denormals are flushed to zero on every one of them.
+    pub denormals_flushed: bool,
+    /// The configuration that took effect, beyond what the trial asks for.
+    pub configuration: BTreeMap<String, String>,
+}
+
+/// A load: requests that an engine is given together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Load<'a> {
+    /// Sequences that leave together.
+    Batch {
+        /// The input ids of each.
+        prompts: &'a [Vec<u32>],
+        /// Output tokens of each; the end of text is a token like any other.
+        output: usize,
+    },
+}
+
+/// A load that has been served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Served {
+    /// When it began, with the input ids ready on the host.
+    pub started: Instant,
+    /// The sequences' times; those whose times are the same stand once.
+    pub sequences: Vec<SequenceTimes>,
+    /// The output ids, sequence by sequence; absent where the engine does not give ids.
+    pub ids: Option<Vec<Vec<u32>>>,
+}
+
+/// The times of sequences that share them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SequenceTimes {
+    /// How many sequences.
+    pub count: usize,
+    /// For each output token: the time from the start until it was on the host.
+    pub token_ends: Vec<Duration>,
+}
+
+impl Served {
+    /// The time from the start until the first tokens of all sequences were there; none without tokens.
+    #[must_use]
+    pub fn first(&self) -> Option<Duration> {
+        let firsts = self.sequences.iter().map(|times| times.token_ends.first());
+        firsts
+            .collect::<Option<Vec<_>>>()?
+            .into_iter()
+            .max()
+            .copied()
+    }
+
+    /// The time from the start until the last token of all sequences was there; none without tokens.
+    #[must_use]
+    pub fn last(&self) -> Option<Duration> {
+        let lasts = self.sequences.iter().map(|times| times.token_ends.last());
+        lasts
+            .collect::<Option<Vec<_>>>()?
+            .into_iter()
+            .max()
+            .copied()
+    }
+}
+
+/// Why an engine cannot do what is asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// It never can: a measurement.
+    #[error("unsupported: {0}")]
+    Unsupported(String),
+    /// Memory does not, or did not, suffice: a measurement.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// It broke.
+    #[error("{message}")]
+    Failed {
+        /// How.
+        message: String,
+        /// Whether trying again cannot help.
+        permanent: bool,
+    },
+}
+
+impl BackendError {
+    /// The engine's process has ended.
+    #[must_use]
+    pub fn exited(engine: &str, status: &ExitStatus) -> Self {
+        match status.cause(&format!("the process of {engine}")) {
+            Cause::OutOfMemory(message) => BackendError::OutOfMemory(message),
+            // Another program's exit codes say nothing about trying again.
+            Cause::Failed { message, .. } => BackendError::Failed {
+                message,
+                permanent: false,
+            },
+        }
+    }
+
+    /// The request, or the model, is wrong.
+    #[must_use]
+    pub fn invalid(message: String) -> Self {
+        BackendError::Failed {
+            message,
+            permanent: true,
+        }
+    }
+}
+
+impl Room {
+    /// The room that trials of this combination need.
+    #[must_use]
+    pub fn of(combination: &Combination) -> Self {
+        Self {
+            sequences: combination.batch_size as usize,
+            tokens: combination.input_length as usize + combination.output_length as usize,
+        }
+    }
+
+    /// Whether `other` fits.
+    #[must_use]
+    pub fn holds(self, other: Self) -> bool {
+        self.sequences >= other.sequences && self.tokens >= other.tokens
+    }
+
+    /// Room for both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            sequences: self.sequences.max(other.sequences),
+            tokens: self.tokens.max(other.tokens),
+        }
+    }
+}
+
+/// Starts the engine of a trial.
+///
+/// # Errors
+/// Where it cannot be started, or the model cannot be loaded.
+pub fn start(setup: &Setup<'_>) -> Result<Box<dyn Backend>, BackendError> {
+    Ok(Box::new(candle::Candle::start(setup)?))
+}
+
+/// Whether a model can be shared among this number of devices, in some data type.
+#[must_use]
+pub fn splits_over(config: &ModelConfig, gpus: u32) -> bool {
+    candle::splits_over(config, gpus)
+}
+
+/// Why a combination can never run on its engine.
+#[must_use]
+pub fn unsupported(config: &ModelConfig, combination: &Combination) -> Option<String> {
+    candle::unsupported(config, combination)
+}

@@ -1,0 +1,172 @@
+//! The input of commands: specs, sweeps, stores and presets. What is wrong with it is printed here, and the exit code
+//! returned.
+
+use std::{fs, path::Path};
+
+use inferbench_crds::{InferenceBenchmark, file, presets::PRESETS, validate::Scope};
+use inferbench_results::{row::Row, tables::read_trials_csv};
+
+use crate::{
+    cli::DtypeArg,
+    process::{exit::Exit, print_error, program},
+    store::{Store, StoreOptions},
+    trial::protocol::StoreAt,
+};
+
+/// The resources of a file that keep to every rule; else everything that is wrong has been said.
+pub(super) fn resources(path: &Path, scope: Scope) -> Result<Vec<InferenceBenchmark>, Exit> {
+    let shown = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|error| {
+        print_error(&format!("{shown}: {error}"));
+        Exit::BadInput
+    })?;
+    file::load(&text, &shown, scope).map_err(|error| {
+        eprintln!("{error}");
+        Exit::BadInput
+    })
+}
+
+/// The one resource of a file.
+pub(super) fn resource(path: &Path) -> Result<InferenceBenchmark, Exit> {
+    let mut found = resources(path, Scope::Local)?;
+    if found.len() != 1 {
+        print_error(&format!(
+            "{}: holds {} resources, 1 is needed",
+            path.display(),
+            found.len()
+        ));
+        return Err(Exit::BadInput);
+    }
+    Ok(found.remove(0))
+}
+
+/// Where a sweep's results are: as the command line says, else as the spec does, else in a folder named after it.
+pub(super) fn store_at(out: Option<&str>, resource: &InferenceBenchmark) -> StoreAt {
+    let name = resource
+        .metadata
+        .name
+        .as_deref()
+        .unwrap_or("inferbench-results");
+    let store = resource.spec.results.store.as_ref();
+    let of_spec = store.and_then(|store| store.url.as_deref());
+    let target = match (out, of_spec) {
+        (Some(out), _) => out.to_owned(),
+        (None, Some(url)) => format!("{}/{name}", url.trim_end_matches('/')),
+        (None, None) => name.to_owned(),
+    };
+    StoreAt {
+        target,
+        endpoint: store.and_then(|store| store.endpoint.clone()),
+        region: store.and_then(|store| store.region.clone()),
+    }
+}
+
+/// The table of the trials in a sweep's place.
+pub(super) const TRIALS_CSV: &str = "trials.csv";
+
+/// The rows of a sweep, given by its folder, its URL or its trials.csv; else what is wrong has been said.
+pub(super) fn rows(sweep: &str) -> Result<Vec<Row>, Exit> {
+    let bad = |what: &dyn std::fmt::Display| {
+        print_error(&format!("{sweep}: {what}"));
+        Exit::BadInput
+    };
+    let path = Path::new(sweep);
+    let bytes = if path.is_file() {
+        fs::read(path).map_err(|error| bad(&error))?
+    } else if !sweep.contains("://") && !path.is_dir() {
+        return Err(bad(
+            &"is neither a folder nor a file; name a sweep's folder or URL, or a trials.csv",
+        ));
+    } else {
+        table(&open(sweep)?)?.ok_or_else(|| {
+            bad(&format!(
+                "{TRIALS_CSV} is missing; inferbench collect makes it of stored records"
+            ))
+        })?
+    };
+    read_trials_csv(&bytes).map_err(|error| bad(&error))
+}
+
+/// The bytes of a store's trials.csv, where it has one.
+pub(super) fn table(store: &Store) -> Result<Option<Vec<u8>>, Exit> {
+    store.get(TRIALS_CSV).map_err(|error| {
+        print_error(&error);
+        Exit::Failed
+    })
+}
+
+/// Opens a folder, which is made where it is missing, or a URL.
+pub(super) fn open(target: &str) -> Result<Store, Exit> {
+    Store::open(target, &StoreOptions::default()).map_err(|error| {
+        print_error(&error);
+        Exit::BadInput
+    })
+}
+
+/// Writes a file into a store.
+pub(super) fn put(store: &Store, path: &str, bytes: &[u8]) -> Result<(), Exit> {
+    store.put(path, bytes).map_err(|error| {
+        print_error(&error);
+        Exit::Failed
+    })
+}
+
+/// Refuses a spec that asks for GPUs where nothing can measure on them. `own` says that no other program is to be asked.
+pub(super) fn refuse_gpus(
+    path: &Path,
+    resource: &InferenceBenchmark,
+    own: bool,
+) -> Result<(), Exit> {
+    let gpus = &resource.spec.design.factors.gpus;
+    let most = gpus.iter().map(|gpus| gpus.unsigned_abs()).max();
+    let why = match program::for_gpus(most.unwrap_or_default()) {
+        Ok(Some(_)) if own => format!(
+            "without processes of its own {} measures them",
+            program::PROGRAM
+        ),
+        Ok(_) => return Ok(()),
+        Err(why) => why,
+    };
+    print_error(&format!(
+        "{}: spec.design.factors.gpus: {gpus:?} asks for GPUs (the default is 1), but {why}; write gpus: [0] to measure \
+         on the CPU",
+        path.display()
+    ));
+    Err(Exit::BadInput)
+}
+
+/// Refuses parameters where trials have no process of their own, whose environment they could be.
+pub(super) fn refuse_parameters(path: &Path, resource: &InferenceBenchmark) -> Result<(), Exit> {
+    let Some(parameter) = resource.spec.design.factors.parameters.first() else {
+        return Ok(());
+    };
+    print_error(&format!(
+        "{}: spec.design.factors.parameters[0]: {} sets {} in a trial's process, but with --in-process trials have none \
+         of their own; leave out --in-process",
+        path.display(),
+        parameter.name,
+        parameter.env
+    ));
+    Err(Exit::BadInput)
+}
+
+/// Says that there is no such preset.
+pub(super) fn unknown_preset(name: &str) -> String {
+    let near = inferbench_crds::suggest::did_you_mean(name, PRESETS);
+    format!(
+        "there is no preset {name:?}{near}; there are {}",
+        PRESETS.join(", ")
+    )
+}
+
+impl From<DtypeArg> for inferbench_engine::Format {
+    fn from(dtype: DtypeArg) -> Self {
+        match dtype {
+            DtypeArg::F32 => Self::F32,
+            DtypeArg::Bf16 => Self::BF16,
+            DtypeArg::F16 => Self::F16,
+            DtypeArg::Q4_0 => Self::Q4_0,
+            DtypeArg::Q8_0 => Self::Q8_0,
+        }
+    }
+}

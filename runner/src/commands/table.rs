@@ -1,0 +1,278 @@
+//! The table at the end of a sweep: one line per combination, over its replicates.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
+use inferbench_results::{record::Outcome, row::Row};
+
+use crate::sweep::progress::significant;
+
+/// Tables for people: a line under the head, and no other.
+pub const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+
+/// More lines than that are left to trials.csv.
+pub const MAX_LINES: usize = 30;
+
+/// A combination over its replicates; means over the valid ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// Model, GPUs, dtype, batch size, input and output length.
+    pub levels: (String, u32, String, u32, u32, u32),
+    /// Trials that ended in any way.
+    pub trials: usize,
+    /// Trials that were measured and can be vouched for.
+    pub valid: usize,
+    /// Outcomes other than success, with their numbers.
+    pub others: BTreeMap<Outcome, usize>,
+    /// Mean time to first token, ms.
+    pub ttft_ms: Option<f64>,
+    /// Mean time per output token, ms.
+    pub tpot_ms: Option<f64>,
+    /// Output tokens/s.
+    pub throughput: Option<f64>,
+    /// Decode's fraction of the roofline.
+    pub decode: Option<f64>,
+    /// Prefill's.
+    pub prefill: Option<f64>,
+}
+
+/// Sums up the last attempts at all trials, in the order of the levels.
+#[must_use]
+pub fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Line> {
+    let mut groups: BTreeMap<_, Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        let levels = (
+            row.model.clone(),
+            row.gpus,
+            row.dtype.clone(),
+            row.batch_size,
+            row.input_len,
+            row.output_len,
+        );
+        groups.entry(levels).or_default().push(row);
+    }
+    groups
+        .into_iter()
+        .map(|(levels, rows)| {
+            let succeeded = |row: &&&Row| row.outcome == Some(Outcome::Succeeded);
+            let valid: Vec<&Row> = rows
+                .iter()
+                .filter(succeeded)
+                .filter(|row| row.valid == Some(true))
+                .copied()
+                .collect();
+            let mut others = BTreeMap::new();
+            for outcome in rows.iter().filter_map(|row| row.outcome) {
+                if outcome != Outcome::Succeeded {
+                    *others.entry(outcome).or_default() += 1;
+                }
+            }
+            let mean = |field: fn(&Row) -> Option<f64>| {
+                let values: Vec<f64> = valid.iter().filter_map(|row| field(row)).collect();
+                (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+            };
+            Line {
+                levels,
+                trials: rows.len(),
+                valid: valid.len(),
+                others,
+                ttft_ms: mean(|row| row.mean_ttft_ms),
+                tpot_ms: mean(|row| row.mean_tpot_ms),
+                throughput: mean(|row| row.output_throughput),
+                decode: mean(|row| row.decode_roofline_fraction),
+                prefill: mean(|row| row.prefill_roofline_fraction),
+            }
+        })
+        .collect()
+}
+
+/// The lines as a table of text. Where there are too many, those with the highest throughput are shown.
+#[must_use]
+pub fn render(lines: &[Line]) -> String {
+    let mut shown: Vec<&Line> = lines.iter().collect();
+    let left_out = shown.len().saturating_sub(MAX_LINES);
+    if left_out > 0 {
+        shown.sort_by(|a, b| {
+            b.throughput
+                .unwrap_or(-1.0)
+                .total_cmp(&a.throughput.unwrap_or(-1.0))
+        });
+        shown.truncate(MAX_LINES);
+    }
+    let mut table = Table::new();
+    table.load_style(STYLE);
+    let columns = [
+        "model",
+        "gpus",
+        "dtype",
+        "batch",
+        "in",
+        "out",
+        "TTFT ms",
+        "TPOT ms",
+        "tokens/s",
+        "decode %",
+        "prefill %",
+        "valid",
+    ];
+    table.set_header(columns);
+    for line in shown {
+        let (model, gpus, dtype, batch, input, output) = &line.levels;
+        let number = |value: Option<f64>| value.map_or(String::new(), significant);
+        let percent =
+            |value: Option<f64>| value.map_or(String::new(), |v| format!("{:.0}", v * 100.0));
+        let others: Vec<String> = line
+            .others
+            .iter()
+            .map(|(outcome, count)| format!("{count} {outcome:?}"))
+            .collect();
+        let mut valid = format!("{}/{}", line.valid, line.trials);
+        if !others.is_empty() {
+            valid = format!("{valid} ({})", others.join(", "));
+        }
+        let gpus = if *gpus == 0 {
+            "CPU".into()
+        } else {
+            gpus.to_string()
+        };
+        let cells = [
+            model.clone(),
+            gpus,
+            dtype.clone(),
+            batch.to_string(),
+            input.to_string(),
+            output.to_string(),
+            number(line.ttft_ms),
+            number(line.tpot_ms),
+            number(line.throughput),
+            percent(line.decode),
+            percent(line.prefill),
+            valid,
+        ];
+        table.add_row(aligned(cells, 3..=10));
+    }
+    let mut text = table.trim_fmt();
+    if left_out > 0 {
+        text.push_str(&format!(
+            "\n… the {MAX_LINES} highest of {} by tokens/s",
+            lines.len()
+        ));
+    }
+    text
+}
+
+/// The lines that stand out, in words: the highest throughput and the lowest latencies.
+#[must_use]
+pub fn best(lines: &[Line]) -> Vec<String> {
+    let name = |line: &Line| {
+        let (model, gpus, dtype, batch, input, output) = &line.levels;
+        let on = if *gpus == 0 {
+            "CPU".into()
+        } else {
+            format!("{gpus} GPU")
+        };
+        format!("{model}, {on}, {dtype}, batch {batch}, in {input}, out {output}")
+    };
+    let by = |field: fn(&Line) -> Option<f64>, sign: f64| {
+        lines
+            .iter()
+            .filter_map(|line| Some((field(line)?, line)))
+            .max_by(|a, b| (sign * a.0).total_cmp(&(sign * b.0)))
+    };
+    [
+        (
+            "highest throughput",
+            by(|line| line.throughput, 1.0),
+            "tokens/s",
+        ),
+        ("lowest TTFT", by(|line| line.ttft_ms, -1.0), "ms"),
+        ("lowest TPOT", by(|line| line.tpot_ms, -1.0), "ms"),
+    ]
+    .into_iter()
+    .filter_map(|(what, found, unit)| {
+        let (value, line) = found?;
+        Some(format!(
+            "{what:<18}  {} {unit}  ({})",
+            significant(value),
+            name(line)
+        ))
+    })
+    .collect()
+}
+
+/// The cells of a row, those of the columns `right` flush right: numbers.
+pub fn aligned(
+    cells: impl IntoIterator<Item = String>,
+    right: RangeInclusive<usize>,
+) -> impl Iterator<Item = Cell> {
+    cells.into_iter().enumerate().map(move |(column, text)| {
+        let alignment = if right.contains(&column) {
+            CellAlignment::Right
+        } else {
+            CellAlignment::Left
+        };
+        Cell::new(text).set_alignment(alignment)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(batch: u32, throughput: f64, valid: bool) -> Row {
+        Row {
+            model: "gpt2".into(),
+            dtype: "f32".into(),
+            batch_size: batch,
+            input_len: 16,
+            output_len: 8,
+            outcome: Some(Outcome::Succeeded),
+            valid: Some(valid),
+            mean_ttft_ms: Some(20.0 * f64::from(batch)),
+            mean_tpot_ms: Some(12.345),
+            output_throughput: Some(throughput),
+            decode_roofline_fraction: Some(0.801),
+            ..Row::default()
+        }
+    }
+
+    #[test]
+    fn means_are_over_valid_replicates_and_the_rest_is_counted() {
+        let lost = Row {
+            outcome: Some(Outcome::OutOfMemory),
+            valid: Some(true),
+            ..row(64, 0.0, true)
+        };
+        let lost = Row {
+            output_throughput: None,
+            mean_ttft_ms: None,
+            mean_tpot_ms: None,
+            decode_roofline_fraction: None,
+            ..lost
+        };
+        let rows = [
+            row(1, 80.0, true),
+            row(1, 90.0, true),
+            row(1, 9.0, false),
+            row(4, 300.4, true),
+            lost,
+        ];
+        let lines = lines(&rows);
+        insta::assert_snapshot!(format!("{}\n\n{}", render(&lines), best(&lines).join("\n")));
+    }
+
+    #[test]
+    fn huge_designs_show_their_best() {
+        let rows: Vec<Row> = (1..=100)
+            .map(|batch| row(batch, f64::from(batch), true))
+            .collect();
+        let text = render(&lines(&rows));
+        assert!(text.contains("the 30 highest of 100"));
+        assert_eq!(
+            text.lines().filter(|line| line.contains("gpt2")).count(),
+            MAX_LINES
+        );
+        assert!(text.contains("100") && !text.contains(" 70 "));
+    }
+}

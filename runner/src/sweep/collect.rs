@@ -1,0 +1,356 @@
+//! The collection: reads the records of a sweep from its store and makes tables, summary and manifest of them.
+//!
+//! A sweep is resumed by the same means: [`find_attempts`] lists what is stored, [`read_records`] reads it. A document that
+//! is no record is moved aside under its own name with `.corrupt-<number>` and reported, so that its trial is measured
+//! again.
+
+use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
+
+use inferbench_crds::{
+    layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY, TRIALS, record_key, record_path},
+    spec::Objectives,
+};
+use inferbench_results::{
+    analysis::{Analysis, analyze},
+    columns::Table as _,
+    figures::{self, Figure},
+    key::{is_key, trial_key},
+    manifest::{FileEntry, Manifest, TrialEntry},
+    record::TrialRecord,
+    report::{Report, html},
+    row::{IterationRow, Planned, Row, TelemetryRow},
+    summary::{Summary, summarize},
+    tables::{ParquetTable, TableError, write_csv},
+};
+use rayon::prelude::*;
+use thiserror::Error;
+
+use crate::store::{
+    Store, StoreError,
+    records::{Corrupt, set_aside},
+};
+
+/// Records read and checked at a time: enough to keep the store and every core busy, few enough for a small memory.
+const CHUNK: usize = 512;
+
+/// How old a half-written file has to be before it is taken for a killed writer's.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+
+/// A stored attempt at a trial of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The trial's position in the plan that was given.
+    pub planned: usize,
+    /// The attempt.
+    pub attempt: u32,
+    /// The record's key.
+    pub key: String,
+}
+
+/// The part of a plan that a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Stored attempts, by position in the plan and attempt.
+    pub attempts: Vec<Attempt>,
+    /// Records of other plans: of levels that a spec has lost, of another measurement or runner.
+    pub strangers: usize,
+}
+
+/// A record with the size and hash of its document.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// The record, which has passed its check.
+    pub record: TrialRecord,
+    /// Its document in the store.
+    pub file: FileEntry,
+}
+
+/// The results of a collection.
+#[derive(Clone, Debug)]
+pub struct Collected {
+    /// The rows of `trials.csv`, by trial index and attempt.
+    pub rows: Vec<Row>,
+    /// The sweep at a glance.
+    pub summary: Summary,
+    /// The files and the trials.
+    pub manifest: Manifest,
+    /// Documents that were no records.
+    pub corrupt: Vec<Corrupt>,
+    /// Records in the store that belong to other plans.
+    pub strangers: usize,
+}
+
+/// Why a collection cannot be made.
+#[derive(Debug, Error)]
+pub enum CollectError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A table cannot be written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A document cannot be written.
+    #[error("{name}: {source}")]
+    Document {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// Lists what the store holds of the plan, by name only: every attempt up to `max_attempt`, and beyond it as far as there is
+/// one after the other.
+///
+/// # Errors
+/// Where the store cannot be listed.
+pub fn find_attempts(
+    store: &Store,
+    plan: &[Planned],
+    max_attempt: u32,
+) -> Result<Found, StoreError> {
+    let stored: HashSet<String> = store
+        .list(TRIALS)?
+        .into_iter()
+        .filter_map(|entry| record_key(&entry.path).map(str::to_owned))
+        .filter(|key| is_key(key))
+        .collect();
+    if stored.is_empty() {
+        return Ok(Found::default());
+    }
+    let attempts_at = |(at, planned): (usize, &Planned)| {
+        let mut attempts = Vec::new();
+        for attempt in 0.. {
+            let key = trial_key(&planned.request, attempt);
+            let is_stored = stored.contains(&key);
+            if is_stored {
+                attempts.push(Attempt {
+                    planned: at,
+                    attempt,
+                    key,
+                });
+            } else if attempt >= max_attempt {
+                break;
+            }
+        }
+        attempts
+    };
+    let attempts: Vec<Attempt> = plan
+        .par_iter()
+        .enumerate()
+        .flat_map_iter(attempts_at)
+        .collect();
+    Ok(Found {
+        strangers: stored.len().saturating_sub(attempts.len()),
+        attempts,
+    })
+}
+
+/// Reads and checks the records of these attempts, many at a time; `each` turns one into what is needed of it, on any
+/// thread, and `take` gets these in the order of the attempts. Returns the documents that were no records, moved
+/// aside by now, by their positions among the attempts. An attempt whose document has vanished is skipped.
+///
+/// # Errors
+/// Where the store cannot be read, or a damaged document cannot be moved; or whatever `take` returns.
+pub fn read_records<T: Send, E: From<StoreError>>(
+    store: &Store,
+    attempts: &[Attempt],
+    each: impl Fn(&Attempt, Stored) -> T + Sync,
+    mut take: impl FnMut(T) -> Result<(), E>,
+) -> Result<Vec<(usize, Corrupt)>, E> {
+    let mut damaged = Vec::new();
+    std::thread::scope(|scope| {
+        // One portion is read while another is checked.
+        let (sender, portions) = sync_channel(1);
+        scope.spawn(move || {
+            for chunk in attempts.chunks(CHUNK) {
+                let paths: Vec<String> = chunk
+                    .iter()
+                    .map(|attempt| record_path(&attempt.key))
+                    .collect();
+                if sender.send(store.get_many(&paths)).is_err() {
+                    return;
+                }
+            }
+        });
+        for ((portion, chunk), documents) in attempts.chunks(CHUNK).enumerate().zip(portions) {
+            let checked: Vec<_> = chunk
+                .par_iter()
+                .zip(documents?)
+                .map(|(attempt, document)| {
+                    let document = document?;
+                    Some(match TrialRecord::read(&attempt.key, &document) {
+                        Ok(record) => {
+                            let file = FileEntry::of(&record_path(&attempt.key), &document);
+                            Ok(each(attempt, Stored { record, file }))
+                        }
+                        Err(problem) => Err((problem.to_string(), document)),
+                    })
+                })
+                .collect();
+            for (at, result) in (portion * CHUNK..).zip(checked) {
+                match result {
+                    Some(Ok(item)) => take(item)?,
+                    Some(Err((problem, document))) => damaged.push((at, problem, document)),
+                    None => {}
+                }
+            }
+        }
+        Ok::<(), E>(())
+    })?;
+    let mut corrupt = Vec::new();
+    for (at, problem, document) in damaged {
+        let key = &attempts[at].key;
+        corrupt.push((at, set_aside(store, key, &document, problem)?));
+    }
+    Ok(corrupt)
+}
+
+/// Collects a sweep: reads every stored attempt at the plan's trials and writes `trials.csv`, `trials.parquet`,
+/// `iterations.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`, `figures/*.svg` and, last,
+/// `manifest.json`. The same records, plan and objectives make the same files.
+///
+/// # Errors
+/// Where the store cannot be read or written to.
+pub fn collect(
+    store: &Store,
+    sweep: &str,
+    plan: impl IntoIterator<Item = Planned>,
+    max_attempt: u32,
+    objectives: &Objectives,
+) -> Result<Collected, CollectError> {
+    store.remove_leftovers(LEFTOVER_AGE)?;
+    let mut plan: Vec<Planned> = plan.into_iter().collect();
+    plan.sort_by_key(|planned| planned.trial_index);
+    let found = find_attempts(store, &plan, max_attempt)?;
+
+    let mut trials: Vec<(Row, Option<FileEntry>)> = Vec::with_capacity(plan.len());
+    let mut has_record = vec![false; plan.len()];
+    let mut iterations = ParquetTable::<IterationRow>::new()?;
+    let mut telemetry = ParquetTable::<TelemetryRow>::new()?;
+    let mut pending: (Vec<IterationRow>, Vec<TelemetryRow>) = Default::default();
+    let corrupt = read_records(
+        store,
+        &found.attempts,
+        |attempt, stored| {
+            // A spec that has gained a level counts its trials anew: the plan's number holds, not the record's.
+            let trial_index = plan[attempt.planned].trial_index;
+            let row = Row {
+                trial_index,
+                ..Row::of(&stored.record)
+            };
+            let iterations = IterationRow::of(&stored.record, trial_index);
+            let telemetry = TelemetryRow::of(&stored.record, trial_index);
+            (attempt.planned, row, stored.file, iterations, telemetry)
+        },
+        |(planned, row, file, mut some, mut samples)| {
+            has_record[planned] = true;
+            trials.push((row, Some(file)));
+            pending.0.append(&mut some);
+            pending.1.append(&mut samples);
+            if trials.len().is_multiple_of(CHUNK) {
+                iterations.push(&pending.0)?;
+                telemetry.push(&pending.1)?;
+                pending.0.clear();
+                pending.1.clear();
+            }
+            Ok::<(), CollectError>(())
+        },
+    )?;
+    iterations.push(&pending.0)?;
+    telemetry.push(&pending.1)?;
+    let missing = plan
+        .iter()
+        .zip(&has_record)
+        .filter(|(_, has_record)| !**has_record);
+    trials.extend(missing.map(|(planned, _)| (Row::without_record(sweep, planned), None)));
+    trials.sort_by_key(|(row, _)| (row.trial_index, row.attempt));
+    let (rows, records): (Vec<Row>, Vec<Option<FileEntry>>) = trials.into_iter().unzip();
+
+    let summary = summarize(sweep, &rows, objectives);
+    let mut table = ParquetTable::for_rows(&rows)?;
+    for portion in rows.chunks(CHUNK) {
+        table.push(portion)?;
+    }
+    let analysis = analyze(&rows, &summary, objectives);
+    let mut files = vec![
+        (format!("{}.csv", Row::NAME), write_csv(&rows)?),
+        (format!("{}.parquet", Row::NAME), table.finish()?),
+        (
+            format!("{}.parquet", IterationRow::NAME),
+            iterations.finish()?,
+        ),
+        (
+            format!("{}.parquet", TelemetryRow::NAME),
+            telemetry.finish()?,
+        ),
+        (
+            SUMMARY.into(),
+            document(SUMMARY, serde_json::to_vec_pretty(&summary))?,
+        ),
+    ];
+    let figures = figures::all(&summary, &analysis);
+    files.extend(documents(&summary, &analysis, &figures)?);
+    let entries = rows.iter().zip(records).map(|(row, record)| TrialEntry {
+        trial_index: row.trial_index,
+        attempt: row.attempt,
+        outcome: row.outcome,
+        record,
+    });
+    let listed = files
+        .iter()
+        .map(|(name, contents)| FileEntry::of(name, contents))
+        .collect();
+    let manifest = Manifest::new(&summary, listed, entries.collect());
+    for (name, contents) in &files {
+        store.put(name, contents)?;
+    }
+    store.put(
+        MANIFEST,
+        &document(MANIFEST, serde_json::to_vec(&manifest))?,
+    )?;
+    Ok(Collected {
+        rows,
+        summary,
+        manifest,
+        corrupt: corrupt.into_iter().map(|(_, corrupt)| corrupt).collect(),
+        strangers: found.strangers,
+    })
+}
+
+/// The documents that are made of a summary, an analysis and their figures: `analysis.json`, `report.html` and `figures/*.svg`.
+///
+/// # Errors
+/// Where the analysis cannot be written as JSON: never in practice.
+pub fn documents(
+    summary: &Summary,
+    analysis: &Analysis,
+    figures: &[Figure],
+) -> Result<Vec<(String, Vec<u8>)>, CollectError> {
+    let report = Report {
+        summary,
+        analysis,
+        objectives: &summary.objectives,
+        figures,
+    };
+    let mut documents = vec![
+        (
+            ANALYSIS.into(),
+            document(ANALYSIS, serde_json::to_vec_pretty(analysis))?,
+        ),
+        (REPORT.into(), html(&report).into_bytes()),
+    ];
+    for figure in figures {
+        if let Some(svg) = figure.svg() {
+            documents.push((format!("figures/{}.svg", figure.name), svg.into_bytes()));
+        }
+    }
+    Ok(documents)
+}
+
+fn document(
+    name: &'static str,
+    written: serde_json::Result<Vec<u8>>,
+) -> Result<Vec<u8>, CollectError> {
+    written.map_err(|source| CollectError::Document { name, source })
+}

@@ -1,0 +1,217 @@
+//! A sweep that is ready to run: its spec, its models and its design, and what they make of each combination.
+
+use std::collections::BTreeMap;
+
+use inferbench_crds::{
+    InferenceBenchmark, InferenceBenchmarkSpec,
+    design::{Combination, Expansion, Trial},
+    spec::Isolation,
+};
+use inferbench_engine::{config::ModelConfig, size::Memory};
+use inferbench_results::{
+    key::trial_key,
+    record::{EffectiveMeasurement, Outcome, Request},
+    row::Planned,
+};
+
+use crate::{
+    backend::{self, candle},
+    models::{ModelError, Need, Resolved, resolve},
+    trial::{
+        protocol::{Measure, StoreAt, TrialRequest},
+        recording,
+    },
+};
+
+/// A sweep that is ready to run.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The resource's name.
+    pub name: String,
+    /// The spec, which `validate` has accepted.
+    pub spec: InferenceBenchmarkSpec,
+    /// The design.
+    pub expansion: Expansion,
+    models: Vec<Resolved>,
+    runner: String,
+}
+
+/// The fate of a combination, as far as it is known before it is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is to be measured.
+    Measure,
+    /// It cannot run, and why.
+    Unsupported(String),
+    /// It cannot fit, and why.
+    TooBig(String),
+}
+
+impl Prepared {
+    /// Resolves the models of a resource that `validate` has accepted. `pinned` gives the revision that a model of
+    /// this name and source began the sweep with.
+    ///
+    /// # Errors
+    /// Where a model cannot be had.
+    pub fn new(
+        resource: &InferenceBenchmark,
+        need: Need,
+        pinned: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ModelError> {
+        let spec = resource.spec.clone();
+        let models = spec
+            .design
+            .factors
+            .model
+            .iter()
+            .map(|model| {
+                resolve(
+                    model,
+                    spec.design.seed,
+                    need,
+                    pinned(&model.name).as_deref(),
+                )
+            })
+            .collect::<Result<_, _>>()?;
+        let name = resource
+            .metadata
+            .name
+            .clone()
+            .or(resource.metadata.generate_name.clone());
+        Ok(Self {
+            name: name.unwrap_or_default(),
+            expansion: Expansion::new(&spec.design),
+            spec,
+            models,
+            runner: recording::runner_identity(),
+        })
+    }
+
+    /// The models, in the order of the levels.
+    #[must_use]
+    pub fn models(&self) -> &[Resolved] {
+        &self.models
+    }
+
+    /// The model of a combination.
+    ///
+    /// # Panics
+    /// Where the combination is not one of this design.
+    #[must_use]
+    pub fn model(&self, combination: &Combination) -> &Resolved {
+        let found = self
+            .models
+            .iter()
+            .find(|model| model.name == combination.model.name);
+        found.expect("a combination's model is a level of its design")
+    }
+
+    /// The shape of a combination's model.
+    ///
+    /// # Panics
+    /// Where the combination is not one of this design, or the models were resolved for their revisions only.
+    #[must_use]
+    pub fn config(&self, combination: &Combination) -> &ModelConfig {
+        let config = self.model(combination).config.as_ref();
+        config.expect("the sweep was prepared with its models' configurations")
+    }
+
+    /// The measurement with its defaults filled in, on this number of GPUs.
+    #[must_use]
+    pub fn measurement(&self, gpus: u32) -> EffectiveMeasurement {
+        EffectiveMeasurement::of(&self.spec.measurement, gpus)
+    }
+
+    /// Measured by a runner of this identity rather than this one.
+    #[must_use]
+    pub fn on_runner(mut self, identity: String) -> Self {
+        self.runner = identity;
+        self
+    }
+
+    /// From now on the trials share this process, and the records say so.
+    pub fn share_process(&mut self) {
+        self.spec.measurement.isolation = Isolation::Pod;
+    }
+
+    /// All that fixes a trial.
+    #[must_use]
+    pub fn request(&self, trial: &Trial) -> Request {
+        let revision = &self.model(&trial.combination).revision;
+        Request::of(&self.spec, trial, revision, &self.runner)
+    }
+
+    /// The key of a trial's attempt.
+    #[must_use]
+    pub fn key(&self, trial: &Trial, attempt: u32) -> String {
+        trial_key(&self.request(trial), attempt)
+    }
+
+    /// How often an invalid trial is measured again.
+    #[must_use]
+    pub fn remeasure_invalid(&self) -> u32 {
+        self.spec.measurement.remeasure_invalid.unsigned_abs()
+    }
+
+    /// The trials as the tables need to know them; `outcomes` are those known beside the records, by number.
+    pub fn planned(&self, outcomes: &BTreeMap<u32, Outcome>) -> impl Iterator<Item = Planned> {
+        self.expansion.trials().map(|trial| Planned {
+            trial_index: trial.index,
+            run_order: trial.run_order,
+            request: self.request(&trial),
+            outcome: outcomes.get(&trial.index).copied(),
+        })
+    }
+
+    /// The request that the measuring process is given of a trial; the ceilings are for the caller to add.
+    #[must_use]
+    pub fn ask(&self, trial: &Trial, attempt: u32, store: &StoreAt) -> Measure {
+        let request = self.request(trial);
+        Measure {
+            trial: TrialRequest {
+                attempt,
+                ..TrialRequest::of(&self.name, &self.spec, trial, request, store)
+            },
+            weights: Some(self.model(&trial.combination).weights.clone()),
+            ceilings: None,
+        }
+    }
+
+    /// Why a combination can never run.
+    fn unsupported(&self, combination: &Combination) -> Option<String> {
+        backend::unsupported(self.config(combination), combination)
+    }
+
+    /// The memory that one rank of a combination is predicted to need; none where it can never run.
+    #[must_use]
+    pub fn memory(&self, combination: &Combination) -> Option<Memory> {
+        let memory = || candle::memory(self.config(combination), combination);
+        self.unsupported(combination).is_none().then(memory)
+    }
+
+    /// The fate of a combination on a CPU with this many bytes of memory. Only what cannot fit for
+    /// certain, by its weights and cache alone, is given up beforehand: predictions of the rest can be far off.
+    #[must_use]
+    pub fn fate(&self, combination: &Combination, cpu_memory: Option<u64>) -> Fate {
+        if let Some(reason) = self.unsupported(combination) {
+            return Fate::Unsupported(reason);
+        }
+        let least = self
+            .memory(combination)
+            .map_or(0, |memory| memory.weights + memory.kv_cache);
+        match cpu_memory {
+            Some(all) if combination.gpus == 0 && least > all => Fate::TooBig(format!(
+                "weights and cache alone need {:.2} GiB, this machine has {:.2} GiB",
+                gib(least),
+                gib(all)
+            )),
+            _ => Fate::Measure,
+        }
+    }
+}
+
+/// Bytes in GiB.
+#[must_use]
+pub fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}

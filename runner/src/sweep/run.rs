@@ -1,0 +1,367 @@
+//! The run of a sweep on one machine: block after block, every trial in the order of the design, until each has a record
+//! that needs nothing more or has failed as often as it may.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use inferbench_crds::{design::Trial, spec::Dtype};
+use inferbench_engine::ceilings::Ceilings;
+use inferbench_results::record::Outcome;
+
+use super::{
+    ceilings::{self, describe},
+    estimate::{Class, Forecast},
+    executor::Executor,
+    prepared::{Fate, Prepared},
+    progress::{self, Progress},
+    settle::{Settled, Unsettled, settle},
+    steps::{Step, step, try_again},
+    stored::{Failure, Ledger, SweepFile, write_failures},
+};
+use crate::{
+    machine::{self, Machine},
+    process::signals,
+    store::{Store, StoreError, records::store_record},
+    trial::{
+        protocol::StoreAt,
+        recording::{now, unmeasured},
+        roofline,
+    },
+};
+
+/// A sweep while it runs.
+pub struct Run<'a> {
+    sweep: &'a Prepared,
+    store: &'a Store,
+    at: &'a StoreAt,
+    machine: &'a Machine,
+    file: SweepFile,
+    ledger: Ledger,
+    ceilings: BTreeMap<Dtype, Ceilings>,
+    failures: BTreeMap<u32, Failing>,
+    forecast: Forecast,
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// No trial needs anything more, or may be tried again.
+    Complete,
+    /// More trials failed than the spec allows.
+    OverBudget,
+    /// Ctrl-C or SIGTERM arrived.
+    Interrupted,
+}
+
+/// Why a run cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something else did.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for RunError {
+    fn from(message: String) -> Self {
+        RunError::Failed(message)
+    }
+}
+
+/// A trial that has failed in this run, and not been measured since.
+struct Failing {
+    times: u32,
+    given_up: bool,
+    last: Failure,
+}
+
+/// How the sweep goes on after a trial.
+enum Then {
+    Done,
+    Again,
+    Stop(Ending),
+}
+
+impl<'a> Run<'a> {
+    /// The run of a sweep whose store, at `at`, holds `file` and `ledger` already.
+    #[must_use]
+    pub fn new(
+        sweep: &'a Prepared,
+        store: &'a Store,
+        at: &'a StoreAt,
+        machine: &'a Machine,
+        file: SweepFile,
+        ledger: Ledger,
+    ) -> Self {
+        Self {
+            sweep,
+            store,
+            at,
+            machine,
+            file,
+            ledger,
+            ceilings: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            forecast: Forecast::default(),
+        }
+    }
+
+    /// The stored attempts, those of this run among them.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The last failures of trials that have no record.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failure> {
+        let failing = self.failures.values();
+        failing.map(|failing| failing.last.clone()).collect()
+    }
+
+    /// Trials that need nothing more.
+    #[must_use]
+    pub fn finished(&self) -> usize {
+        let order = self.sweep.expansion.order();
+        order.filter(|index| self.is_done(*index)).count()
+    }
+
+    /// Measures all that needs it.
+    ///
+    /// # Errors
+    /// Where the store fails, or the ceilings cannot be measured.
+    pub fn measure(&mut self, executor: &mut dyn Executor) -> Result<Ending, RunError> {
+        self.settle_what_needs_no_process()?;
+        match self.find_ceilings(executor) {
+            Err(_) if signals::interrupted() => return Ok(Ending::Interrupted),
+            found => found?,
+        }
+        self.expect();
+        let mut progress = Progress::new(self.finished(), self.sweep.expansion.len() as usize);
+        let ending = self.blocks(executor, &mut progress);
+        progress.finish();
+        ending
+    }
+
+    fn blocks(
+        &mut self,
+        executor: &mut dyn Executor,
+        progress: &mut Progress,
+    ) -> Result<Ending, RunError> {
+        for replicate in 0..self.sweep.spec.design.replicates.unsigned_abs() {
+            let mut pending: Vec<u32> = self.sweep.expansion.block(replicate);
+            // What failed or is invalid gets its next chance at the end of its block: what disturbed it may be over.
+            while !pending.is_empty() {
+                let mut again = Vec::new();
+                for index in std::mem::take(&mut pending) {
+                    let Some(trial) = self.sweep.expansion.trial(index) else {
+                        continue;
+                    };
+                    match self.one(&trial, executor, progress)? {
+                        Then::Done => {}
+                        Then::Again => again.push(index),
+                        Then::Stop(ending) => return Ok(ending),
+                    }
+                }
+                pending = again;
+            }
+        }
+        Ok(Ending::Complete)
+    }
+
+    fn next_step(&self, index: u32) -> Step {
+        step(&self.ledger.attempts(index), self.sweep.remeasure_invalid())
+    }
+
+    fn is_done(&self, index: u32) -> bool {
+        self.next_step(index) == Step::Done
+    }
+
+    /// Stores the outcomes of trials that cannot run.
+    fn settle_what_needs_no_process(&mut self) -> Result<(), RunError> {
+        let process_id = machine::process_id(&self.machine.node);
+        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        for trial in self.sweep.expansion.trials() {
+            let (outcome, reason) = match self.sweep.fate(&trial.combination, self.machine.memory) {
+                Fate::Measure => continue,
+                Fate::Unsupported(reason) => (Outcome::Unsupported, reason),
+                Fate::TooBig(reason) => (Outcome::OutOfMemory, reason),
+            };
+            *reasons.entry(format!("{outcome:?}: {reason}")).or_default() += 1;
+            if step(&self.ledger.attempts(trial.index), 0) == Step::Done {
+                continue;
+            }
+            let ask = self.sweep.ask(&trial, 0, self.at).trial;
+            let record = unmeasured(&ask, self.machine, &process_id, &now(), outcome, reason);
+            store_record(self.store, &record)?;
+            self.ledger.add(trial.index, &record);
+        }
+        for (reason, count) in reasons {
+            eprintln!("{count} trials are {reason}");
+        }
+        Ok(())
+    }
+
+    fn find_ceilings(&mut self, executor: &mut dyn Executor) -> Result<(), RunError> {
+        let (sweep, ledger) = (self.sweep, &self.ledger);
+        let to_measure =
+            |index: u32| step(&ledger.attempts(index), sweep.remeasure_invalid()) != Step::Done;
+        self.ceilings = ceilings::of_sweep(
+            sweep,
+            self.machine,
+            &to_measure,
+            &mut self.file,
+            executor,
+            |file| file.write(self.store).map_err(RunError::from),
+        )?;
+        Ok(())
+    }
+
+    /// Counts what is to be measured, for the estimate.
+    fn expect(&mut self) {
+        for trial in self.sweep.expansion.trials() {
+            if !self.is_done(trial.index) {
+                let measurement = self.sweep.measurement(trial.combination.gpus);
+                self.forecast.expect(self.class(&trial), measurement);
+            }
+        }
+    }
+
+    /// The class of trials that take as long as this one.
+    fn class(&self, trial: &Trial) -> Class {
+        let combination = &trial.combination;
+        let shape = roofline::shape(self.sweep.config(combination), combination.dtype);
+        let ceilings = self.ceilings.get(&combination.dtype);
+        let least_s = ceilings.map_or(0.0, |ceilings| {
+            roofline::least_seconds(&shape, &roofline::workload(combination), ceilings)
+        });
+        Class::new(least_s, combination.gpus)
+    }
+
+    /// Gives a trial its next attempt, if it needs one.
+    fn one(
+        &mut self,
+        trial: &Trial,
+        executor: &mut dyn Executor,
+        progress: &mut Progress,
+    ) -> Result<Then, RunError> {
+        let Step::Measure(attempt) = self.next_step(trial.index) else {
+            return Ok(Then::Done);
+        };
+        if signals::interrupted() {
+            return Ok(Then::Stop(Ending::Interrupted));
+        }
+        progress.begin(trial, self.forecast.remaining_s());
+        let mut ask = self.sweep.ask(trial, attempt, self.at);
+        ask.ceilings = self.ceilings.get(&trial.combination.dtype).cloned();
+        let class = self.class(trial);
+        let started = Instant::now();
+        match settle(ask, self.store, self.machine, executor, |_, _| Ok(())) {
+            Ok(settled) => self.note_record(trial, settled, started.elapsed(), class, progress),
+            Err(Unsettled::Failed { message, permanent }) => {
+                let key = self.sweep.key(trial, attempt);
+                self.note_failure(trial, key, message, permanent, class, progress)
+            }
+            Err(Unsettled::Interrupted) => Ok(Then::Stop(Ending::Interrupted)),
+            Err(Unsettled::Store(error)) => Err(error.into()),
+        }
+    }
+
+    fn note_record(
+        &mut self,
+        trial: &Trial,
+        settled: Settled,
+        took: Duration,
+        class: Class,
+        progress: &mut Progress,
+    ) -> Result<Then, RunError> {
+        let Settled {
+            record,
+            reused,
+            ceilings: renewed,
+        } = settled;
+        let mut renewal = String::new();
+        if let Some(renewed) = renewed {
+            renewal = format!(
+                "; above the ceilings, so measured again: {}",
+                describe(&renewed)
+            );
+            let dtype = trial.combination.dtype;
+            ceilings::remember(&mut self.file, self.sweep, self.machine, dtype, &renewed);
+            self.file.write(self.store)?;
+            self.ceilings.insert(dtype, renewed);
+        }
+        self.failures.remove(&trial.index);
+        if !reused {
+            self.forecast.learn(&record, took.as_secs_f64(), class);
+        }
+        self.ledger.add(trial.index, &record);
+        let done = self.is_done(trial.index);
+        if done {
+            self.forecast.done(class);
+        }
+        let mut result = self
+            .ledger
+            .last(trial.index)
+            .map(progress::result)
+            .unwrap_or_default();
+        if let Some(message) = &record.message {
+            result = format!("{result}: {message}");
+        }
+        result += &renewal;
+        if !done {
+            result += "; to be measured again";
+        }
+        progress.end(trial, &result, done, self.forecast.remaining_s());
+        Ok(if done { Then::Done } else { Then::Again })
+    }
+
+    fn note_failure(
+        &mut self,
+        trial: &Trial,
+        key: String,
+        message: String,
+        permanent: bool,
+        class: Class,
+        progress: &mut Progress,
+    ) -> Result<Then, RunError> {
+        let execution = &self.sweep.spec.execution;
+        let before = self.failures.get(&trial.index);
+        let times = before.map_or(0, |failing| failing.times) + 1;
+        let again = try_again(times, execution.retries.unsigned_abs(), permanent);
+        let then = if again { "; to be tried again" } else { "" };
+        let result = format!("FAILED: {message}{then}");
+        self.failures.insert(
+            trial.index,
+            Failing {
+                times,
+                given_up: !again,
+                last: Failure {
+                    key,
+                    trial_index: trial.index,
+                    at: now(),
+                    message,
+                },
+            },
+        );
+        write_failures(self.store, &self.failures())?;
+        if !again {
+            self.forecast.done(class);
+        }
+        progress.end(trial, &result, !again, self.forecast.remaining_s());
+        if again {
+            return Ok(Then::Again);
+        }
+        let given_up = self.failures.values().filter(|failing| failing.given_up);
+        let total = self.sweep.expansion.len() as usize;
+        Ok(if execution.is_over_budget(given_up.count(), total) {
+            Then::Stop(Ending::OverBudget)
+        } else {
+            Then::Done
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! From a model's configuration and a combination to the roofline's arithmetic.
+
+use inferbench_crds::{design::Combination, spec::Dtype};
+use inferbench_engine::{
+    ceilings::{
+        Ceilings,
+        roofline::{self, Bound, Fraction, ModelShape, Workload},
+    },
+    config::ModelConfig,
+};
+use inferbench_results::record::Roofline;
+
+use crate::backend::candle::{format, world};
+
+/// The sizes of a model whose weights have this data type.
+#[must_use]
+pub fn shape(config: &ModelConfig, dtype: Dtype) -> ModelShape {
+    ModelShape::of(config, format(dtype))
+}
+
+/// The work that is asked of the model.
+#[must_use]
+pub fn workload(combination: &Combination) -> Workload {
+    Workload {
+        batch: combination.batch_size as usize,
+        input: combination.input_length as usize,
+        output: combination.output_length as usize,
+        devices: world(combination.gpus),
+    }
+}
+
+/// How near a trial came to the ceilings, from its mean TTFT and TPOT in seconds (none for one output token).
+#[must_use]
+pub fn judge(
+    shape: &ModelShape,
+    load: &Workload,
+    ceilings: &Ceilings,
+    ttft_s: f64,
+    tpot_s: Option<f64>,
+) -> Roofline {
+    let (bandwidth, matrix) = (
+        ceilings.bandwidth.bytes_per_second,
+        ceilings.matrix.flops_per_second,
+    );
+    let prefill = roofline::fraction(&roofline::prefill(shape, load), bandwidth, matrix, ttft_s);
+    let decode = tpot_s.map(|seconds| {
+        roofline::fraction(
+            &roofline::decode_step(shape, load),
+            bandwidth,
+            matrix,
+            seconds,
+        )
+    });
+    let name = |fraction: Fraction| match fraction.bound {
+        Bound::Bandwidth => "bandwidth".to_owned(),
+        Bound::Matrix => "matrix".to_owned(),
+    };
+    Roofline {
+        bandwidth_bytes_per_s: bandwidth,
+        matrix_flops_per_s: matrix,
+        decode_fraction: decode.map(|fraction| fraction.value),
+        prefill_fraction: Some(prefill.value),
+        decode_bound: decode.map(name),
+        prefill_bound: Some(name(prefill)),
+        fits_cache: ceilings.fits_cache(roofline::decode_working_set(shape, load)),
+        ceilings_disturbed: ceilings.disturbed.clone(),
+    }
+}
+
+/// Seconds that one iteration takes at the ceilings: the least possible, and what an estimate of a sweep's duration
+/// is scaled from.
+#[must_use]
+pub fn least_seconds(shape: &ModelShape, load: &Workload, ceilings: &Ceilings) -> f64 {
+    let at = |work| {
+        let (bandwidth, matrix) = (
+            ceilings.bandwidth.bytes_per_second,
+            ceilings.matrix.flops_per_second,
+        );
+        roofline::fraction(&work, bandwidth, matrix, 1.0).value
+    };
+    let steps = load.output.saturating_sub(1) as f64;
+    at(roofline::prefill(shape, load)) + steps * at(roofline::decode_step(shape, load))
+}
