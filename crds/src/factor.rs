@@ -74,6 +74,8 @@ pub struct Builtin {
     pub name: &'static str,
     /// The name in text, as `batch size`.
     pub title: &'static str,
+    /// The head of its column in a terminal, as `batch`.
+    pub short: &'static str,
     /// The column of the tables, as `batch_size`.
     pub column: &'static str,
     /// The unit of the levels; empty where they have none.
@@ -123,6 +125,7 @@ pub const TABLE: &[Builtin] = &[
     Builtin {
         name: "engine",
         title: "engine",
+        short: "engine",
         column: "engine",
         unit: "",
         doc: "The engine's level.",
@@ -146,6 +149,7 @@ pub const TABLE: &[Builtin] = &[
     Builtin {
         name: "model",
         title: "model",
+        short: "model",
         column: "model",
         unit: "",
         doc: "The model's level.",
@@ -169,6 +173,7 @@ pub const TABLE: &[Builtin] = &[
         batch_size,
         name: "batchSize",
         title: "batch size",
+        short: "batch",
         column: "batch_size",
         unit: "sequences",
         doc: "b: sequences in a batch.",
@@ -184,6 +189,7 @@ pub const TABLE: &[Builtin] = &[
         input_length,
         name: "inputLength",
         title: "input length",
+        short: "in",
         column: "input_len",
         unit: "tokens",
         doc: "s: input tokens of each sequence.",
@@ -199,6 +205,7 @@ pub const TABLE: &[Builtin] = &[
         output_length,
         name: "outputLength",
         title: "output length",
+        short: "out",
         column: "output_len",
         unit: "tokens",
         doc: "n: output tokens of each sequence.",
@@ -214,6 +221,7 @@ pub const TABLE: &[Builtin] = &[
         gpus,
         name: "gpus",
         title: "GPUs",
+        short: "gpus",
         column: "gpus",
         unit: "",
         doc: "Devices of the engine; 0 for CPU.",
@@ -228,6 +236,7 @@ pub const TABLE: &[Builtin] = &[
     Builtin {
         name: "dtype",
         title: "data type",
+        short: "dtype",
         column: "dtype",
         unit: "",
         doc: "Data type of the weights; cache and activations have the same, or f32 where weights are quantized.",
@@ -335,6 +344,12 @@ impl Factor {
     #[must_use]
     pub fn title(&self) -> &str {
         self.row().map_or(self.name(), |builtin| builtin.title)
+    }
+
+    /// The head of its column in a terminal; a parameter's name.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.row().map_or(self.name(), |builtin| builtin.short)
     }
 
     /// The unit of the levels; empty where they have none, or nobody has said.
@@ -725,7 +740,13 @@ impl JsonSchema for Levels {
         let required = TABLE.iter().filter(|builtin| builtin.implied.is_none());
         let required: Vec<_> = required.map(|builtin| builtin.name).collect();
         let mut properties = properties_by_factor(|builtin| {
-            let mut schema = builtin.schema();
+            // Results from elsewhere have data types and names that no spec may have.
+            let mut schema = match builtin.allowed {
+                Allowed::Range(..) => builtin.schema(),
+                Allowed::Names(_) | Allowed::OneOf(_) => {
+                    json!({ "type": "string", "maxLength": limits::LEVEL_TEXT })
+                }
+            };
             schema["description"] = builtin.doc.into();
             schema
         });

@@ -14,6 +14,8 @@ pub const PARAMETERS: u32 = 8;
 pub const PARAMETER_NAME: u32 = 40;
 /// Characters of a parameter's level that is a text.
 pub const PARAMETER_TEXT: usize = 63;
+/// Characters of a level in results, which may come from elsewhere.
+pub const LEVEL_TEXT: u32 = 253;
 /// Characters of the name of an environment variable.
 pub const ENV_NAME: u32 = 253;
 /// Data types of a design.

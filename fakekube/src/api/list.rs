@@ -12,6 +12,7 @@ use super::{
     refusal::{Answered, Refusal},
     request::Query,
     selector::Selector,
+    show::Shown,
     state::State,
     store::{Key, Stored},
 };
@@ -29,10 +30,11 @@ pub(crate) struct Page {
 
 impl Page {
     /// The list as it is answered. Built-in items do not repeat their kind.
-    pub fn body(&self, kind: &Kind) -> Value {
+    pub fn body(&self, kind: &Kind, shown: Shown) -> Value {
         let items = self.items.iter().map(|stored| {
-            let mut item = (**stored).clone();
-            if let Some(map) = item.as_object_mut().filter(|_| !kind.is_custom()) {
+            let mut item = shown.object(stored).into_owned();
+            let bare = shown == Shown::Whole && !kind.is_custom();
+            if let Some(map) = item.as_object_mut().filter(|_| bare) {
                 map.remove("apiVersion");
                 map.remove("kind");
             }
@@ -45,9 +47,10 @@ impl Page {
         if let Some(count) = self.remaining {
             metadata["remainingItemCount"] = count.into();
         }
+        let [list_kind, api_version] = shown.list_kind(kind);
         let mut list = json!({
-            "kind": kind.list_kind,
-            "apiVersion": kind.api_version(),
+            "kind": list_kind,
+            "apiVersion": api_version,
             "metadata": metadata,
         });
         // Moved into it: `json!` would copy them.

@@ -1,7 +1,8 @@
 //! The API server: requests in; objects, lists, watches and refusals out.
 //!
 //! From the bottom up: `store` keeps versioned objects, `state` adds the kinds; requests and controllers act on it by
-//! `write`, `list` and `gc`; `shared` puts a lock, a clock and faults around it; `watch` and `service` answer requests;
+//! `write`, `list` and `gc`; `shared` puts a lock, a clock and faults around it; `watch` and `service` answer requests,
+//! `show` in the form that they ask for;
 //! `server` and `http` are for tests to hold.
 
 mod builtin;
@@ -21,6 +22,7 @@ mod selector;
 mod server;
 mod service;
 mod shared;
+mod show;
 mod state;
 mod store;
 mod watch;

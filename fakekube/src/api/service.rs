@@ -27,6 +27,7 @@ use super::{
     request::{DeleteOptions, Query, Target, Verb},
     selector::Selector,
     shared::Shared,
+    show::Shown,
     state::key_of,
     watch::Watch,
     write::{Change, Options, UnknownFields, Written},
@@ -126,7 +127,7 @@ impl Service {
             return Err(Refusal::no_such_resource());
         }
         check_subresource(&kind, target, verb)?;
-        check_shape(parts, query, verb)?;
+        let shown = check_shape(parts, query, verb)?;
         let body = read_body(body, &kind)?;
         let options = self.options(parts, query);
         let namespace = target.namespace.as_deref();
@@ -137,7 +138,7 @@ impl Service {
                 let state = self.shared.state();
                 let stored = state.store.get(&key_of(&kind, namespace, name));
                 let stored = stored.ok_or_else(|| Refusal::not_found(&kind, name))?;
-                Ok(json_response(200, stored))
+                Ok(json_response(200, &shown.object(stored)))
             }
             Verb::List => {
                 let selector = Selector::parse(query.get("labelSelector"))?;
@@ -149,7 +150,7 @@ impl Service {
                 let state = self.shared.state();
                 let page = state.list(&kind, namespace, &selector, query, behind)?;
                 drop(state);
-                Ok(json_response(200, &page.body(&kind)))
+                Ok(json_response(200, &page.body(&kind, shown)))
             }
             Verb::Watch => {
                 let selector = Selector::parse(query.get("labelSelector"))?;
@@ -158,7 +159,15 @@ impl Service {
                 } else {
                     WatchFault::default()
                 };
-                let watch = Watch::new(&self.shared, &kind, namespace, selector, query, fault)?;
+                let watch = Watch::new(
+                    &self.shared,
+                    &kind,
+                    namespace,
+                    selector,
+                    query,
+                    shown,
+                    fault,
+                )?;
                 let events = watch
                     .events()
                     .map(|event| Ok::<_, BoxError>(Frame::data(event)));
@@ -257,25 +266,25 @@ fn check_subresource(kind: &Kind, target: &Target, verb: Verb) -> Answered<()> {
 }
 
 /// Refuses requests that a real server would understand and this one does not, rather than answer something else.
-fn check_shape(parts: &Parts, query: &Query, verb: Verb) -> Answered<()> {
+fn check_shape(parts: &Parts, query: &Query, verb: Verb) -> Answered<Shown> {
     if let Some((name, value)) = query.unknown() {
         let message = format!("query parameter {name}={value}: fakekube does not know it");
         return Err(Refusal::bad_request(message));
     }
-    let accept = header(parts, ACCEPT);
-    if accept.contains("as=") {
-        let message = format!("Accept: {accept}: fakekube answers with whole objects only");
+    let shown = Shown::of(header(parts, ACCEPT))?;
+    if shown == Shown::Metadata && verb.writes() {
+        let message = format!("{verb:?} answers with whole objects only");
         return Err(Refusal::new(406, "NotAcceptable", message));
     }
     let content = header(parts, CONTENT_TYPE);
     let content = content.split(';').next().unwrap_or_default();
     let allowed = match verb {
         Verb::Patch => MERGE_PATCH,
-        _ if content.is_empty() => return Ok(()),
+        _ if content.is_empty() => return Ok(shown),
         _ => "application/json",
     };
     if content == allowed {
-        Ok(())
+        Ok(shown)
     } else {
         Err(Refusal::unsupported_media_type(content, allowed))
     }

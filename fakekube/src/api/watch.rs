@@ -19,6 +19,7 @@ use super::{
     request::Query,
     selector::Selector,
     shared::Shared,
+    show::Shown,
     store::{Change, Key, Stored},
 };
 
@@ -34,6 +35,7 @@ pub(crate) struct Watch {
     kind: Arc<Kind>,
     namespace: Option<String>,
     selector: Selector,
+    shown: Shown,
     fault: WatchFault,
     /// The version up to which all has been seen.
     seen: u64,
@@ -53,6 +55,7 @@ impl Watch {
         namespace: Option<&str>,
         selector: Selector,
         query: &Query,
+        shown: Shown,
         fault: WatchFault,
     ) -> Answered<Self> {
         let asked = asked_version(query)?;
@@ -69,6 +72,7 @@ impl Watch {
             kind: Arc::clone(kind),
             namespace: namespace.map(ToOwned::to_owned),
             selector,
+            shown,
             fault,
             seen: 0,
             queue: VecDeque::new(),
@@ -210,7 +214,7 @@ impl Watch {
     }
 
     fn push(&mut self, due: Instant, what: &str, object: &Value) {
-        let event = line(what, object);
+        let event = line(what, &self.shown.object(object));
         self.queue.push_back((due, event.clone()));
         if self.fault.duplicate {
             self.queue.push_back((due, event));
@@ -218,9 +222,10 @@ impl Watch {
     }
 
     fn bookmark(&mut self) {
+        let [kind, api_version] = self.shown.kind(&self.kind);
         let object = json!({
-            "kind": self.kind.kind,
-            "apiVersion": self.kind.api_version(),
+            "kind": kind,
+            "apiVersion": api_version,
             "metadata": { "resourceVersion": self.seen.to_string() },
         });
         let due = Instant::now() + self.fault.lag;

@@ -341,8 +341,14 @@ impl World {
 
     /// Begins a watch.
     pub async fn watch(&self, path: &str, query: &str) -> Events {
+        self.watch_as(path, query, "application/json").await
+    }
+
+    pub async fn watch_as(&self, path: &str, query: &str, accept: &str) -> Events {
         let path = path.replace("{ns}", &self.namespace);
-        let request = Request::builder().uri(format!("{path}?watch=true&{query}"));
+        let request = Request::builder()
+            .uri(format!("{path}?watch=true&{query}"))
+            .header("accept", accept);
         let response = self
             .client
             .send(request.body(Body::empty()).expect("a request"))

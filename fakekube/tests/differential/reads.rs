@@ -38,6 +38,21 @@ scenarios! {
         assert_eq!(list["items"][0]["kind"], "InferenceBenchmark");
     }
 
+    async fn metadata_can_be_had_alone(world) {
+        world.post(JOBS, job("a")).await.ok();
+        let one = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        let found = world.get_as(&format!("{JOBS}/a"), one).await.ok();
+        assert_eq!((text(&found, "/kind"), text(&found, "/apiVersion"), text(&found, "/metadata/name")), ("PartialObjectMetadata", "meta.k8s.io/v1", "a"));
+        assert_eq!(found.get("spec"), None);
+        let list = world.get_as(JOBS, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await.ok();
+        assert_eq!(list["kind"], "PartialObjectMetadataList");
+        assert_eq!(list["items"][0]["kind"], "PartialObjectMetadata");
+        let mut events = world.watch_as(JOBS, "resourceVersion=0", one).await;
+        let (_, seen) = events.next().await.expect("an event");
+        assert_eq!(seen["kind"], "PartialObjectMetadata");
+        assert_eq!(seen.get("spec"), None);
+    }
+
     async fn a_watch_tells_what_changes(world) {
         let path = format!("{MAPS}/a");
         let mut labelled = config_map("a");

@@ -3,7 +3,11 @@
 use std::io::{self, Write};
 
 use comfy_table::Table;
-use inferbench_crds::design::Combination;
+use inferbench_crds::{
+    design::Combination,
+    factor::{Factor, Level, Levels},
+};
+use inferbench_results::sample;
 use serde::Serialize;
 
 use super::{
@@ -15,7 +19,10 @@ use crate::{
     machine::Machine,
     models::Need,
     process::{exit::Exit, print_error},
-    sweep::prepared::{Fate, Prepared, gib},
+    sweep::{
+        levels::Columns,
+        prepared::{Fate, Prepared, gib},
+    },
 };
 
 /// More lines than that are left to the other forms.
@@ -54,12 +61,8 @@ struct ModelLine {
 #[serde(rename_all = "camelCase")]
 struct Line {
     index: u32,
-    model: String,
-    batch_size: u32,
-    input_length: u32,
-    output_length: u32,
-    gpus: u32,
-    dtype: &'static str,
+    #[serde(flatten)]
+    levels: Levels,
     /// `measure`, `excluded`, `unsupported` or `outOfMemory`.
     status: &'static str,
     /// Why it is not measured.
@@ -158,12 +161,7 @@ fn line(
     let all = memory.filter(|_| combination.gpus == 0);
     Line {
         index,
-        model: combination.model.name.clone(),
-        batch_size: combination.batch_size,
-        input_length: combination.input_length,
-        output_length: combination.output_length,
-        gpus: combination.gpus,
-        dtype: combination.dtype.name(),
+        levels: Levels::of(combination),
         status,
         reason,
         weights_bytes: needs.map(|needs| needs.weights),
@@ -176,24 +174,16 @@ fn line(
 fn table(plan: &Plan) -> String {
     let mut table = Table::new();
     table.load_style(STYLE);
-    table.set_header([
-        "model",
-        "gpus",
-        "dtype",
-        "batch",
-        "in",
-        "out",
-        "weights GiB",
-        "cache GiB",
-        "peak GiB",
-        "",
-    ]);
+    let columns = Columns::of(plan.lines.iter().map(|line| &line.levels));
+    let memory = ["weights GiB", "cache GiB", "peak GiB"];
+    let heads = columns.heads().into_iter();
+    table.set_header(
+        heads
+            .chain(memory.map(str::to_owned))
+            .chain([String::new()]),
+    );
+    let numbers = columns.starts()..=columns.count() + memory.len() - 1;
     for line in plan.lines.iter().take(MAX_LINES) {
-        let gpus = if line.gpus == 0 {
-            "CPU".into()
-        } else {
-            line.gpus.to_string()
-        };
         let amount = |bytes: Option<u64>| bytes.map_or(String::new(), |b| format!("{:.3}", gib(b)));
         let note = match (&line.reason, line.fits) {
             (Some(reason), _) => format!("{}: {reason}", line.status),
@@ -201,18 +191,13 @@ fn table(plan: &Plan) -> String {
             _ => String::new(),
         };
         let cells = [
-            line.model.clone(),
-            gpus,
-            line.dtype.into(),
-            line.batch_size.to_string(),
-            line.input_length.to_string(),
-            line.output_length.to_string(),
             amount(line.weights_bytes),
             amount(line.kv_cache_bytes),
             amount(line.peak_bytes),
             note,
         ];
-        table.add_row(aligned(cells, 3..=8));
+        let cells = columns.cells(&line.levels).into_iter().chain(cells);
+        table.add_row(aligned(cells, numbers.clone()));
     }
     let mut text = format!("{}\n", table.trim_fmt());
     if plan.lines.len() > MAX_LINES {
@@ -269,20 +254,27 @@ fn table(plan: &Plan) -> String {
 }
 
 fn csv(plan: &Plan) -> String {
-    let mut text = String::from(
-        "index,model,batch_size,input_len,output_len,gpus,dtype,status,reason,weights_bytes,kv_cache_bytes,peak_bytes,fits\n",
-    );
+    let factors = sample::factors(plan.lines.iter().map(|line| &line.levels));
+    let columns = factors
+        .iter()
+        .map(Factor::column)
+        .collect::<Vec<_>>()
+        .join(",");
+    let mut text =
+        format!("index,{columns},status,reason,weights_bytes,kv_cache_bytes,peak_bytes,fits\n");
     let optional = |bytes: Option<u64>| bytes.map_or(String::new(), |bytes| bytes.to_string());
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     for line in &plan.lines {
+        let level = |factor: &Factor| match line.levels.get(factor) {
+            // As before: only names that a user chooses are quoted.
+            Some(Level::Text(text)) if *factor != Factor::DTYPE => quoted(text),
+            Some(level) => level.to_string(),
+            None => String::new(),
+        };
+        let levels = factors.iter().map(level).collect::<Vec<_>>().join(",");
         let fields = [
             line.index.to_string(),
-            quoted(&line.model),
-            line.batch_size.to_string(),
-            line.input_length.to_string(),
-            line.output_length.to_string(),
-            line.gpus.to_string(),
-            line.dtype.into(),
+            levels,
             line.status.into(),
             line.reason.as_deref().map(quoted).unwrap_or_default(),
             optional(line.weights_bytes),

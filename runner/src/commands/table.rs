@@ -3,9 +3,13 @@
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
+use inferbench_crds::factor::Levels;
 use inferbench_results::{record::Outcome, row::Row};
 
-use crate::sweep::progress::significant;
+use crate::sweep::{
+    levels::{Columns, in_words},
+    progress::significant,
+};
 
 /// Tables for people: a line under the head, and no other.
 pub const STYLE: TableStyle =
@@ -17,8 +21,8 @@ pub const MAX_LINES: usize = 30;
 /// A combination over its replicates; means over the valid ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// Model, GPUs, dtype, batch size, input and output length.
-    pub levels: (String, u32, String, u32, u32, u32),
+    /// Its levels.
+    pub levels: Levels,
     /// Trials that ended in any way.
     pub trials: usize,
     /// Trials that were measured and can be vouched for.
@@ -42,17 +46,10 @@ pub struct Line {
 pub fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Line> {
     let mut groups: BTreeMap<_, Vec<&Row>> = BTreeMap::new();
     for row in rows {
-        let levels = (
-            row.model.clone(),
-            row.gpus,
-            row.dtype.clone(),
-            row.batch_size,
-            row.input_len,
-            row.output_len,
-        );
-        groups.entry(levels).or_default().push(row);
+        groups.entry(row.levels()).or_default().push(row);
     }
-    groups
+    let columns = Columns::of(groups.keys());
+    let mut lines: Vec<Line> = groups
         .into_iter()
         .map(|(levels, rows)| {
             let succeeded = |row: &&&Row| row.outcome == Some(Outcome::Succeeded);
@@ -84,7 +81,9 @@ pub fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Line> {
                 prefill: mean(|row| row.prefill_roofline_fraction),
             }
         })
-        .collect()
+        .collect();
+    lines.sort_by_cached_key(|line| columns.place(&line.levels));
+    lines
 }
 
 /// The lines as a table of text. Where there are too many, those with the highest throughput are shown.
@@ -102,23 +101,16 @@ pub fn render(lines: &[Line]) -> String {
     }
     let mut table = Table::new();
     table.load_style(STYLE);
-    let columns = [
-        "model",
-        "gpus",
-        "dtype",
-        "batch",
-        "in",
-        "out",
-        "TTFT ms",
-        "TPOT ms",
-        "tokens/s",
-        "decode %",
-        "prefill %",
-        "valid",
-    ];
-    table.set_header(columns);
+    let columns = Columns::of(lines.iter().map(|line| &line.levels));
+    let metrics = ["TTFT ms", "TPOT ms", "tokens/s", "decode %", "prefill %"];
+    let heads = columns.heads().into_iter();
+    table.set_header(
+        heads
+            .chain(metrics.map(str::to_owned))
+            .chain(["valid".to_owned()]),
+    );
+    let numbers = columns.starts()..=columns.count() + metrics.len() - 1;
     for line in shown {
-        let (model, gpus, dtype, batch, input, output) = &line.levels;
         let number = |value: Option<f64>| value.map_or(String::new(), significant);
         let percent =
             |value: Option<f64>| value.map_or(String::new(), |v| format!("{:.0}", v * 100.0));
@@ -131,18 +123,7 @@ pub fn render(lines: &[Line]) -> String {
         if !others.is_empty() {
             valid = format!("{valid} ({})", others.join(", "));
         }
-        let gpus = if *gpus == 0 {
-            "CPU".into()
-        } else {
-            gpus.to_string()
-        };
         let cells = [
-            model.clone(),
-            gpus,
-            dtype.clone(),
-            batch.to_string(),
-            input.to_string(),
-            output.to_string(),
             number(line.ttft_ms),
             number(line.tpot_ms),
             number(line.throughput),
@@ -150,7 +131,8 @@ pub fn render(lines: &[Line]) -> String {
             percent(line.prefill),
             valid,
         ];
-        table.add_row(aligned(cells, 3..=10));
+        let cells = columns.cells(&line.levels).into_iter().chain(cells);
+        table.add_row(aligned(cells, numbers.clone()));
     }
     let mut text = table.trim_fmt();
     if left_out > 0 {
@@ -165,15 +147,6 @@ pub fn render(lines: &[Line]) -> String {
 /// The lines that stand out, in words: the highest throughput and the lowest latencies.
 #[must_use]
 pub fn best(lines: &[Line]) -> Vec<String> {
-    let name = |line: &Line| {
-        let (model, gpus, dtype, batch, input, output) = &line.levels;
-        let on = if *gpus == 0 {
-            "CPU".into()
-        } else {
-            format!("{gpus} GPU")
-        };
-        format!("{model}, {on}, {dtype}, batch {batch}, in {input}, out {output}")
-    };
     let by = |field: fn(&Line) -> Option<f64>, sign: f64| {
         lines
             .iter()
@@ -195,7 +168,7 @@ pub fn best(lines: &[Line]) -> Vec<String> {
         Some(format!(
             "{what:<18}  {} {unit}  ({})",
             significant(value),
-            name(line)
+            in_words(&line.levels, ", ")
         ))
     })
     .collect()

@@ -6,10 +6,10 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use inferbench_crds::design::Trial;
+use inferbench_crds::{design::Trial, factor::Levels};
 use inferbench_results::{record::Outcome, row::Row};
 
-use super::estimate::spoken;
+use super::{estimate::spoken, levels::in_words};
 
 /// Shows how far a sweep is, on standard error.
 pub struct Progress {
@@ -78,21 +78,8 @@ impl Progress {
 /// A trial's levels in few words.
 #[must_use]
 pub fn name(trial: &Trial) -> String {
-    let c = &trial.combination;
-    let on = if c.gpus == 0 {
-        "CPU".into()
-    } else {
-        format!("{} GPU", c.gpus)
-    };
-    format!(
-        "{} {on} {} batch {} in {} out {} replicate {}",
-        c.model.name,
-        c.dtype.name(),
-        c.batch_size,
-        c.input_length,
-        c.output_length,
-        trial.replicate
-    )
+    let levels = in_words(&Levels::of(&trial.combination), " ");
+    format!("{levels} replicate {}", trial.replicate)
 }
 
 /// A result in few words.
