@@ -1,5 +1,5 @@
-//! The contract between the operator and the pods that it starts: where a pod finds its requests, and the report that it
-//! leaves in its termination message. Both sides are built from this file.
+//! The contract between the operator and the pods that it starts: where a pod finds its requests, and the report that
+//! it leaves in its termination message. Both sides are built from this file.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ use crate::{
 
 /// The environment variable that names the file with a pod's requests.
 ///
-/// For `inferbench trial` the file has one [`PodRequest`] a line. For `inferbench preflight` and `inferbench collect` it
-/// is one [`SweepRequest`].
+/// For `inferbench trial` the file has one [`PodRequest`] a line. For `inferbench preflight` and `inferbench collect`
+/// it is one [`SweepRequest`].
 pub const REQUESTS_VARIABLE: &str = "INFERBENCH_REQUESTS";
 /// The file with a pod's requests: an annotation of the pod, through the downward API.
 pub const REQUESTS_FILE: &str = "/var/run/inferbench/requests";

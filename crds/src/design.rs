@@ -1,9 +1,9 @@
 //! The expansion of a design into trials: mixed-radix index, excludes, blocked and seeded order, all lazy.
 //!
 //! A combination's index is the number whose digits are the positions of its levels, in the order of the factors
-//! ([`factor::axes`]: the table's, then the parameters; the last changes fastest). A trial's index is its replicate times
-//! the combinations, plus that number: it says everything about the trial, so that a sweep's bookkeeping needs nothing
-//! but indices.
+//! ([`factor::axes`]: the table's, then the parameters; the last changes fastest). A trial's index is its replicate
+//! times the combinations, plus that number: it says everything about the trial, so that a sweep's bookkeeping needs
+//! nothing but indices.
 
 use std::collections::BTreeMap;
 
@@ -278,8 +278,9 @@ impl Expansion {
         })
     }
 
-    /// A number that trials share whose levels force no fresh start of the engine between them, and no others: the digits
-    /// of the factors of scope start. It is below [`combinations_before_exclusion`](Self::combinations_before_exclusion).
+    /// A number that trials share whose levels force no fresh start of the engine between them, and no others: the
+    /// digits of the factors of scope start. It is below
+    /// [`combinations_before_exclusion`](Self::combinations_before_exclusion).
     #[must_use]
     pub fn start(&self, index: u32) -> u32 {
         let mut rest = index % self.combinations.max(1);

@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 /// Trying again cannot help: the Job fails at once.
 pub const PERMANENT: RangeInclusive<i32> = 64..=79;
 
-/// Ended by SIGKILL (128 + 9), as the kernel does for want of memory. It would only happen again: the Job fails at once.
+/// Ended by SIGKILL (128 + 9), as the kernel does for want of memory. It would only happen again: the Job fails at
+/// once.
 pub const KILLED: i32 = 137;
 
 /// Whether trying again cannot help.

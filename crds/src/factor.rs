@@ -1,7 +1,8 @@
 //! The factors: all that a design can vary, in one table ([`TABLE`]), and the types that go over them. Design, exclude,
 //! validation, rules, expansion, tables, statistics and reports ask here instead of naming factors themselves.
 //!
-//! To add a factor: a row here, a field of [`Factors`], a field of [`Combination`]; then the engines that understand it.
+//! To add a factor: a row here, a field of [`Factors`], a field of [`Combination`]; then the engines that understand
+//! it.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData, sync::Arc};
 
@@ -94,8 +95,8 @@ pub struct Builtin {
     pub allowed: Allowed,
     /// The most levels in one design.
     pub max_levels: u32,
-    /// Of a factor whose levels a spec may leave out, without that the schema fills them in: whether it has them. Else a
-    /// default stands for them.
+    /// Of a factor whose levels a spec may leave out, without that the schema fills them in: whether it has them. Else
+    /// a default stands for them.
     pub given: Option<fn(&Factors) -> bool>,
     /// The levels in a spec, defaults filled in; never empty for a spec that `validate` accepts.
     levels: fn(&Factors) -> Vec<Level>,
@@ -266,8 +267,8 @@ fn numbers(levels: &[i32]) -> Vec<Level> {
         .collect()
 }
 
-/// A factor of a sweep: one of the [`TABLE`], or a parameter, which the user names. In the order of the table, parameters
-/// after it by name.
+/// A factor of a sweep: one of the [`TABLE`], or a parameter, which the user names. In the order of the table,
+/// parameters after it by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Factor {
     /// The factor at this position of the table.

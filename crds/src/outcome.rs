@@ -50,8 +50,8 @@ impl Outcome {
         Self::ALL.into_iter().find(|outcome| outcome.code() == code)
     }
 
-    /// Whether the end of a pod alone can have told it. A stored record outranks that: the pod may have been killed between
-    /// storing and telling.
+    /// Whether the end of a pod alone can have told it. A stored record outranks that: the pod may have been killed
+    /// between storing and telling.
     #[must_use]
     pub const fn gives_way(self) -> bool {
         matches!(self, Self::Failed | Self::OutOfMemory | Self::TimedOut)

@@ -17,7 +17,8 @@ impl SplitMix64 {
     /// seeds or streams are small and close together.
     #[must_use]
     pub fn stream(seed: u64, stream: u64) -> Self {
-        // Seed and stream enter one after the other: combined symmetrically, stream 3 of seed 7 would be another seed's.
+        // Seed and stream enter one after the other: combined symmetrically, stream 3 of seed 7 would be another
+        // seed's.
         let base = Self::new(seed).next_u64();
         Self::new(Self::new(base.wrapping_add(stream)).next_u64())
     }

@@ -4,8 +4,8 @@
 //! token was there. The engine knows nothing of benchmarks: what to run, how often, and what to make
 //! of the times is its caller's.
 //!
-//! From the bottom up, and nothing imports from above: [`config`] and [`Format`] are plain data, [`size`] is arithmetic on
-//! them. [`ops`] computes, `weights` loads, and `models` are written in both. A `rank` runs its share of a model, a
+//! From the bottom up, and nothing imports from above: [`config`] and [`Format`] are plain data, [`size`] is arithmetic
+//! on them. [`ops`] computes, `weights` loads, and `models` are written in both. A `rank` runs its share of a model, a
 //! `group` several ranks that are joined by a [`comm::Communicator`], and [`Engine`] either. Beside them stand the
 //! machine ([`gpu`], [`host`], [`threads`]) and its [`ceilings`].
 //!

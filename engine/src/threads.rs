@@ -51,7 +51,8 @@ pub fn init(count: Option<usize>) -> Threads {
     })
 }
 
-/// The threads that `RAYON_NUM_THREADS` asks for, at most as many as are available; all of those where it asks for none.
+/// The threads that `RAYON_NUM_THREADS` asks for, at most as many as are available; all of those where it asks for
+/// none.
 fn asked_for(available: usize) -> usize {
     let asked = std::env::var("RAYON_NUM_THREADS")
         .ok()

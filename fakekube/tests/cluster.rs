@@ -519,7 +519,7 @@ async fn many_jobs_go_through() {
         );
     }
     let counts = lab.kube.counts("cluster");
-    // As many as in Kubernetes itself: a pod, its binding, two of the kubelet, and its release; and the Job's status when
-    // it begins, when its pod is ready, when that is noted as ended, and when it is finished.
+    // As many as in Kubernetes itself: a pod, its binding, two of the kubelet, and its release; and the Job's status
+    // when it begins, when its pod is ready, when that is noted as ended, and when it is finished.
     assert!(counts.writes() <= 500 * 9 + 10, "{}", counts.writes());
 }

@@ -17,8 +17,9 @@ use tower::{Layer, Service};
 
 use crate::metrics::Metrics;
 
-/// The longest silence of a connection. Reconciles have a much shorter limit of their own; this is for the first list of
-/// a watch, which has none, and without which nothing would ever be reconciled. Watches end a little sooner by themselves.
+/// The longest silence of a connection. Reconciles have a much shorter limit of their own; this is for the first list
+/// of a watch, which has none, and without which nothing would ever be reconciled. Watches end a little sooner by
+/// themselves.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(295);
 
 /// A client that never sends a request again by itself, and counts every one.

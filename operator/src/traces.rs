@@ -1,4 +1,5 @@
-//! Logs, and with the feature `otlp` traces: each reconcile of a resource is a span, with each call to the API server in it.
+//! Logs, and with the feature `otlp` traces: each reconcile of a resource is a span, with each call to the API server
+//! in it.
 
 use tracing::Subscriber;
 use tracing_subscriber::{
@@ -104,8 +105,8 @@ mod otlp {
         Ok((Some(layer), Traces { provider }))
     }
 
-    /// Where traces go, by OpenTelemetry's conventions: the one variable has the whole address, the other that of a receiver
-    /// of everything.
+    /// Where traces go, by OpenTelemetry's conventions: the one variable has the whole address, the other that of a
+    /// receiver of everything.
     fn endpoint(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
         let given = |name| variable(name).filter(|value| !value.is_empty());
         given("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| {
@@ -151,8 +152,8 @@ mod otlp {
             .build())
     }
 
-    /// Sends by the HTTP client that the API server is asked by, so that there is but one in this program. The exporter has a
-    /// thread of its own, without a runtime: requests go to this one's.
+    /// Sends by the HTTP client that the API server is asked by, so that there is but one in this program. The exporter
+    /// has a thread of its own, without a runtime: requests go to this one's.
     struct Sender {
         client: Client,
         runtime: Handle,

@@ -1,6 +1,6 @@
-//! Reads the table of a sweep of 20,160 trials (2 models × 7 batch sizes × 6 input lengths × 6 output lengths × 4 numbers
-//! of GPUs × 10 replicates), analyses it and makes the whole report, and says how long each part takes and how much
-//! memory all of it took. The aim is less than 5 s and 500 MiB on two cores:
+//! Reads the table of a sweep of 20,160 trials (2 models × 7 batch sizes × 6 input lengths × 6 output lengths × 4
+//! numbers of GPUs × 10 replicates), analyses it and makes the whole report, and says how long each part takes and how
+//! much memory all of it took. The aim is less than 5 s and 500 MiB on two cores:
 //! `RAYON_NUM_THREADS=2 cargo run --release -p inferbench-results --features fixtures --example analysis_speed`.
 
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! Writes the report and the figures of a made-up sweep into a folder, for looking at and for `scripts/check_report.py`:
+//! Writes the report and the figures of a made-up sweep into a folder, for looking at and for
+//! `scripts/check_report.py`:
 //! `cargo run -p inferbench-results --example report -- FOLDER [study|cpu|gaps|empty|hostile|large]`.
 
 use std::{fs, path::PathBuf, time::Instant};

@@ -209,8 +209,8 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-/// Defines a table: `name` of its files, a description of one row, and a struct of columns, each with its unit (`""` for
-/// none), type and doc comment. A field after `..` holds what has columns in some tables only: its type says which.
+/// Defines a table: `name` of its files, a description of one row, and a struct of columns, each with its unit (`""`
+/// for none), type and doc comment. A field after `..` holds what has columns in some tables only: its type says which.
 macro_rules! table {
     (
         $(#[$meta:meta])*

@@ -232,8 +232,8 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
     }
 }
 
-/// A sweep over these levels, whose time to last token is a function of the levels with relative noise; the time to first
-/// token is a tenth of it.
+/// A sweep over these levels, whose time to last token is a function of the levels with relative noise; the time to
+/// first token is a tenth of it.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     /// Names and parameters.

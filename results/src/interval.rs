@@ -42,8 +42,8 @@ pub struct Estimate {
     /// Coefficient of variation: `sd` over the mean; absent where either is unknown or the mean is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cv: Option<f64>,
-    /// Median of the block means, or of one combination's iterations; absent where it is unknown, as over the iterations
-    /// of several combinations.
+    /// Median of the block means, or of one combination's iterations; absent where it is unknown, as over the
+    /// iterations of several combinations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub median: Option<f64>,
     /// The least of what the median goes over.
@@ -145,8 +145,8 @@ impl Estimate {
     }
 }
 
-/// A figure with the 95% t-interval of each block's figure; without one for fewer than two blocks. `None` where the mean
-/// is no finite number.
+/// A figure with the 95% t-interval of each block's figure; without one for fewer than two blocks. `None` where the
+/// mean is no finite number.
 pub(crate) fn over_blocks(blocks: &[f64]) -> Option<Interval> {
     let centre = mean(blocks.iter().copied());
     if !centre.is_finite() {

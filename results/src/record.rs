@@ -10,7 +10,8 @@ pub use inferbench_crds::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Changes whenever the meaning or the shape of a record does. Records of former versions are converted as they are read.
+/// Changes whenever the meaning or the shape of a record does. Records of former versions are converted as they are
+/// read.
 pub const SCHEMA_VERSION: &str = "inferbench.dev/trial/v2";
 
 /// The record of one trial.

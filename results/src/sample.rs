@@ -1,5 +1,5 @@
-//! The sample that all statistics go over: the combinations with the latest valid attempts at their trials, the factors that they
-//! differ in and the metrics that were measured.
+//! The sample that all statistics go over: the combinations with the latest valid attempts at their trials, the factors
+//! that they differ in and the metrics that were measured.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -337,8 +337,8 @@ pub fn latest_attempts(rows: &[Row]) -> Vec<&Row> {
     latest.into_values().collect()
 }
 
-/// The factors that some of these levels state, in their order. One that is at its implied level throughout is none of the
-/// sweep's: nobody asked for it.
+/// The factors that some of these levels state, in their order. One that is at its implied level throughout is none of
+/// the sweep's: nobody asked for it.
 #[must_use]
 pub fn factors<'a>(levels: impl IntoIterator<Item = &'a Levels>) -> Vec<Factor> {
     let mut found: BTreeSet<Factor> = BTreeSet::new();

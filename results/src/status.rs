@@ -22,8 +22,9 @@ const METRICS: [(&str, &str); limits::SUMMARY_METRICS as usize] = [
     ("gpuUtilMeanPct", "gpu_util_mean_pct"),
 ];
 
-/// The status' part of a summary and an analysis: at most [`limits::SUMMARY_BYTES`] as JSON. Where it would not fit, the
-/// widths of intervals go first, then the last points of the front, the weakest effects, and metrics from the last on.
+/// The status' part of a summary and an analysis: at most [`limits::SUMMARY_BYTES`] as JSON. Where it would not fit,
+/// the widths of intervals go first, then the last points of the front, the weakest effects, and metrics from the last
+/// on.
 #[must_use]
 pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
     let measured = |over: Over| {

@@ -271,8 +271,8 @@ fn best(combinations: &[CombinationSummary], objectives: &Objectives) -> Vec<Bes
     found
 }
 
-/// Whether a combination keeps to the objectives, judged by means. One of one output token has no time per output token,
-/// and so keeps to any; what was not measured keeps to none.
+/// Whether a combination keeps to the objectives, judged by means. One of one output token has no time per output
+/// token, and so keeps to any; what was not measured keeps to none.
 #[must_use]
 pub fn keeps_to(combination: &CombinationSummary, objectives: &Objectives) -> bool {
     let within = |limit: Option<inferbench_crds::Duration>, metric: &str| {

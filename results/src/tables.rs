@@ -96,8 +96,8 @@ pub fn write_csv<T: Table>(rows: &[T]) -> Result<Vec<u8>, TableError> {
 /// made by an older version, or elsewhere, lack some.
 ///
 /// # Errors
-/// Where it is no CSV, has a column that is neither one of [`Row`]'s nor a factor's, has one twice, or lacks one that is
-/// never empty; names the line and the column.
+/// Where it is no CSV, has a column that is neither one of [`Row`]'s nor a factor's, has one twice, or lacks one that
+/// is never empty; names the line and the column.
 pub fn read_trials_csv(bytes: &[u8]) -> Result<Vec<Row>, TableError> {
     let table = Row::NAME;
     let failed = |source| TableError::Csv { table, source };

@@ -1,6 +1,6 @@
 //! One factor more, with two levels: it tells combinations apart in everything that is made of rows, and nothing of one
-//! level is pooled with anything of the other. For every factor of the table that a row need not name, and for parameters
-//! with levels of every type.
+//! level is pooled with anything of the other. For every factor of the table that a row need not name, and for
+//! parameters with levels of every type.
 
 use inferbench_crds::{
     factor::{Factor, Kind, Level},

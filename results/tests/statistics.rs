@@ -1,5 +1,5 @@
-//! The analysis against scipy, statsmodels and scikit-learn, over `tests/fixtures/statistics.json`: `scripts/fixtures/make_statistics_fixtures.py`
-//! says what each of its sections holds and makes it.
+//! The analysis against scipy, statsmodels and scikit-learn, over `tests/fixtures/statistics.json`:
+//! `scripts/fixtures/make_statistics_fixtures.py` says what each of its sections holds and makes it.
 
 use std::collections::BTreeMap;
 

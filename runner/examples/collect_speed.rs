@@ -1,6 +1,5 @@
-//! How long the collection of a large sweep takes: writes made-up records (20,160 of 5 iterations × 16 to 64 tokens, or as
-//! many as the first argument says) into a temporary folder and collects them into all tables, analysis
-//! and report.
+//! How long the collection of a large sweep takes: writes made-up records (20,160 of 5 iterations × 16 to 64 tokens, or
+//! as many as the first argument says) into a temporary folder and collects them into all tables, analysis and report.
 //!
 //! `cargo run --release -p inferbench --example collect_speed`
 

@@ -210,12 +210,12 @@ pub struct PreflightArgs {
 /// Arguments of `report`.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// The sweep: its folder or URL, or a trials.csv. Several stand side by side: a model that more than one has measured
-    /// is told apart by engine or sweep.
+    /// The sweep: its folder or URL, or a trials.csv. Several stand side by side: a model that more than one has
+    /// measured is told apart by engine or sweep.
     #[arg(required = true, value_name = "SWEEP")]
     pub sweeps: Vec<String>,
-    /// The form: report.html with the tables behind it and figures (SVG and PNG) in a folder, Markdown for a pull request,
-    /// or the analysis as JSON.
+    /// The form: report.html with the tables behind it and figures (SVG and PNG) in a folder, Markdown for a pull
+    /// request, or the analysis as JSON.
     #[arg(long, short, value_enum, default_value = "html")]
     pub format: ReportFormat,
     /// Where the page goes: a folder or URL, other than a collected sweep's. By default `report` in the (first) sweep's

@@ -28,7 +28,8 @@ pub struct Resolved {
     pub config: Option<ModelConfig>,
     /// Where it lies.
     pub weights: WeightsAt,
-    /// The revision that fixes the weights: a commit (`huggingFace`), `sha256:…` over the files' names and contents (`path`,
+    /// The revision that fixes the weights: a commit (`huggingFace`), `sha256:…` over the files' names and contents
+    /// (`path`,
     /// `objectStore`), or `preset@seed` (`random`).
     pub revision: String,
 }

@@ -18,6 +18,17 @@ fn model(name: &str) -> Model {
     }
 }
 
+/// Factors with one level each, but for these models.
+fn factors(models: usize) -> Factors {
+    let one = model("m0");
+    let mut factors: Factors =
+        serde_json::from_value(serde_json::json!({ "model": [one] })).expect("factors");
+    factors.model = (0..models)
+        .map(|index| model(&format!("m{index}")))
+        .collect();
+    factors
+}
+
 fn design(
     models: usize,
     batch_size: &[i32],
@@ -27,16 +38,11 @@ fn design(
 ) -> Design {
     Design {
         factors: Factors {
-            model: (0..models)
-                .map(|index| model(&format!("m{index}")))
-                .collect(),
             batch_size: batch_size.to_vec(),
             input_length: input_length.to_vec(),
             output_length: vec![16, 32],
             gpus: vec![1, 2],
-            dtype: vec![],
-            engine: vec![],
-            parameters: vec![],
+            ..factors(models)
         },
         exclude: vec![],
         replicates,
@@ -49,14 +55,11 @@ fn design(
 fn thesis() -> Design {
     Design {
         factors: Factors {
-            model: (0..7).map(|index| model(&format!("m{index}"))).collect(),
             batch_size: vec![1, 2, 4, 8, 16, 32],
             input_length: vec![16, 32, 64, 128, 256, 512],
             output_length: vec![16, 64, 256, 512],
             gpus: vec![1, 8],
-            dtype: vec![],
-            engine: vec![],
-            parameters: vec![],
+            ..factors(7)
         },
         exclude: vec![],
         replicates: 10,

@@ -46,8 +46,8 @@ struct Graph(CudaGraph);
 unsafe impl Send for Graph {}
 
 impl Share {
-    /// Continues prompts by `n` ids each: the ids, and when each step's were there. The cache is this shape's, and `kept` what an earlier call with the same
-    /// cache left.
+    /// Continues prompts by `n` ids each: the ids, and when each step's were there. The cache is this shape's, and
+    /// `kept` what an earlier call with the same cache left.
     pub(super) fn generate_on_device(
         &mut self,
         prompts: &[Vec<u32>],

@@ -126,8 +126,8 @@ impl FakeKube {
             .map_err(|refusal| refusal.message)
     }
 
-    /// Puts an object as it is, with its uid and status, in place of any that is there; unchecked, and unseen by counters
-    /// and faults.
+    /// Puts an object as it is, with its uid and status, in place of any that is there; unchecked, and unseen by
+    /// counters and faults.
     ///
     /// # Errors
     /// Where its kind is not known.

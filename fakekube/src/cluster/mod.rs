@@ -1,9 +1,10 @@
 //! A cluster on an API server: the Job controller, the scheduler, the pods' garbage collector and the kubelets, each
-//! deciding by a pure function and acting through `kube::Client`, so that they also work on a real API server that lacks
-//! them. The containers of its pods are [`Containers`]: [`Scripted`] ones, by the thousand and in tokio's time, or
-//! [`Processes`].
+//! deciding by a pure function and acting through `kube::Client`, so that they also work on a real API server that
+//! lacks them. The containers of its pods are [`Containers`]: [`Scripted`] ones, by the thousand and in tokio's time,
+//! or [`Processes`].
 //!
-//! `job_controller`, `scheduler`, `failure_policy` and `pod_status` decide; `jobs`, `placing`, `pods` and `kubelet` act;
+//! `job_controller`, `scheduler`, `failure_policy` and `pod_status` decide; `jobs`, `placing`, `pods` and `kubelet`
+//! act;
 //! `world` is the state that they share, and `task` the loop.
 //!
 //! Not here: more than one container in a pod, restarts of containers, `backoffLimitPerIndex`, success policies,

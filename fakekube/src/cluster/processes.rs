@@ -2,8 +2,8 @@
 //! variables and nothing else of this process' own.
 //!
 //! A process has no file system of its own here. Volumes lie in a folder, and the paths of the mounts are rewritten to
-//! it wherever the pod's variables, arguments and files name them: at the beginning of a value, or of a string in JSON. It
-//! takes no privilege, and no namespaces that a CI machine may forbid.
+//! it wherever the pod's variables, arguments and files name them: at the beginning of a value, or of a string in JSON.
+//! It takes no privilege, and no namespaces that a CI machine may forbid.
 
 use std::{
     collections::BTreeMap,
@@ -43,8 +43,8 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Keeps volumes and logs in this folder, and runs at most `at_most` at a time. `termination_log` is the variable by
-    /// which a program learns where its termination message goes: /dev/termination-log is not ours.
+    /// Keeps volumes and logs in this folder, and runs at most `at_most` at a time. `termination_log` is the variable
+    /// by which a program learns where its termination message goes: /dev/termination-log is not ours.
     #[must_use]
     pub fn new(folder: &Path, termination_log: &str, at_most: usize) -> Self {
         Self {

@@ -1,5 +1,5 @@
-//! The answers of an API server, asked of the double always, and of a real one where `INFERBENCH_E2E=1` and `KUBECONFIG`
-//! say so: a difference is a bug in one of them.
+//! The answers of an API server, asked of the double always, and of a real one where `INFERBENCH_E2E=1` and
+//! `KUBECONFIG` say so: a difference is a bug in one of them.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,6 +1,7 @@
-//! Bounds over all resources: how many Jobs may live and how fast they are created, and how soon a resource is looked at
-//! and written again. Live Jobs are known as each resource's last reconcile saw them, with those that were created since.
-//! It is the operator's whole memory from one reconcile to the next: without it, nothing goes wrong but the pace.
+//! Bounds over all resources: how many Jobs may live and how fast they are created, and how soon a resource is looked
+//! at and written again. Live Jobs are known as each resource's last reconcile saw them, with those that were created
+//! since. It is the operator's whole memory from one reconcile to the next: without it, nothing goes wrong but the
+//! pace.
 
 use std::{
     collections::BTreeMap,
@@ -30,8 +31,8 @@ pub struct Limits {
     pub create_burst: u32,
     /// Jobs that may live at a time, over all resources; each may have one whatever the others have.
     pub max_live_jobs: u32,
-    /// The shortest time between two writes to a resource's status that are no transition; it is looked at twice in that
-    /// time at most.
+    /// The shortest time between two writes to a resource's status that are no transition; it is looked at twice in
+    /// that time at most.
     pub status_interval: Duration,
 }
 

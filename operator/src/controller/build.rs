@@ -213,8 +213,8 @@ fn labels(sweep: &Sweep, kind: &Kind) -> BTreeMap<String, String> {
     labels
 }
 
-/// First disruptions, which are no fault of the pod; then ends that would only happen again: codes that say so, and a kill
-/// for memory.
+/// First disruptions, which are no fault of the pod; then ends that would only happen again: codes that say so, and a
+/// kill for memory.
 fn failure_policy() -> PodFailurePolicy {
     let disrupted = PodFailurePolicyOnPodConditionsPattern {
         type_: "DisruptionTarget".into(),

@@ -1,6 +1,6 @@
-//! Which trials share a Job. The design alone decides: in every block, the trials that one start of the engine can serve
-//! (that agree in every factor of scope start) are taken in the order of execution, `trialsPerJob` at a time; a Job then
-//! has those of its group that have not ended.
+//! Which trials share a Job. The design alone decides: in every block, the trials that one start of the engine can
+//! serve (that agree in every factor of scope start) are taken in the order of execution, `trialsPerJob` at a time; a
+//! Job then has those of its group that have not ended.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! One reconcile of one resource: look, decide, act. A decision rests on what the API server says in this very reconcile,
-//! and is void when the resource changes meanwhile.
+//! One reconcile of one resource: look, decide, act. A decision rests on what the API server says in this very
+//! reconcile, and is void when the resource changes meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,8 +26,8 @@ use crate::metrics::Metrics;
 const NO_ROOM: Duration = Duration::from_secs(30);
 /// How long an unfinished sweep goes without a look at most: a missed event must not stop it for good.
 const LOOK: Duration = Duration::from_secs(600);
-/// Deletions at a time. Creations come one by one: a leader that has lost the lead unawares may exceed the window by the
-/// one that is under way, and by no more.
+/// Deletions at a time. Creations come one by one: a leader that has lost the lead unawares may exceed the window by
+/// the one that is under way, and by no more.
 const AT_A_TIME: usize = 16;
 /// Creations of one reconcile: a large window is filled by several, and nobody waits long for any of them.
 const CREATIONS: usize = 12;
@@ -66,8 +66,8 @@ pub type MayWrite<'a> = &'a (dyn Fn() -> bool + Send + Sync);
 /// Reconciles the resource of this name.
 ///
 /// # Errors
-/// Where a call to the API server fails or is refused, where the resource has changed since it was read, and where another
-/// replica leads. The next reconcile begins anew from what is there then.
+/// Where a call to the API server fails or is refused, where the resource has changed since it was read, and where
+/// another replica leads. The next reconcile begins anew from what is there then.
 pub async fn reconcile(
     context: &Context,
     may_write: MayWrite<'_>,

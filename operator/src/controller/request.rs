@@ -1,5 +1,5 @@
-//! The requests of a pod, of the types in `inferbench_crds::contract`. The golden files of `build` show them, and a test of
-//! the runner reads those.
+//! The requests of a pod, of the types in `inferbench_crds::contract`. The golden files of `build` show them, and a
+//! test of the runner reads those.
 
 use inferbench_crds::{
     contract::{PodRequest, Request, StoreAt, SweepRequest, TrialRequest},

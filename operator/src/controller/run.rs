@@ -38,7 +38,8 @@ const PLACES: usize = 8;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long to wait after a reconcile that failed.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long reconciles that are under way may go on when it is time to stop: less than Kubernetes waits before it kills.
+/// How long reconciles that are under way may go on when it is time to stop: less than Kubernetes waits before it
+/// kills.
 const PATIENCE: Duration = Duration::from_secs(25);
 /// How often it is looked which resources are still there: a watch that was interrupted shows no deletion.
 const TIDY: Duration = Duration::from_secs(30);
@@ -171,8 +172,8 @@ pub async fn run(
     }
 }
 
-/// Finds out what lives already, so that it counts from the first creation on: a leader that has just come to it has seen
-/// no resource yet.
+/// Finds out what lives already, so that it counts from the first creation on: a leader that has just come to it has
+/// seen no resource yet.
 async fn survey(context: &Context, namespaces: &[Option<&str>]) {
     for namespace in namespaces {
         let jobs = loop {
@@ -202,8 +203,8 @@ async fn survey(context: &Context, namespaces: &[Option<&str>]) {
     }
 }
 
-/// Watches resources, Jobs and pods. What follows each other closely is put together by the bounds of each resource: the
-/// debounce of the library begins anew with every event, and a busy sweep would never be looked at.
+/// Watches resources, Jobs and pods. What follows each other closely is put together by the bounds of each resource:
+/// the debounce of the library begins anew with every event, and a busy sweep would never be looked at.
 fn controller(client: &Client, namespace: Option<&str>) -> Controller<Known> {
     let ours = format!("{}={}", names::MANAGED_BY, names::MANAGER);
     let children = watcher::Config::default().labels(&ours);

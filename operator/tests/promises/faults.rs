@@ -106,8 +106,8 @@ impl Kind {
 }
 
 impl Lab {
-    /// From now on so many of a hundred requests of this replica go wrong, in one of these ways. Faults of watches last,
-    /// so they strike more of them.
+    /// From now on so many of a hundred requests of this replica go wrong, in one of these ways. Faults of watches
+    /// last, so they strike more of them.
     pub fn disturb(&self, name: &str, kinds: &[Kind], percent: u32, seed: u64) {
         let (kinds, monitor) = (kinds.to_vec(), Arc::clone(&self.monitor));
         let random = Mutex::new(SplitMix64::new(seed));
@@ -127,7 +127,8 @@ impl Lab {
         });
     }
 
-    /// The `nth` write of this replica from now on is never answered, though it may be done; says when it has come to it.
+    /// The `nth` write of this replica from now on is never answered, though it may be done; says when it has come to
+    /// it.
     pub fn stop_at_write(&self, name: &str, nth: u64, is_done: bool) -> Stopped {
         let stopped = Stopped::default();
         let (stopper, count) = (stopped.clone(), AtomicU64::new(0));

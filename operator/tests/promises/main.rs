@@ -1,5 +1,5 @@
-//! The promises of the operator, P1 to P11, each a test of the whole loop: watches, queue, status, Jobs and events, on an
-//! API server in memory with a simulated cluster. Faults come by seeds: `INFERBENCH_SEED` replays one, and
+//! The promises of the operator, P1 to P11, each a test of the whole loop: watches, queue, status, Jobs and events, on
+//! an API server in memory with a simulated cluster. Faults come by seeds: `INFERBENCH_SEED` replays one, and
 //! `INFERBENCH_SEEDS` says how many there are; `INFERBENCH_EVERY_WRITE` has the operator killed at every write, rather
 //! than at some of them.
 //!

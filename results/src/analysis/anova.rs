@@ -18,7 +18,8 @@ use crate::sample::Factor;
 pub enum Method {
     /// Exact analysis of variance of a full grid: Sobol's first-order and total indices for levels of equal weight.
     FullGrid,
-    /// Type II sums of squares over the measured combinations, main effects and two-way interactions: cells are missing.
+    /// Type II sums of squares over the measured combinations, main effects and two-way interactions: cells are
+    /// missing.
     TypeTwo,
     /// The same, main effects only: there are too many levels or too few combinations for interactions.
     TypeTwoMainEffects,

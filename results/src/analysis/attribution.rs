@@ -48,7 +48,8 @@ pub struct Effect {
     /// together. Absent for names and for levels of 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_doubling: Option<Interval>,
-    /// The metric's ratio at each level to that at the first one, in geometric means over the balanced part of the grid.
+    /// The metric's ratio at each level to that at the first one, in geometric means over the balanced part of the
+    /// grid.
     pub ratios: Vec<LevelRatio>,
 }
 

@@ -52,8 +52,8 @@ pub(crate) struct Axis {
 pub(crate) enum Absent {
     /// There are none.
     Never,
-    /// The factor lies inside of the one with this axis, some of whose levels do not know it: an engine that does not take
-    /// a parameter. Having no level is no effect of the parameter then, but one of the engine.
+    /// The factor lies inside of the one with this axis, some of whose levels do not know it: an engine that does not
+    /// take a parameter. Having no level is no effect of the parameter then, but one of the engine.
     Within(usize),
     /// Having no level is as good as a level.
     Counts,
@@ -227,8 +227,8 @@ fn decides(codes: &[Vec<u32>], axis: usize, value: impl Fn(&[u32]) -> u32) -> bo
         .all(|code| *known.entry(code[axis]).or_insert_with(|| value(code)) == value(code))
 }
 
-/// The sides of the grid: axes, but for those of which one lies inside of the other. Their combinations are the levels of
-/// one side, because a full grid of them cannot be.
+/// The sides of the grid: axes, but for those of which one lies inside of the other. Their combinations are the levels
+/// of one side, because a full grid of them cannot be.
 struct Sides {
     /// The axes of each side.
     axes: Vec<Vec<usize>>,
@@ -407,8 +407,8 @@ fn product(sizes: impl Iterator<Item = usize>) -> u32 {
 }
 
 /// Drops one level of a side after the other, each time the one that misses the largest share of its combinations (of
-/// equals the one that costs the fewest measured ones, then the highest), until none is missing; returns the levels that
-/// the balanced part does without.
+/// equals the one that costs the fewest measured ones, then the highest), until none is missing; returns the levels
+/// that the balanced part does without.
 fn balance(axes: &[Axis], sides: &Sides, cells: &mut [Cell<'_>]) -> Vec<FactorLevels> {
     let sizes: Vec<usize> = sides.sizes().collect();
     if cells.is_empty() || sizes.iter().sum::<usize>() > MAX_LEVELS {

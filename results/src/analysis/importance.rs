@@ -56,8 +56,8 @@ pub const MIN_R2: f64 = 0.5;
 /// The permutation importance of factors for a target, one row per *combination*: replicates of a combination on both
 /// sides of a split would let the forest look its answers up.
 ///
-/// For each of [`SEEDS`] seeds: a fifth of the combinations is held out at random, a forest of [`TREES`] trees fitted to
-/// the others, and R² on the held-out ones compared with R² after a factor's levels were shuffled among them,
+/// For each of [`SEEDS`] seeds: a fifth of the combinations is held out at random, a forest of [`TREES`] trees fitted
+/// to the others, and R² on the held-out ones compared with R² after a factor's levels were shuffled among them,
 /// [`SHUFFLES`] times per factor (Breiman, *Random forests*, 2001). Nothing is clipped or normalised: for independent
 /// factors and a good fit the decrease is twice Sobol's total index (Gregorutti, Michel and Saint-Pierre, *Correlation
 /// and variable importance in random forests*, 2017), so that values up to 2 are expected.

@@ -231,9 +231,10 @@ pub fn modified_z(deviations: &[f64]) -> Option<Vec<f64>> {
     (mad > 0.0).then(|| deviations.iter().map(|d| 0.6745 * d / mad).collect())
 }
 
-/// With few replicates one combination says little of its spread, so the deviations of all are judged together, as far as
-/// they would be from the mean of endless replicates: those of k trials from their own mean are smaller by √((k − 1)/k).
-/// A trial also has to lie as far from its combination's median: one that stands out draws the mean away from the others.
+/// With few replicates one combination says little of its spread, so the deviations of all are judged together, as far
+/// as they would be from the mean of endless replicates: those of k trials from their own mean are smaller by √((k −
+/// 1)/k). A trial also has to lie as far from its combination's median: one that stands out draws the mean away from
+/// the others.
 fn outlying(metric: &Metric, deviations: &[Deviation<'_>]) -> Vec<Outlier> {
     let scaled: Vec<f64> = deviations
         .iter()
@@ -301,8 +302,8 @@ fn drifting(metric: &Metric, deviations: &[Deviation<'_>]) -> Option<Drift> {
     })
 }
 
-/// The two-sided probability of a Spearman coefficient as far from 0 by chance, by Student's t with count − 2 degrees of
-/// freedom.
+/// The two-sided probability of a Spearman coefficient as far from 0 by chance, by Student's t with count − 2 degrees
+/// of freedom.
 #[must_use]
 pub fn spearman_p(rho: f64, count: usize) -> f64 {
     if count < 3 {
@@ -436,8 +437,8 @@ mod tests {
         sample::{combine, latest_attempts},
     };
 
-    /// In how many of 1,000 sweeps a drift is flagged, whose times grow by this factor from the first trial to the last;
-    /// every block in an order of its own.
+    /// In how many of 1,000 sweeps a drift is flagged, whose times grow by this factor from the first trial to the
+    /// last; every block in an order of its own.
     fn flagged(replicates: u32, growth: f64) -> usize {
         let metric = Metric::named("ttltMs").unwrap();
         let flagged = |seed: &u64| {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{MetricComparison, text};
 use crate::sample::{Better, METRICS, Metric};
 
-/// The metric that `slower` stands for: one batch takes longer. Output throughput is its exact inverse, and is judged alike.
+/// The metric that `slower` stands for: one batch takes longer. Output throughput is its exact inverse, and is judged
+/// alike.
 const SLOWER: &str = "ttltMs";
 
 /// By how much a metric may be worse in B than in A.

@@ -153,10 +153,10 @@ fn overall(metric: &Metric, pairs: &[Pair<'_>], random: &mut SplitMix64) -> Metr
 }
 
 /// Each block as one number, b_r = M + R·Σ_c (y_cr − ȳ_c)/(C·R_c) over the replicated combinations c that were measured
-/// in block r; ȳ_c is a combination's mean over its R_c blocks, C the number of those combinations, R that of blocks and
-/// M the mean of all ȳ_c. In a complete design that is the block's plain mean; where trials are missing, blocks do not
-/// differ just because they hold other combinations, and their variance is the cluster-robust one. `None` with fewer
-/// than two blocks.
+/// in block r; ȳ_c is a combination's mean over its R_c blocks, C the number of those combinations, R that of blocks
+/// and M the mean of all ȳ_c. In a complete design that is the block's plain mean; where trials are missing, blocks do
+/// not differ just because they hold other combinations, and their variance is the cluster-robust one. `None` with
+/// fewer than two blocks.
 fn block_means(pairs: &[Pair<'_>], side: usize) -> Option<Vec<f64>> {
     let centre = mean(
         &pairs

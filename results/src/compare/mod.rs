@@ -286,8 +286,8 @@ pub fn compare(a: &[Row], b: &[Row], options: &Options) -> Comparison {
     }
 }
 
-/// The engines of two sweeps of one engine each, where these differ: then they are what is compared, and not part of the
-/// combinations.
+/// The engines of two sweeps of one engine each, where these differ: then they are what is compared, and not part of
+/// the combinations.
 fn contrast(combined: &[Vec<Combination<'_>>; 2]) -> Option<[Level; 2]> {
     let [a, b] = combined.each_ref().map(|combinations| {
         let mut levels = combinations.iter().map(|c| c.levels.get(&Factor::ENGINE));

@@ -102,7 +102,8 @@ pub fn inks() -> impl Iterator<Item = Ink> {
         .chain((-10..=10).map(Ink::OnDiverging))
 }
 
-/// Rules that give fills (`f-…`) and strokes (`k-…`) of every class their colour, all behind one selector such as `svg`.
+/// Rules that give fills (`f-…`) and strokes (`k-…`) of every class their colour, all behind one selector such as
+/// `svg`.
 #[must_use]
 pub fn rules(selector: &str, dark: bool) -> String {
     use std::fmt::Write as _;

@@ -1,5 +1,5 @@
-//! The kinds of panel that figures are composed of: lines along a factor, rows with values, points of two metrics, and a
-//! matrix. A panel is as wide as a phone, so that its words stay legible there.
+//! The kinds of panel that figures are composed of: lines along a factor, rows with values, points of two metrics, and
+//! a matrix. A panel is as wide as a phone, so that its words stay legible there.
 
 use super::{
     axis::Axis,

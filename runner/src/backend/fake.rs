@@ -1,5 +1,5 @@
-//! For tests: an engine that is another program, a shell that works, holds memory, starts processes of its own and dies as
-//! it is told to.
+//! For tests: an engine that is another program, a shell that works, holds memory, starts processes of its own and dies
+//! as it is told to.
 
 use std::{
     process::Command,
@@ -18,8 +18,8 @@ pub const ENGINE: &str = "fake";
 pub const HELD_MIB: f64 = 48.0;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Of every request, the numbers of sequences and of tokens, a line for every token of every sequence; each is worked for
-/// by a process that has ended when the line is there.
+/// Of every request, the numbers of sequences and of tokens, a line for every token of every sequence; each is worked
+/// for by a process that has ended when the line is there.
 const SCRIPT: &str = r#"
 work() { i=0; while [ $i -lt 4000 ]; do i=$((i+1)); done; }
 read start

@@ -111,7 +111,8 @@ pub(super) fn put(store: &Store, path: &str, bytes: &[u8]) -> Result<(), Exit> {
     })
 }
 
-/// Refuses a spec that asks for GPUs where nothing can measure on them. `own` says that no other program is to be asked.
+/// Refuses a spec that asks for GPUs where nothing can measure on them. `own` says that no other program is to be
+/// asked.
 pub(super) fn refuse_gpus(
     path: &Path,
     resource: &InferenceBenchmark,

@@ -58,7 +58,8 @@ pub struct Interval {
 }
 
 impl Counters {
-    /// Reads the counters of the CPUs that this process may use; `measured` are the processes that a measurement is about.
+    /// Reads the counters of the CPUs that this process may use; `measured` are the processes that a measurement is
+    /// about.
     #[must_use]
     pub fn read(measured: &Processes, cgroup: &Cgroup, cpus: &[usize]) -> Self {
         let stat = fs::read_to_string("/proc/stat").ok();

@@ -133,8 +133,8 @@ impl Processes {
         });
     }
 
-    /// The peak of the resident memory since the start or [`Processes::reset_peak_memory`], in MiB: the kernel's own peak of
-    /// any one, or the greatest sum that was seen.
+    /// The peak of the resident memory since the start or [`Processes::reset_peak_memory`], in MiB: the kernel's own
+    /// peak of any one, or the greatest sum that was seen.
     #[must_use]
     pub fn peak_memory_mib(&self) -> Option<f64> {
         self.trees(|trees| {
@@ -150,7 +150,8 @@ impl Processes {
     }
 }
 
-/// The driver's numbers are the host's, which a container with a namespace of its own cannot compare with its own: without
+/// The driver's numbers are the host's, which a container with a namespace of its own cannot compare with its own:
+/// without
 /// `own` numbers to compare with, as many are taken for own as are to be expected.
 fn foreign(on_gpu: &[u32], own: Option<&BTreeSet<u32>>, expected: u32) -> u32 {
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);

@@ -1,6 +1,6 @@
 //! `inferbench collect` in a pod: tables, summary, analysis and report of what is stored, and the bounded summary back
-//! to the resource's status, in as many termination messages as it takes. Index 0 of an Indexed Job collects; all of them
-//! hand over their part of the same whole, which depends on nothing but the store and the request.
+//! to the resource's status, in as many termination messages as it takes. Index 0 of an Indexed Job collects; all of
+//! them hand over their part of the same whole, which depends on nothing but the store and the request.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -100,8 +100,8 @@ fn make(request: &SweepRequest, store: &Store, ledger: &Outcomes) -> Result<(), 
         .map_err(|error| broken(error, Exit::Failed))
 }
 
-/// The part of the status that the collection fills in: from the documents as they are stored, so that every pod says the
-/// same.
+/// The part of the status that the collection fills in: from the documents as they are stored, so that every pod says
+/// the same.
 fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Collected, Broken> {
     let manifest_bytes = stored(store, MANIFEST)?;
     let manifest: Manifest = document(MANIFEST, &manifest_bytes)?;

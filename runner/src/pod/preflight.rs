@@ -1,5 +1,5 @@
-//! `inferbench preflight`: before any GPU is asked for. Whether the store takes records once and for all, which revision
-//! each model has, and what each can do; on the way it fills the cache that the trials load from.
+//! `inferbench preflight`: before any GPU is asked for. Whether the store takes records once and for all, which
+//! revision each model has, and what each can do; on the way it fills the cache that the trials load from.
 
 use std::path::Path;
 

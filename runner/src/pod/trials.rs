@@ -24,8 +24,8 @@ use crate::{
     trial::{protocol::Measure, roofline},
 };
 
-/// Holds ceilings by data type, as JSON, that trials are judged by instead of any that are measured: for tests, which start
-/// many pods, and for nothing else.
+/// Holds ceilings by data type, as JSON, that trials are judged by instead of any that are measured: for tests, which
+/// start many pods, and for nothing else.
 pub const CEILINGS_VARIABLE: &str = "INFERBENCH_CEILINGS";
 
 /// Measures the trials of a file, one request a line. The exit code is 0 where every one of them has a record.

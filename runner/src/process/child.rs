@@ -1,5 +1,6 @@
 //! A child process that is spoken to by lines: requests on its standard input, answers on its standard output. It is
-//! watched while it works; when it ends, its exit status, its standard error and what the kernel says of memory tell why.
+//! watched while it works; when it ends, its exit status, its standard error and what the kernel says of memory tell
+//! why.
 
 use std::{
     collections::VecDeque,
@@ -87,9 +88,9 @@ pub enum Cause {
 }
 
 impl ExitStatus {
-    /// Why the child ended, which messages call `name`. A kill (signal 9, or exit code 137 through a shell) is for memory
-    /// when the kernel says so, or when the process filled nine tenths of what there is; an abort is, when the allocator
-    /// said so last.
+    /// Why the child ended, which messages call `name`. A kill (signal 9, or exit code 137 through a shell) is for
+    /// memory when the kernel says so, or when the process filled nine tenths of what there is; an abort is, when the
+    /// allocator said so last.
     #[must_use]
     pub fn cause(&self, name: &str) -> Cause {
         let killed = self.signal == Some(libc::SIGKILL) || self.code == Some(exit_code::KILLED);
@@ -198,8 +199,8 @@ impl Child {
         self.process.id()
     }
 
-    /// Makes a request of one line and waits for the answer, at most so long: the first line that `accept` takes for one,
-    /// should a library ever print. After anything but an answer the child is gone.
+    /// Makes a request of one line and waits for the answer, at most so long: the first line that `accept` takes for
+    /// one, should a library ever print. After anything but an answer the child is gone.
     pub fn ask<T>(
         &mut self,
         line: &str,

@@ -1,8 +1,8 @@
 //! The collection: reads the records of a sweep from its store and makes tables, summary and manifest of them.
 //!
-//! A sweep is resumed by the same means: [`find_attempts`] lists what is stored, [`read_records`] reads it. A document that
-//! is no record is moved aside under its own name with `.corrupt-<number>` and reported, so that its trial is measured
-//! again.
+//! A sweep is resumed by the same means: [`find_attempts`] lists what is stored, [`read_records`] reads it. A document
+//! that is no record is moved aside under its own name with `.corrupt-<number>` and reported, so that its trial is
+//! measured again.
 
 use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
 
@@ -99,8 +99,8 @@ pub enum CollectError {
     },
 }
 
-/// Lists what the store holds of the plan, by name only: every attempt up to `max_attempt`, and beyond it as far as there is
-/// one after the other.
+/// Lists what the store holds of the plan, by name only: every attempt up to `max_attempt`, and beyond it as far as
+/// there is one after the other.
 ///
 /// # Errors
 /// Where the store cannot be listed.
@@ -207,7 +207,8 @@ pub fn read_records<T: Send, E: From<StoreError>>(
 }
 
 /// Collects a sweep: reads every stored attempt at the plan's trials and writes `trials.csv`, `trials.parquet`,
-/// `iterations.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`, `figures/*.svg` and, last,
+/// `iterations.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`, `figures/*.svg` and,
+/// last,
 /// `manifest.json`. The same records, plan and objectives make the same files.
 ///
 /// # Errors
@@ -318,7 +319,8 @@ pub fn collect(
     })
 }
 
-/// The documents that are made of a summary, an analysis and their figures: `analysis.json`, `report.html` and `figures/*.svg`.
+/// The documents that are made of a summary, an analysis and their figures: `analysis.json`, `report.html` and
+/// `figures/*.svg`.
 ///
 /// # Errors
 /// Where the analysis cannot be written as JSON: never in practice.

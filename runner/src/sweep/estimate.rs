@@ -46,8 +46,8 @@ impl Estimator {
     }
 }
 
-/// Trials that take as long as each other: by the least that one of their iterations takes at the ceilings, and the GPUs,
-/// which the length of a measurement depends on.
+/// Trials that take as long as each other: by the least that one of their iterations takes at the ceilings, and the
+/// GPUs, which the length of a measurement depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class {
     least_ns: u64,

@@ -1,5 +1,5 @@
-//! Levels for a terminal: as columns of a table and in few words. The factors that a fresh start of the engine fixes come
-//! first, then those of the load; one that is at its implied level throughout is not shown.
+//! Levels for a terminal: as columns of a table and in few words. The factors that a fresh start of the engine fixes
+//! come first, then those of the load; one that is at its implied level throughout is not shown.
 
 use inferbench_crds::factor::{Factor, Kind, Level, Levels, Scope};
 use inferbench_results::sample;

@@ -1,5 +1,5 @@
-//! The run of a sweep on one machine: block after block, every trial in the order of the design, until each has a record
-//! that needs nothing more or has failed as often as it may.
+//! The run of a sweep on one machine: block after block, every trial in the order of the design, until each has a
+//! record that needs nothing more or has failed as often as it may.
 
 use std::{
     collections::BTreeMap,

@@ -54,7 +54,8 @@ impl From<StoreError> for Unsettled {
     }
 }
 
-/// Finds the record of an attempt at a trial, or measures it. `prepare` completes the request, where it is to be measured.
+/// Finds the record of an attempt at a trial, or measures it. `prepare` completes the request, where it is to be
+/// measured.
 ///
 /// # Errors
 /// Where there is no record afterwards, and whatever `prepare` returns.

@@ -1,5 +1,5 @@
-//! The parts of a sweep that its store holds already: `sweep.json` (what was settled when it began), the failures of former runs, and
-//! the records of its trials.
+//! The parts of a sweep that its store holds already: `sweep.json` (what was settled when it began), the failures of
+//! former runs, and the records of its trials.
 
 use std::collections::BTreeMap;
 

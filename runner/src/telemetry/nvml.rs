@@ -45,8 +45,8 @@ pub struct Reading {
     pub uuid: String,
     /// When, ns since the Unix epoch.
     pub unix_ns: i64,
-    /// Share of the driver's last period (1/6 s to 1 s) in which any kernel ran, in percent; only where the driver keeps
-    /// no buffer of them.
+    /// Share of the driver's last period (1/6 s to 1 s) in which any kernel ran, in percent; only where the driver
+    /// keeps no buffer of them.
     pub util_pct: Option<f64>,
     /// The same of every period since the last reading, from the driver's buffer.
     pub utilization: Vec<Span>,
@@ -146,7 +146,8 @@ impl Gpus {
     }
 }
 
-/// The library, which is opened once per process and stays open: handles and samples may then be kept as long as wanted.
+/// The library, which is opened once per process and stays open: handles and samples may then be kept as long as
+/// wanted.
 fn library(path: Option<&OsStr>) -> Result<&'static Nvml, String> {
     static OPENED: Mutex<BTreeMap<Option<OsString>, &'static Nvml>> = Mutex::new(BTreeMap::new());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);

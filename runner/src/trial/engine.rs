@@ -39,8 +39,8 @@ impl Slot {
         }
     }
 
-    /// The processes to watch until a trial's engine is ready: those of the one that it can share, else all that there are
-    /// of this one.
+    /// The processes to watch until a trial's engine is ready: those of the one that it can share, else all that there
+    /// are of this one.
     #[must_use]
     pub fn processes(&self, subject: &Subject<'_>) -> Processes {
         let start = subject.start();

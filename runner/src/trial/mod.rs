@@ -1,7 +1,7 @@
 //! One trial, from its request to its record. A sweep starts a process that serves requests ([`serve`], in the words of
-//! [`protocol`]); its [`session`] goes through the steps of each: the [`subject`] is read from the request, an [`engine`] is
-//! made ready, the loop of [`measure`] times it under a [`watch`], the [`verdict`] says whether that can be vouched for, and
-//! [`recording`] makes the record.
+//! [`protocol`]); its [`session`] goes through the steps of each: the [`subject`] is read from the request, an
+//! [`engine`] is made ready, the loop of [`measure`] times it under a [`watch`], the [`verdict`] says whether that can
+//! be vouched for, and [`recording`] makes the record.
 
 pub mod clock;
 pub mod engine;

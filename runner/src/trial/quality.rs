@@ -9,8 +9,8 @@ use crate::{
     models::WeightsAt,
 };
 
-/// How good what the model writes is, or why that cannot be said: whatever goes wrong here, the trial is measured. `number` is that of
-/// the prompts.
+/// How good what the model writes is, or why that cannot be said: whatever goes wrong here, the trial is measured.
+/// `number` is that of the prompts.
 pub(super) fn judge(
     engine: &mut Ready,
     subject: &Subject<'_>,

@@ -32,8 +32,8 @@ fn image_digest() -> Option<String> {
         .filter(|digest| !digest.is_empty())
 }
 
-/// Where and by what a trial on this machine's CPU, or its first `gpus` GPUs, is measured. Who does not measure itself has
-/// not looked at the GPUs: then they are all `gpu`.
+/// Where and by what a trial on this machine's CPU, or its first `gpus` GPUs, is measured. Who does not measure itself
+/// has not looked at the GPUs: then they are all `gpu`.
 #[must_use]
 pub fn provenance(machine: &Machine, gpus: u32) -> Provenance {
     let known = machine.gpus.all.iter().take(gpus as usize);

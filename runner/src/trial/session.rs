@@ -344,9 +344,9 @@ fn count(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// The harness's own share of the time. `ready` is the time from the start of the process to the first prompts, where this is the
-/// process' first trial: the time of former ones is none of this one's start-up. Of it, `engine` went to the engine and to
-/// its ceilings.
+/// The harness's own share of the time. `ready` is the time from the start of the process to the first prompts, where
+/// this is the process' first trial: the time of former ones is none of this one's start-up. Of it, `engine` went to
+/// the engine and to its ceilings.
 fn harness(
     timed: &Timed,
     observed: &Observed,

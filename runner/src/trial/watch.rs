@@ -1,5 +1,5 @@
-//! The watch over a trial while it is measured: its processes, the machine's counters at the borders of the timed window,
-//! telemetry, and other trials beside it.
+//! The watch over a trial while it is measured: its processes, the machine's counters at the borders of the timed
+//! window, telemetry, and other trials beside it.
 
 use inferbench_results::record::{CpuTelemetry, Phase, Telemetry};
 

@@ -1,7 +1,7 @@
 //! The schema of a kind: which fields exist, their defaults, and which values are valid. Messages are the API server's.
 //!
-//! Reading a body is in `decode`, defaults in `defaults`, validation in `check`, and the types of lists, which decide who
-//! owns their items, in `lists`.
+//! Reading a body is in `decode`, defaults in `defaults`, validation in `check`, and the types of lists, which decide
+//! who owns their items, in `lists`.
 
 mod check;
 mod decode;

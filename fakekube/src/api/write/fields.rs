@@ -1,7 +1,7 @@
 //! Who owns which fields: `metadata.managedFields`.
 //!
-//! Approximate: the sets of a manager are not reconciled between API versions, and a field that an update removes has no
-//! owner.
+//! Approximate: the sets of a manager are not reconciled between API versions, and a field that an update removes has
+//! no owner.
 
 use std::collections::BTreeMap;
 

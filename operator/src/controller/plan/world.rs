@@ -124,7 +124,8 @@ impl World {
         plan(&self.sweep, &self.known, &jobs, &pods, self.now)
     }
 
-    /// A reconcile by the operator: it may see old pods, be killed after any action, and have a rival between two actions.
+    /// A reconcile by the operator: it may see old pods, be killed after any action, and have a rival between two
+    /// actions.
     pub fn reconcile(&mut self) {
         let (jobs, mut pods) = self.views();
         if self.fault(20) {

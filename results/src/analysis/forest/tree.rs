@@ -1,4 +1,5 @@
-//! A regression tree over ordered levels: grown split by split from a histogram per feature, walked many points at once.
+//! A regression tree over ordered levels: grown split by split from a histogram per feature, walked many points at
+//! once.
 
 use inferbench_crds::splitmix::SplitMix64;
 
