@@ -34,6 +34,9 @@ pub struct Combination {
     pub output_length: u32,
     /// Devices of the engine; 0 means CPU.
     pub gpus: u32,
+    /// Stages that the model's layers are divided into.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub pipeline_parallel: u32,
     /// Data type of weights and cache.
     pub dtype: Dtype,
     /// The parameters that the engine takes, by their names.
@@ -64,13 +67,35 @@ impl Default for Combination {
             input_length: 1,
             output_length: 1,
             gpus: 0,
+            pipeline_parallel: 1,
             dtype: Dtype::F32,
             parameters: BTreeMap::new(),
         }
     }
 }
 
+fn one() -> u32 {
+    1
+}
+
+// The signature is serde's.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
 impl Combination {
+    /// Why no model can run with these levels on this engine; none where that depends on the model.
+    #[must_use]
+    pub fn unsupported(&self) -> Option<String> {
+        let divided = [("pipelineParallel", self.pipeline_parallel)];
+        let (name, ways) = divided.into_iter().find(|(_, ways)| *ways > 1)?;
+        self.engine.candle?;
+        Some(format!(
+            "{name} {ways}: the candle engine does not divide its work so yet"
+        ))
+    }
+
     /// The environment variables that the parameters set in the engine's process, by their names.
     pub fn environment(&self) -> impl Iterator<Item = (&str, String)> {
         let settings = self.parameters.values();

@@ -108,6 +108,19 @@ pub struct Builtin {
 
 /// What a factor whose levels are whole numbers takes from a spec and a combination, as members of its row.
 macro_rules! numbers {
+    // Of a factor that may be left out: 1 stands for it then.
+    ($field:ident or 1, $($member:tt)*) => {
+        Builtin {
+            levels: |factors| numbers(or_one(&factors.$field)),
+            set: |combination, factors, at| {
+                combination.$field = or_one(&factors.$field)[at].max(0).unsigned_abs();
+            },
+            level: |combination| Level::from(combination.$field),
+            given: Some(|factors| !factors.$field.is_empty()),
+            implied: Some(Implied::Number(1)),
+            $($member)*
+        }
+    };
     ($field:ident, $($member:tt)*) => {
         Builtin {
             levels: |factors| numbers(&factors.$field),
@@ -234,6 +247,20 @@ pub const TABLE: &[Builtin] = &[
         max_levels: limits::LEVELS,
         given: None,
     },
+    numbers! {
+        pipeline_parallel or 1,
+        name: "pipelineParallel",
+        title: "pipeline stages",
+        short: "pp",
+        column: "pipeline_parallel",
+        unit: "",
+        doc: "Stages that the model's layers are divided into, one after another.",
+        kind: Kind::Number,
+        scope: Scope::Start,
+        role: Role::Choice,
+        allowed: Allowed::Range(1, limits::GPUS),
+        max_levels: limits::PARALLEL,
+    },
     Builtin {
         name: "dtype",
         title: "data type",
@@ -259,6 +286,10 @@ pub const TABLE: &[Builtin] = &[
         level: |combination| Level::from(combination.dtype.name()),
     },
 ];
+
+fn or_one(levels: &[i32]) -> &[i32] {
+    if levels.is_empty() { &[1] } else { levels }
+}
 
 fn numbers(levels: &[i32]) -> Vec<Level> {
     let numbers = levels.iter();

@@ -32,6 +32,8 @@ pub const BATCH_SIZE: u32 = 65_536;
 pub const LENGTH: u32 = 1_048_576;
 /// GPUs of a trial.
 pub const GPUS: u32 = 64;
+/// Levels of a factor that divides the GPUs.
+pub const PARALLEL: u32 = 16;
 /// A seed: whatever JSON readers keep exactly.
 pub const SEED: i64 = (1 << 53) - 1;
 /// Characters of a model's name.

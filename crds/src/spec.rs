@@ -106,6 +106,10 @@ pub struct Factors {
     #[serde(default = "default_gpus")]
     #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 0, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
     pub gpus: Vec<i32>,
+    /// Stages that the model's layers are divided into, one after another; by default 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::PARALLEL), inner(range(min = 1, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
+    pub pipeline_parallel: Vec<i32>,
     /// Data types of the weights; by default bf16 on GPU and f32 on CPU.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::DTYPES), extend("x-kubernetes-list-type" = "set"))]

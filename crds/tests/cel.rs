@@ -177,6 +177,9 @@ const REJECTED: &[(&str, Change)] = &[
     ("excluded engine of none", |spec| {
         spec["design"]["exclude"] = json!([{ "engine": ["candle"] }])
     }),
+    ("excluded pipelineParallel of none", |spec| {
+        spec["design"]["exclude"] = json!([{ "pipelineParallel": [1] }])
+    }),
     ("an engine of no kind", |spec| {
         spec["design"]["factors"]["engine"] = json!([{ "name": "a" }])
     }),

@@ -289,3 +289,32 @@ fn a_design_beyond_the_limit_is_refused() {
         1,
     ));
 }
+
+/// What is implied changes no index and no document; every other level does.
+#[test]
+fn a_factor_at_its_implied_level_is_as_if_it_were_not_there() {
+    let plain = design(2, &[1, 2], &[8], 1, 42);
+    let mut stated = plain.clone();
+    stated.factors.pipeline_parallel = vec![1];
+    stated.factors.engine = vec![Engine::default()];
+    let (plain, stated) = (Expansion::new(&plain), Expansion::new(&stated));
+    assert!(plain.order().eq(stated.order()));
+    for (a, b) in plain.trials().zip(stated.trials()) {
+        let json = |trial: &Trial| serde_json::to_string(trial).expect("JSON");
+        assert_eq!(json(&a), json(&b));
+        assert!(!json(&a).contains("pipelineParallel") && !json(&a).contains("engine"));
+    }
+}
+
+#[test]
+fn candle_divides_no_work_among_stages_yet() {
+    let mut design = design(1, &[1], &[8], 1, 42);
+    design.factors.pipeline_parallel = vec![1, 2];
+    let expansion = Expansion::new(&design);
+    for (_, combination) in expansion.combinations() {
+        let expected = (combination.pipeline_parallel == 2).then(|| {
+            "pipelineParallel 2: the candle engine does not divide its work so yet".to_owned()
+        });
+        assert_eq!(combination.unsupported(), expected);
+    }
+}

@@ -248,5 +248,7 @@ pub fn splits_over(config: &ModelConfig, gpus: u32) -> bool {
 /// Why a combination can never run on its engine.
 #[must_use]
 pub fn unsupported(config: &ModelConfig, combination: &Combination) -> Option<String> {
-    candle::unsupported(config, combination)
+    combination
+        .unsupported()
+        .or_else(|| candle::unsupported(config, combination))
 }

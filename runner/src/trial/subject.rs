@@ -12,7 +12,7 @@ use inferbench_results::key::trial_key;
 
 use super::{measure::Schedule, protocol::Measure, roofline, start::Start};
 use crate::{
-    backend::{BackendError, Room, Setup},
+    backend::{self, BackendError, Room, Setup},
     models::WeightsAt,
 };
 
@@ -43,6 +43,9 @@ impl<'a> Subject<'a> {
         })?;
         let config = weights.weights().map_err(BackendError::invalid)?.config()?;
         let combination = &ask.trial.request.combination;
+        if let Some(why) = backend::unsupported(&config, combination) {
+            return Err(BackendError::Unsupported(why));
+        }
         let measurement = &ask.trial.request.measurement;
         let schedule = Schedule {
             batch: combination.batch_size as usize,

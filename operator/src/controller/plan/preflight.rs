@@ -94,11 +94,6 @@ impl Planner<'_> {
             revision: model.revision.clone(),
         });
         self.pinned = Some(pinned.collect());
-        let limits =
-            |model: &ModelReport| model.max_tokens.is_some() || !model.unsupported_gpus.is_empty();
-        if !models.iter().any(limits) {
-            return;
-        }
         for trial in self.sweep.expansion.trials() {
             let combination = &trial.combination;
             let Some((_, model)) = named
@@ -111,7 +106,8 @@ impl Planner<'_> {
                 .input_length
                 .saturating_add(combination.output_length);
             let too_long = model.max_tokens.is_some_and(|most| tokens > most);
-            if too_long || model.unsupported_gpus.contains(&combination.gpus) {
+            let too_many = model.unsupported_gpus.contains(&combination.gpus);
+            if too_long || too_many || combination.unsupported().is_some() {
                 self.record(trial.index, Outcome::Unsupported, "");
             }
         }

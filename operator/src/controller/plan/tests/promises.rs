@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{world::World, *};
 use crate::controller::fixtures::fresh;
 
-fn with(execution: &str) -> String {
+pub(super) fn with(execution: &str) -> String {
     format!("{SPEC}execution: {{maxFailedPercent: 100, {execution}}}\n")
 }
 

@@ -1,6 +1,7 @@
 //! The trials: the window of Jobs, and the ends of Jobs and pods.
 
-use super::*;
+use super::{promises::with, *};
+use crate::controller::fixtures::fresh;
 
 #[test]
 fn a_shape_begins_with_one_job_and_then_fills_the_window() {
