@@ -37,6 +37,9 @@ pub struct Combination {
     /// Stages that the model's layers are divided into.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub pipeline_parallel: u32,
+    /// Replicas of the model that divide the sequences among them.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub data_parallel: u32,
     /// Data type of weights and cache.
     pub dtype: Dtype,
     /// The parameters that the engine takes, by their names.
@@ -68,6 +71,7 @@ impl Default for Combination {
             output_length: 1,
             gpus: 0,
             pipeline_parallel: 1,
+            data_parallel: 1,
             dtype: Dtype::F32,
             parameters: BTreeMap::new(),
         }
@@ -88,7 +92,10 @@ impl Combination {
     /// Why no model can run with these levels on this engine; none where that depends on the model.
     #[must_use]
     pub fn unsupported(&self) -> Option<String> {
-        let divided = [("pipelineParallel", self.pipeline_parallel)];
+        let divided = [
+            ("pipelineParallel", self.pipeline_parallel),
+            ("dataParallel", self.data_parallel),
+        ];
         let (name, ways) = divided.into_iter().find(|(_, ways)| *ways > 1)?;
         self.engine.candle?;
         Some(format!(

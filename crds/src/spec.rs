@@ -110,6 +110,10 @@ pub struct Factors {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::PARALLEL), inner(range(min = 1, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
     pub pipeline_parallel: Vec<i32>,
+    /// Replicas of the model that divide the sequences among them; by default 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::PARALLEL), inner(range(min = 1, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
+    pub data_parallel: Vec<i32>,
     /// Data types of the weights; by default bf16 on GPU and f32 on CPU.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::DTYPES), extend("x-kubernetes-list-type" = "set"))]

@@ -180,6 +180,9 @@ const REJECTED: &[(&str, Change)] = &[
     ("excluded pipelineParallel of none", |spec| {
         spec["design"]["exclude"] = json!([{ "pipelineParallel": [1] }])
     }),
+    ("excluded dataParallel of none", |spec| {
+        spec["design"]["exclude"] = json!([{ "dataParallel": [1] }])
+    }),
     ("an engine of no kind", |spec| {
         spec["design"]["factors"]["engine"] = json!([{ "name": "a" }])
     }),
