@@ -4,8 +4,11 @@ use serde_json::{Value, json};
 
 use crate::config::{Family, ModelConfig};
 
+/// A name and the shape that it stands for.
+type Preset = (&'static str, fn() -> ModelConfig);
+
 /// Every preset: its name, and how the model is described.
-const PRESETS: [(&str, fn() -> ModelConfig); 14] = [
+const PRESETS: [Preset; 14] = [
     ("gpt2", || gpt2(12, 12, 768)),
     ("gpt2-medium", || gpt2(24, 16, 1024)),
     ("gpt2-large", || gpt2(36, 20, 1280)),

@@ -245,5 +245,5 @@ fn is_unchanged(new: &Value, old: &Value) -> bool {
 fn is_free(kind: &Kind, object: &Value) -> bool {
     list(object, "metadata.finalizers").is_empty()
         && number(object, "metadata.deletionGracePeriodSeconds").unwrap_or_default() == 0
-        && !(kind.is_namespace() && !list(object, "spec.finalizers").is_empty())
+        && (!kind.is_namespace() || list(object, "spec.finalizers").is_empty())
 }

@@ -23,14 +23,14 @@ pub(super) fn decode(
         return Err(Refusal::bad_request(message));
     }
     let given = text(body, "apiVersion").to_owned();
-    if given != version && !(given.is_empty() && !kind.is_custom()) {
+    if given != version && (!given.is_empty() || kind.is_custom()) {
         let message = format!(
             "the API version in the data ({given}) does not match the expected API version ({version})"
         );
         return Err(Refusal::bad_request(message));
     }
     let given = text(body, "kind").to_owned();
-    if given != *name && !(given.is_empty() && !kind.is_custom()) {
+    if given != *name && (!given.is_empty() || kind.is_custom()) {
         let message =
             format!("the kind in the data ({given}) does not match the expected kind ({name})");
         return Err(Refusal::bad_request(message));
