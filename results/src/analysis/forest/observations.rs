@@ -138,7 +138,7 @@ impl Observations {
         self.bins[row * self.features + feature] - self.starts[feature] as u16
     }
 
-    /// A row's target on the scale of [`Forest::predict_scaled`]: from −1 to 1.
+    /// A row's target on the scale of `Forest::predict_scaled`: from −1 to 1.
     #[must_use]
     pub fn scaled_target(&self, row: usize) -> f64 {
         self.targets[row] / self.scale
