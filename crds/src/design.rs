@@ -220,12 +220,7 @@ impl Expansion {
             run_order: vec![LEFT_OUT; trials as usize],
             included: 0,
         };
-        let left_out: Vec<bool> = (0..combinations)
-            .map(|index| match expansion.positions(index) {
-                None => true,
-                Some(positions) => expansion.masks.iter().any(|mask| mask.matches(&positions)),
-            })
-            .collect();
+        let left_out = expansion.left_out();
 
         let mut block: Vec<u32> = Vec::with_capacity(combinations as usize);
         for replicate in 0..replicates {
@@ -246,6 +241,20 @@ impl Expansion {
             }
         }
         expansion
+    }
+
+    /// By combination: whether it is left out, by `exclude` or as another one over again. A reconcile asks this for every
+    /// combination of a design, most of which leave out none.
+    fn left_out(&self) -> Vec<bool> {
+        let everywhere = self.axes.iter().all(|axis| axis.engines.is_none());
+        if everywhere && self.masks.is_empty() {
+            return vec![false; self.combinations as usize];
+        }
+        let is_left_out = |index| match self.positions(index) {
+            None => true,
+            Some(positions) => self.masks.iter().any(|mask| mask.matches(&positions)),
+        };
+        (0..self.combinations).map(is_left_out).collect()
     }
 
     /// The levels of each factor, in the order of the mixed-radix index.
