@@ -130,10 +130,17 @@ fn widest_summary() -> Summary {
         correlation: Some(-0.123_4),
     };
     let point = Point {
-        levels: Levels::new([(
-            Factor::MODEL,
-            Level::from("x".repeat(limits::MODEL_NAME as usize).as_str()),
-        )]),
+        levels: Levels::new([
+            (
+                Factor::MODEL,
+                Level::from("x".repeat(limits::MODEL_NAME as usize).as_str()),
+            ),
+            (Factor::BATCH_SIZE, Level::from(1)),
+            (Factor::INPUT_LENGTH, Level::from(64)),
+            (Factor::OUTPUT_LENGTH, Level::from(64)),
+            (Factor::GPUS, Level::from(1)),
+            (Factor::DTYPE, Level::from("bf16")),
+        ]),
         ..Point::default()
     };
     let best = Best {
