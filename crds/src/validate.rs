@@ -63,21 +63,8 @@ pub fn validate(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {
     }
     found.store(spec.results.store.as_ref(), scope);
     found.durations(spec);
-    for (index, env) in spec
-        .runner
-        .env
-        .iter()
-        .enumerate()
-        .filter(|(_, env)| env.name.starts_with(RESERVED_PREFIX))
-    {
-        let path = format!("spec.runner.env[{index}].name");
-        found.add(
-            path,
-            format!(
-                "{:?} begins with {RESERVED_PREFIX}, which is reserved",
-                env.name
-            ),
-        );
+    for (index, env) in spec.runner.env.iter().enumerate() {
+        found.variable(&env.name, &format!("spec.runner.env[{index}].name"));
     }
     found.all()
 }
@@ -151,13 +138,7 @@ impl Found {
                     format!("{name:?} is the name of another factor"),
                 );
             }
-            if parameter.env.starts_with("INFERBENCH_") {
-                let env = &parameter.env;
-                self.add(
-                    format!("{path}.env"),
-                    format!("{env:?} begins with INFERBENCH_, which is reserved"),
-                );
-            }
+            self.variable(&parameter.env, &format!("{path}.env"));
             let earlier = factors.parameters[..index].iter().position(|other| {
                 let both = |engine: &&str| other.is_for(engine) && parameter.is_for(engine);
                 other.env == parameter.env && engines.iter().any(both)
@@ -260,6 +241,16 @@ impl Found {
             .filter(|_| scope == Scope::Cluster)
         {
             self.cluster_url(&store.url, &format!("{path}.objectStore.url"));
+        }
+    }
+
+    /// An environment variable that the user sets must not be one of inferbench's own.
+    fn variable(&mut self, name: &str, path: &str) {
+        if name.starts_with(RESERVED_PREFIX) {
+            self.add(
+                path,
+                format!("{name:?} begins with {RESERVED_PREFIX}, which is reserved"),
+            );
         }
     }
 
