@@ -18,7 +18,7 @@ use crate::format::Format;
 use crate::models::cache::KvCache;
 use crate::models::parallel;
 use crate::ops::Offset;
-use crate::ops::cuda::{Greedy, source::Variant};
+use crate::ops::cuda::{self, Greedy, source::Variant, step::Step};
 use crate::size::kv_heads_per_rank;
 
 /// Whether `world` GPUs decode the model without the host: the engine's own models, with heads that its kernels are
@@ -29,15 +29,17 @@ pub(crate) fn decodes_on_device(c: &ModelConfig, format: Format, world: usize) -
     !c.family.is_reference()
         && (world == 1 || format.blocks().is_none())
         && Variant::attention(format.dtype(), group, c.head_dim).is_some()
-        // Norms of heads are summed by whole warps.
-        && (!c.qk_norm || c.head_dim.is_multiple_of(64))
+        && (!c.qk_norm || cuda::norms_heads_of(c.head_dim))
 }
 
 /// The state that decoding of one shape keeps between calls. It holds on to the cache that it was made for.
 pub(super) struct Decode {
     n: usize,
-    greedy: Greedy,
+    /// Gone before the buffers that it writes into.
     graph: Option<Graph>,
+    greedy: Greedy,
+    /// A step by few kernels, where there is one for the model.
+    step: Option<Step>,
 }
 
 struct Graph(CudaGraph);
@@ -63,6 +65,10 @@ impl Share {
             _ => Decode {
                 n,
                 greedy: Greedy::new(batch, n, &self.device)?,
+                step: match self.model.parts(&*self.comm) {
+                    Some(parts) => Step::new(parts, batch, input + n)?,
+                    None => None,
+                },
                 graph: None,
             },
         };
@@ -115,6 +121,9 @@ impl Share {
 
     /// Enqueues one step: ids in, ids out.
     fn step(&mut self, decode: &Decode, cache: &KvCache) -> Result<(), EngineError> {
+        if let Some(step) = &decode.step {
+            return Ok(step.run(&decode.greedy, cache)?);
+        }
         let Greedy { ids, position, .. } = &decode.greedy;
         let ids = ids.reshape((ids.dim(0)?, 1))?;
         let logits = self.forward(&ids, Offset::Device(position), cache, true)?;
