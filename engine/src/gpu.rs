@@ -60,7 +60,7 @@ pub fn driver() -> Result<(), String> {
 }
 
 /// The predicted bytes of an open GPU's memory that the libraries take beside the tensors: code, graphs, and the
-/// workspaces that grow with use. Not measured yet.
+/// workspaces that grow with use. With them predictions were 3 to 4 % above what an H200 used (`docs/gpu.md`).
 pub const LIBRARY_BYTES: u64 = 64 << 20;
 
 /// A GPU.

@@ -1,5 +1,5 @@
-//! Collective operations among ranks on several GPUs, by NCCL. Never run yet: machines with several GPUs have been out
-//! of reach.
+//! Collective operations among ranks on several GPUs, by NCCL. It has run with one rank, with graphs and without; never
+//! with several, as machines with several GPUs have been out of reach.
 //!
 //! Unlike [`crate::comm::LocalComm`], a rank that fails leaves the others waiting: [`crate::group`] leaves them behind.
 

@@ -90,6 +90,12 @@ fn some_products(squares: [usize; 2], rows: usize, shape: Option<&ModelShape>) -
     products
 }
 
+/// How long a GPU rests before each measurement: kept busy, it lowers its clocks to keep to its limit of power, and what
+/// a prompt after other work may reach would be more than the ceiling.
+const REST: Duration = Duration::from_millis(15);
+/// Products that a GPU is given at once: a wait for it costs microseconds.
+const TURNS: usize = 4;
+
 /// Multiplies for about `budget`, each product by candle and by the engine's own routine.
 ///
 /// # Errors
@@ -116,13 +122,20 @@ pub fn measure(
     let mut failure = None;
     let (best, rate, repeats) = best_of(&candidates, budget, |(operand, routine)| {
         let (product, x, w) = &operands[operand];
+        let mut turns = 1;
+        if !device.is_cpu() {
+            std::thread::sleep(REST);
+            turns = TURNS;
+        }
         let start = Instant::now();
-        let done = routines[routine].1(x, w).and_then(|_| device.synchronize());
+        let done = (0..turns)
+            .try_for_each(|_| routines[routine].1(x, w).map(drop))
+            .and_then(|()| device.synchronize());
         if let Err(error) = done {
             failure = Some(error);
             return 0.0;
         }
-        product.flops() / start.elapsed().as_secs_f64()
+        turns as f64 * product.flops() / start.elapsed().as_secs_f64()
     });
     match failure {
         Some(error) => Err(error),

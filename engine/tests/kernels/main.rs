@@ -40,11 +40,13 @@ fn nvrtc_compiles_every_variant() {
         "add_bias",
         "silu_mul",
         "row_product",
+        "step_product",
         "add_rms_norm",
         "add_layer_norm",
         "softmax_causal",
         "softmax_causal_8",
         "rope_append",
+        "rope_append_8",
         "decode_combine",
         "best_logit",
         "take_best",
@@ -68,6 +70,8 @@ fn nvrtc_compiles_every_variant() {
                 options.extend([format!("-DG={group}"), format!("-DD={head_dim}")]);
                 let ptx = nvrtc.compile(&source, &options).unwrap();
                 assert!(ptx.contains(".entry decode_attention("), "{options:?}");
+                let whole = ptx.contains(".entry step_attention(");
+                assert_eq!(whole, head_dim >= 16, "{options:?}");
                 if store == 0 || ![64, 128].contains(&head_dim) {
                     continue;
                 }

@@ -143,8 +143,10 @@ fn softmax_causal(kit: &Kit, scores: &Tensor, s: usize, len: usize) -> Result<()
 /// Blocks for every multiprocessor that decode's attention is shared among, where the cache is long enough: several
 /// times as many as run at once, so that the last ones do not leave most of the GPU idle.
 const BLOCKS: usize = 16;
-/// Fewer positions than this are not worth a block.
-const LEAST: usize = 64;
+/// Fewer positions than this are not worth a block, and what comes after it.
+const LEAST: usize = 256;
+/// Nor are fewer than this where a block is a wait for memory and little else.
+const LEAST_SHORT: usize = 32;
 
 /// What decode's attention is shared among, and what comes out of each share.
 pub(super) struct Shares {
@@ -169,7 +171,7 @@ impl Shares {
     pub fn short(kit: &Kit, batch: usize, heads: &Heads, max: usize) -> Result<Self> {
         let splits = (kit.processors * 4)
             .div_ceil(batch * heads.kv)
-            .clamp(1, max.div_ceil(LEAST / 2));
+            .clamp(1, max.div_ceil(LEAST_SHORT));
         Self::of(kit, batch, heads, splits)
     }
 
@@ -220,8 +222,7 @@ pub(super) fn decode_into(
 ) -> Result<()> {
     let ((b, h, _, d), (_, kvh, max, _)) = (q.dims4()?, k_cache.dims4()?);
     let dtype = q.dtype();
-    let (Some(base), Some(variant)) =
-        (Variant::base(dtype), Variant::attention(dtype, h / kvh, d))
+    let (Some(base), Some(variant)) = (Variant::base(dtype), Variant::attention(dtype, h / kvh, d))
     else {
         candle_core::bail!("attention: no kernel for queries {:?}", q.layout());
     };
@@ -246,11 +247,15 @@ pub(super) fn decode_into(
                 Arg::int(at.on_host())?,
                 Arg::of(&shares.out)?,
                 Arg::of(&shares.stats)?,
+                Arg::of(y)?,
                 Arg::int(kvh)?,
                 Arg::int(max)?,
             ],
             how,
         )?;
+        if shares.splits == 1 {
+            return Ok(());
+        }
         kit.launch_as(
             base,
             "decode_combine",
@@ -307,7 +312,16 @@ pub(in crate::ops) fn self_attention(
         }
     }
     let q = kit.empty((b, query, queries, dim), dtype)?;
-    append(&kit, qkv, heads, rotation, (k_cache, v_cache), at, &q, How::default())?;
+    append(
+        &kit,
+        qkv,
+        heads,
+        rotation,
+        (k_cache, v_cache),
+        at,
+        &q,
+        How::default(),
+    )?;
     match at {
         // The queries are scaled: products with them, unscaled, might be too large for f16.
         Offset::Host(offset) => attention(&q, k_cache, v_cache, offset + s, 1.0),

@@ -7,7 +7,9 @@ use std::ffi::{CStr, CString, c_void};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute::{
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+};
 use candle_core::cuda::cudarc::driver::{
     CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, sys,
 };
@@ -25,9 +27,16 @@ pub(super) struct Kit {
     pub device: CudaDevice,
     /// Multiprocessors.
     pub processors: usize,
+    /// The most bytes of shared memory that a block may have.
+    pub shared: usize,
     capability: Capability,
-    /// Each with the bytes of dynamic shared memory that it may be launched with.
-    functions: RefCell<HashMap<(Variant, &'static str), (CudaFunction, usize)>>,
+    functions: RefCell<HashMap<(Variant, &'static str), Function>>,
+}
+
+struct Function {
+    function: CudaFunction,
+    /// The bytes of dynamic shared memory that it may be launched with.
+    allowed: usize,
 }
 
 /// Blocks in three directions, and the threads of each.
@@ -74,12 +83,14 @@ impl Kit {
             }
             let stream = device.cuda_stream();
             let context = stream.context();
-            let processors = context
-                .attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-                .w()?;
+            let attribute = |attribute| {
+                let value = context.attribute(attribute).w()?;
+                Ok::<_, candle_core::Error>(usize::try_from(value).unwrap_or_default())
+            };
             let kit = Rc::new(Self {
                 device: device.clone(),
-                processors: usize::try_from(processors).unwrap_or(1),
+                processors: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1),
+                shared: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
                 capability: context.compute_capability().w()?,
                 functions: RefCell::default(),
             });
@@ -184,11 +195,14 @@ impl Kit {
         shared: usize,
     ) -> Result<sys::CUfunction> {
         let mut functions = self.functions.borrow_mut();
-        let (function, allowed) = match functions.entry((variant, kernel)) {
+        let Function { function, allowed } = match functions.entry((variant, kernel)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let module = module(&self.device, self.capability, variant)?;
-                entry.insert((module.load_function(kernel).w()?, WITHOUT_ASKING))
+                entry.insert(Function {
+                    function: module.load_function(kernel).w()?,
+                    allowed: WITHOUT_ASKING,
+                })
             }
         };
         if shared > *allowed {

@@ -304,11 +304,11 @@ flash_attention_64(const T *q, const T *k_cache, const T *v_cache, T *y, int s, 
 #define BLOCKS_16 (128 / D)
 #define CHUNK (16 * BLOCKS_16)
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
-flash_decode(const T *q, const T *k_cache, const T *v_cache, const u32 *pos, int offset, float *out, float *stats,
+flash_decode(const T *q, const T *k_cache, const T *v_cache, const u32 *pos, int offset, float *out, float *stats, T *y,
              int kvh, int smax) {
     __shared__ float part[WARPS * G * (D + 2)];
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, column = lane % 4;
     int split = blockIdx.x, splits = gridDim.x, head = blockIdx.y;
     i64 b = blockIdx.z;
@@ -442,6 +442,7 @@ flash_decode(const T *q, const T *k_cache, const T *v_cache, const u32 *pos, int
             value += p[e] * weight;
         }
         i64 at = ((b * kvh + head) * G + g) * splits + split;
+        if (splits == 1) { y[at * D + e] = (T)pack(value / total, 0.f); continue; }
         out[at * D + e] = value;
         if (e == 0) { stats[2 * at] = most; stats[2 * at + 1] = total; }
     }

@@ -85,9 +85,10 @@ __device__ __forceinline__ void st_some(T *p, int count, bool whole, const float
 #define NEG_INF __uint_as_float(0xff800000u)
 #define FULL 0xffffffffu
 
-// Where a kernel is launched to overlap with the one before (Kit::launch_overlapping): the next one may start once all
-// blocks have said LET_NEXT, and WAIT returns once the one before has ended and its writes are seen. So every kernel
-// waits before it touches what another one writes; only weights can be read before. Elsewhere both do nothing.
+// Where a kernel is launched to overlap with the one before (`How`): the next one may start once all blocks have said
+// LET_NEXT, and WAIT returns once the one before has ended and its writes are seen. Every kernel waits first and lets the
+// next one start then: so what the one before it writes has to be waited for, and all that was written earlier is there.
+// Elsewhere both do nothing.
 #if __CUDA_ARCH__ >= 900
 #define LET_NEXT() asm volatile("griddepcontrol.launch_dependents;")
 #define WAIT() asm volatile("griddepcontrol.wait;" ::: "memory")
@@ -155,14 +156,83 @@ __device__ __forceinline__ float combined(const volatile float *out, const volat
     return value / total;
 }
 
+// Eight neighbours as they lie in memory.
+struct Eight { Quad part[sizeof(T) / 2]; };
+
+// Copies of eight neighbours to shared memory that go on meanwhile. Those between two calls of end_copies are a group;
+// wait_for_copies waits until all but the last N groups of this thread are there.
+#ifndef EMULATED
+// Brings the 128 bytes around an address into the last cache.
+__device__ __forceinline__ void prefetch(const T *p) { asm volatile("prefetch.global.L2 [%0];" :: "l"(p)); }
+__device__ __forceinline__ u32 shared_at(const void *p) {
+    u32 at;
+    asm("{ .reg .u64 at; cvta.to.shared.u64 at, %1; cvt.u32.u64 %0, at; }" : "=r"(at) : "l"(p));
+    return at;
+}
+template <class X> __device__ __forceinline__ void start_copy(X *to, const X *from) {
+#pragma unroll
+    for (int i = 0; i < 8 * (int)sizeof(X); i += 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                     :: "r"(shared_at(to) + i), "l"((const char *)from + i) : "memory");
+}
+__device__ __forceinline__ void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> __device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");
+}
+#endif
+
+// What a product of one row does with each of its sums: stores it, with gelu, or as silu(gate)·up of rows r and n + r;
+// or adds it to what is there.
+enum { PLAIN, GELU, SILU, ONTO };
+
+__device__ __forceinline__ float gelu(float v) {
+    return 0.5f * v * (1.f + tanhf(0.7978845608028654f * (v + 0.044715f * v * v * v)));
+}
+
+// The sum of squares of a row's deviations from `mean`, for all threads. Each reads eight at a time what it reads, or
+// wrote, in every other pass over the row.
+__device__ __forceinline__ float squares(const T *row, int n, bool whole, float mean, float *shared) {
+    float square = 0.f, v[8];
+    for (int i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
+        ld_some(row + i, n - i, whole, v);
+        for (int e = 0; e < 8; e++) square += e < n - i ? (v[e] - mean) * (v[e] - mean) : 0.f;
+    }
+    return block_sum(square, shared);
+}
+
+__device__ __forceinline__ float mean_of(const T *row, int n, bool whole, float *shared) {
+    float total = 0.f, v[8];
+    for (int i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
+        ld_some(row + i, n - i, whole, v);
+        for (int e = 0; e < 8; e++) total += v[e];
+    }
+    return block_sum(total, shared) / n;
+}
+
+// y = (row - mean) · inv · w (+ bias).
+__device__ __forceinline__ void normalise(const T *row, const T *w, const T *bias, T *y, int n, bool whole, float mean,
+                                          float inv) {
+    float v[8], scale[8], shift[8];
+    for (int i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
+        ld_some(row + i, n - i, whole, v);
+        ld_some(w + i, n - i, whole, scale);
+        if (bias) ld_some(bias + i, n - i, whole, shift);
+        for (int e = 0; e < 8; e++) v[e] = (v[e] - mean) * inv * scale[e] + (bias ? shift[e] : 0.f);
+        st_some(y + i, n - i, whole, v);
+    }
+}
+
+// Tiles of 256 elements of a row that are on their way to each warp.
+#define DEPTH (STORE == 0 ? 8 : 16)
+
 #ifndef G
 
 // y [B, S, E] = tokens[ids] (+ positions[position]), ids [B, S]; a row past `entries` after taking `start` off is zero:
 // another rank has it. Grid (S, B).
 extern "C" __global__ void embed(const u32 *ids, const T *tokens, const T *positions, T *y, const u32 *pos, int offset,
                                  int start, int entries, int e) {
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     i64 row = (i64)blockIdx.y * gridDim.x + blockIdx.x;
     i64 id = (i64)ids[row] - start;
     i64 at = offset + (pos ? (i64)*pos : 0) + blockIdx.x;
@@ -176,14 +246,10 @@ extern "C" __global__ void embed(const u32 *ids, const T *tokens, const T *posit
 // Where a thread's eight columns of a row begin. Grid (rows, columns / 8 / threads).
 #define COLUMN ((blockIdx.y * blockDim.x + threadIdx.x) * 8)
 
-__device__ __forceinline__ float gelu(float v) {
-    return 0.5f * v * (1.f + tanhf(0.7978845608028654f * (v + 0.044715f * v * v * v)));
-}
-
 // x [rows, n] += bias, in place; gelu of that, tanh form, where `activate` is set.
 extern "C" __global__ void add_bias(T *x, const T *bias, int n, int activate) {
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     int i = COLUMN;
     if (i >= n) return;
     bool whole = n % 8 == 0;
@@ -197,8 +263,8 @@ extern "C" __global__ void add_bias(T *x, const T *bias, int n, int activate) {
 
 // y [rows, f] = silu(gate)·up of x [rows, 2f].
 extern "C" __global__ void silu_mul(const T *x, T *y, int f) {
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     int i = COLUMN;
     if (i >= f) return;
     bool whole = f % 8 == 0;
@@ -242,39 +308,6 @@ row_product(const T *x, const T *w, const T *bias, T *y, int n, int k, int activ
     st(y + row, activate ? gelu(v) : v);
 }
 
-// The sum of squares of a row's deviations from `mean`, for all threads. Each reads eight at a time what it reads, or
-// wrote, in every other pass over the row.
-__device__ __forceinline__ float squares(const T *row, int n, bool whole, float mean, float *shared) {
-    float square = 0.f, v[8];
-    for (int i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
-        ld_some(row + i, n - i, whole, v);
-        for (int e = 0; e < 8; e++) square += e < n - i ? (v[e] - mean) * (v[e] - mean) : 0.f;
-    }
-    return block_sum(square, shared);
-}
-
-__device__ __forceinline__ float mean_of(const T *row, int n, bool whole, float *shared) {
-    float total = 0.f, v[8];
-    for (int i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
-        ld_some(row + i, n - i, whole, v);
-        for (int e = 0; e < 8; e++) total += v[e];
-    }
-    return block_sum(total, shared) / n;
-}
-
-// y = (row - mean) · inv · w (+ bias).
-__device__ __forceinline__ void normalise(const T *row, const T *w, const T *bias, T *y, int n, bool whole, float mean,
-                                          float inv) {
-    float v[8], scale[8], shift[8];
-    for (int i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
-        ld_some(row + i, n - i, whole, v);
-        ld_some(w + i, n - i, whole, scale);
-        if (bias) ld_some(bias + i, n - i, whole, shift);
-        for (int e = 0; e < 8; e++) v[e] = (v[e] - mean) * inv * scale[e] + (bias ? shift[e] : 0.f);
-        st_some(y + i, n - i, whole, v);
-    }
-}
-
 // The row that a block takes: of x, `per` rows lie dense one after the other, and `stride` elements after their first
 // the next ones begin. Where there is a delta, its row is added, and the sum stored, of which the norm is taken then, as
 // the unfused operations see it.
@@ -297,8 +330,8 @@ __device__ __forceinline__ const T *row_of(const T *x, const T *delta, T *sum, i
 extern "C" __global__ void add_rms_norm(const T *x, const T *delta, const T *w, T *sum, T *y, int n, int per, i64 stride,
                                         float eps) {
     __shared__ float shared[32];
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     bool whole = n % 8 == 0 && stride % 8 == 0;
     const T *row = row_of(x, delta, sum, n, whole, per, stride);
     float inv = rsqrtf(squares(row, n, whole, 0.f, shared) / n + eps);
@@ -309,8 +342,8 @@ extern "C" __global__ void add_rms_norm(const T *x, const T *delta, const T *w, 
 extern "C" __global__ void add_layer_norm(const T *x, const T *delta, const T *w, const T *bias, T *sum, T *y, int n,
                                           int per, i64 stride, float eps) {
     __shared__ float shared[32];
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     bool whole = n % 8 == 0 && stride % 8 == 0;
     const T *row = row_of(x, delta, sum, n, whole, per, stride);
     float mean = mean_of(row, n, whole, shared);
@@ -318,44 +351,46 @@ extern "C" __global__ void add_layer_norm(const T *x, const T *delta, const T *w
     normalise(row, w, bias, y + (i64)blockIdx.x * n, n, whole, mean, inv);
 }
 
-// Eight neighbours as they lie in memory, to be asked for long before they are needed.
-struct Eight { Quad part[sizeof(T) / 2]; };
-__device__ __forceinline__ void unpack(const Eight &v, float *out) { ld8((const T *)&v, out); }
-
-// What a product of one row does with each of its sums: stores it, with gelu, or as silu(gate)·up of rows r and n + r;
-// or adds it to what is there.
-enum { PLAIN, GELU, SILU, ONTO };
-
 // y [n] = w [n, k] · h (+ bias), where h [k] is x, or its norm where there is a weight for that: LayerNorm where there
 // is a bias for that too, else RMSNorm; see the enum for `mode`. k is a multiple of 8. A step of one sequence is little
-// but such products, and they are measured by how fast they read w: each warp goes through its rows with the next four
-// loads under way, and the first ones are, before the kernel before has ended. Dynamic shared memory of k elements.
-// Blocks as many as run at once.
-extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 2 ? 4 : 2)
-step_product(const T *x, const T *norm, const T *norm_bias, const T *w, const T *bias, T *y, int n, int k, int mode,
-             float eps) {
+// but such products, and they are measured by how fast they read w: each warp goes through its rows, 256 elements at a
+// time, with the next DEPTH of these on their way to shared memory; the first are, before the kernel before has ended.
+// Dynamic shared memory: k elements, and DEPTH · 256 for each warp. One block for each multiprocessor, and room for no
+// more: where some had two, the others would wait for them.
+extern "C" __global__ void __launch_bounds__(512, 1)
+step_product(const T *x, const T *norm, const T *norm_bias, const T *w, const T *bias, T *y, int n, int k, int mode, float eps) {
     SHARED_QUADS(operand);
     __shared__ float shared[32];
     T *h = (T *)operand;
-    int warps = gridDim.x * (blockDim.x / 32), lane = threadIdx.x % 32, parts = mode == SILU ? 2 : 1;
-    int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    LET_NEXT();
-    // Tiles of 1024 elements; `part` says which of a row's matrices.
-    Eight next[4];
-    auto ask = [&](int row, int part, int first) {
-        const T *at = w + ((i64)part * n + row) * k;
-#pragma unroll
-        for (int u = 0; u < 4; u++) {
-            int i = first + u * 256 + lane * 8;
-            if (row < n && i < k) next[u] = *(const Eight *)(at + i);
-        }
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = gridDim.x * (blockDim.x / 32);
+    int parts = mode == SILU ? 2 : 1, row = blockIdx.x * (blockDim.x / 32) + warp;
+    Eight *ring = (Eight *)(h + k) + warp * DEPTH * 32 + lane;
+    if (norm) for (int i = threadIdx.x * 8; i < k; i += blockDim.x * 8) start_copy<T>(h + i, norm + i);
+    end_copies();
+    // What is asked for next, and where it goes: all lanes have their own eight of it.
+    int next_row = row, next_part = 0, next_i = lane * 8, slot = 0;
+    const T *next = w + (i64)row * k;
+    auto ask = [&] {
+        if (next_row < n && next_i < k) start_copy<T>((T *)(ring + slot * 32), next + next_i);
+        end_copies();
+        slot = (slot + 1) % DEPTH;
+        next_i += 256;
+        if (next_i - lane * 8 < k) return;
+        next_i = lane * 8;
+        next_part++;
+        if (next_part == parts) { next_part = 0; next_row += warps; }
+        next = w + ((i64)next_part * n + next_row) * k;
     };
-    ask(row, 0, 0);
+#pragma unroll
+    for (int u = 0; u < DEPTH; u++) ask();
     WAIT();
+    // Not before: were three kernels' blocks there at once, they would not be as many on each multiprocessor.
+    LET_NEXT();
     if (norm) {
         float mean = norm_bias ? mean_of(x, k, true, shared) : 0.f;
         float inv = rsqrtf(squares(x, k, true, mean, shared) / k + eps);
-        normalise(x, norm, norm_bias, h, k, true, mean, inv);
+        wait_for_copies<DEPTH>();
+        normalise(x, h, norm_bias, h, k, true, mean, inv);
     } else {
         for (int i = threadIdx.x; i < k * (int)sizeof(T) / 16; i += blockDim.x) operand[i] = ((const Quad *)x)[i];
     }
@@ -363,25 +398,19 @@ step_product(const T *x, const T *norm, const T *norm_bias, const T *w, const T 
     for (; row < n; row += warps) {
         float gate = 0.f;
         for (int part = 0; part < parts; part++) {
-            float sum[4] = {0.f, 0.f, 0.f, 0.f};
-            for (int first = 0; first < k; first += 1024) {
-                Eight now[4];
-#pragma unroll
-                for (int u = 0; u < 4; u++) now[u] = next[u];
-                if (first + 1024 < k) ask(row, part, first + 1024);
-                else if (part + 1 < parts) ask(row, part + 1, 0);
-                else ask(row + warps, 0, 0);
-#pragma unroll
-                for (int u = 0; u < 4; u++) {
-                    int i = first + u * 256 + lane * 8;
-                    if (i >= k) break;
-                    float a[8], b[8];
-                    unpack(now[u], a);
+            float sum[2] = {0.f, 0.f};
+#pragma unroll 2
+            for (int i = lane * 8; i - lane * 8 < k; i += 256) {
+                wait_for_copies<DEPTH - 1>();
+                float a[8], b[8];
+                if (i < k) {
+                    ld8((const T *)(ring + slot * 32), a);
                     ld8(h + i, b);
-                    for (int e = 0; e < 8; e++) sum[u] += a[e] * b[e];
+                    for (int e = 0; e < 8; e++) sum[e % 2] += a[e] * b[e];
                 }
+                ask();
             }
-            float v = warp_sum(sum[0] + sum[1] + sum[2] + sum[3]);
+            float v = warp_sum(sum[0] + sum[1]);
             if (bias) v += ld(bias + (i64)part * n + row);
             if (part + 1 < parts) { gate = v; continue; }
             if (mode == SILU) v *= gate / (1.f + __expf(-gate));
@@ -444,8 +473,8 @@ extern "C" __global__ void rope_append(const T *qkv, const T *cos_t, const T *si
                                        T *q_out, T *k_cache, T *v_cache, const u32 *pos, int offset, int queries, int h,
                                        int kvh, int smax, float eps, float scale, int) {
     __shared__ float shared[32];
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     int half = blockDim.x, d = 2 * half, i = threadIdx.x;
     int s = gridDim.x, t = blockIdx.x, head = blockIdx.y;
     i64 b = blockIdx.z;
@@ -486,8 +515,8 @@ extern "C" __global__ void rope_append(const T *qkv, const T *cos_t, const T *si
 extern "C" __global__ void rope_append_8(const T *qkv, const T *cos_t, const T *sin_t, const T *q_norm, const T *k_norm,
                                          T *q_out, T *k_cache, T *v_cache, const u32 *pos, int offset, int queries, int h,
                                          int kvh, int smax, float eps, float scale, int d) {
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     int lanes = d / 16, half = d / 2, head = threadIdx.x / lanes, i = threadIdx.x % lanes * 8;
     int s = gridDim.x, t = blockIdx.x, heads = h + 2 * kvh, query = t - (s - queries);
     i64 b = blockIdx.z, at = offset + (pos ? (i64)*pos : 0) + t;
@@ -527,8 +556,8 @@ extern "C" __global__ void rope_append_8(const T *qkv, const T *cos_t, const T *
 
 // y [B, H·D] from the shares that decode_attention leaves. Grid (H, B), D threads.
 extern "C" __global__ void decode_combine(const float *out, const float *stats, T *y, int splits) {
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     i64 row = (i64)blockIdx.y * gridDim.x + blockIdx.x;
     int d = blockDim.x, e = threadIdx.x;
     st(y + row * d + e, combined(out + row * splits * d + e, stats + 2 * row * splits, splits, d));
@@ -539,8 +568,8 @@ extern "C" __global__ void decode_combine(const float *out, const float *stats, 
 extern "C" __global__ void best_logit(const T *logits, float *best, int v, i64 stride, int start) {
     __shared__ float best_v[32];
     __shared__ int best_i[32];
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     const T *row = logits + (i64)blockIdx.x * stride;
     float top = NEG_INF;
     int at = 0x7fffffff;
@@ -578,8 +607,8 @@ extern "C" __global__ void best_logit(const T *logits, float *best, int v, i64 s
 // kept as history[b·n + *step]; then the next step, the next position. One block.
 extern "C" __global__ void take_best(const float *best, u32 *ids, u32 *history, u32 *step, u32 *pos, u32 *bad, int ranks,
                                      int rows, int n) {
-    LET_NEXT();
     WAIT();
+    LET_NEXT();
     for (int b = threadIdx.x; b < rows; b += blockDim.x) {
         float top = best[2 * b], id = best[2 * b + 1];
         for (int r = 1; r < ranks; r++) {
@@ -620,13 +649,14 @@ extern "C" __global__ void read_8(const Quad *data, i64 count, u32 *out) { read_
 #define THREADS 128
 #define LANES (D / 8)
 #define AT_ONCE (32 / LANES)
-#define PARTS (THREADS / 32 * AT_ONCE)
 #define UNROLL (G <= 2 ? 4 : 2)
 
 // What a block has of the G heads, of positions `first` to `last` of a head's keys and values, for queries that are
-// scaled: in `part`, one after the other for each of PARTS groups of lanes, D sums, the maximum, and the sum of weights.
+// scaled: in `part`, one after the other for each of its WARPS, D sums, the maximum, and the sum of weights.
+// With `more`, `key` and `value` are those of one position more, each lane's eight elements of them.
+template <int WARPS, int DEEP>
 __device__ __forceinline__ void attend_share(const float (*query)[8], const T *k, const T *v, int first, int last,
-                                             float *part) {
+                                             bool more, const float (&key)[8], const float (&value)[8], float *part) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, place = lane / LANES, first_e = lane % LANES * 8;
     float m[G], sum[G], acc[G][8];
     k += first_e;
@@ -639,20 +669,20 @@ __device__ __forceinline__ void attend_share(const float (*query)[8], const T *k
     }
     // All lanes of a warp stay together, for they exchange sums. Loads depend on nothing, so that all are under way at
     // once: one that is past the end takes the last position, for nothing.
-    int step = THREADS / 32 * AT_ONCE;
-    for (int base = first + warp * AT_ONCE; base < last; base += UNROLL * step) {
-        float kt[UNROLL][8], vt[UNROLL][8];
+    int step = WARPS * AT_ONCE;
+    for (int base = first + warp * AT_ONCE; base < last; base += DEEP * step) {
+        float kt[DEEP][8], vt[DEEP][8];
 #pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
+        for (int u = 0; u < DEEP; u++) {
             int t = min(base + u * step + place, last - 1);
             ld8(k + (i64)t * D, kt[u]);
             ld8(v + (i64)t * D, vt[u]);
         }
 #pragma unroll
         for (int g = 0; g < G; g++) {
-            float w[UNROLL], now = m[g];
+            float w[DEEP], now = m[g];
 #pragma unroll
-            for (int u = 0; u < UNROLL; u++) {
+            for (int u = 0; u < DEEP; u++) {
                 float dot = 0.f;
                 for (int e = 0; e < 8; e++) dot += query[g][e] * kt[u][e];
                 for (int o = LANES / 2; o; o >>= 1) dot += __shfl_xor_sync(FULL, dot, o);
@@ -664,21 +694,43 @@ __device__ __forceinline__ void attend_share(const float (*query)[8], const T *k
             m[g] = now;
             sum[g] *= keep;
 #pragma unroll
-            for (int u = 0; u < UNROLL; u++) {
+            for (int u = 0; u < DEEP; u++) {
                 w[u] = __expf(w[u] - from);
                 sum[g] += w[u];
             }
 #pragma unroll
             for (int e = 0; e < 8; e++) {
                 float a = acc[g][e] * keep;
-                for (int u = 0; u < UNROLL; u++) a += w[u] * vt[u][e];
+                for (int u = 0; u < DEEP; u++) a += w[u] * vt[u][e];
                 acc[g][e] = a;
             }
         }
     }
+    if (more && warp == 0) {
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+            float dot = 0.f;
+            for (int e = 0; e < 8; e++) dot += query[g][e] * key[e];
+            for (int o = LANES / 2; o; o >>= 1) dot += __shfl_xor_sync(FULL, dot, o);
+            if (place) continue;
+            float now = fmaxf(m[g], dot), keep = __expf(m[g] - now), w = __expf(dot - now);
+            m[g] = now;
+            sum[g] = sum[g] * keep + w;
+            for (int e = 0; e < 8; e++) acc[g][e] = acc[g][e] * keep + w * value[e];
+        }
+    }
 #pragma unroll
     for (int g = 0; g < G; g++) {
-        float *p = part + ((warp * AT_ONCE + place) * G + g) * (D + 2);
+        // The places of a warp become one.
+        for (int o = LANES; o < 32; o *= 2) {
+            float other = __shfl_xor_sync(FULL, m[g], o), now = fmaxf(m[g], other), from = now == NEG_INF ? 0.f : now;
+            float keep = __expf(m[g] - from), take = __expf(other - from);
+            m[g] = now;
+            sum[g] = sum[g] * keep + __shfl_xor_sync(FULL, sum[g], o) * take;
+            for (int e = 0; e < 8; e++) acc[g][e] = acc[g][e] * keep + __shfl_xor_sync(FULL, acc[g][e], o) * take;
+        }
+        if (place) continue;
+        float *p = part + (warp * G + g) * (D + 2);
         for (int e = 0; e < 8; e++) p[first_e + e] = acc[g][e];
         if (first_e == 0) { p[D] = m[g]; p[D + 1] = sum[g]; }
     }
@@ -686,10 +738,10 @@ __device__ __forceinline__ void attend_share(const float (*query)[8], const T *k
 
 // The parts of a block become one: element e of head g, unnormalised, with its maximum and its sum of weights.
 struct Share { float value, top, total; };
-__device__ __forceinline__ Share share_of(const float *part, int g, int e) {
+template <int WARPS> __device__ __forceinline__ Share share_of(const float *part, int g, int e) {
     Share all = {0.f, NEG_INF, 0.f};
-    for (int w = 0; w < PARTS; w++) all.top = fmaxf(all.top, part[(w * G + g) * (D + 2) + D]);
-    for (int w = 0; w < PARTS; w++) {
+    for (int w = 0; w < WARPS; w++) all.top = fmaxf(all.top, part[(w * G + g) * (D + 2) + D]);
+    for (int w = 0; w < WARPS; w++) {
         const float *p = part + (w * G + g) * (D + 2);
         if (p[D] == NEG_INF) continue;
         float weight = __expf(p[D] - all.top);
@@ -700,13 +752,13 @@ __device__ __forceinline__ Share share_of(const float *part, int g, int e) {
 }
 
 // Attention's first half, for queries q [B, H, 1, D] that are scaled. What comes out of a share: out [B, H, splits, D]
-// unnormalised in f32, and its maximum and sum, stats [B, H, splits, 2].
+// unnormalised in f32, and its maximum and sum, stats [B, H, splits, 2]. A lone share is all: y [B, H·D].
 extern "C" __global__ void __launch_bounds__(THREADS)
 decode_attention(const T *q, const T *k_cache, const T *v_cache, const u32 *pos, int offset, float *out, float *stats,
-                 int kvh, int smax) {
-    __shared__ float part[PARTS * G * (D + 2)];
-    LET_NEXT();
+                 T *y, int kvh, int smax) {
+    __shared__ float part[THREADS / 32 * G * (D + 2)];
     WAIT();
+    LET_NEXT();
     int split = blockIdx.x, splits = gridDim.x, head = blockIdx.y;
     i64 b = blockIdx.z, kv = b * kvh + head;
     int len = offset + (pos ? (int)*pos : 0) + 1, share = (len + splits - 1) / splits;
@@ -714,81 +766,86 @@ decode_attention(const T *q, const T *k_cache, const T *v_cache, const u32 *pos,
     float query[G][8];
 #pragma unroll
     for (int g = 0; g < G; g++) ld8(q + (kv * G + g) * D + threadIdx.x % LANES * 8, query[g]);
-    attend_share(query, k_cache + kv * smax * D, v_cache + kv * smax * D, first, last, part);
+    attend_share<THREADS / 32, UNROLL>(query, k_cache + kv * smax * D, v_cache + kv * smax * D, first, last, false, query[0], query[0], part);
     __syncthreads();
     for (int i = threadIdx.x; i < G * D; i += THREADS) {
         int g = i / D, e = i % D;
-        Share all = share_of(part, g, e);
+        Share all = share_of<THREADS / 32>(part, g, e);
         i64 at = (kv * G + g) * splits + split;
+        if (splits == 1) { st(y + at * D + e, all.value / all.total); continue; }
         out[at * D + e] = all.value;
         if (e == 0) { stats[2 * at] = all.top; stats[2 * at + 1] = all.total; }
     }
 }
 
 #if D >= 16
-// Eight elements of a head from `e` on, normalised and turned as rope_append does. LANES neighbours have all of it.
-__device__ __forceinline__ void turned(const T *x, const T *norm, const T *cos_t, const T *sin_t, i64 at, int e, float eps,
-                                       float *out) {
-    int other = e < D / 2 ? e + D / 2 : e - D / 2;
-    float partner[8];
-    ld8(x + e, out);
-    ld8(x + other, partner);
+// Eight elements of a head from `e` on, in `own`, normalised and turned as rope_append does with their partners, half a
+// head further on or before. LANES neighbours have all of the head.
+__device__ __forceinline__ void turn(float *own, float *partner, const T *norm, const float *c, const float *n, int e,
+                                     float eps) {
     if (norm) {
         float square = 0.f, here[8], there[8];
-        for (int i = 0; i < 8; i++) square += out[i] * out[i];
+        for (int i = 0; i < 8; i++) square += own[i] * own[i];
         for (int o = LANES / 2; o; o >>= 1) square += __shfl_xor_sync(FULL, square, o);
         float inv = rsqrtf(square / D + eps);
         ld8(norm + e, here);
-        ld8(norm + other, there);
-        for (int i = 0; i < 8; i++) { out[i] *= inv * here[i]; partner[i] *= inv * there[i]; }
+        ld8(norm + (e ^ D / 2), there);
+        for (int i = 0; i < 8; i++) { own[i] *= inv * here[i]; partner[i] *= inv * there[i]; }
     }
-    if (cos_t) {
-        float c[8], n[8];
-        ld8(cos_t + at * (D / 2) + e % (D / 2), c);
-        ld8(sin_t + at * (D / 2) + e % (D / 2), n);
-        for (int i = 0; i < 8; i++) out[i] = out[i] * c[i] + (e < D / 2 ? -partner[i] : partner[i]) * n[i];
-    }
+    for (int i = 0; i < 8; i++) own[i] = own[i] * c[i] + (e < D / 2 ? -partner[i] : partner[i]) * n[i];
 }
 
 // All of a step's attention: takes apart qkv [B, 1, (H + 2·KVH)·D] as rope_append does, at position *pos, and gives
-// y [B, H·D]. The share that has the new position stores its key and value first. `out` and `stats` are as in
+// y [B, H·D]. The block whose share ends with the new position stores its key and value. `out` and `stats` are as in
 // decode_attention; the last block of a head to be done, which `done` [B, KVH] counts, combines them, and leaves 0 there.
 extern "C" __global__ void __launch_bounds__(THREADS)
 step_attention(const T *qkv, const T *cos_t, const T *sin_t, const T *q_norm, const T *k_norm, T *k_cache, T *v_cache,
                const u32 *pos, T *y, float *out, float *stats, u32 *done, int kvh, int smax, float eps, float scale) {
-    __shared__ float part[PARTS * G * (D + 2)];
+    __shared__ float part[THREADS / 32 * G * (D + 2)];
     __shared__ u32 before;
-    LET_NEXT();
-    WAIT();
     int split = blockIdx.x, splits = gridDim.x, head = blockIdx.y, e = threadIdx.x % LANES * 8;
+    // The last step's, and with it all other positions.
     i64 b = blockIdx.z, kv = b * kvh + head, at = *pos;
-    int len = (int)at + 1, share = (len + splits - 1) / splits, first = split * share, last = min(first + share, len);
+    int share = ((int)at + splits) / splits, first = split * share, last = min(first + share, (int)at);
     T *k = k_cache + kv * smax * D, *v = v_cache + kv * smax * D;
     const T *x = qkv + b * (G + 2) * kvh * D;
-    float query[G][8];
+    float query[G][8], partner[G][8], key[8], key_partner[8], value[8], c[8], n[8];
+    for (int i = 0; i < 8; i++) { c[i] = 1.f; n[i] = 0.f; }
+    if (cos_t) {
+        ld8(cos_t + at * (D / 2) + e % (D / 2), c);
+        ld8(sin_t + at * (D / 2) + e % (D / 2), n);
+    }
+    for (int t = first + threadIdx.x / LANES; t < last; t += THREADS / LANES) {
+        prefetch(k + (i64)t * D + e);
+        prefetch(v + (i64)t * D + e);
+    }
+    WAIT();
+    LET_NEXT();
+    // All are asked for before the first is needed.
 #pragma unroll
     for (int g = 0; g < G; g++) {
-        turned(x + (head * G + g) * D, q_norm, cos_t, sin_t, at, e, eps, query[g]);
+        ld8(x + (head * G + g) * D + e, query[g]);
+        ld8(x + (head * G + g) * D + (e ^ D / 2), partner[g]);
+    }
+    ld8(x + (kvh * G + head) * D + e, key);
+    ld8(x + (kvh * G + head) * D + (e ^ D / 2), key_partner);
+    ld8(x + (kvh * (G + 1) + head) * D + e, value);
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+        turn(query[g], partner[g], q_norm, c, n, e, eps);
         for (int i = 0; i < 8; i++) query[g][i] *= scale;
     }
-    if (first < last && last == len) {
-        if (threadIdx.x < 32) {
-            float key[8], value[8];
-            turned(x + (kvh * G + head) * D, k_norm, cos_t, sin_t, at, e, eps, key);
-            ld8(x + (kvh * (G + 1) + head) * D + e, value);
-            if (threadIdx.x < LANES) {
-                st8(k + at * D + e, key);
-                st8(v + at * D + e, value);
-            }
-        }
-        // The other warps read it from the cache.
-        __syncthreads();
+    turn(key, key_partner, k_norm, c, n, e, eps);
+    bool newest = first <= (int)at && (int)at < first + share;
+    if (newest && threadIdx.x < LANES) {
+        st8(k + at * D + e, key);
+        st8(v + at * D + e, value);
     }
-    attend_share(query, k, v, first, last, part);
+    attend_share<THREADS / 32, UNROLL>(query, k, v, first, last, newest, key, value, part);
     __syncthreads();
     for (int i = threadIdx.x; i < G * D; i += THREADS) {
         int g = i / D, e = i % D;
-        Share all = share_of(part, g, e);
+        Share all = share_of<THREADS / 32>(part, g, e);
         i64 row = kv * G + g;
         if (splits == 1) { st(y + row * D + e, all.value / all.total); continue; }
         out[(row * splits + split) * D + e] = all.value;

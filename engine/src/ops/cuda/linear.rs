@@ -107,7 +107,13 @@ fn add_bias(kit: &Kit, variant: Variant, y: &Tensor, bias: &Tensor, activate: Ar
 }
 
 /// `y [.., n] = x [.., k] · wᵀ`, or added to what is there, by cuBLAS. All are dense, of one type and of fitting shapes.
-pub(super) fn product_into(kit: &Kit, x: &Tensor, w: &Tensor, y: &Tensor, onto: bool) -> Result<()> {
+pub(super) fn product_into(
+    kit: &Kit,
+    x: &Tensor,
+    w: &Tensor,
+    y: &Tensor,
+    onto: bool,
+) -> Result<()> {
     let (n, k) = w.dims2()?;
     let rows = x.elem_count() / k;
     let kind = match x.dtype() {
@@ -118,7 +124,12 @@ pub(super) fn product_into(kit: &Kit, x: &Tensor, w: &Tensor, y: &Tensor, onto: 
     };
     let fits = [w, y].iter().all(|t| t.dtype() == x.dtype()) && y.elem_count() == rows * n;
     if !fits {
-        candle_core::bail!("product: {:?} times {:?} is no {:?}", x.shape(), w.shape(), y.shape());
+        candle_core::bail!(
+            "product: {:?} times {:?} is no {:?}",
+            x.shape(),
+            w.shape(),
+            y.shape()
+        );
     }
     let [n, rows, k] = [n, rows, k].map(|size| i32::try_from(size).unwrap_or(i32::MAX));
     let (one, beta) = (1f32, if onto { 1f32 } else { 0f32 });

@@ -74,7 +74,15 @@ fn norm(
     // SAFETY: sum, where it is written, and y are new, and as large as what of x is read; w, bias and delta fit.
     unsafe {
         let operands = [Some(x), delta, Some(w), bias];
-        launch(&kit, variant, operands, (&sum, &y), (rows, n, lies), eps, How::default())?;
+        launch(
+            &kit,
+            variant,
+            operands,
+            (&sum, &y),
+            (rows, n, lies),
+            eps,
+            How::default(),
+        )?;
     }
     Ok(Some((sum, y)))
 }
@@ -98,7 +106,15 @@ pub(super) fn into(
     // SAFETY: y is as large as x, and w and bias as a row.
     unsafe {
         let operands = [Some(x), None, Some(w), bias];
-        launch(kit, variant, operands, (x, y), (rows, n, (rows, 0)), eps, how)
+        launch(
+            kit,
+            variant,
+            operands,
+            (x, y),
+            (rows, n, (rows, 0)),
+            eps,
+            how,
+        )
     }
 }
 

@@ -107,10 +107,16 @@ pub(crate) struct Step {
 }
 
 /// Threads of a block of `step_product`.
-const BLOCK: usize = 256;
-/// Its blocks on each multiprocessor: half of what has room there, so that the next kernel's first loads are under way
-/// when it ends.
-const BLOCKS: usize = 2;
+const BLOCK: usize = 512;
+
+/// Bytes of shared memory of `step_product`: the row, and what is on its way for each warp.
+fn shared_bytes(k: usize, dtype: DType) -> usize {
+    let ahead = match dtype {
+        DType::F32 => 8 * 256,
+        _ => 16 * 256,
+    };
+    (k + BLOCK / 32 * ahead) * dtype.size_in_bytes()
+}
 
 /// What `step_product` does with its sums, as its source says.
 #[derive(Clone, Copy)]
@@ -134,8 +140,10 @@ impl Step {
             return Ok(None);
         };
         let (up, f) = (first.up.weight.dim(0)?, first.down.weight.dim(1)?);
-        let whole = [e, query * dim, f].iter().all(|k| k % 8 == 0);
-        let fits = whole
+        let rows_of = [e, query * dim, f];
+        let fits = rows_of
+            .iter()
+            .all(|k| k % 8 == 0 && (batch > 1 || shared_bytes(*k, dtype) <= kit.shared))
             && !switch::off("fused")
             && dim >= 16
             && Variant::attention(dtype, query / kv, dim).is_some()
@@ -176,25 +184,30 @@ impl Step {
         };
         let all = Launches::of(&kit, self.x.dtype())?;
         self.embed(&all, greedy)?;
-        for (layer, caches) in self.parts.layers.iter().zip(&cache.layers) {
-            self.normed_product(&all, &layer.norm_1, &layer.qkv, &self.qkv, Mode::Plain)?;
-            self.attention(&all, layer, caches, greedy)?;
-            self.product_onto(&all, &self.a, &layer.out)?;
-            if layer.gated {
-                self.normed_product(&all, &layer.norm_2, &layer.up, &self.f, Mode::Silu)?;
-            } else {
-                self.normed_product(&all, &layer.norm_2, &layer.up, &self.f, Mode::Gelu)?;
-            }
-            self.product_onto(&all, &self.f, &layer.down)?;
-        }
+        self.layers(&all, greedy, cache)?;
+        let logits = self.logits.narrow(1, 0, self.parts.entries)?;
+        best_into(&kit, &logits, 0, &self.best, all.how)?;
+        greedy.take(&self.best)
+    }
+
+    /// From the stream to the logits.
+    fn layers(&self, all: &Launches, greedy: &Greedy, cache: &KvCache) -> Result<()> {
         let head = Product {
             weight: self.parts.head.clone(),
             bias: None,
         };
-        self.normed_product(&all, &self.parts.norm, &head, &self.logits, Mode::Plain)?;
-        let logits = self.logits.narrow(1, 0, self.parts.entries)?;
-        best_into(&kit, &logits, 0, &self.best, all.how)?;
-        greedy.take(&self.best)
+        for (layer, caches) in self.parts.layers.iter().zip(&cache.layers) {
+            let Layer {
+                qkv, out, up, down, ..
+            } = layer;
+            self.normed_product(all, &layer.norm_1, qkv, &self.qkv, Mode::Plain)?;
+            self.attention(all, layer, caches, greedy)?;
+            self.product_onto(all, &self.a, out)?;
+            let mode = if layer.gated { Mode::Silu } else { Mode::Gelu };
+            self.normed_product(all, &layer.norm_2, up, &self.f, mode)?;
+            self.product_onto(all, &self.f, down)?;
+        }
+        self.normed_product(all, &self.parts.norm, &head, &self.logits, Mode::Plain)
     }
 
     fn embed(&self, all: &Launches, greedy: &Greedy) -> Result<()> {
@@ -303,15 +316,7 @@ impl Step {
             append(
                 all.kit, &self.qkv, heads, &rotation, caches, at, &self.q, all.how,
             )?;
-            return decode_into(
-                all.kit,
-                &self.q,
-                caches,
-                at,
-                &self.shares,
-                &self.a,
-                all.how,
-            );
+            return decode_into(all.kit, &self.q, caches, at, &self.shares, &self.a, all.how);
         }
         let Heads { query, kv, dim } = *heads;
         let Some(variant) = Variant::attention(self.x.dtype(), query / kv, dim) else {
@@ -354,10 +359,7 @@ impl Parts {
     fn all_dense(&self, dtype: DType) -> bool {
         let norm = |norm: &Norm| {
             dense(&[&norm.weight], dtype)
-                && norm
-                    .bias
-                    .as_ref()
-                    .is_none_or(|bias| dense(&[bias], dtype))
+                && norm.bias.as_ref().is_none_or(|bias| dense(&[bias], dtype))
         };
         let product = |product: &Product| {
             dense(&[&product.weight], dtype)
@@ -437,10 +439,9 @@ impl<'a> Launches<'a> {
             Mode::Silu => 2,
             Mode::Onto => 3,
         };
-        let per = std::env::var("STEP_BLOCKS").ok().and_then(|t| t.parse().ok()).unwrap_or(BLOCKS);
-        let blocks = n.div_ceil(BLOCK / 32).min(self.kit.processors * per);
+        let blocks = n.div_ceil(BLOCK / 32).min(self.kit.processors);
         let how = How {
-            shared: k * x.dtype().size_in_bytes(),
+            shared: shared_bytes(k, x.dtype()),
             ..self.how
         };
         // SAFETY: x has k elements, the matrix rows of as many, and y n; all begin at multiples of 16 bytes, as tensors
