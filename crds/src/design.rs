@@ -89,6 +89,15 @@ fn is_one(number: &u32) -> bool {
 }
 
 impl Combination {
+    /// Devices that share every layer: `gpus / (pipelineParallel × dataParallel)`, and 1 on the CPU; none where that does
+    /// not divide.
+    #[must_use]
+    pub fn tensor_parallel(&self) -> Option<u32> {
+        let devices = self.gpus.max(1);
+        let apart = self.pipeline_parallel.saturating_mul(self.data_parallel);
+        devices.is_multiple_of(apart).then(|| devices / apart)
+    }
+
     /// Why no model can run with these levels on this engine; none where that depends on the model.
     #[must_use]
     pub fn unsupported(&self) -> Option<String> {
