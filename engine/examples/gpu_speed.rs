@@ -2,7 +2,7 @@
 //! times and the measured ones (medians over the rounds, milliseconds). `scripts/gpu_check` prints them as a table.
 //!
 //! `gpu_speed MODEL ROUNDS BATCH,INPUT,OUTPUT …`; bf16, on the first GPU. MODEL is a preset, with random weights, or a
-//! path.
+//! path. Where `INFERBENCH_GPU_WITHOUT` switches parts of the work off, the lines say so.
 
 use std::process::ExitCode;
 
@@ -79,7 +79,7 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
         for graphs in [true, false] {
             // Graphs save launches: that shows best where one sequence has little else, and eager steps of the others
             // would take the time of shapes that are still to come.
-            if !graphs && batch > 1 {
+            if !graphs && (batch > 1 || std::env::var_os("INFERBENCH_GPU_WITHOUT").is_some()) {
                 continue;
             }
             engine.set_graphs(graphs);
@@ -90,6 +90,9 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
                 "input": input,
                 "output": output,
             });
+            if let Ok(without) = std::env::var("INFERBENCH_GPU_WITHOUT") {
+                row["without"] = without.into();
+            }
             let phase = |work, seconds: f64| {
                 let fraction = roofline::fraction(&work, bandwidth, matrix, seconds);
                 json!({

@@ -89,7 +89,7 @@ mod cuda {
         CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE,
         CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
     };
-    use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result};
+    use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result, sys};
 
     use super::{EngineError, Gpu};
 
@@ -175,8 +175,7 @@ mod cuda {
         if !context.has_async_alloc() {
             return Ok(());
         }
-        // Memory that an earlier model of this process freed is only given back once the device is done with it.
-        context.synchronize()?;
+        give_back_graphs_memory(context)?;
         let mut threshold = u64::MAX;
         // SAFETY: the context is current while it is used; the attribute is 64 bits wide, and read before this returns.
         unsafe {
@@ -188,6 +187,20 @@ mod cuda {
                 (&raw mut threshold).cast(),
             )
         }
+    }
+
+    /// Memory that graphs allocated stays with the device, for graphs alone, until it is asked back; and what was freed
+    /// is only given back once the device is done with it.
+    fn give_back_graphs_memory(context: &CudaContext) -> Result<(), DriverError> {
+        context.synchronize()?;
+        // SAFETY: the context is current while it is used, and nothing else is asked for.
+        unsafe { sys::cuDeviceGraphMemTrim(context.cu_device()) }.result()
+    }
+
+    /// Lets other tensors have the memory of a graph that has been dropped.
+    pub(crate) fn after_graph(device: &Device) -> Result<(), EngineError> {
+        let stream = device.as_cuda_device()?.cuda_stream();
+        Ok(give_back_graphs_memory(stream.context()).w()?)
     }
 
     /// Bytes of a GPU's memory that can still be had.
@@ -203,7 +216,7 @@ mod cuda {
 }
 
 #[cfg(feature = "cuda")]
-pub(crate) use cuda::{available_memory, open};
+pub(crate) use cuda::{after_graph, available_memory, open};
 
 /// The first `count` GPUs that this process sees.
 ///

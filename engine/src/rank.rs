@@ -168,7 +168,10 @@ impl Rank {
             Some((kept, cache)) if kept == shape => cache,
             other => {
                 #[cfg(feature = "cuda")]
-                drop(self.decode.take());
+                if let Some(decode) = self.decode.take() {
+                    drop(decode);
+                    gpu::after_graph(&self.share.device)?;
+                }
                 // Two caches at once might be one too many.
                 drop(other);
                 KvCache::new(self.layers, shape, self.format.dtype(), &self.share.device)?

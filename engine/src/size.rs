@@ -283,9 +283,13 @@ fn memory_of(
     // The adapters grow their caches by copying them.
     let copies = if c.family.is_reference() { kv_cache } else { 0 };
     let logits = b * v.div_ceil(w) * 2;
-    // Quantized matrices are unpacked for many rows, one at a time.
+    // Quantized matrices are unpacked for many rows, one at a time; the head's too, where a batch is of many.
     let unpacked = match format.blocks() {
-        Some(_) => (e * 2 * f).max(e * (h + 2 * kvh * w) * d).div_ceil(w),
+        Some(_) => {
+            let head = if b > 1 { e * v } else { 0 };
+            let layer = (e * 2 * f).max(e * (h + 2 * kvh * w) * d);
+            layer.max(head).div_ceil(w)
+        }
         None => 0,
     };
     let activations = (rows * per_row + scores + logits + rope + unpacked) * element + copies;

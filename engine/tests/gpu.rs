@@ -187,6 +187,56 @@ fn graphs_change_nothing_but_the_time() {
     }
 }
 
+/// Steps go through other kernels than prompts do: what they choose, the prompt with what was chosen so far has to find
+/// best too, or as good as that.
+#[test]
+fn steps_choose_what_prompts_find_best() {
+    let Some(_alone) = there_is_one("steps_choose_what_prompts_find_best") else {
+        return;
+    };
+    // One sequence, a few, and many: other kernels each time.
+    let (f32, bf16, f16) = (
+        (Format::F32, 1e-3),
+        (Format::BF16, 0.1),
+        (Format::F16, 0.02),
+    );
+    for (preset, batch, dtypes) in [
+        ("gpt2", 1, &[f32, bf16, f16][..]),
+        ("gpt2", 5, &[bf16]),
+        ("smollm2-135m", 1, &[f32, bf16]),
+        ("smollm2-135m", 24, &[f32, bf16, f16]),
+        ("qwen2.5-0.5b", 1, &[bf16]),
+        ("qwen2.5-0.5b", 40, &[bf16]),
+        ("tinyllama-1.1b", 20, &[bf16]),
+        ("tiny-qwen3", 1, &[f32]),
+        ("tiny-qwen3", 3, &[f32]),
+    ] {
+        for &(dtype, bound) in dtypes {
+            let (input, n) = (70, 12);
+            let prompts = prompts(preset, batch, input);
+            let mut engine = load(preset, Backend::Cuda, dtype, (batch, input + n)).unwrap();
+            let ids = engine.generate(&prompts, n).unwrap().ids;
+            let mut worst = 0f32;
+            for step in [1, 2, n - 1] {
+                let rows = prompts.iter().zip(&ids);
+                let so_far: Vec<Vec<u32>> = rows
+                    .map(|(prompt, ids)| [prompt, &ids[..step]].concat())
+                    .collect();
+                let logits = engine.last_logits(&so_far).unwrap();
+                for (logits, ids) in logits.iter().zip(&ids) {
+                    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    let mean = logits.iter().sum::<f32>() / logits.len() as f32;
+                    let spread = logits.iter().map(|x| (x - mean).powi(2)).sum::<f32>();
+                    let deviation = (spread / logits.len() as f32).sqrt();
+                    worst = worst.max((best - logits[ids[step] as usize]) / deviation);
+                }
+            }
+            println!("{preset} x {batch} in {dtype}: {worst:.1e} of the logits' deviation");
+            assert!(worst < bound, "{preset} x {batch} in {dtype}: {worst}");
+        }
+    }
+}
+
 #[test]
 fn memory_is_what_was_predicted() {
     let Some(_alone) = there_is_one("memory_is_what_was_predicted") else {

@@ -3,10 +3,14 @@
 use candle_core::{Result, Tensor};
 
 use super::cache::KvCache;
+#[cfg(feature = "cuda")]
+use super::parallel;
 use super::parallel::{ColumnLinear, RowLinear, Vocabulary};
 use crate::comm::Communicator;
 use crate::config::ModelConfig;
 use crate::error::EngineError;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::step::{Layer, Norm, Parts};
 use crate::ops::{self, Heads, Offset, Rotation, Weight};
 use crate::weights::{Loader, Part};
 
@@ -89,6 +93,39 @@ impl Gpt2 {
                 kv: c.heads / loader.world,
                 dim: c.head_dim,
             },
+        })
+    }
+
+    /// See [`super::Model::parts`].
+    #[cfg(feature = "cuda")]
+    pub fn parts(&self) -> Option<Parts> {
+        let norm = |norm: &LayerNorm| Norm {
+            weight: norm.weight.clone(),
+            bias: Some(norm.bias.clone()),
+            eps: norm.eps,
+        };
+        let layer = |block: &Block| {
+            Some(Layer {
+                norm_1: norm(&block.norm_1),
+                qkv: block.qkv.product()?,
+                head_norms: None,
+                out: block.out.product()?,
+                norm_2: norm(&block.norm_2),
+                up: parallel::product(&block.up_weight, Some(&block.up_bias))?,
+                gated: false,
+                down: block.down.product()?,
+            })
+        };
+        let (head, entries) = self.head.as_ref()?.dense()?;
+        Some(Parts {
+            tokens: self.tokens.as_ref()?.dense()?.0,
+            positions: self.positions.clone(),
+            tables: None,
+            heads: self.heads,
+            layers: self.blocks.iter().map(layer).collect::<Option<_>>()?,
+            norm: norm(self.norm.as_ref()?),
+            head,
+            entries,
         })
     }
 

@@ -9,6 +9,8 @@ use super::parallel::{ColumnLinear, RowLinear, Vocabulary};
 use crate::comm::Communicator;
 use crate::config::{ModelConfig, Rope};
 use crate::error::EngineError;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::step::{Layer, Norm, Parts};
 use crate::ops::{self, Heads, Offset, Rotation};
 use crate::size;
 use crate::weights::{Loader, Part};
@@ -70,6 +72,39 @@ impl Llama {
                 kv: size::kv_heads_per_rank(c, loader.world),
                 dim: c.head_dim,
             },
+        })
+    }
+
+    /// See [`super::Model::parts`].
+    #[cfg(feature = "cuda")]
+    pub fn parts(&self) -> Option<Parts> {
+        let norm = |weight: &Tensor| Norm {
+            weight: weight.clone(),
+            bias: None,
+            eps: self.eps,
+        };
+        let layer = |block: &Block| {
+            Some(Layer {
+                norm_1: norm(&block.norm_1),
+                qkv: block.qkv.product()?,
+                head_norms: block.qk_norm.clone().map(|(q, k)| (q, k, self.eps)),
+                out: block.out.product()?,
+                norm_2: norm(&block.norm_2),
+                up: block.gate_up.product()?,
+                gated: true,
+                down: block.down.product()?,
+            })
+        };
+        let (head, entries) = self.head.as_ref()?.dense()?;
+        Some(Parts {
+            tokens: self.tokens.as_ref()?.dense()?.0,
+            positions: None,
+            tables: Some((self.cos.clone(), self.sin.clone())),
+            heads: self.heads,
+            layers: self.blocks.iter().map(layer).collect::<Option<_>>()?,
+            norm: norm(self.norm.as_ref()?),
+            head,
+            entries,
         })
     }
 

@@ -12,6 +12,8 @@ use candle_core::{DType, Result, Tensor, bail};
 use crate::comm::Communicator;
 use crate::config::{Family, ModelConfig};
 use crate::error::EngineError;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::step::Parts;
 use crate::ops::{self, Offset};
 use crate::weights::Loader;
 use cache::KvCache;
@@ -116,6 +118,17 @@ impl Model {
             Model::Reference(_) => {
                 bail!("a model through candle-transformers gives no hidden states")
             }
+        }
+    }
+
+    /// What a step on one GPU multiplies by; none where the model is not whole on it, or not in plain numbers.
+    #[cfg(feature = "cuda")]
+    pub fn parts(&self, comm: &dyn Communicator) -> Option<Parts> {
+        match self {
+            _ if comm.world() > 1 => None,
+            Model::Gpt2(model) => model.parts(),
+            Model::Llama(model) => model.parts(),
+            Model::Reference(_) => None,
         }
     }
 

@@ -6,6 +6,8 @@ use candle_core::{D, DType, Error, Result, Tensor};
 use crate::comm::Communicator;
 use crate::config::ModelConfig;
 use crate::error::EngineError;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::step::Product;
 use crate::ops::{self, Offset, Weight};
 use crate::weights::{Loader, Part};
 
@@ -18,6 +20,12 @@ pub(crate) struct RowLinear {
 }
 
 impl RowLinear {
+    /// What it multiplies by, where that is no quantized blocks.
+    #[cfg(feature = "cuda")]
+    pub fn product(&self) -> Option<Product> {
+        product(&self.weight, self.bias.as_ref())
+    }
+
     /// `x [.., k / world]` → `[.., n]`.
     pub fn forward(&self, x: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
         let bias = self.bias.as_ref().filter(|_| comm.rank() == 0);
@@ -34,10 +42,25 @@ pub(crate) struct ColumnLinear {
 }
 
 impl ColumnLinear {
+    /// What it multiplies by, where that is no quantized blocks.
+    #[cfg(feature = "cuda")]
+    pub fn product(&self) -> Option<Product> {
+        product(&self.weight, self.bias.as_ref())
+    }
+
     /// `x [.., k]` → `[.., n / world]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.weight.linear(x, self.bias.as_ref())
     }
+}
+
+/// What a step on one GPU multiplies by, where that is no quantized blocks.
+#[cfg(feature = "cuda")]
+pub(crate) fn product(weight: &Weight, bias: Option<&Tensor>) -> Option<Product> {
+    Some(Product {
+        weight: weight.dense()?,
+        bias: bias.cloned(),
+    })
 }
 
 /// The vocabulary in shares of equal size: rows past its end are zero, and their logits left out.
@@ -111,6 +134,12 @@ impl Vocabulary {
         let mine = (comm.world() > 1).then_some((self.start, self.entries));
         let positions = positions.filter(|_| comm.rank() == 0);
         comm.all_reduce_sum(&ops::embed(ids, &self.weight, mine, positions)?)
+    }
+
+    /// The rows, where they are no quantized blocks, and how many of them are entries.
+    #[cfg(feature = "cuda")]
+    pub fn dense(&self) -> Option<(Tensor, usize)> {
+        Some((self.weight.dense()?, self.entries))
     }
 
     /// Logits of `x [B, E]` over this rank's entries.

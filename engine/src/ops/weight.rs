@@ -26,6 +26,15 @@ impl Weight {
         }
     }
 
+    /// The matrix, where it is plain numbers.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn dense(&self) -> Option<Tensor> {
+        match self {
+            Self::Dense(w) => Some(w.clone()),
+            Self::Quantized(_) => None,
+        }
+    }
+
     /// Length of a row.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::format::Format;
 use crate::models::cache::KvCache;
 use crate::models::parallel;
 use crate::ops::Offset;
-use crate::ops::cuda::{Greedy, source::Variant};
+use crate::ops::cuda::{self, Greedy, source::Variant, step::Step};
 use crate::size::kv_heads_per_rank;
 
 /// Whether GPUs decode the model without the host: the engine's own models in one stage, with heads that its kernels are
@@ -35,15 +35,17 @@ pub(crate) fn decodes_on_device(
         && parallel.pipeline == 1
         && (world == 1 || format.blocks().is_none())
         && Variant::attention(format.dtype(), group, c.head_dim).is_some()
-        // Norms of heads are summed by whole warps.
-        && (!c.qk_norm || c.head_dim.is_multiple_of(64))
+        && (!c.qk_norm || cuda::norms_heads_of(c.head_dim))
 }
 
 /// The state that decoding of one shape keeps between calls. It holds on to the cache that it was made for.
 pub(super) struct Decode {
     n: usize,
-    greedy: Greedy,
+    /// Gone before the buffers that it writes into.
     graph: Option<Graph>,
+    greedy: Greedy,
+    /// A step by few kernels, where there is one for the model.
+    step: Option<Step>,
 }
 
 struct Graph(CudaGraph);
@@ -69,6 +71,10 @@ impl Share {
             _ => Decode {
                 n,
                 greedy: Greedy::new(batch, n, &self.device)?,
+                step: match self.model.parts(&*self.comm) {
+                    Some(parts) => Step::new(parts, batch, input + n)?,
+                    None => None,
+                },
                 graph: None,
             },
         };
@@ -121,6 +127,9 @@ impl Share {
 
     /// Enqueues one step: ids in, ids out.
     fn step(&mut self, decode: &Decode, cache: &KvCache) -> Result<(), EngineError> {
+        if let Some(step) = &decode.step {
+            return Ok(step.run(&decode.greedy, cache)?);
+        }
         let Greedy { ids, position, .. } = &decode.greedy;
         let ids = ids.reshape((ids.dim(0)?, 1))?;
         let logits = self.forward(&ids, Offset::Device(position), cache, true)?;

@@ -9,6 +9,7 @@ use std::{
 };
 
 const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops/cuda/kernels.cu");
+const FLASH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops/cuda/flash.cu");
 
 /// Query heads to a key/value head, and their size: the smallest and the largest of each that there are kernels for,
 /// and those of models.
@@ -32,6 +33,7 @@ fn nvrtc_compiles_every_variant() {
         return;
     };
     let source = std::fs::read_to_string(KERNELS).unwrap();
+    let flash = std::fs::read_to_string(FLASH).unwrap();
     // Those that the launches name.
     let names = [
         "embed",
@@ -66,6 +68,14 @@ fn nvrtc_compiles_every_variant() {
                 options.extend([format!("-DG={group}"), format!("-DD={head_dim}")]);
                 let ptx = nvrtc.compile(&source, &options).unwrap();
                 assert!(ptx.contains(".entry decode_attention("), "{options:?}");
+                if store == 0 || ![64, 128].contains(&head_dim) {
+                    continue;
+                }
+                let ptx = nvrtc.compile(&flash, &options).unwrap();
+                for name in ["flash_attention", "flash_attention_64", "flash_decode"] {
+                    let entry = format!(".entry {name}(");
+                    assert!(ptx.contains(&entry), "{name} is no kernel of {options:?}");
+                }
             }
         }
     }
@@ -83,7 +93,7 @@ fn run_on_the_cpu_they_are_what_their_definitions_say() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    for (store, group, head_dim) in [(0, 3, 64), (1, 4, 128)] {
+    for (store, group, head_dim) in [(0, 3, 64), (1, 3, 64), (1, 1, 64), (1, 4, 128)] {
         let program = emulator(compiler, folder.path(), (store, group, head_dim));
         let output = Command::new(program).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
@@ -103,6 +113,7 @@ fn emulator(
         .arg(format!("-DHEADS={group}"))
         .arg(format!("-DWIDTH={head_dim}"))
         .arg(format!("-DKERNELS=\"{KERNELS}\""))
+        .arg(format!("-DFLASH=\"{FLASH}\""))
         .arg(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/kernels/emulate.cpp"

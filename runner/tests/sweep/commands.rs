@@ -1,6 +1,6 @@
 //! The other commands, as a user meets them.
 
-use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use crate::place::{Place, SPEC, stderr, stdout};
 
@@ -40,8 +40,7 @@ fn a_spec_for_gpus_is_refused_where_nothing_can_measure_on_them() {
     }
     let place = Place::untouched(&SPEC.replace("gpus: [0]", "gpus: [1, 2]"));
     // A copy of the program in a folder of its own, and beside it, later, something with the other one's name.
-    let program = place.path().join("inferbench");
-    fs::copy(env!("CARGO_BIN_EXE_inferbench"), &program).unwrap();
+    let program = place.program("inferbench", Path::new(env!("CARGO_BIN_EXE_inferbench")));
     let run = |more: &[&str]| {
         let args = [&["run", "spec.yaml", "--out", "out"], more].concat();
         let output = place.command_of(&program, &args).output().unwrap();
@@ -62,8 +61,7 @@ fn generate_on_gpus_is_the_other_programs_part() {
         return;
     }
     let place = Place::untouched(SPEC);
-    let program = place.path().join("inferbench");
-    fs::copy(env!("CARGO_BIN_EXE_inferbench"), &program).unwrap();
+    let program = place.program("inferbench", Path::new(env!("CARGO_BIN_EXE_inferbench")));
     let args = [
         "generate",
         "--model",
@@ -86,9 +84,9 @@ fn generate_on_gpus_is_the_other_programs_part() {
         .status()
         .unwrap();
     assert!(library.success());
-    let other = place.path().join("inferbench-cuda");
-    fs::write(&other, "#!/bin/sh\necho \"$CUDA_DEVICE_ORDER: $*\"\n").unwrap();
-    fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = place.path().join("script");
+    fs::write(&script, "#!/bin/sh\necho \"$CUDA_DEVICE_ORDER: $*\"\n").unwrap();
+    place.program("inferbench-cuda", &script);
     let output = place
         .command_of(&program, &args)
         .env("LD_LIBRARY_PATH", place.path())

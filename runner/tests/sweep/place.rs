@@ -114,6 +114,16 @@ impl Place {
         command
     }
 
+    /// A program in this folder: a copy of a file, which another process writes. Had this one written it, a child that
+    /// another test starts meanwhile would hold it open for writing for a moment, in which it cannot be started.
+    pub fn program(&self, name: &str, source: &Path) -> PathBuf {
+        let program = self.path().join(name);
+        let mut install = Command::new("install");
+        install.args(["-m", "755"]).arg(source).arg(&program);
+        assert!(install.status().unwrap().success());
+        program
+    }
+
     pub fn run(&self, more: &[&str]) -> Output {
         self.run_with_fault("", more)
     }

@@ -1,23 +1,24 @@
 //! A GPU as the kernels see it: their compiled code, launches, tensors' addresses, and new tensors.
 
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_void};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use candle_core::cuda::cudarc::driver::{
-    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, sys,
 };
 use candle_core::cuda::cudarc::nvrtc::result::{self, NvrtcError};
-use candle_core::cuda::cudarc::nvrtc::{Ptx, sys};
+use candle_core::cuda::cudarc::nvrtc::{Ptx, sys as nvrtc};
 use candle_core::cuda::{CudaStorageSlice, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Result, Shape, Storage, Tensor, bail};
 use half::{bf16, f16};
 
-use super::source::{SOURCE, Variant};
+use super::source::Variant;
 
 /// A device, with the attributes and compiled kernels that launches need again and again.
 pub(super) struct Kit {
@@ -25,9 +26,24 @@ pub(super) struct Kit {
     /// Multiprocessors.
     pub processors: usize,
     capability: Capability,
-    modules: RefCell<HashMap<Variant, Arc<CudaModule>>>,
-    functions: RefCell<HashMap<(Variant, &'static str), CudaFunction>>,
+    /// Each with the bytes of dynamic shared memory that it may be launched with.
+    functions: RefCell<HashMap<(Variant, &'static str), (CudaFunction, usize)>>,
 }
+
+/// Blocks in three directions, and the threads of each.
+pub(super) type Grid = ([usize; 3], usize);
+
+/// How a kernel is launched beside its grid and its arguments.
+#[derive(Clone, Copy, Default)]
+pub(super) struct How {
+    /// Bytes of dynamic shared memory.
+    pub shared: usize,
+    /// Whether it may start before the kernel before it has ended: programmatic dependent launch, from generation 9 on.
+    pub overlaps: bool,
+}
+
+/// The bytes of dynamic shared memory that every kernel may be launched with.
+const WITHOUT_ASKING: usize = 48 << 10;
 
 thread_local! {
     /// Of the device that this thread computes on: every rank has a thread.
@@ -36,6 +52,10 @@ thread_local! {
 
 /// The kernels compiled in this process, for all threads: by generation and variant.
 static COMPILED: Mutex<BTreeMap<(Capability, Variant), Vec<u8>>> = Mutex::new(BTreeMap::new());
+
+/// The kernels on each GPU, by ordinal and variant, for as long as the process lives: a graph may launch them after the
+/// tensors that they were loaded for are gone.
+static LOADED: Mutex<BTreeMap<(usize, Variant), Arc<CudaModule>>> = Mutex::new(BTreeMap::new());
 
 /// A generation of GPUs, major and minor.
 type Capability = (i32, i32);
@@ -61,7 +81,6 @@ impl Kit {
                 device: device.clone(),
                 processors: usize::try_from(processors).unwrap_or(1),
                 capability: context.compute_capability().w()?,
-                modules: RefCell::default(),
                 functions: RefCell::default(),
             });
             *kept = Some((device.id(), Rc::clone(&kit)));
@@ -77,53 +96,112 @@ impl Kit {
         &self,
         variant: Variant,
         kernel: &'static str,
-        (grid, block): ([usize; 3], usize),
+        grid: Grid,
         args: &[Arg],
     ) -> Result<()> {
-        let function = self.function(variant, kernel)?;
-        let stream = self.device.cuda_stream();
-        let mut builder = stream.launch_builder(&function);
-        for arg in args {
-            match arg {
-                Arg::At(pointer) => builder.arg(pointer),
-                Arg::Int(value) => builder.arg(value),
-                Arg::Long(value) => builder.arg(value),
-                Arg::Float(value) => builder.arg(value),
-            };
-        }
+        // SAFETY: the caller's.
+        unsafe { self.launch_as(variant, kernel, grid, args, How::default()) }
+    }
+
+    /// As [`Kit::launch`], with so many bytes of dynamic shared memory.
+    ///
+    /// # Safety
+    /// As [`Kit::launch`].
+    pub unsafe fn launch_shared(
+        &self,
+        variant: Variant,
+        kernel: &'static str,
+        grid: Grid,
+        shared: usize,
+        args: &[Arg],
+    ) -> Result<()> {
+        let how = How {
+            shared,
+            ..How::default()
+        };
+        // SAFETY: the caller's.
+        unsafe { self.launch_as(variant, kernel, grid, args, how) }
+    }
+
+    /// As [`Kit::launch`], in any way.
+    ///
+    /// # Safety
+    /// As [`Kit::launch`]; a kernel that overlaps has to wait by itself for the one before (`WAIT` in `kernels.cu`).
+    pub unsafe fn launch_as(
+        &self,
+        variant: Variant,
+        kernel: &'static str,
+        (grid, block): Grid,
+        args: &[Arg],
+        how: How,
+    ) -> Result<()> {
+        let function = self.function(variant, kernel, how.shared)?;
         let [x, y, z] = grid.map(u32::try_from);
         let (Ok(x), Ok(y), Ok(z), Ok(block)) = (x, y, z, u32::try_from(block)) else {
             bail!("{kernel}: a grid of {grid:?} blocks of {block} threads is too large");
         };
-        let config = LaunchConfig {
-            grid_dim: (x, y, z),
-            block_dim: (block, 1, 1),
-            shared_mem_bytes: 0,
+        let mut overlaps = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
         };
-        // SAFETY: the caller's.
-        unsafe { builder.launch(config) }.w()?;
+        let stream = self.device.cuda_stream();
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: u32::try_from(how.shared).unwrap_or(u32::MAX),
+            hStream: stream.cu_stream(),
+            attrs: &raw mut overlaps,
+            numAttrs: u32::from(how.overlaps && self.capability.0 >= 9),
+        };
+        let mut places: Vec<*mut c_void> = args.iter().map(Arg::place).collect();
+        stream.context().bind_to_thread().w()?;
+        // SAFETY: the caller's; configuration and arguments are there until the call returns.
+        unsafe {
+            sys::cuLaunchKernelEx(
+                &raw const config,
+                function,
+                places.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        }
+        .result()
+        .w()?;
         Ok(())
     }
 
-    fn function(&self, variant: Variant, kernel: &'static str) -> Result<CudaFunction> {
+    /// The kernel, allowed so many bytes of dynamic shared memory.
+    fn function(
+        &self,
+        variant: Variant,
+        kernel: &'static str,
+        shared: usize,
+    ) -> Result<sys::CUfunction> {
         let mut functions = self.functions.borrow_mut();
-        if let Some(function) = functions.get(&(variant, kernel)) {
-            return Ok(function.clone());
+        let (function, allowed) = match functions.entry((variant, kernel)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let module = module(&self.device, self.capability, variant)?;
+                entry.insert((module.load_function(kernel).w()?, WITHOUT_ASKING))
+            }
+        };
+        if shared > *allowed {
+            let bytes = i32::try_from(shared).unwrap_or(i32::MAX);
+            function
+                .set_attribute(
+                    sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    bytes,
+                )
+                .w()?;
+            *allowed = shared;
         }
-        let function = self.module(variant)?.load_function(kernel).w()?;
-        functions.insert((variant, kernel), function.clone());
-        Ok(function)
-    }
-
-    fn module(&self, variant: Variant) -> Result<Arc<CudaModule>> {
-        let mut modules = self.modules.borrow_mut();
-        if let Some(module) = modules.get(&variant) {
-            return Ok(Arc::clone(module));
-        }
-        let code = Ptx::from_binary(compiled(self.capability, variant)?);
-        let module = self.device.cuda_stream().context().load_module(code).w()?;
-        modules.insert(variant, Arc::clone(&module));
-        Ok(module)
+        Ok(function.cu_function())
     }
 
     /// A tensor whose elements are not set.
@@ -153,6 +231,24 @@ impl Kit {
     }
 }
 
+fn module(
+    device: &CudaDevice,
+    capability: Capability,
+    variant: Variant,
+) -> Result<Arc<CudaModule>> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (context.ordinal(), variant);
+    if let Some(module) = loaded.get(&key) {
+        return Ok(Arc::clone(module));
+    }
+    let code = Ptx::from_binary(compiled(capability, variant)?);
+    let module = context.load_module(code).w()?;
+    loaded.insert(key, Arc::clone(&module));
+    Ok(module)
+}
+
 fn compiled(capability: Capability, variant: Variant) -> Result<Vec<u8>> {
     // Nothing panics while it holds the lock, so that a poisoned one is as good as any.
     let mut all = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,19 +258,19 @@ fn compiled(capability: Capability, variant: Variant) -> Result<Vec<u8>> {
     let (major, minor) = capability;
     let mut options = variant.definitions();
     options.push(format!("--gpu-architecture=sm_{major}{minor}"));
-    let code = machine_code(&options)?;
+    let code = machine_code(variant.source(), &options)?;
     all.insert((capability, variant), code.clone());
     Ok(code)
 }
 
 /// The kernels as code of one generation of GPUs: PTX would ask for a driver that is as new as the compiler.
-fn machine_code(options: &[String]) -> Result<Vec<u8>> {
+fn machine_code(source: &str, options: &[String]) -> Result<Vec<u8>> {
     let failed = |error: NvrtcError, log: &str| {
         candle_core::Error::msg(format!(
             "NVRTC cannot compile the kernels with {options:?}: {error:?} {log}"
         ))
     };
-    let source = CString::new(SOURCE).map_err(candle_core::Error::wrap)?;
+    let source = CString::new(source).map_err(candle_core::Error::wrap)?;
     let program =
         result::create_program(&source, Some(c"kernels.cu")).map_err(|error| failed(error, ""))?;
     // SAFETY: the program is there until it is destroyed, source and name with it; the code is as large as is said
@@ -182,9 +278,9 @@ fn machine_code(options: &[String]) -> Result<Vec<u8>> {
     unsafe {
         let code = result::compile_program(program, options).and_then(|()| {
             let mut size = 0;
-            sys::nvrtcGetCUBINSize(program, &raw mut size).result()?;
+            nvrtc::nvrtcGetCUBINSize(program, &raw mut size).result()?;
             let mut code = vec![0u8; size];
-            sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+            nvrtc::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
             Ok(code)
         });
         let code = code.map_err(|error| {
@@ -207,6 +303,16 @@ pub(super) enum Arg {
 }
 
 impl Arg {
+    /// Where it lies, as a launch wants to know.
+    fn place(&self) -> *mut c_void {
+        match self {
+            Self::At(pointer) => std::ptr::from_ref(pointer).cast_mut().cast(),
+            Self::Int(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Self::Long(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Self::Float(value) => std::ptr::from_ref(value).cast_mut().cast(),
+        }
+    }
+
     /// A size or a count.
     pub fn int(value: usize) -> Result<Self> {
         match i32::try_from(value) {
@@ -222,24 +328,29 @@ impl Arg {
 
     /// Where the first element of a tensor lies.
     pub fn of(tensor: &Tensor) -> Result<Self> {
-        fn first<T>(slice: &CudaSlice<T>, stream: &CudaStream, offset: usize) -> u64 {
-            // Events are off: there is nothing to record when the guard goes.
-            let (start, _guard) = slice.device_ptr(stream);
-            start + (offset * size_of::<T>()) as u64
-        }
-        let (storage, layout) = tensor.storage_and_layout();
-        let Storage::Cuda(storage) = &*storage else {
-            bail!("a kernel for the GPU was given a tensor elsewhere");
-        };
-        let (stream, offset) = (storage.device.cuda_stream(), layout.start_offset());
-        Ok(Self::At(match &storage.slice {
-            CudaStorageSlice::F32(slice) => first(slice, &stream, offset),
-            CudaStorageSlice::BF16(slice) => first(slice, &stream, offset),
-            CudaStorageSlice::F16(slice) => first(slice, &stream, offset),
-            CudaStorageSlice::U32(slice) => first(slice, &stream, offset),
-            _ => bail!("no kernel takes a tensor of {:?}", tensor.dtype()),
-        }))
+        Ok(Self::At(address(tensor)?))
     }
+}
+
+/// Where the first element of a tensor lies.
+pub(super) fn address(tensor: &Tensor) -> Result<u64> {
+    fn first<T>(slice: &CudaSlice<T>, stream: &CudaStream, offset: usize) -> u64 {
+        // Events are off: there is nothing to record when the guard goes.
+        let (start, _guard) = slice.device_ptr(stream);
+        start + (offset * size_of::<T>()) as u64
+    }
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        bail!("a kernel for the GPU was given a tensor elsewhere");
+    };
+    let (stream, offset) = (storage.device.cuda_stream(), layout.start_offset());
+    Ok(match &storage.slice {
+        CudaStorageSlice::F32(slice) => first(slice, &stream, offset),
+        CudaStorageSlice::BF16(slice) => first(slice, &stream, offset),
+        CudaStorageSlice::F16(slice) => first(slice, &stream, offset),
+        CudaStorageSlice::U32(slice) => first(slice, &stream, offset),
+        _ => bail!("no kernel takes a tensor of {:?}", tensor.dtype()),
+    })
 }
 
 /// Whether all are dense and of this type, as kernels read them.

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::device::{Arg, Kit, dense};
+use super::device::{Arg, How, Kit, dense};
 use super::source::Variant;
 
 /// The state that decoding keeps on the device from step to step; all `u32`.
@@ -73,8 +73,8 @@ impl Greedy {
 
 /// See [`crate::ops::best_last`].
 pub(in crate::ops) fn best_last(logits: &Tensor, first: usize) -> Result<Option<Tensor>> {
-    let (b, v) = logits.dims2()?;
-    let (Some(kit), Some(variant), &[stride, 1]) = (
+    let (b, _) = logits.dims2()?;
+    let (Some(kit), Some(_), &[_, 1]) = (
         Kit::of(logits)?,
         Variant::base(logits.dtype()),
         logits.stride(),
@@ -82,20 +82,40 @@ pub(in crate::ops) fn best_last(logits: &Tensor, first: usize) -> Result<Option<
         return Ok(None);
     };
     let best = kit.empty((b, 2), DType::F32)?;
-    // SAFETY: best is new, and the rows lie `stride` apart.
+    best_into(&kit, logits, first, &best, How::default())?;
+    Ok(Some(best))
+}
+
+/// As [`best_last`], into `best [.., B, 2]`.
+pub(super) fn best_into(
+    kit: &Kit,
+    logits: &Tensor,
+    first: usize,
+    best: &Tensor,
+    how: How,
+) -> Result<()> {
+    let (b, v) = logits.dims2()?;
+    let (Some(variant), &[stride, 1], true) = (
+        Variant::base(logits.dtype()),
+        logits.stride(),
+        dense(&[best], DType::F32) && best.elem_count() == 2 * b,
+    ) else {
+        bail!("best: no kernel for logits {:?}", logits.layout());
+    };
+    // SAFETY: best has as many pairs as there are rows, which lie `stride` apart.
     unsafe {
-        kit.launch(
+        kit.launch_as(
             variant,
             "best_logit",
             ([b, 1, 1], v.next_multiple_of(32).clamp(32, 1024)),
             &[
                 Arg::of(logits)?,
-                Arg::of(&best)?,
+                Arg::of(best)?,
                 Arg::int(v)?,
                 Arg::Long(stride as i64),
                 Arg::int(first)?,
             ],
-        )?;
+            how,
+        )
     }
-    Ok(Some(best))
 }

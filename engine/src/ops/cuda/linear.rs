@@ -1,11 +1,15 @@
 //! Products with a weight matrix: of one row by a kernel that reads the matrix once, of more by cuBLAS, and what comes
 //! after them.
 
+use std::ffi::c_void;
+
+use candle_core::cuda::WrapErr;
+use candle_core::cuda::cudarc::cublas::{result::gemm_ex, sys as cublas};
 use candle_core::quantized::QTensor;
 use candle_core::{DType, Result, Tensor};
 
 use super::activation::by_columns;
-use super::device::{Arg, Kit, dense};
+use super::device::{Arg, Kit, address, dense};
 use super::source::Variant;
 use crate::ops::{cpu::Epilogue, reference};
 
@@ -102,6 +106,51 @@ fn add_bias(kit: &Kit, variant: Variant, y: &Tensor, bias: &Tensor, activate: Ar
     }
 }
 
-fn activation(epilogue: Epilogue) -> Arg {
+/// `y [.., n] = x [.., k] · wᵀ`, or added to what is there, by cuBLAS. All are dense, of one type and of fitting shapes.
+pub(super) fn product_into(kit: &Kit, x: &Tensor, w: &Tensor, y: &Tensor, onto: bool) -> Result<()> {
+    let (n, k) = w.dims2()?;
+    let rows = x.elem_count() / k;
+    let kind = match x.dtype() {
+        DType::F32 => cublas::cudaDataType_t::CUDA_R_32F,
+        DType::BF16 => cublas::cudaDataType_t::CUDA_R_16BF,
+        DType::F16 => cublas::cudaDataType_t::CUDA_R_16F,
+        other => candle_core::bail!("cuBLAS: no products of {other:?}"),
+    };
+    let fits = [w, y].iter().all(|t| t.dtype() == x.dtype()) && y.elem_count() == rows * n;
+    if !fits {
+        candle_core::bail!("product: {:?} times {:?} is no {:?}", x.shape(), w.shape(), y.shape());
+    }
+    let [n, rows, k] = [n, rows, k].map(|size| i32::try_from(size).unwrap_or(i32::MAX));
+    let (one, beta) = (1f32, if onto { 1f32 } else { 0f32 });
+    let blas = kit.device.cublas_handle();
+    kit.device.cuda_stream().context().bind_to_thread().w()?;
+    // SAFETY: the sizes are those of the tensors, which lie dense; columns here are rows there.
+    unsafe {
+        gemm_ex(
+            *blas.handle(),
+            cublas::cublasOperation_t::CUBLAS_OP_T,
+            cublas::cublasOperation_t::CUBLAS_OP_N,
+            n,
+            rows,
+            k,
+            (&raw const one).cast(),
+            address(w)? as *const c_void,
+            kind,
+            k,
+            address(x)? as *const c_void,
+            kind,
+            k,
+            (&raw const beta).cast(),
+            address(y)? as *mut c_void,
+            kind,
+            n,
+            cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
+        )
+    }
+    .w()
+}
+
+pub(super) fn activation(epilogue: Epilogue) -> Arg {
     Arg::Int(i32::from(epilogue == Epilogue::BiasGelu))
 }

@@ -12,10 +12,13 @@ mod greedy;
 mod linear;
 mod norm;
 pub(crate) mod source;
+pub(crate) mod step;
+mod switch;
 #[cfg(test)]
 mod tests;
 
 pub(super) use activation::silu_mul;
+pub(crate) use attention::norms_heads_of;
 pub(super) use attention::{attention, self_attention};
 pub(crate) use bandwidth::{READERS, read};
 pub(super) use embed::embed;
