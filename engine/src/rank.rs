@@ -227,3 +227,22 @@ fn check_device_memory(device: &Device, needed: u64) -> Result<(), EngineError> 
         available >> 20
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_two_replicas_ends_with_the_later_one() {
+        let generated = |id, ends: [u64; 3]| Reply::Generated {
+            ids: vec![vec![id; 3]],
+            step_ends: ends.map(Duration::from_millis).to_vec(),
+        };
+        let both = generated(7, [2, 5, 6]).and(generated(8, [1, 4, 9]));
+        let Reply::Generated { ids, step_ends } = both else {
+            panic!("{both:?}");
+        };
+        assert_eq!(ids, [[7; 3], [8; 3]]);
+        assert_eq!(step_ends, [2, 5, 9].map(Duration::from_millis));
+    }
+}
