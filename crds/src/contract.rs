@@ -266,9 +266,12 @@ pub struct ModelReport {
     /// The most input and output tokens together; combinations with more are unsupported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
-    /// Levels of `gpus` that the model cannot be split over.
+    /// Numbers of devices that cannot share its every layer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unsupported_gpus: Vec<u32>,
+    pub unsupported_tensor_parallel: Vec<u32>,
+    /// The most stages that its layers can be divided into; combinations with more are unsupported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_stages: Option<u32>,
 }
 
 /// The termination message of one pod of a collection: a part of [`Collected`] as JSON, zlib and base64. A pod with
@@ -359,7 +362,8 @@ mod tests {
         let model = ModelReport {
             revision: "x".repeat(64),
             max_tokens: Some(1_048_576),
-            unsupported_gpus: vec![64; 12],
+            unsupported_tensor_parallel: vec![64; 12],
+            max_stages: Some(1_024),
         };
         let report = PreflightReport {
             models: vec![model; 16],

@@ -89,17 +89,28 @@ fn is_one(number: &u32) -> bool {
 }
 
 impl Combination {
-    /// Why no model can run with these levels on this engine; none where that depends on the model.
+    /// Devices that share every layer: `gpus / (pipelineParallel × dataParallel)`, and 1 on the CPU; none where that does
+    /// not divide.
+    #[must_use]
+    pub fn tensor_parallel(&self) -> Option<u32> {
+        let devices = self.gpus.max(1);
+        let apart = self.pipeline_parallel.saturating_mul(self.data_parallel);
+        devices.is_multiple_of(apart).then(|| devices / apart)
+    }
+
+    /// Why no model can run with these levels; none where that depends on the model.
     #[must_use]
     pub fn unsupported(&self) -> Option<String> {
-        let divided = [
-            ("pipelineParallel", self.pipeline_parallel),
-            ("dataParallel", self.data_parallel),
-        ];
-        let (name, ways) = divided.into_iter().find(|(_, ways)| *ways > 1)?;
-        self.engine.candle?;
+        if self.tensor_parallel().is_some() {
+            return None;
+        }
+        let devices = match self.gpus {
+            0 => "the CPU, one device,".into(),
+            gpus => format!("gpus {gpus}"),
+        };
         Some(format!(
-            "{name} {ways}: the candle engine does not divide its work so yet"
+            "{devices} cannot be divided by pipelineParallel {} × dataParallel {}",
+            self.pipeline_parallel, self.data_parallel
         ))
     }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, threads};
+use inferbench_engine::{
+    Backend, Engine, Format, LoadOptions, Parallel, Weights, presets, threads,
+};
 
 const INPUT: usize = 128;
 
@@ -16,7 +18,7 @@ fn model(c: &mut Criterion) {
     let options = LoadOptions {
         dtype: Format::F32,
         backend: Backend::Cpu,
-        world_size: 1,
+        parallel: Parallel::ONE,
         max_batch: 8,
         max_seq: 256,
     };

@@ -12,7 +12,8 @@ use inferbench_engine::ceilings::{
 };
 use inferbench_engine::config::ModelConfig;
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Weights, presets, threads, tokenizer,
+    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, presets, threads,
+    tokenizer,
 };
 use serde_json::json;
 
@@ -58,7 +59,7 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
     let options = LoadOptions {
         dtype: Format::BF16,
         backend: Backend::Cuda,
-        world_size: 1,
+        parallel: Parallel::ONE,
         max_batch: most(|[batch, ..]| *batch),
         max_seq: most(|[_, input, output]| input + output),
     };
@@ -73,7 +74,7 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
             batch,
             input,
             output,
-            devices: 1,
+            parallel: Parallel::ONE,
         };
         for graphs in [true, false] {
             // Graphs save launches: that shows best where one sequence has little else, and eager steps of the others

@@ -8,7 +8,9 @@ use std::time::Duration;
 use candle_core::{DType, Device};
 use inferbench_engine::ceilings::roofline::{self, ModelShape, Work, Workload};
 use inferbench_engine::ceilings::{bandwidth, matrix};
-use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, threads};
+use inferbench_engine::{
+    Backend, Engine, Format, LoadOptions, Parallel, Weights, presets, threads,
+};
 
 /// Batch, input and output lengths.
 const SHAPES: [(usize, usize, usize); 5] = [
@@ -34,7 +36,7 @@ fn main() {
     let options = LoadOptions {
         dtype: Format::F32,
         backend: Backend::Cpu,
-        world_size: 1,
+        parallel: Parallel::ONE,
         max_batch: 32,
         max_seq: 640,
     };
@@ -51,7 +53,7 @@ fn main() {
             batch,
             input,
             output,
-            devices: 1,
+            parallel: Parallel::ONE,
         };
         let prompts: Vec<Vec<u32>> = (0..batch)
             .map(|row| {

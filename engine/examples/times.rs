@@ -6,7 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, save, threads};
+use inferbench_engine::{
+    Backend, Engine, Format, LoadOptions, Parallel, Weights, presets, save, threads,
+};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -30,7 +32,7 @@ fn main() {
     let options = LoadOptions {
         dtype: Format::F32,
         backend: Backend::Cpu,
-        world_size: 1,
+        parallel: Parallel::ONE,
         max_batch: batch,
         max_seq: input + output,
     };

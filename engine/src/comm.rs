@@ -1,10 +1,12 @@
-//! Collective operations among the ranks of a tensor-parallel model, and how a rank joins them.
+//! Collective operations among the ranks that share every layer, and how a rank comes to its place among the others.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::error::EngineError;
+use crate::link::{Link, LocalLink};
+use crate::parallel::Parallel;
 
 /// Collective operations among `world` ranks. Every rank calls the same operations in the same order.
 pub trait Communicator: Send {
@@ -25,17 +27,35 @@ pub trait Communicator: Send {
     fn all_gather(&self, tensor: &Tensor) -> Result<Tensor>;
 }
 
-/// Makes a rank's device and its [`Communicator`], on the rank's own thread.
-pub(crate) type Join =
-    Box<dyn FnOnce() -> std::result::Result<(Device, Box<dyn Communicator>), EngineError> + Send>;
+/// A rank's place: its device, and its ways to the others.
+pub(crate) struct Seat {
+    pub device: Device,
+    /// To those that it shares every layer with.
+    pub comm: Box<dyn Communicator>,
+    /// To the stages beside its own.
+    pub link: Box<dyn Link>,
+}
 
-/// The [`Join`] of a rank whose device and communicator are there already.
-pub(crate) fn join(device: Device, comm: impl Communicator + 'static) -> Join {
-    Box::new(|| Ok((device, Box::new(comm) as Box<dyn Communicator>)))
+/// Makes a rank's [`Seat`], on the rank's own thread.
+pub(crate) type Join = Box<dyn FnOnce() -> std::result::Result<Seat, EngineError> + Send>;
+
+/// The [`Join`] of a rank whose ways to the others are there already.
+pub(crate) fn join(
+    device: Device,
+    comm: impl Communicator + 'static,
+    link: impl Link + 'static,
+) -> Join {
+    Box::new(|| {
+        Ok(Seat {
+            device,
+            comm: Box::new(comm),
+            link: Box::new(link),
+        })
+    })
 }
 
 /// The error of a rank that can go no further because another has left.
-pub(crate) const GIVEN_UP: &str = "another rank of the tensor-parallel group has given up";
+pub(crate) const GIVEN_UP: &str = "another rank has given up";
 
 /// The only rank there is.
 #[derive(Debug)]
@@ -104,6 +124,22 @@ impl LocalComm {
                 shared: shared.clone(),
             })
             .collect()
+    }
+
+    /// Threads of this process on one device, in the order of [`Parallel`]: each with its communicator and its link.
+    pub(crate) fn seats(parallel: Parallel) -> Vec<(LocalComm, LocalLink)> {
+        let mut seats = Vec::with_capacity(parallel.world());
+        for _ in 0..parallel.data {
+            // Each rank of a stage has its own way through the stages.
+            let rings =
+                (0..parallel.tensor).map(|_| LocalLink::ring(parallel.pipeline).into_iter());
+            let mut rings: Vec<_> = rings.collect();
+            for _ in 0..parallel.pipeline {
+                let links = rings.iter_mut().filter_map(Iterator::next);
+                seats.extend(Self::ranks(parallel.tensor).into_iter().zip(links));
+            }
+        }
+        seats
     }
 
     /// Nothing panics while it holds the lock, so that a poisoned one is as good as any.

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use candle_core::Device;
 
-use crate::comm::{self, Join, LocalComm, SingleComm};
+use crate::comm::{self, Join, LocalComm, Seat, SingleComm};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
 use crate::gpu::Backend;
 use crate::group::Group;
 use crate::host;
+use crate::link::NoLink;
+use crate::parallel::Parallel;
 use crate::quality::Score;
 #[cfg(feature = "cuda")]
 use crate::rank::decodes_on_device;
@@ -26,8 +29,8 @@ pub struct LoadOptions {
     pub dtype: Format,
     /// The processor that computes.
     pub backend: Backend,
-    /// The degree of tensor parallelism; every rank is a thread, on a GPU of its own where there are GPUs.
-    pub world_size: usize,
+    /// How the work is divided among ranks; each is a thread, on a GPU of its own where there are GPUs.
+    pub parallel: Parallel,
     /// The most sequences in one call.
     pub max_batch: usize,
     /// The most positions of one sequence, input and output together.
@@ -50,8 +53,8 @@ pub struct EngineInfo {
     pub mode: &'static str,
     /// The format of the weights.
     pub dtype: Format,
-    /// The degree of tensor parallelism.
-    pub world_size: usize,
+    /// How the work is divided among ranks.
+    pub parallel: Parallel,
     /// How long loading took.
     pub load: Duration,
     /// Bytes of weights held by all ranks, with padding and what is replicated, as predicted by
@@ -124,7 +127,7 @@ impl Engine {
         let LoadOptions {
             dtype,
             backend,
-            world_size,
+            parallel,
             max_batch,
             max_seq,
         } = *options;
@@ -134,16 +137,20 @@ impl Engine {
             )));
         }
         // How many of the positions are the prompt's is known with the call.
-        if let Some(reason) = size::unsupported(&config, world_size, 0, max_seq, dtype) {
+        if let Some(reason) = size::unsupported(&config, parallel, 0, max_seq, dtype) {
             return Err(EngineError::Unsupported(reason));
         }
-        let memory = size::memory(&config, dtype, max_batch, max_seq, 0, world_size);
+        let stages = size::memory_of_stages(&config, dtype, max_batch, max_seq, 0, parallel);
+        let all = |of: fn(&size::Memory) -> u64| {
+            let ranks_of_a_stage = (parallel.tensor * parallel.data) as u64;
+            stages.iter().map(of).sum::<u64>() * ranks_of_a_stage
+        };
         if backend == Backend::Cpu {
-            check_memory(&memory, world_size)?;
+            check_memory(all(size::Memory::peak))?;
         }
         let source = Arc::new(weights.source(&config)?);
         #[cfg(feature = "cuda")]
-        let on_device = backend == Backend::Cuda && decodes_on_device(&config, dtype, world_size);
+        let on_device = backend == Backend::Cuda && decodes_on_device(&config, dtype, parallel);
         #[cfg(not(feature = "cuda"))]
         let on_device = false;
         let rank_options = RankOptions {
@@ -151,27 +158,32 @@ impl Engine {
             #[cfg(feature = "cuda")]
             on_device,
             #[cfg(feature = "cuda")]
-            needed: memory.peak(),
+            needed: size::memory(&config, dtype, max_batch, max_seq, 0, parallel).peak(),
             max_seq,
         };
-        let ranks = if world_size == 1 {
-            let (device, comm) = (backend.open()?, Box::new(SingleComm));
-            let rank = Rank::load(&config, &source, device, comm, &rank_options)?;
+        let ranks = if parallel == Parallel::ONE {
+            let seat = Seat {
+                device: backend.open()?,
+                comm: Box::new(SingleComm),
+                link: Box::new(NoLink),
+            };
+            let rank = Rank::load(&config, &source, seat, &rank_options)?;
             Ranks::One(Box::new(rank))
         } else {
-            let joins = joins(backend, world_size)?;
-            Ranks::Many(Group::load(&config, &source, joins, &rank_options)?)
+            let joins = joins(backend, parallel)?;
+            let group = Group::load(&config, &source, parallel, joins, &rank_options)?;
+            Ranks::Many(group)
         };
         let info = EngineInfo {
             architecture: config.architecture().to_owned(),
-            params: memory.params,
+            params: size::params(&config),
             vocab_size: config.vocab_size,
             max_position: config.max_position,
             mode: mode(&config, on_device),
             dtype,
-            world_size,
+            parallel,
             load: start.elapsed(),
-            weight_bytes: memory.weights * world_size as u64,
+            weight_bytes: all(|memory| memory.weights),
             matmul_weight_bytes: dtype.matrix_bytes(size::matmul_params(&config)),
             layers: config.layers,
             heads: config.heads,
@@ -284,7 +296,10 @@ impl Engine {
 
     fn run(&mut self, call: Call, prompts: &[Vec<u32>]) -> Result<Reply, EngineError> {
         match &mut self.ranks {
-            Ranks::One(rank) => rank.run(call, prompts, self.tuning),
+            Ranks::One(rank) => {
+                let reply = rank.run(call, prompts, self.tuning)?;
+                reply.ok_or_else(|| anyhow!("the only rank has nothing to say").into())
+            }
             Ranks::Many(group) => group.run(call, prompts, self.tuning),
         }
     }
@@ -314,7 +329,7 @@ impl Engine {
         }
         if let Some(reason) = size::unsupported(
             &self.config,
-            self.info.world_size,
+            self.info.parallel,
             input,
             first.len() - input + n,
             self.info.dtype,
@@ -341,24 +356,25 @@ impl Engine {
     }
 }
 
-/// A device and a communicator for each rank.
-fn joins(backend: Backend, world: usize) -> Result<Vec<Join>, EngineError> {
+/// A device and the ways to the others for each rank.
+fn joins(backend: Backend, parallel: Parallel) -> Result<Vec<Join>, EngineError> {
     match backend {
-        Backend::Cpu => Ok(LocalComm::ranks(world)
+        Backend::Cpu => Ok(LocalComm::seats(parallel)
             .into_iter()
-            .map(|comm| comm::join(Device::Cpu, comm))
+            .map(|(comm, link)| comm::join(Device::Cpu, comm, link))
             .collect()),
         #[cfg(feature = "nccl")]
-        Backend::Cuda => crate::nccl::joins(world),
+        Backend::Cuda => crate::nccl::joins(parallel),
         #[cfg(not(feature = "nccl"))]
         Backend::Cuda => Err(EngineError::Device(format!(
-            "{world} GPUs are asked for, but this build (without NCCL) uses 1"
+            "{} GPUs are asked for, but this build (without NCCL) uses 1",
+            parallel.world()
         ))),
     }
 }
 
-fn check_memory(memory: &size::Memory, world: usize) -> Result<(), EngineError> {
-    let needed = memory.peak() * world as u64;
+/// Whether this machine's memory has room for so many bytes.
+fn check_memory(needed: u64) -> Result<(), EngineError> {
     match host::available_memory() {
         Some(available) if needed > available => Err(EngineError::OutOfMemory(format!(
             "about {} MiB needed, {} MiB available",

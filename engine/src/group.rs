@@ -1,4 +1,5 @@
-//! Ranks as threads: each owns its share of the model for as long as the engine lives.
+//! Ranks as threads: each owns its share of the model for as long as the engine lives, and each replica of the model
+//! answers for its share of the rows.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,6 +11,7 @@ use anyhow::anyhow;
 use crate::comm::{GIVEN_UP, Join};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
+use crate::parallel::{Parallel, part};
 use crate::rank::{Call, Rank, RankOptions, Reply, Tuning};
 use crate::threads;
 use crate::weights::Source;
@@ -21,6 +23,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// communicator, so that the others fail too rather than wait. Those that wait all the same, as NCCL does, are left
 /// behind: they end with the process.
 pub(crate) struct Group {
+    parallel: Parallel,
     ranks: Vec<Handle>,
     answers: Receiver<(usize, Answer)>,
     /// One has failed: there will be no more answers.
@@ -43,7 +46,7 @@ struct Order {
     tuning: Tuning,
 }
 
-/// Nothing says that a rank is loaded.
+/// Nothing says that a rank is loaded, or that its stage has done its part.
 type Answer = Result<Option<Reply>, EngineError>;
 
 /// A rank's way to answer. A thread that ends before it was to, as by a panic, says so too.
@@ -80,6 +83,7 @@ impl Group {
     pub fn load(
         config: &ModelConfig,
         source: &Arc<Source>,
+        parallel: Parallel,
         joins: Vec<Join>,
         options: &RankOptions,
     ) -> Result<Self, EngineError> {
@@ -97,9 +101,7 @@ impl Group {
                 .name(format!("rank-{index}"))
                 .spawn(move || {
                     threads::flush_denormals();
-                    let rank = join().and_then(|(device, comm)| {
-                        Rank::load(&config, &source, device, comm, &options)
-                    });
+                    let rank = join().and_then(|seat| Rank::load(&config, &source, seat, &options));
                     drop(source);
                     match rank {
                         Ok(rank) => {
@@ -119,15 +121,17 @@ impl Group {
             });
         }
         let mut group = Self {
+            parallel,
             ranks,
             answers,
             failed: false,
             grace: GRACE,
         };
-        group.all()?;
+        group.all(parallel.world())?;
         Ok(group)
     }
 
+    /// The answer of all: a replica that there are no rows for idles.
     pub fn run(
         &mut self,
         call: Call,
@@ -139,38 +143,55 @@ impl Group {
                 anyhow!("a rank has failed before; the model has to be loaded again").into(),
             );
         }
-        let prompts = Arc::new(prompts.to_vec());
-        for rank in &self.ranks {
-            let order = Order {
-                call,
-                prompts: prompts.clone(),
-                tuning,
-            };
-            // A thread that has ended says so by itself.
-            if let Some(calls) = &rank.calls {
-                let _ = calls.send(order);
+        let Parallel { tensor, data, .. } = self.parallel;
+        // Larger shares come first: without rows are the last.
+        let busy = data.min(prompts.len());
+        for (replica, ranks) in self
+            .ranks
+            .chunks(self.parallel.replica())
+            .take(busy)
+            .enumerate()
+        {
+            let prompts = Arc::new(prompts[part(prompts.len(), data, replica)].to_vec());
+            for rank in ranks {
+                let order = Order {
+                    call,
+                    prompts: prompts.clone(),
+                    tuning,
+                };
+                // A thread that has ended says so by itself.
+                if let Some(calls) = &rank.calls {
+                    let _ = calls.send(order);
+                }
             }
         }
-        let mut replies = self.all()?.into_iter();
-        let first = replies
-            .next()
-            .ok_or_else(|| anyhow!("a group without ranks"))?;
-        if let Reply::Generated { ids, .. } = &first {
-            let agree =
-                replies.all(|r| matches!(r, Reply::Generated { ids: other, .. } if other == *ids));
-            if !agree {
-                return Err(EngineError::Other(anyhow!("ranks disagree on the ids")));
+        // Of every replica the ranks of its last stage.
+        let mut replies = self.all(busy * self.parallel.replica())?.into_iter();
+        let mut whole: Option<Reply> = None;
+        while let Some(first) = replies.next() {
+            let others: Vec<_> = replies.by_ref().take(tensor - 1).collect();
+            if let Reply::Generated { ids, .. } = &first {
+                let agree = others
+                    .iter()
+                    .all(|r| matches!(r, Reply::Generated { ids: other, .. } if other == ids));
+                if !agree {
+                    return Err(EngineError::Other(anyhow!("ranks disagree on the ids")));
+                }
             }
+            whole = Some(match whole {
+                None => first,
+                Some(before) => before.and(first),
+            });
         }
-        Ok(first)
+        whole.ok_or_else(|| EngineError::Other(anyhow!("a group without ranks")))
     }
 
-    /// Every rank's answer, in their order, or the error that began it: not that of a rank which only gave up because
-    /// another had.
-    fn all(&mut self) -> Result<Vec<Reply>, EngineError> {
+    /// What the first `asked` ranks have to say, in their order, or the error that began it: not that of a rank which
+    /// only gave up because another had.
+    fn all(&mut self, asked: usize) -> Result<Vec<Reply>, EngineError> {
         let mut replies: Vec<Option<Reply>> = self.ranks.iter().map(|_| None).collect();
         let mut cause: Option<EngineError> = None;
-        for rank in &mut self.ranks {
+        for rank in &mut self.ranks[..asked] {
             rank.answered = false;
         }
         while self.ranks.iter().any(|rank| !rank.answered) {
@@ -218,10 +239,10 @@ fn serve(mut rank: Rank, orders: &Receiver<Order>, answers: &mut Answers) {
         if reply.is_err() {
             // Before the answer is sent: the others are waiting for this rank.
             drop(rank);
-            answers.send(reply.map(Some));
+            answers.send(reply);
             return;
         }
-        if !answers.send(reply.map(Some)) {
+        if !answers.send(reply) {
             return;
         }
     }
@@ -242,7 +263,7 @@ mod tests {
     use crate::presets::preset;
     use crate::weights::Weights;
 
-    /// The behaviour of a rank after its 20 sums.
+    /// The behaviour of a rank after 20 sums.
     #[derive(Clone, Copy)]
     enum Fault {
         None,
@@ -289,19 +310,21 @@ mod tests {
         Arc::new(weights.source(config).unwrap())
     }
 
-    fn group(faults: [Fault; 3]) -> Group {
+    fn group(parallel: Parallel, faults: [Fault; 3]) -> Group {
         let config = preset("tiny-llama").unwrap();
         let source = random(&config);
-        let joins = LocalComm::ranks(3)
+        let joins = LocalComm::seats(parallel)
             .into_iter()
             .zip(faults)
-            .map(|(inner, fault)| {
+            .map(|((inner, link), fault)| {
+                // Whom a stage that waits keeps waiting never comes to fail: it waits with what came before.
+                let early = parallel.pipeline > 1 && matches!(fault, Fault::Waits);
                 let comm = Faulty {
-                    sums_left: Cell::new(20),
+                    sums_left: Cell::new(if early { 18 } else { 20 }),
                     inner,
                     fault,
                 };
-                join(Device::Cpu, comm)
+                join(Device::Cpu, comm, link)
             })
             .collect();
         let options = RankOptions {
@@ -312,35 +335,53 @@ mod tests {
             needed: 0,
             max_seq: 32,
         };
-        Group::load(&config, &source, joins, &options).unwrap()
+        Group::load(&config, &source, parallel, joins, &options).unwrap()
     }
 
     /// That the test ends at all is half of what it says.
     #[test]
     fn a_rank_that_fails_or_panics_takes_nobody_along() {
         use Fault::{Fails, None, Panics, Waits};
-        for (faults, cause) in [
+        let [stages, replicas] = [(3, 1), (1, 3)].map(|(pipeline, data)| Parallel {
+            tensor: 1,
+            pipeline,
+            data,
+        });
+        let ends = [
             ([Fails, None, None], "the network is gone"),
             ([None, None, Fails], "the network is gone"),
             ([Panics, None, None], "rank 0 has ended"),
             ([None, Panics, None], "rank 1 has ended"),
-            // One that keeps waiting, as NCCL does, is not waited for.
+        ];
+        // One that keeps waiting, as NCCL does, is not waited for.
+        let waits = [
             ([Waits, Fails, Waits], "the network is gone"),
             ([Waits, Waits, Panics], "rank 2 has ended"),
-        ] {
-            let mut group = group(faults);
+        ];
+        for parallel in [Parallel::tensor(3), replicas] {
+            takes_nobody_along(parallel, &ends);
+            takes_nobody_along(parallel, &waits);
+        }
+        takes_nobody_along(stages, &ends);
+        takes_nobody_along(stages, &[([None, Fails, Waits], "the network is gone")]);
+    }
+
+    fn takes_nobody_along(parallel: Parallel, cases: &[([Fault; 3], &str)]) {
+        for &(faults, cause) in cases {
+            let mut group = group(parallel, faults);
             group.grace = Duration::from_millis(100);
             let started = Instant::now();
             let call = Call::Generate { n: 20, started };
             let tuning = Tuning::default();
-            let error = group.run(call, &[vec![5, 6, 7]], tuning).unwrap_err();
-            assert!(error.to_string().contains(cause), "{error}");
+            let prompts = [vec![5, 6, 7], vec![6, 7, 8], vec![7, 8, 9]];
+            let error = group.run(call, &prompts, tuning).unwrap_err();
+            assert!(error.to_string().contains(cause), "{parallel:?}: {error}");
             assert!(group.run(Call::Logits, &[vec![5]], tuning).is_err());
         }
     }
 
-    /// Of a GPU's tensor parallelism all but NCCL, which wants a GPU for each rank, is shown by ranks that share one
-    /// and its stream; of NCCL, what one rank alone shows; and with two GPUs, all of it.
+    /// Of several GPUs all but NCCL, which wants a GPU for each rank, is shown by ranks that share one and its stream; of
+    /// NCCL, what one rank alone shows; and with two GPUs, all of it.
     #[cfg(feature = "cuda")]
     #[test]
     fn ranks_on_gpus_say_what_one_says() {
@@ -351,26 +392,33 @@ mod tests {
         // again.
         let one = Tensor::ones(1, DType::F32, &device).unwrap();
         let _two = (&one + &one).unwrap();
-        let sharing = |world: usize| -> Vec<Join> {
-            let ranks = LocalComm::ranks(world).into_iter();
-            ranks.map(|comm| join(device.clone(), comm)).collect()
+        let sharing = |parallel: Parallel| -> Vec<Join> {
+            let seats = LocalComm::seats(parallel).into_iter();
+            seats
+                .map(|(comm, link)| join(device.clone(), comm, link))
+                .collect()
         };
+        let two = [[2, 1, 1], [1, 2, 1], [1, 1, 2]].map(|[tensor, pipeline, data]| Parallel {
+            tensor,
+            pipeline,
+            data,
+        });
         for preset_name in ["tiny-gpt2", "tiny-llama"] {
             let config = preset(preset_name).unwrap();
             let source = random(&config);
-            let options = RankOptions {
-                format: Format::F32,
-                on_device: true,
-                needed: 0,
-                max_seq: 32,
-            };
             let prompts = [vec![5, 6, 7], vec![9, 8, 7]];
-            let said = |joins: Vec<Join>, graphs: bool| {
+            let said = |parallel: Parallel, joins: Vec<Join>, graphs: bool| {
+                let options = RankOptions {
+                    format: Format::F32,
+                    on_device: parallel.pipeline == 1,
+                    needed: 0,
+                    max_seq: 32,
+                };
                 let tuning = Tuning {
                     graphs,
                     ..Tuning::default()
                 };
-                let mut group = Group::load(&config, &source, joins, &options).unwrap();
+                let mut group = Group::load(&config, &source, parallel, joins, &options).unwrap();
                 // Twice: with the graph that the first call left, too.
                 [0, 1].map(|_| {
                     let started = Instant::now();
@@ -381,16 +429,23 @@ mod tests {
                     }
                 })
             };
-            let alone = said(sharing(1), true);
+            let alone = said(Parallel::ONE, sharing(Parallel::ONE), true);
             assert_eq!(alone[0], alone[1], "{preset_name}");
-            // Two ranks that share a stream cannot both capture it.
-            assert_eq!(said(sharing(2), false), alone, "{preset_name}, 2 ranks");
+            for parallel in two {
+                // Two ranks that share a stream cannot both capture it.
+                let shared = said(parallel, sharing(parallel), false);
+                assert_eq!(shared, alone, "{preset_name}, {parallel:?}");
+            }
             #[cfg(feature = "nccl")]
-            for world in (1..=2).filter(|&world| crate::gpu::find(world).is_ok()) {
-                for graphs in [false, true] {
-                    let joins = crate::nccl::joins(world).unwrap();
-                    let what = format!("{preset_name}, {world} ranks of NCCL, graphs: {graphs}");
-                    assert_eq!(said(joins, graphs), alone, "{what}");
+            for graphs in [false, true] {
+                let what = format!("{preset_name} by NCCL, graphs: {graphs}");
+                let one = crate::nccl::alone().unwrap();
+                assert_eq!(said(Parallel::ONE, one, graphs), alone, "{what}");
+                if crate::gpu::find(2).is_ok() {
+                    for parallel in two {
+                        let joins = crate::nccl::joins(parallel).unwrap();
+                        assert_eq!(said(parallel, joins, graphs), alone, "{what}, {parallel:?}");
+                    }
                 }
             }
         }

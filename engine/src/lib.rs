@@ -1,16 +1,19 @@
-//! The inference engine: models, kernels, weights and tensor parallelism on candle.
+//! The inference engine: models, kernels, weights and parallelism on candle.
 //!
 //! [`Engine::load`] loads a model, [`Engine::generate`] continues prompts greedily and says when each
 //! token was there. The engine knows nothing of benchmarks: what to run, how often, and what to make
 //! of the times is its caller's.
 //!
-//! From the bottom up, and nothing imports from above: [`config`] and [`Format`] are plain data, [`size`] is arithmetic
-//! on them. [`ops`] computes, `weights` loads, and `models` are written in both. A `rank` runs its share of a model, a
-//! `group` several ranks that are joined by a [`comm::Communicator`], and [`Engine`] either. Beside them stand the
-//! machine ([`gpu`], [`host`], [`threads`]) and its [`ceilings`].
+//! From the bottom up, and nothing imports from above: [`config`], [`Format`] and [`Parallel`] are plain data, [`size`] is
+//! arithmetic on them. [`ops`] computes, `weights` loads, and `models` are written in both. A `rank` runs its share of a
+//! model, a `group` several ranks: those that share every layer are joined by a [`comm::Communicator`], stages by a `link`,
+//! and replicas by nothing. [`Engine`] is either. Beside them stand the machine ([`gpu`], [`host`], [`threads`]) and its
+//! [`ceilings`].
 //!
 //! ```
-//! use inferbench_engine::{Backend, Engine, Format, LoadOptions, Weights, presets, tokenizer};
+//! use inferbench_engine::{
+//!     Backend, Engine, Format, LoadOptions, Parallel, Weights, presets, tokenizer,
+//! };
 //!
 //! let config = presets::preset("tiny-gpt2").expect("a known name");
 //! let prompts = tokenizer::prompts(None, &config, 2, 16, 0)?;
@@ -18,7 +21,7 @@
 //! let options = LoadOptions {
 //!     dtype: Format::F32,
 //!     backend: Backend::Cpu,
-//!     world_size: 1,
+//!     parallel: Parallel::ONE,
 //!     max_batch: 2,
 //!     max_seq: 24,
 //! };
@@ -37,10 +40,12 @@ mod format;
 pub mod gpu;
 mod group;
 pub mod host;
+mod link;
 mod models;
 #[cfg(feature = "nccl")]
 mod nccl;
 pub mod ops;
+mod parallel;
 pub mod presets;
 pub mod quality;
 mod random;
@@ -54,4 +59,5 @@ pub use engine::{Engine, EngineInfo, Generation, LoadOptions};
 pub use error::EngineError;
 pub use format::Format;
 pub use gpu::Backend;
+pub use parallel::Parallel;
 pub use weights::{Weights, gguf::find as gguf_file, save};

@@ -2,22 +2,23 @@
 
 #[cfg(feature = "cuda")]
 mod decode;
+mod generate;
 mod score;
 mod share;
 
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::Device;
 
-use crate::comm::Communicator;
+use crate::comm::Seat;
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
 #[cfg(feature = "cuda")]
 use crate::gpu;
+use crate::models::Model;
 use crate::models::cache::KvCache;
-use crate::models::{Model, parallel};
-use crate::ops::Offset;
 use crate::quality::Score;
 use crate::size;
 use crate::weights::{Loader, Source};
@@ -61,6 +62,31 @@ pub(crate) enum Reply {
     Scores(Vec<Score>),
 }
 
+impl Reply {
+    /// The answer for these rows and then those of `more`. A step of all ends with its later one.
+    pub fn and(self, more: Self) -> Self {
+        match (self, more) {
+            (
+                Self::Generated { ids, step_ends },
+                Self::Generated {
+                    ids: more_ids,
+                    step_ends: other_ends,
+                },
+            ) => Self::Generated {
+                ids: [ids, more_ids].concat(),
+                step_ends: step_ends
+                    .into_iter()
+                    .zip(other_ends)
+                    .map(|(one, other)| one.max(other))
+                    .collect(),
+            },
+            (Self::Logits(rows), Self::Logits(more)) => Self::Logits([rows, more].concat()),
+            (Self::Scores(rows), Self::Scores(more)) => Self::Scores([rows, more].concat()),
+            _ => unreachable!("ranks answer what they were asked"),
+        }
+    }
+}
+
 /// A share of the model with its cache.
 pub(crate) struct Rank {
     /// Dropped before the cache that it was made for, and before the communicator: NCCL closes one only once no graph
@@ -83,21 +109,21 @@ impl Rank {
     pub fn load(
         config: &ModelConfig,
         source: &Source,
-        device: Device,
-        comm: Box<dyn Communicator>,
+        seat: Seat,
         options: &RankOptions,
     ) -> Result<Self, EngineError> {
+        let Seat { device, comm, link } = seat;
         #[cfg(feature = "cuda")]
         check_device_memory(&device, options.needed)?;
-        let (place, world) = (comm.rank(), comm.world());
-        let loader = Loader::new(source, options.format, &device, place, world);
+        let (place, world, stage) = (comm.rank(), comm.world(), link.stage());
+        let loader = Loader::new(source, options.format, &device, stage, (place, world));
         let model = Model::load(config, &loader, options.max_seq)?;
         Ok(Self {
             // Its own cache is the adapter's.
             layers: if model.is_reference() {
                 0
             } else {
-                config.layers
+                stage.layers(config.layers).len()
             },
             kv_heads: size::kv_heads_per_rank(config, world),
             head_dim: config.head_dim,
@@ -106,6 +132,8 @@ impl Rank {
             share: Share {
                 model,
                 comm,
+                link,
+                states: (config.hidden, options.format.dtype()),
                 device,
                 tuning: Tuning::default(),
             },
@@ -116,13 +144,13 @@ impl Rank {
         })
     }
 
-    /// Answers a call; the prompts have been checked.
+    /// Answers a call; the prompts have been checked. A stage before the last has nothing to say.
     pub fn run(
         &mut self,
         call: Call,
         prompts: &[Vec<u32>],
         tuning: Tuning,
-    ) -> Result<Reply, EngineError> {
+    ) -> Result<Option<Reply>, EngineError> {
         let extra = match call {
             Call::Generate { n, .. } => n,
             Call::Logits | Call::Score { .. } => 0,
@@ -159,41 +187,28 @@ impl Rank {
         call: Call,
         prompts: &[Vec<u32>],
         cache: &KvCache,
-    ) -> Result<Reply, EngineError> {
+    ) -> Result<Option<Reply>, EngineError> {
         let share = &mut self.share;
         let (n, started) = match call {
             Call::Generate { n, started } => (n, started),
             Call::Logits => {
-                let logits = share.prefill(prompts, cache)?;
-                return Ok(Reply::Logits(share.gather(&logits)?));
+                let logits = share.prefill_stage(prompts, cache)?;
+                let gathered = logits.map(|logits| share.gather(&logits)).transpose()?;
+                return Ok(gathered.map(Reply::Logits));
             }
-            Call::Score { input } => return share.score(prompts, input, cache).map(Reply::Scores),
+            Call::Score { input } => {
+                let scores = share.score(prompts, input, cache)?;
+                return Ok(scores.map(Reply::Scores));
+            }
         };
         #[cfg(feature = "cuda")]
         if self.on_device {
             let kept = &mut self.decode;
             let (ids, step_ends) = share.generate_on_device(prompts, n, started, cache, kept)?;
-            return Ok(Reply::Generated { ids, step_ends });
+            return Ok(Some(Reply::Generated { ids, step_ends }));
         }
-        let logits = share.prefill(prompts, cache)?;
-        let batch = prompts.len();
-        let mut ids = vec![Vec::with_capacity(n); batch];
-        let mut step_ends = Vec::with_capacity(n);
-        let mut step = parallel::ids(&share.best(&logits)?)?;
-        step_ends.push(started.elapsed());
-        for position in prompts[0].len()..prompts[0].len() + n - 1 {
-            ids.iter_mut()
-                .zip(&step)
-                .for_each(|(row, &id)| row.push(id));
-            let input = Tensor::from_vec(step, (batch, 1), &share.device)?;
-            let logits = share.forward(&input, Offset::Host(position), cache, true)?;
-            step = parallel::ids(&share.best(&logits)?)?;
-            step_ends.push(started.elapsed());
-        }
-        ids.iter_mut()
-            .zip(&step)
-            .for_each(|(row, &id)| row.push(id));
-        Ok(Reply::Generated { ids, step_ends })
+        let made = share.generate(prompts, n, started, cache)?;
+        Ok(made.map(|(ids, step_ends)| Reply::Generated { ids, step_ends }))
     }
 }
 
@@ -211,4 +226,23 @@ fn check_device_memory(device: &Device, needed: u64) -> Result<(), EngineError> 
         needed >> 20,
         available >> 20
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_two_replicas_ends_with_the_later_one() {
+        let generated = |id, ends: [u64; 3]| Reply::Generated {
+            ids: vec![vec![id; 3]],
+            step_ends: ends.map(Duration::from_millis).to_vec(),
+        };
+        let both = generated(7, [2, 5, 6]).and(generated(8, [1, 4, 9]));
+        let Reply::Generated { ids, step_ends } = both else {
+            panic!("{both:?}");
+        };
+        assert_eq!(ids, [[7; 3], [8; 3]]);
+        assert_eq!(step_ends, [2, 5, 9].map(Duration::from_millis));
+    }
 }

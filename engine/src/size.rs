@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::config::{Family, ModelConfig};
 use crate::format::Format;
+use crate::parallel::{Parallel, Stage};
 
 /// Prompt positions (batch × length) computed at a time: enough rows to keep a matrix product busy,
 /// few enough that activations stay small beside the weights.
@@ -29,30 +30,42 @@ pub fn layer_params(config: &ModelConfig) -> u64 {
     config
         .tensors()
         .iter()
-        .filter(|(name, shape)| {
-            shape.len() == 2 && (name.contains(".layers.") || name.contains(".h."))
-        })
+        .filter(|(name, shape)| shape.len() == 2 && is_of_a_layer(name))
         .map(|(_, shape)| (shape[0] * shape[1]) as u64)
         .sum()
 }
 
+fn is_of_a_layer(tensor: &str) -> bool {
+    tensor.contains(".layers.") || tensor.contains(".h.")
+}
+
+/// The most stages that the layers can be divided into: reference models (through candle-transformers) come in one.
+pub fn max_stages(config: &ModelConfig) -> usize {
+    if config.family.is_reference() {
+        1
+    } else {
+        config.layers.max(1)
+    }
+}
+
 /// Why the combination cannot run, by design and whatever the memory; none where it can.
 ///
-/// - `world` has to be at least 1, and to divide the query heads. Key and value heads are split where
-///   `world` divides them, and replicated where they divide `world`.
-/// - Reference models (through candle-transformers) run with `world` 1 only.
+/// - `parallel.tensor` has to divide the query heads. Key and value heads are split where it divides them, and
+///   replicated where they divide it.
+/// - `parallel.pipeline` has to be within [`max_stages`].
+/// - Reference models (through candle-transformers) run on one rank each; there may be several replicas.
 /// - `input` has to be within [`ModelConfig::max_prompt`], and `input + output` within
 ///   [`ModelConfig::max_sequence`].
 /// - A quantized `format` needs rows of whole blocks on every rank, and no reference model.
 pub fn unsupported(
     config: &ModelConfig,
-    world: usize,
+    parallel: Parallel,
     input: usize,
     output: usize,
     format: Format,
 ) -> Option<String> {
-    let impossible =
-        unsupported_world(config, world).or_else(|| unsupported_format(config, world, format));
+    let impossible = unsupported_parts(config, parallel)
+        .or_else(|| unsupported_format(config, parallel.tensor, format));
     if impossible.is_some() {
         return impossible;
     }
@@ -76,14 +89,22 @@ pub fn unsupported(
     None
 }
 
-fn unsupported_world(c: &ModelConfig, world: usize) -> Option<String> {
-    if world == 0 {
+fn unsupported_parts(c: &ModelConfig, parallel: Parallel) -> Option<String> {
+    let world = parallel.tensor;
+    if parallel.world() == 0 {
         return Some("0 ranks: at least 1 is needed".into());
     }
-    if world > 1 && c.family.is_reference() {
+    if parallel.replica() > 1 && c.family.is_reference() {
         return Some(format!(
-            "{} runs on one device only, not on {world}",
-            c.architecture()
+            "{} runs on one device only, not on {}",
+            c.architecture(),
+            parallel.replica()
+        ));
+    }
+    if parallel.pipeline > max_stages(c) {
+        return Some(format!(
+            "{} layers cannot be divided into {} stages",
+            c.layers, parallel.pipeline
         ));
     }
     if !c.heads.is_multiple_of(world) {
@@ -151,16 +172,49 @@ impl Memory {
     }
 }
 
-/// Predicts the memory of one of `world` ranks for `batch` sequences of `input + output` tokens.
+/// Predicts the memory of one rank for `batch` sequences of `input + output` tokens: of one that needs the most, as
+/// stages hold more or less of the model, and replicas more or less of the batch.
 pub fn memory(
     c: &ModelConfig,
     format: Format,
     batch: usize,
     input: usize,
     output: usize,
-    world: usize,
+    parallel: Parallel,
 ) -> Memory {
-    let world = world.max(1);
+    let stages = memory_of_stages(c, format, batch, input, output, parallel);
+    let most = stages.into_iter().max_by_key(Memory::peak);
+    most.expect("there is a stage at least")
+}
+
+/// As [`memory`], of a rank of each stage.
+pub(crate) fn memory_of_stages(
+    c: &ModelConfig,
+    format: Format,
+    batch: usize,
+    input: usize,
+    output: usize,
+    parallel: Parallel,
+) -> Vec<Memory> {
+    let parallel = Parallel {
+        tensor: parallel.tensor.max(1),
+        pipeline: parallel.pipeline.max(1),
+        data: parallel.data.max(1),
+    };
+    let load = [batch.div_ceil(parallel.data), input, output];
+    let stages = parallel.stages();
+    stages
+        .map(|stage| memory_of(c, format, load, parallel.tensor, stage))
+        .collect()
+}
+
+fn memory_of(
+    c: &ModelConfig,
+    format: Format,
+    [batch, input, output]: [usize; 3],
+    world: usize,
+    stage: Stage,
+) -> Memory {
     let element = format.element_bytes() as u64;
     let [b, s, n, w] = [batch, input, output, world].map(|v| v as u64);
     let [v, e, f, h, d, layers] = [
@@ -169,33 +223,45 @@ pub fn memory(
         c.intermediate,
         c.heads,
         c.head_dim,
-        c.layers,
+        stage.layers(c.layers).len(),
     ]
     .map(|v| v as u64);
     let kvh = kv_heads_per_rank(c, world) as u64;
-    let params = params(c);
-    let vocab_matrices = if c.tied { 1 } else { 2 };
+    let (first, last) = (stage.is_first(), stage.is_last());
+    // Layers are alike.
+    let of_layers = |all: u64| all * layers / c.layers.max(1) as u64;
+    // A tied head is a matrix of its own where the embedding is on another stage.
+    let vocab_matrices = match (first, last) {
+        (true, true) if !c.tied => 2,
+        (false, false) => 0,
+        _ => 1,
+    };
     // The share of the matrices; norms and learned positions, held by every rank, are small.
     let replicated = match c.family {
-        Family::Gpt2 => c.max_position as u64 * e,
+        Family::Gpt2 if first => c.max_position as u64 * e,
         _ => 0,
     };
     let replicated_kv = layers * e * d * 2 * (kvh * w - c.kv_heads as u64);
     let padding = vocab_matrices * e * (v.div_ceil(64 * w) * 64 * w - v);
     // Norms and biases, which are never quantized; counted as shared, though every rank holds the norms.
-    let vectors: u64 = c
-        .tensors()
-        .iter()
-        .filter(|(_, shape)| shape.len() == 1)
-        .map(|(_, shape)| shape[0] as u64)
-        .sum();
+    let (mut vectors, mut last_norm) = (0, 0);
+    for (name, shape) in c.tensors().iter().filter(|(_, shape)| shape.len() == 1) {
+        let sum = if is_of_a_layer(name) {
+            &mut vectors
+        } else {
+            &mut last_norm
+        };
+        *sum += shape[0] as u64;
+    }
+    let vectors = of_layers(vectors) + if last { last_norm } else { 0 };
     // The padding of the feed-forward layers' width to whole blocks; that of plain ones is less than a rank's share.
     let inner = f.div_ceil(w).next_multiple_of(format.block_len() as u64);
     let fill = match format.blocks() {
         None => 0,
         Some(_) => layers * (inner * w - f) * e * if c.rope.is_some() { 3 } else { 2 },
     };
-    let matrices = params - vectors - replicated + replicated_kv + padding + fill;
+    let matrices =
+        of_layers(layer_params(c)) + vocab_matrices * v * e + replicated_kv + padding + fill;
     let weights =
         (format.matrix_bytes(matrices) + vectors * element).div_ceil(w) + replicated * element;
     let rope = if c.rope.is_some() { (s + n) * d } else { 0 };
@@ -228,7 +294,7 @@ pub fn memory(
     };
     let activations = (rows * per_row + scores + logits + rope + unpacked) * element + copies;
     Memory {
-        params,
+        params: params(c),
         weights,
         kv_cache,
         activations,
@@ -245,7 +311,7 @@ mod tests {
     #[test]
     fn gpt2_in_f32() {
         let gpt2 = preset("gpt2").unwrap();
-        let m = memory(&gpt2, Format::F32, 8, 512, 16, 1);
+        let m = memory(&gpt2, Format::F32, 8, 512, 16, Parallel::ONE);
         assert_eq!(m.params, 124_439_808);
         // 47 rows of padding: 50,304 is the next multiple of 64.
         assert_eq!(m.weights, (124_439_808 + 47 * 768) * 4);
@@ -280,6 +346,34 @@ mod tests {
         assert!(params(&llama) - matmul_params(&llama) < embedding + 1_000_000);
     }
 
+    /// 12 layers on five stages: three, three, and thrice two. The embedding is on the first, and tied to a copy on the
+    /// last.
+    #[test]
+    fn stages_hold_their_layers_and_the_ends_what_is_theirs() {
+        let gpt2 = preset("gpt2").unwrap();
+        let parallel = Parallel {
+            tensor: 1,
+            pipeline: 5,
+            data: 3,
+        };
+        let stages = memory_of_stages(&gpt2, Format::F32, 7, 512, 16, parallel);
+        let layer = 12 * 768 * 768 + 13 * 768;
+        let head = 50_304 * 768;
+        let params = [
+            3 * layer + head + 1024 * 768,
+            3 * layer,
+            2 * layer,
+            2 * layer,
+            2 * layer + head + 2 * 768,
+        ];
+        for ((memory, params), layers) in stages.iter().zip(params).zip([3, 3, 2, 2, 2]) {
+            assert_eq!(memory.weights, params * 4);
+            // The replica with most sequences has three of the seven.
+            assert_eq!(memory.kv_cache, layers * 2 * 3 * 528 * 768 * 4);
+        }
+        assert_eq!(memory(&gpt2, Format::F32, 7, 512, 16, parallel), stages[0]);
+    }
+
     proptest! {
         #[test]
         fn more_never_needs_less_and_ranks_share(
@@ -287,12 +381,13 @@ mod tests {
             batch in 1usize..64, input in 1usize..512, output in 1usize..512,
         ) {
             let c = preset(name).unwrap();
-            let at = |b, s, n, w| memory(&c, Format::BF16, b, s, n, w);
+            let at = |b, s, n, w| memory(&c, Format::BF16, b, s, n, Parallel::tensor(w));
             let m = at(batch, input, output, 1);
             prop_assert!(at(batch + 1, input, output, 1).peak() > m.peak());
             prop_assert!(at(batch, input + 1, output, 1).peak() > m.peak());
             prop_assert!(at(batch, input, output + 1, 1).peak() > m.peak());
-            for world in (2..=8).filter(|&w| unsupported(&c, w, 1, 1, Format::BF16).is_none()) {
+            let splits = |w| unsupported(&c, Parallel::tensor(w), 1, 1, Format::BF16).is_none();
+            for world in (2..=8).filter(|&w| splits(w)) {
                 let part = at(batch, input, output, world);
                 let w = world as u64;
                 prop_assert!(part.peak() < m.peak());
@@ -307,7 +402,7 @@ mod tests {
             let mut c = preset("tiny-llama").unwrap();
             c.kv_heads = kv_heads;
             c.heads = kv_heads * world;
-            prop_assume!(unsupported(&c, world, 1, 1, Format::F32).is_none());
+            prop_assume!(unsupported(&c, Parallel::tensor(world), 1, 1, Format::F32).is_none());
             let held: Vec<_> = (0..world).flat_map(|r| kv_share(&c, r, world)).collect();
             for head in 0..kv_heads {
                 let copies = (world / kv_heads).max(1);

@@ -10,7 +10,9 @@ use candle_core::{Device, Tensor};
 use inferbench_engine::config::ModelConfig;
 use inferbench_engine::presets::preset;
 use inferbench_engine::tokenizer::Tokenizer;
-use inferbench_engine::{Backend, Engine, EngineError, Format, LoadOptions, Weights, save};
+use inferbench_engine::{
+    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, save,
+};
 
 const OWN: [&str; 5] = [
     "tiny-gpt2",
@@ -24,7 +26,7 @@ fn options(dtype: Format, world_size: usize) -> LoadOptions {
     LoadOptions {
         dtype,
         backend: Backend::Cpu,
-        world_size,
+        parallel: Parallel::tensor(world_size),
         max_batch: 8,
         max_seq: 128,
     }

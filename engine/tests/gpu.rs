@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Weights, gpu, presets, size, tokenizer,
+    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, gpu, presets, size,
+    tokenizer,
 };
 
 /// A GPU for one test alone, as none may wait for it while another captures a graph on it, and its free memory is
@@ -35,7 +36,7 @@ fn load(
     let options = LoadOptions {
         dtype,
         backend,
-        world_size: 1,
+        parallel: Parallel::ONE,
         max_batch,
         max_seq,
     };
@@ -263,7 +264,7 @@ fn memory_is_what_was_predicted() {
         // Freed memory stays with the process: this is the peak.
         let used = before - free();
         let config = presets::preset(preset).unwrap();
-        let tensors = size::memory(&config, Format::BF16, batch, limits.1, 0, 1).peak();
+        let tensors = size::memory(&config, Format::BF16, batch, limits.1, 0, Parallel::ONE).peak();
         let predicted = tensors + gpu::LIBRARY_BYTES;
         let ratio = used as f64 / predicted as f64;
         println!("{preset} {batch}x{input}+{output}: {used} bytes used, {predicted} predicted");

@@ -5,7 +5,9 @@
 use std::path::PathBuf;
 
 use inferbench_engine::presets::preset;
-use inferbench_engine::{Backend, Engine, EngineError, Format, LoadOptions, Weights};
+use inferbench_engine::{
+    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, size,
+};
 use serde::Deserialize;
 
 const OWN: [&str; 5] = ["gpt2", "llama", "mistral", "qwen2", "qwen3"];
@@ -36,7 +38,7 @@ fn options(world_size: usize, max_seq: usize) -> LoadOptions {
     LoadOptions {
         dtype: Format::F32,
         backend: Backend::Cpu,
-        world_size,
+        parallel: Parallel::tensor(world_size),
         max_batch: 8,
         max_seq,
     }
@@ -348,9 +350,10 @@ fn an_engine_moves_between_threads() {
 #[test]
 fn impossible_combinations_are_unsupported() {
     let config = preset("gpt2").unwrap();
-    let reason = |world, input, output, dtype| {
-        inferbench_engine::size::unsupported(&config, world, input, output, dtype)
+    let of = |config: &_, world, input, output, format| {
+        size::unsupported(config, Parallel::tensor(world), input, output, format)
     };
+    let reason = |world, input, output, dtype| of(&config, world, input, output, dtype);
     assert_eq!(reason(4, 512, 512, Format::F32), None);
     assert_eq!(
         reason(8, 16, 16, Format::BF16).unwrap(),
@@ -359,18 +362,15 @@ fn impossible_combinations_are_unsupported() {
     assert!(reason(1, 512, 513, Format::F32).unwrap().contains("1024"));
     assert!(reason(0, 1, 1, Format::F32).is_some());
     let gemma = Weights::Path(fixture("gemma3")).config().unwrap();
-    let two = inferbench_engine::size::unsupported(&gemma, 2, 1, 1, Format::F32);
+    let two = of(&gemma, 2, 1, 1, Format::F32);
     assert!(two.unwrap().contains("one device only"));
-    let long = inferbench_engine::size::unsupported(&gemma, 1, 25, 1, Format::F32);
+    let long = of(&gemma, 1, 25, 1, Format::F32);
     assert!(long.unwrap().contains("attention window of 24"));
-    assert_eq!(
-        inferbench_engine::size::unsupported(&gemma, 1, 24, 40, Format::F32),
-        None
-    );
-    let quantized = inferbench_engine::size::unsupported(&gemma, 1, 1, 1, Format::Q8_0);
+    assert_eq!(of(&gemma, 1, 24, 40, Format::F32), None);
+    let quantized = of(&gemma, 1, 1, 1, Format::Q8_0);
     assert!(quantized.unwrap().contains("f32, bf16 and f16 only"));
     let tiny = preset("tiny-gpt2").unwrap();
-    let narrow = inferbench_engine::size::unsupported(&tiny, 2, 1, 1, Format::Q4_0);
+    let narrow = of(&tiny, 2, 1, 1, Format::Q4_0);
     assert_eq!(
         narrow.unwrap(),
         "the heads' width per rank of 48 is not divisible by q4_0's blocks of 32"

@@ -58,7 +58,7 @@ table! {
         "tokens" input_len: u32,
         /// n: output tokens of each sequence.
         "tokens" output_len: u32,
-        /// Devices that share the model (tensor-parallel degree); 0 for CPU.
+        /// Devices of the engine; 0 for CPU.
         "" gpus: u32,
         /// Timed iterations.
         "" iterations: Option<u32>,

@@ -307,14 +307,42 @@ fn a_factor_at_its_implied_level_is_as_if_it_were_not_there() {
 }
 
 #[test]
-fn candle_divides_no_work_among_stages_yet() {
-    let mut design = design(1, &[1], &[8], 1, 42);
-    design.factors.pipeline_parallel = vec![1, 2];
-    let expansion = Expansion::new(&design);
-    for (_, combination) in expansion.combinations() {
-        let expected = (combination.pipeline_parallel == 2).then(|| {
-            "pipelineParallel 2: the candle engine does not divide its work so yet".to_owned()
-        });
-        assert_eq!(combination.unsupported(), expected);
+fn gpus_divide_into_stages_and_replicas_or_are_unsupported() {
+    let of = |gpus, pipeline_parallel, data_parallel| Combination {
+        gpus,
+        pipeline_parallel,
+        data_parallel,
+        ..Combination::default()
+    };
+    for (combination, ranks) in [
+        (of(0, 1, 1), 1),
+        (of(4, 1, 1), 4),
+        (of(4, 2, 1), 2),
+        (of(4, 2, 2), 1),
+        (of(12, 3, 2), 2),
+    ] {
+        assert_eq!(combination.tensor_parallel(), Some(ranks));
+        assert_eq!(combination.unsupported(), None);
+    }
+    for (combination, why) in [
+        (
+            of(6, 2, 2),
+            "gpus 6 cannot be divided by pipelineParallel 2 × dataParallel 2",
+        ),
+        (
+            of(2, 1, 4),
+            "gpus 2 cannot be divided by pipelineParallel 1 × dataParallel 4",
+        ),
+        (
+            of(0, 2, 1),
+            "the CPU, one device, cannot be divided by pipelineParallel 2 × dataParallel 1",
+        ),
+        (
+            of(8, 0, 1),
+            "gpus 8 cannot be divided by pipelineParallel 0 × dataParallel 1",
+        ),
+    ] {
+        assert_eq!(combination.tensor_parallel(), None);
+        assert_eq!(combination.unsupported().as_deref(), Some(why));
     }
 }

@@ -1,11 +1,16 @@
 //! A model's work in bytes and operations, and how near a measurement came to what the machine's ceilings allow.
 //!
-//! Per device: tensor parallelism divides layers' weights, heads and the vocabulary evenly.
+//! Per device, and of the one that has the most to do. Tensor parallelism divides layers' weights, heads and the
+//! vocabulary evenly; a stage of a pipeline has some of the layers, the last one the output matrix, too; a replica has some
+//! of the sequences, and all of the weights. Nothing is over before that device has done its part; what it waits for, and
+//! what it reads again for every part of a batch in a pipeline, is lost. So of a single sequence, which goes through `k`
+//! stages one after the other, no more than `1 / k` of the ceilings can be reached.
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 use crate::format::Format;
+use crate::parallel::Parallel;
 use crate::size::{layer_params, matmul_params};
 
 /// The sizes of a decoder-only model that the work depends on.
@@ -51,7 +56,7 @@ impl ModelShape {
 }
 
 /// A load on the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Sequences, `b`.
     pub batch: usize,
@@ -59,8 +64,8 @@ pub struct Workload {
     pub input: usize,
     /// Tokens generated per sequence, `n`.
     pub output: usize,
-    /// Devices that share the model evenly.
-    pub devices: usize,
+    /// How the work is divided among devices.
+    pub parallel: Parallel,
 }
 
 /// Bytes to move and operations to do, for one device.
@@ -91,36 +96,40 @@ pub struct Fraction {
     pub bound: Bound,
 }
 
-/// The prefill of a whole batch: `2·P_layers·b·s + 2·b·V·E + 2·L·b·H·D·s²` operations (causal
+/// The prefill of a whole batch, undivided: `2·P_layers·b·s + 2·b·V·E + 2·L·b·H·D·s²` operations (causal
 /// attention; logits of the last position only); every weight read once and the cache written.
 pub fn prefill(shape: &ModelShape, load: &Workload) -> Work {
-    let (b, s) = (load.batch as f64, load.input as f64);
-    let flops = 2.0 * shape.layer_params as f64 * b * s
-        + head_flops(shape, b)
-        + 2.0 * b * s * s * (shape.layers * shape.heads * shape.head_dim) as f64;
-    let bytes = shape.matmul_weight_bytes as f64 + b * s * kv_bytes(shape);
-    per_device(Work { bytes, flops }, load)
+    let (b, s) = (sequences(load), load.input as f64);
+    let layers = Work {
+        bytes: layer_bytes(shape) + b * s * kv_bytes(shape),
+        flops: 2.0 * shape.layer_params as f64 * b * s
+            + 2.0 * b * s * s * (shape.layers * shape.heads * shape.head_dim) as f64,
+    };
+    busiest(layers, head(shape, b), shape, load)
 }
 
-/// One decode step of the whole batch at the mean context `s + n/2`: the weights read once, the
+/// One decode step of the whole batch at the mean context `s + n/2`, undivided: the weights read once, the
 /// cache read and one position of it written; `2·P_layers·b + 2·b·V·E + 4·L·b·H·D·(s + n/2)`
 /// operations.
 pub fn decode_step(shape: &ModelShape, load: &Workload) -> Work {
-    let b = load.batch as f64;
-    let context = mean_context(load);
-    let flops = 2.0 * shape.layer_params as f64 * b
-        + head_flops(shape, b)
-        + 4.0 * b * context * (shape.layers * shape.heads * shape.head_dim) as f64;
-    let bytes = shape.matmul_weight_bytes as f64 + b * (context + 1.0) * kv_bytes(shape);
-    per_device(Work { bytes, flops }, load)
+    let (b, context) = (sequences(load), mean_context(load));
+    let layers = Work {
+        bytes: layer_bytes(shape) + b * (context + 1.0) * kv_bytes(shape),
+        flops: 2.0 * shape.layer_params as f64 * b
+            + 4.0 * b * context * (shape.layers * shape.heads * shape.head_dim) as f64,
+    };
+    busiest(layers, head(shape, b), shape, load)
 }
 
 /// Bytes that every decode step touches, on one device: weights, and the cache at mean context. A
 /// set that fits the last cache may beat the bandwidth ceiling.
 pub fn decode_working_set(shape: &ModelShape, load: &Workload) -> f64 {
-    let bytes =
-        shape.matmul_weight_bytes as f64 + load.batch as f64 * mean_context(load) * kv_bytes(shape);
-    bytes / load.devices as f64
+    let b = sequences(load);
+    let layers = Work {
+        bytes: layer_bytes(shape) + b * mean_context(load) * kv_bytes(shape),
+        flops: 0.0,
+    };
+    busiest(layers, head(shape, b), shape, load).bytes
 }
 
 /// `max(bytes/bandwidth, flops/matrix) ÷ seconds`.
@@ -149,16 +158,40 @@ fn kv_bytes(shape: &ModelShape) -> f64 {
     (2 * shape.layers * shape.kv_heads * shape.head_dim * shape.dtype_bytes) as f64
 }
 
-fn head_flops(shape: &ModelShape, positions: f64) -> f64 {
-    2.0 * positions * (shape.vocab * shape.hidden) as f64
+/// Sequences of the replica that has the most.
+fn sequences(load: &Workload) -> f64 {
+    load.batch.div_ceil(load.parallel.data) as f64
 }
 
-fn per_device(work: Work, load: &Workload) -> Work {
-    let devices = load.devices as f64;
+/// What the output matrix takes for so many positions.
+fn head(shape: &ModelShape, positions: f64) -> Work {
+    let params = (shape.vocab * shape.hidden) as f64;
+    let share = params / (shape.layer_params as f64 + params);
     Work {
-        bytes: work.bytes / devices,
-        flops: work.flops / devices,
+        bytes: (shape.matmul_weight_bytes as f64 * share).round(),
+        flops: 2.0 * positions * params,
     }
+}
+
+fn layer_bytes(shape: &ModelShape) -> f64 {
+    shape.matmul_weight_bytes as f64 - head(shape, 0.0).bytes
+}
+
+/// The most that a device has to do, of what all layers and the output matrix take.
+fn busiest(layers: Work, head: Work, shape: &ModelShape, load: &Workload) -> Work {
+    let ranks = load.parallel.tensor as f64;
+    let mut most = Work {
+        bytes: 0.0,
+        flops: 0.0,
+    };
+    for stage in load.parallel.stages() {
+        let share = stage.layers(shape.layers).len() as f64 / shape.layers.max(1) as f64;
+        let heads = if stage.is_last() { 1.0 } else { 0.0 };
+        let of = |layers: f64, head: f64| (layers * share + head * heads) / ranks;
+        most.bytes = most.bytes.max(of(layers.bytes, head.bytes));
+        most.flops = most.flops.max(of(layers.flops, head.flops));
+    }
+    most
 }
 
 #[cfg(test)]
@@ -184,7 +217,7 @@ mod tests {
             batch: 1,
             input: 512,
             output: 64,
-            devices: 1,
+            parallel: Parallel::ONE,
         };
         let work = prefill(&GPT2, &load);
         // 2·84,934,656·512 + 2·50,257·768 + 2·12·768·512²
@@ -211,12 +244,39 @@ mod tests {
             batch: 4,
             input: 128,
             output: 32,
-            devices,
+            parallel: Parallel::tensor(devices),
         };
         for work in [prefill, decode_step] {
             let (one, four) = (work(&GPT2, &load(1)), work(&GPT2, &load(4)));
             assert_eq!((one.bytes, one.flops), (4.0 * four.bytes, 4.0 * four.flops));
         }
+    }
+
+    /// Of five stages the first two have three layers, the last one two and the output matrix, which is the most.
+    #[test]
+    fn the_busiest_device_counts() {
+        let load = |pipeline, data| Workload {
+            batch: 5,
+            input: 128,
+            output: 32,
+            parallel: Parallel {
+                tensor: 2,
+                pipeline,
+                data,
+            },
+        };
+        let step = decode_step(&GPT2, &load(5, 2));
+        let (layers, head) = (4.0 * 84_934_656.0, 4.0 * 38_597_376.0);
+        // The larger replica has three of the sequences: 145 positions of the cache each.
+        let cache = 3.0 * 145.0 * 73_728.0;
+        assert!((step.bytes - ((layers + cache) / 6.0 + head) / 2.0).abs() < 1.0);
+        // Replicas divide the sequences, and no weights.
+        let (one, five) = (
+            decode_step(&GPT2, &load(1, 1)),
+            decode_step(&GPT2, &load(1, 5)),
+        );
+        assert_eq!(one.flops, 5.0 * five.flops);
+        assert_eq!(one.bytes - five.bytes, 4.0 * 145.0 * 73_728.0 / 2.0);
     }
 
     #[test]

@@ -14,13 +14,16 @@ use crate::ops::cuda::step::{Layer, Norm, Parts};
 use crate::ops::{self, Heads, Offset, Rotation, Weight};
 use crate::weights::{Loader, Part};
 
+/// A stage of the model.
 pub(crate) struct Gpt2 {
-    tokens: Vocabulary,
-    /// `[positions, E]`.
-    positions: Tensor,
+    /// Of the first stage.
+    tokens: Option<Vocabulary>,
+    /// `[positions, E]`, of the first stage.
+    positions: Option<Tensor>,
     blocks: Vec<Block>,
-    norm: LayerNorm,
-    pub head: Vocabulary,
+    /// Of the last stage, as is the head.
+    norm: Option<LayerNorm>,
+    pub head: Option<Vocabulary>,
     /// Of this rank.
     heads: Heads,
 }
@@ -67,20 +70,23 @@ impl LayerNorm {
 
 impl Gpt2 {
     pub fn load(c: &ModelConfig, loader: &Loader) -> std::result::Result<Self, EngineError> {
-        let tokens = Vocabulary::load(loader, "transformer.wte.weight", c.vocab_size, c.hidden)?;
-        let head = if c.tied {
-            tokens.clone()
-        } else {
-            Vocabulary::load(loader, "lm_head.weight", c.vocab_size, c.hidden)?
-        };
+        let (tokens, head) = Vocabulary::ends(c, loader, "transformer.wte.weight")?;
         let positions = Part::new("transformer.wpe.weight", &[c.max_position, c.hidden]);
         Ok(Self {
+            positions: tokens
+                .is_some()
+                .then(|| loader.matrix(&[positions]))
+                .transpose()?,
             tokens,
-            positions: loader.matrix(&[positions])?,
-            blocks: (0..c.layers)
+            blocks: loader
+                .stage
+                .layers(c.layers)
                 .map(|i| Block::load(c, loader, &format!("transformer.h.{i}")))
                 .collect::<std::result::Result<_, _>>()?,
-            norm: LayerNorm::load(loader, "transformer.ln_f", c)?,
+            norm: head
+                .is_some()
+                .then(|| LayerNorm::load(loader, "transformer.ln_f", c))
+                .transpose()?,
             head,
             heads: Heads {
                 query: c.heads / loader.world,
@@ -110,14 +116,14 @@ impl Gpt2 {
                 down: block.down.product()?,
             })
         };
-        let (head, entries) = self.head.dense()?;
+        let (head, entries) = self.head.as_ref()?.dense()?;
         Some(Parts {
-            tokens: self.tokens.dense()?.0,
-            positions: Some(self.positions.clone()),
+            tokens: self.tokens.as_ref()?.dense()?.0,
+            positions: self.positions.clone(),
             tables: None,
             heads: self.heads,
             layers: self.blocks.iter().map(layer).collect::<Option<_>>()?,
-            norm: norm(&self.norm),
+            norm: norm(self.norm.as_ref()?),
             head,
             entries,
         })
@@ -126,23 +132,34 @@ impl Gpt2 {
     /// See [`super::Model::normed`].
     pub fn normed(
         &self,
-        ids: &Tensor,
+        input: &Tensor,
         at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
         wanted: usize,
     ) -> Result<Tensor> {
-        let (_, s) = ids.dims2()?;
-        let positions = Some((&self.positions, at));
-        let mut x = self.tokens.embed(ids, positions, comm)?;
+        let s = input.dim(1)?;
+        let mut x = match &self.tokens {
+            Some(tokens) => {
+                let positions = self.positions.as_ref().map(|positions| (positions, at));
+                tokens.embed(input, positions, comm)?
+            }
+            None => input.clone(),
+        };
         let Some(first) = self.blocks.first() else {
-            return self.norm.forward(&x.narrow(1, s - wanted, wanted)?);
+            return match &self.norm {
+                Some(norm) => norm.forward(&x.narrow(1, s - wanted, wanted)?),
+                None => Ok(x),
+            };
         };
         let mut h = first.norm_1.forward(&x)?;
         for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
             // Nobody reads the last block's other positions.
-            let next = self.blocks.get(i + 1);
-            let queries = if next.is_some() { s } else { wanted };
+            let next = self.blocks.get(i + 1).map(|next| &next.norm_1);
+            let queries = match (next, &self.norm) {
+                (None, Some(_)) => wanted,
+                _ => s,
+            };
             let qkv = block.qkv.forward(&h)?;
             let plain = Rotation::default();
             let a = ops::self_attention(&qkv, &self.heads, &plain, (k, v), at, queries)?;
@@ -151,7 +168,10 @@ impl Gpt2 {
             (x, h) = block.norm_2.add(&x, &a)?;
             let f = block.up_weight.linear_bias_gelu(&h, &block.up_bias)?;
             let f = block.down.forward(&f, comm)?;
-            let norm = next.map_or(&self.norm, |next| &next.norm_1);
+            let Some(norm) = next.or(self.norm.as_ref()) else {
+                // The norm is the next stage's.
+                return &x + &f;
+            };
             (x, h) = norm.add(&x, &f)?;
         }
         Ok(h)

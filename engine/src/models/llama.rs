@@ -15,11 +15,14 @@ use crate::ops::{self, Heads, Offset, Rotation};
 use crate::size;
 use crate::weights::{Loader, Part};
 
+/// A stage of the model.
 pub(crate) struct Llama {
-    tokens: Vocabulary,
+    /// Of the first stage.
+    tokens: Option<Vocabulary>,
     blocks: Vec<Block>,
-    norm: Tensor,
-    pub head: Vocabulary,
+    /// Of the last stage, as is the head.
+    norm: Option<Tensor>,
+    pub head: Option<Vocabulary>,
     /// `[positions, D/2]`.
     cos: Tensor,
     sin: Tensor,
@@ -44,23 +47,22 @@ impl Llama {
         loader: &Loader,
         max_seq: usize,
     ) -> std::result::Result<Self, EngineError> {
-        let embedding = "model.embed_tokens.weight";
-        let tokens = Vocabulary::load(loader, embedding, c.vocab_size, c.hidden)?;
-        let head = if c.tied {
-            tokens.clone()
-        } else {
-            Vocabulary::load(loader, "lm_head.weight", c.vocab_size, c.hidden)?
-        };
+        let (tokens, head) = Vocabulary::ends(c, loader, "model.embed_tokens.weight")?;
         let rope = c.rope.as_ref().ok_or_else(|| {
             EngineError::Invalid("a Llama-like model without rotary positions".into())
         })?;
         let (cos, sin) = tables(rope, c.head_dim, max_seq, loader)?;
         Ok(Self {
             tokens,
-            blocks: (0..c.layers)
+            blocks: loader
+                .stage
+                .layers(c.layers)
                 .map(|i| Block::load(c, loader, &format!("model.layers.{i}")))
                 .collect::<std::result::Result<_, _>>()?,
-            norm: loader.vector(&[Part::new("model.norm.weight", &[c.hidden])])?,
+            norm: head
+                .is_some()
+                .then(|| loader.vector(&[Part::new("model.norm.weight", &[c.hidden])]))
+                .transpose()?,
             head,
             cos,
             sin,
@@ -93,14 +95,14 @@ impl Llama {
                 down: block.down.product()?,
             })
         };
-        let (head, entries) = self.head.dense()?;
+        let (head, entries) = self.head.as_ref()?.dense()?;
         Some(Parts {
-            tokens: self.tokens.dense()?.0,
+            tokens: self.tokens.as_ref()?.dense()?.0,
             positions: None,
             tables: Some((self.cos.clone(), self.sin.clone())),
             heads: self.heads,
             layers: self.blocks.iter().map(layer).collect::<Option<_>>()?,
-            norm: norm(&self.norm),
+            norm: norm(self.norm.as_ref()?),
             head,
             entries,
         })
@@ -109,22 +111,31 @@ impl Llama {
     /// See [`super::Model::normed`].
     pub fn normed(
         &self,
-        ids: &Tensor,
+        input: &Tensor,
         at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
         wanted: usize,
     ) -> Result<Tensor> {
-        let (_, s) = ids.dims2()?;
-        let mut x = self.tokens.embed(ids, None, comm)?;
+        let s = input.dim(1)?;
+        let mut x = match &self.tokens {
+            Some(tokens) => tokens.embed(input, None, comm)?,
+            None => input.clone(),
+        };
         let Some(first) = self.blocks.first() else {
-            return ops::rms_norm(&x.narrow(1, s - wanted, wanted)?, &self.norm, self.eps);
+            return match &self.norm {
+                Some(norm) => ops::rms_norm(&x.narrow(1, s - wanted, wanted)?, norm, self.eps),
+                None => Ok(x),
+            };
         };
         let mut h = ops::rms_norm(&x, &first.norm_1, self.eps)?;
         for (i, (block, (k, v))) in self.blocks.iter().zip(&cache.layers).enumerate() {
             // Nobody reads the last block's other positions.
-            let next = self.blocks.get(i + 1);
-            let queries = if next.is_some() { s } else { wanted };
+            let next = self.blocks.get(i + 1).map(|next| &next.norm_1);
+            let queries = match (next, &self.norm) {
+                (None, Some(_)) => wanted,
+                _ => s,
+            };
             let rotation = Rotation {
                 tables: Some((&self.cos, &self.sin)),
                 norms: block.qk_norm.as_ref().map(|(q, k)| (q, k, self.eps)),
@@ -136,7 +147,10 @@ impl Llama {
             (x, h) = ops::add_rms_norm(&x, &a, &block.norm_2, self.eps)?;
             let f = ops::silu_mul(&block.gate_up.forward(&h)?)?;
             let f = block.down.forward(&f, comm)?;
-            let norm = next.map_or(&self.norm, |next| &next.norm_1);
+            let Some(norm) = next.or(self.norm.as_ref()) else {
+                // The norm is the next stage's.
+                return &x + &f;
+            };
             (x, h) = ops::add_rms_norm(&x, &f, norm, self.eps)?;
         }
         Ok(h)

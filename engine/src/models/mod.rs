@@ -18,7 +18,7 @@ use crate::ops::{self, Offset};
 use crate::weights::Loader;
 use cache::KvCache;
 
-/// One rank's share of a model.
+/// One rank's share of a stage of a model.
 pub(crate) enum Model {
     Gpt2(gpt2::Gpt2),
     Llama(llama::Llama),
@@ -41,44 +41,48 @@ impl Model {
         })
     }
 
-    /// Computes the new positions `ids [B, S]` from `at` on, and adds them to the
-    /// cache: the logits of the last position over this rank's part of the vocabulary, `[B, V_rank]`,
-    /// where `last` is set; else nothing.
+    /// Computes the new positions from `at` on, and adds them to the cache: of ids `[B, S]` in the first stage, of what
+    /// the one before it has made in any other. The last stage makes the logits of the last position over this rank's
+    /// part of the vocabulary, `[B, V_rank]`, where `last` is set, else nothing; the others make the states of all new
+    /// positions, `[B, S, E]`, for the next one.
     pub fn forward(
         &mut self,
-        ids: &Tensor,
+        input: &Tensor,
         at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
         last: bool,
     ) -> Result<Option<Tensor>> {
         if let Model::Reference(model) = self {
-            return model.forward(ids, at.host()?).map(Some);
+            return model.forward(input, at.host()?).map(Some);
         }
-        let x = self.normed(ids, at, cache, comm, 1)?;
-        if !last {
-            return Ok(None);
+        let x = self.normed(input, at, cache, comm, 1)?;
+        match self.head() {
+            None => Ok(Some(x)),
+            Some(_) if !last => Ok(None),
+            Some(head) => head.logits(&x.squeeze(1)?).map(Some),
         }
-        self.logits(&x.squeeze(1)?).map(Some)
     }
 
-    /// As [`Model::forward`], but the last hidden states of all new positions, after the final norm, `[B, S, E]`, on
-    /// every rank.
+    /// As [`Model::forward`], but the last stage makes the last hidden states of all new positions, after the final
+    /// norm, `[B, S, E]`, on every rank.
     pub fn states(
         &self,
-        ids: &Tensor,
+        input: &Tensor,
         at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
     ) -> Result<Tensor> {
-        self.normed(ids, at, cache, comm, ids.dim(1)?)
+        self.normed(input, at, cache, comm, input.dim(1)?)
     }
 
     /// The logits of states `[N, E]` over this rank's part of the vocabulary, `[N, V_rank]`.
     pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
         match self.head() {
             Some(head) => head.logits(states),
-            None => bail!("a model through candle-transformers gives no logits of states"),
+            None => {
+                bail!("neither an earlier stage nor candle-transformers gives logits of states")
+            }
         }
     }
 
@@ -98,18 +102,19 @@ impl Model {
         all.to_vec2()
     }
 
-    /// The states of the last `wanted` of the new positions after the last block and the final norm, `[B, wanted, E]`.
+    /// The states of the last `wanted` of the new positions after the last block and the final norm, `[B, wanted, E]`;
+    /// in a stage before the last, those of all new positions after its last block.
     fn normed(
         &self,
-        ids: &Tensor,
+        input: &Tensor,
         at: Offset,
         cache: &KvCache,
         comm: &dyn Communicator,
         wanted: usize,
     ) -> Result<Tensor> {
         match self {
-            Model::Gpt2(model) => model.normed(ids, at, cache, comm, wanted),
-            Model::Llama(model) => model.normed(ids, at, cache, comm, wanted),
+            Model::Gpt2(model) => model.normed(input, at, cache, comm, wanted),
+            Model::Llama(model) => model.normed(input, at, cache, comm, wanted),
             Model::Reference(_) => {
                 bail!("a model through candle-transformers gives no hidden states")
             }
@@ -132,10 +137,11 @@ impl Model {
         matches!(self, Model::Reference(_))
     }
 
+    /// Of the last stage.
     fn head(&self) -> Option<&parallel::Vocabulary> {
         match self {
-            Model::Gpt2(model) => Some(&model.head),
-            Model::Llama(model) => Some(&model.head),
+            Model::Gpt2(model) => model.head.as_ref(),
+            Model::Llama(model) => model.head.as_ref(),
             Model::Reference(_) => None,
         }
     }

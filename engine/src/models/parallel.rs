@@ -4,6 +4,7 @@
 use candle_core::{D, DType, Error, Result, Tensor};
 
 use crate::comm::Communicator;
+use crate::config::ModelConfig;
 use crate::error::EngineError;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::step::Product;
@@ -102,6 +103,23 @@ impl Vocabulary {
             share,
             all: vocab,
         })
+    }
+
+    /// The embedding `name` where the stage is the first, and the head where it is the last: a tied one is the embedding
+    /// itself where both are on one stage, else a copy of it.
+    pub fn ends(
+        c: &ModelConfig,
+        loader: &Loader,
+        name: &str,
+    ) -> std::result::Result<(Option<Self>, Option<Self>), EngineError> {
+        let load = |name| Self::load(loader, name, c.vocab_size, c.hidden);
+        let tokens = loader.stage.is_first().then(|| load(name)).transpose()?;
+        let head = match &tokens {
+            _ if !loader.stage.is_last() => None,
+            Some(tokens) if c.tied => Some(tokens.clone()),
+            _ => Some(load(if c.tied { name } else { "lm_head.weight" })?),
+        };
+        Ok((tokens, head))
     }
 
     /// The embeddings of `ids [B, S]`, with those of their positions where there are any (see [`ops::embed`]) →

@@ -21,12 +21,18 @@ use crate::ops::Offset;
 use crate::ops::cuda::{self, Greedy, source::Variant, step::Step};
 use crate::size::kv_heads_per_rank;
 
-/// Whether `world` GPUs decode the model without the host: the engine's own models, with heads that its kernels are
-/// made for; quantized ones on one GPU, as candle looks up no share of a vocabulary. Else every step's ids pass the
+/// Whether GPUs decode the model without the host: the engine's own models in one stage, with heads that its kernels are
+/// made for; quantized ones on one GPU each, as candle looks up no share of a vocabulary. Else every step's ids pass the
 /// host.
-pub(crate) fn decodes_on_device(c: &ModelConfig, format: Format, world: usize) -> bool {
+pub(crate) fn decodes_on_device(
+    c: &ModelConfig,
+    format: Format,
+    parallel: crate::Parallel,
+) -> bool {
+    let world = parallel.tensor;
     let group = c.heads / world / kv_heads_per_rank(c, world);
     !c.family.is_reference()
+        && parallel.pipeline == 1
         && (world == 1 || format.blocks().is_none())
         && Variant::attention(format.dtype(), group, c.head_dim).is_some()
         && (!c.qk_norm || cuda::norms_heads_of(c.head_dim))

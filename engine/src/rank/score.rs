@@ -20,20 +20,20 @@ struct Seen {
 }
 
 impl Share {
-    /// Scores the tokens of each row from `input` on.
+    /// Scores the tokens of each row from `input` on; a stage before the last has no scores.
     pub(super) fn score(
         &mut self,
         rows: &[Vec<u32>],
         input: usize,
         cache: &KvCache,
-    ) -> Result<Vec<Score>, EngineError> {
+    ) -> Result<Option<Vec<Score>>, EngineError> {
         if self.model.is_reference() {
             return Err(EngineError::Unsupported(
                 "models through candle-transformers give no hidden states to judge by".into(),
             ));
         }
         let (batch, len) = (rows.len(), rows[0].len());
-        let (sequences, positions) = chunk(batch, len, self.tuning.prefill_rows);
+        let (sequences, positions) = chunk(batch, len, self.chunk_rows());
         let mut scores = Vec::with_capacity(batch);
         for first in (0..batch).step_by(sequences) {
             let chosen = &rows[first..(first + sequences).min(batch)];
@@ -45,12 +45,15 @@ impl Share {
                     .iter()
                     .flat_map(|row| row[start..end].iter().copied())
                     .collect();
-                let shape = (chosen.len(), end - start);
-                let ids = Tensor::from_vec(ids, shape, &self.device)?;
-                let states = self
-                    .model
-                    .states(&ids, Offset::Host(start), &cache, &*self.comm)?;
-                self.see(&states, chosen, start, input, &mut seen)?;
+                let made = self.model.states(
+                    &self.input(ids, (chosen.len(), end - start))?,
+                    Offset::Host(start),
+                    &cache,
+                    &*self.comm,
+                )?;
+                if let Some(states) = self.hand_on(Some(made))? {
+                    self.see(&states, chosen, start, input, &mut seen)?;
+                }
             }
             scores.extend(seen.iter().map(|seen| {
                 Score {
@@ -60,7 +63,7 @@ impl Share {
                 }
             }));
         }
-        Ok(scores)
+        Ok(self.link.stage().is_last().then_some(scores))
     }
 
     /// Takes in the states `[B, P, E]` of positions from `start` on.

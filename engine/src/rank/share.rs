@@ -1,9 +1,10 @@
-//! A rank's share of the model at work: prompts in chunks, then one position after the other.
+//! A rank's share of the model at work: prompts in chunks, then one position after the other, each from stage to stage.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::comm::Communicator;
 use crate::error::EngineError;
+use crate::link::Link;
 use crate::models::Model;
 use crate::models::cache::KvCache;
 use crate::ops::Offset;
@@ -29,27 +30,31 @@ impl Default for Tuning {
     }
 }
 
-/// A share of the model on its device, and the communicator.
+/// A share of the model on its device, and the ways to the other ranks.
 pub(super) struct Share {
     pub model: Model,
     pub comm: Box<dyn Communicator>,
+    pub link: Box<dyn Link>,
+    /// Width and type of the states that go from stage to stage.
+    pub states: (usize, DType),
     pub device: Device,
     /// As the call under way has it.
     pub tuning: Tuning,
 }
 
 impl Share {
-    /// Fills the cache with the prompts → this rank's logits of the last position, `[B, V_rank]`.
-    pub fn prefill(
+    /// Fills the cache with the prompts → this rank's logits of the last position, `[B, V_rank]`, where the stage is the
+    /// last.
+    pub fn prefill_stage(
         &mut self,
         prompts: &[Vec<u32>],
         cache: &KvCache,
-    ) -> Result<Tensor, EngineError> {
+    ) -> Result<Option<Tensor>, EngineError> {
         let (batch, len) = (prompts.len(), prompts[0].len());
         let (sequences, positions) = if self.model.is_reference() {
             (batch, len)
         } else {
-            chunk(batch, len, self.tuning.prefill_rows)
+            chunk(batch, len, self.chunk_rows())
         };
         let mut logits = Vec::with_capacity(batch.div_ceil(sequences));
         for first in (0..batch).step_by(sequences) {
@@ -67,23 +72,70 @@ impl Share {
                     .iter()
                     .flat_map(|p| p[start..end].iter().copied())
                     .collect();
-                let shape = (chosen.len(), end - start);
-                let ids = Tensor::from_vec(ids, shape, &self.device)?;
+                let input = self.input(ids, (chosen.len(), end - start))?;
                 let at = Offset::Host(start);
-                if end == len {
-                    logits.push(self.forward(&ids, at, cache, true)?);
-                } else {
-                    self.model.forward(&ids, at, cache, &*self.comm, false)?;
-                }
+                logits.extend(self.forward_stage(&input, at, cache, end == len)?);
             }
         }
         match <[Tensor; 1]>::try_from(logits) {
-            Ok([logits]) => Ok(logits),
-            Err(parts) => Ok(Tensor::cat(&parts, 0)?),
+            Ok([logits]) => Ok(Some(logits)),
+            Err(parts) if parts.is_empty() => Ok(None),
+            Err(parts) => Ok(Some(Tensor::cat(&parts, 0)?)),
         }
     }
 
-    /// Computes the new positions `ids [B, S]` from `at` on → as [`Share::prefill`].
+    /// Positions of prompts to compute at a time: fewer in several stages, so that they work on different ones at once.
+    pub fn chunk_rows(&self) -> usize {
+        let rows = self.tuning.prefill_rows;
+        rows.div_ceil(self.link.stage().count)
+    }
+
+    /// What this stage computes `[B, S]` new positions from: their ids where it is the first, else what the one before
+    /// it has made of them.
+    pub fn input(&self, ids: Vec<u32>, shape: (usize, usize)) -> candle_core::Result<Tensor> {
+        if self.link.stage().is_first() {
+            return Tensor::from_vec(ids, shape, &self.device);
+        }
+        let ((batch, len), (hidden, dtype)) = (shape, self.states);
+        self.link.receive(&[batch, len, hidden], dtype)
+    }
+
+    /// Computes the new positions from `at` on, and gives the next stage what it needs → as [`Share::prefill_stage`]
+    /// where `last` is set, else nothing.
+    pub fn forward_stage(
+        &mut self,
+        input: &Tensor,
+        at: Offset,
+        cache: &KvCache,
+        last: bool,
+    ) -> Result<Option<Tensor>, EngineError> {
+        let made = self.model.forward(input, at, cache, &*self.comm, last)?;
+        Ok(self.hand_on(made)?)
+    }
+
+    /// The last stage keeps what it has made; the others send it to the next.
+    pub fn hand_on(&self, made: Option<Tensor>) -> candle_core::Result<Option<Tensor>> {
+        match made {
+            Some(states) if !self.link.stage().is_last() => {
+                self.link.send(&states)?;
+                Ok(None)
+            }
+            kept => Ok(kept),
+        }
+    }
+
+    /// As [`Share::prefill_stage`], of a model in one stage.
+    #[cfg(feature = "cuda")]
+    pub fn prefill(
+        &mut self,
+        prompts: &[Vec<u32>],
+        cache: &KvCache,
+    ) -> Result<Tensor, EngineError> {
+        self.prefill_stage(prompts, cache)?.ok_or_else(no_logits)
+    }
+
+    /// As [`Share::forward_stage`], of a model in one stage.
+    #[cfg(feature = "cuda")]
     pub fn forward(
         &mut self,
         ids: &Tensor,
@@ -91,9 +143,8 @@ impl Share {
         cache: &KvCache,
         last: bool,
     ) -> Result<Tensor, EngineError> {
-        self.model
-            .forward(ids, at, cache, &*self.comm, last)?
-            .ok_or_else(|| EngineError::Other(anyhow::anyhow!("no logits of the last position")))
+        let logits = self.forward_stage(ids, at, cache, last)?;
+        logits.ok_or_else(no_logits)
     }
 
     /// See [`Model::best`].
@@ -105,6 +156,11 @@ impl Share {
     pub fn gather(&self, logits: &Tensor) -> candle_core::Result<Vec<Vec<f32>>> {
         self.model.gather(logits, &*self.comm)
     }
+}
+
+#[cfg(feature = "cuda")]
+fn no_logits() -> EngineError {
+    EngineError::Other(anyhow::anyhow!("no logits of the last position"))
 }
 
 /// How many sequences, and how many positions of each, to compute at a time: whole sequences where

@@ -13,6 +13,7 @@ use super::source::{Source, fill_rows};
 use crate::error::EngineError;
 use crate::format::Format;
 use crate::ops::Weight;
+use crate::parallel::Stage;
 
 /// Loads a rank's share, in one format, onto one device.
 pub(crate) struct Loader<'a> {
@@ -21,24 +22,26 @@ pub(crate) struct Loader<'a> {
     pub device: &'a Device,
     /// Where matrices on the CPU go.
     slab: Slab,
+    pub stage: Stage,
     pub rank: usize,
     pub world: usize,
 }
 
 impl<'a> Loader<'a> {
-    /// For one of `world` ranks.
+    /// For one of `world` ranks of a stage.
     pub fn new(
         source: &'a Source,
         format: Format,
         device: &'a Device,
-        rank: usize,
-        world: usize,
+        stage: Stage,
+        (rank, world): (usize, usize),
     ) -> Self {
         Self {
             source,
             format,
             device,
             slab: Slab::default(),
+            stage,
             rank,
             world,
         }

@@ -4,7 +4,7 @@
 //! together with the others, so that TTFT and request latency are the batch's. `normalized_time_per_output_token`
 //! there is a request's latency over its output tokens, ttlt/n, and not our normalized latency, ttlt/(b·n).
 
-use inferbench_crds::factor::Scope;
+use inferbench_crds::factor::{Factor, Scope};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -76,7 +76,7 @@ fn engine(row: &Row) -> Value {
         "accelerator": {
             "model": hardware.as_deref().or(row.device.as_deref()).unwrap_or("unknown"),
             "count": row.gpus,
-            "parallelism": {"tp": row.gpus.max(1), "dp": 1, "dp_local": 1, "workers": 1, "ep": 1, "pp": 1},
+            "parallelism": parallelism(row),
         },
     });
     let mut args = json!({
@@ -142,6 +142,16 @@ fn load(row: &Row) -> Value {
 }
 
 /// Adds the levels of the factors that the report has no member for, by their columns.
+/// How the devices divide the work, all of them in one pod.
+fn parallelism(row: &Row) -> Value {
+    let levels = row.levels();
+    let ways = |factor: &str| levels.number(&Factor::builtin(factor)).unwrap_or(1.0);
+    let (stages, replicas) = (ways("pipelineParallel"), ways("dataParallel"));
+    let ranks = (f64::from(row.gpus) / (stages * replicas)).max(1.0);
+    let [ranks, stages, replicas] = [ranks, stages, replicas].map(|ways| ways as u32);
+    json!({"tp": ranks, "dp": replicas, "dp_local": replicas, "workers": 1, "ep": 1, "pp": stages})
+}
+
 fn add_levels(row: &Row, scope: Scope, to: &mut Value) {
     let Value::Object(members) = to else { return };
     for (factor, level) in row

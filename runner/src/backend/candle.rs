@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use inferbench_crds::{design::Combination, spec::Dtype};
 use inferbench_engine::{
-    Backend as Device, Engine, EngineError, Format, LoadOptions,
+    Backend as Device, Engine, EngineError, Format, LoadOptions, Parallel,
     config::ModelConfig,
     quality::Score,
     size::{self, Memory},
@@ -42,7 +42,7 @@ impl Candle {
             } else {
                 Device::Cpu
             },
-            world_size: world(setup.gpus),
+            parallel: setup.parallel,
             max_batch: setup.room.sequences,
             max_seq: setup.room.tokens,
         };
@@ -59,6 +59,12 @@ impl Candle {
             threads: u32::try_from(setup.threads.count).unwrap_or(u32::MAX),
             denormals_flushed: setup.threads.denormals_flushed,
             configuration: BTreeMap::from([
+                ("tensorParallel".into(), info.parallel.tensor.to_string()),
+                (
+                    "pipelineParallel".into(),
+                    info.parallel.pipeline.to_string(),
+                ),
+                ("dataParallel".into(), info.parallel.data.to_string()),
                 ("maxBatch".into(), options.max_batch.to_string()),
                 ("maxSeq".into(), options.max_seq.to_string()),
             ]),
@@ -154,29 +160,38 @@ pub const fn format(dtype: Dtype) -> Format {
     }
 }
 
-/// How many ranks share the model: the GPUs, or one on the CPU.
+/// How a combination divides the work among ranks, one for each GPU, or one on the CPU. What does not divide is
+/// [`Combination::unsupported`], and here as if all ranks shared every layer.
 #[must_use]
-pub fn world(gpus: u32) -> usize {
-    gpus.max(1) as usize
+pub fn parallel(combination: &Combination) -> Parallel {
+    match combination.tensor_parallel() {
+        Some(ranks) => Parallel {
+            tensor: ranks as usize,
+            pipeline: combination.pipeline_parallel as usize,
+            data: combination.data_parallel as usize,
+        },
+        None => Parallel::tensor(combination.gpus.max(1) as usize),
+    }
 }
 
 /// Why a combination can never run.
 pub(super) fn unsupported(config: &ModelConfig, combination: &Combination) -> Option<String> {
     size::unsupported(
         config,
-        world(combination.gpus),
+        parallel(combination),
         combination.input_length as usize,
         combination.output_length as usize,
         format(combination.dtype),
     )
 }
 
-/// Whether a model can be shared among this number of devices, in some data type.
-pub(super) fn splits_over(config: &ModelConfig, gpus: u32) -> bool {
-    size::unsupported(config, world(gpus), 1, 1, Format::F32).is_none()
+/// Whether this number of devices can share every layer of a model, in some data type.
+pub(super) fn splits_over(config: &ModelConfig, devices: u32) -> bool {
+    let parallel = Parallel::tensor(devices as usize);
+    size::unsupported(config, parallel, 1, 1, Format::F32).is_none()
 }
 
-/// The memory that one rank of a combination is predicted to need.
+/// The memory that one rank of a combination is predicted to need, of those that need the most.
 #[must_use]
 pub fn memory(config: &ModelConfig, combination: &Combination) -> Memory {
     size::memory(
@@ -185,7 +200,7 @@ pub fn memory(config: &ModelConfig, combination: &Combination) -> Memory {
         combination.batch_size as usize,
         combination.input_length as usize,
         combination.output_length as usize,
-        world(combination.gpus),
+        parallel(combination),
     )
 }
 

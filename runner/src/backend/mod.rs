@@ -12,7 +12,7 @@ use std::{
 };
 
 use inferbench_crds::{design::Combination, spec::Dtype};
-use inferbench_engine::{config::ModelConfig, quality::Score, threads::Threads};
+use inferbench_engine::{Parallel, config::ModelConfig, quality::Score, size, threads::Threads};
 
 use crate::{
     machine::processes::Processes,
@@ -64,8 +64,10 @@ pub struct Setup<'a> {
     pub weights: &'a WeightsAt,
     /// The data type of its weights.
     pub dtype: Dtype,
-    /// Devices that share it; 0 for the CPU.
+    /// The engine's devices; 0 for the CPU.
     pub gpus: u32,
+    /// How they divide the work.
+    pub parallel: Parallel,
     /// How much it is to take at once.
     pub room: Room,
     /// The threads of this process.
@@ -239,10 +241,16 @@ pub fn start(setup: &Setup<'_>) -> Result<Box<dyn Backend>, BackendError> {
     Ok(Box::new(candle::Candle::start(setup)?))
 }
 
-/// Whether a model can be shared among this number of devices, in some data type.
+/// Whether this number of devices can share every layer of a model, in some data type.
 #[must_use]
-pub fn splits_over(config: &ModelConfig, gpus: u32) -> bool {
-    candle::splits_over(config, gpus)
+pub fn splits_over(config: &ModelConfig, devices: u32) -> bool {
+    candle::splits_over(config, devices)
+}
+
+/// The most stages that a model's layers can be divided into.
+#[must_use]
+pub fn max_stages(config: &ModelConfig) -> usize {
+    size::max_stages(config)
 }
 
 /// Why a combination can never run on its engine.

@@ -4,7 +4,8 @@ use std::{env, fs, io, os::unix::process::CommandExt, path::Path, process::Comma
 
 use inferbench_crds::spec::{HuggingFaceSource, Model, ModelSource, RandomSource};
 use inferbench_engine::{
-    Backend, Engine, EngineError, LoadOptions, Weights, presets, threads, tokenizer::Tokenizer,
+    Backend, Engine, EngineError, LoadOptions, Parallel, Weights, presets, threads,
+    tokenizer::Tokenizer,
 };
 
 use super::input::unknown_preset;
@@ -74,14 +75,14 @@ fn generate(args: &GenerateArgs) -> Result<String, Failure> {
         (None, ids, _) => ids.clone().unwrap_or_default(),
     };
     let count = args.max_tokens as usize;
-    let (backend, world_size) = match args.gpus {
+    let (backend, ranks) = match args.gpus {
         0 => (Backend::Cpu, args.ranks),
         gpus => (Backend::Cuda, gpus),
     };
     let options = LoadOptions {
         dtype: args.dtype.into(),
         backend,
-        world_size: world_size as usize,
+        parallel: Parallel::tensor(ranks as usize),
         max_batch: 1,
         max_seq: ids.len() + count,
     };

@@ -1,10 +1,11 @@
 //! `inferbench preflight`: before any GPU is asked for. Whether the store takes records once and for all, which
 //! revision each model has, and what each can do; on the way it fills the cache that the trials load from.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use inferbench_crds::{
     contract::{ModelReport, PreflightReport, SweepRequest},
+    design::Expansion,
     spec::Model,
 };
 
@@ -13,6 +14,9 @@ use crate::{
     backend,
     process::{exit::Exit, print_error, signals},
 };
+
+/// Numbers of devices that there is room for in a report on 16 models.
+const MOST_DEGREES: usize = 12;
 
 /// Checks a sweep.
 pub fn run(requests: &Path) -> Exit {
@@ -37,17 +41,27 @@ fn check(request: &SweepRequest) -> Result<PreflightReport, Broken> {
     open(&request.store)?
         .probe()
         .map_err(|error| broken(format!("{error:#}"), Exit::BadStore))?;
-    let factors = &request.spec.design.factors;
-    let models = factors.model.iter().map(|model| look_at(model, request));
+    let design = &request.spec.design;
+    let expansion = Expansion::new(design);
+    let degrees: BTreeSet<u32> = expansion
+        .combinations()
+        .filter_map(|(_, combination)| combination.tensor_parallel())
+        .collect();
+    let models = design.factors.model.iter();
+    let models = models.map(|model| look_at(model, request, &degrees));
     Ok(PreflightReport {
         models: models.collect::<Result<_, _>>()?,
         message: None,
     })
 }
 
-fn look_at(model: &Model, request: &SweepRequest) -> Result<ModelReport, Broken> {
-    let design = &request.spec.design;
-    let resolved = load(model, design.seed, None)?;
+/// Looks at a model, of which these numbers of devices are to share every layer.
+fn look_at(
+    model: &Model,
+    request: &SweepRequest,
+    degrees: &BTreeSet<u32>,
+) -> Result<ModelReport, Broken> {
+    let resolved = load(model, request.spec.design.seed, None)?;
     let Some(config) = &resolved.config else {
         return Err(broken(
             format!("model {}: it has no configuration", model.name),
@@ -57,12 +71,12 @@ fn look_at(model: &Model, request: &SweepRequest) -> Result<ModelReport, Broken>
     Ok(ModelReport {
         revision: resolved.revision,
         max_tokens: u32::try_from(config.max_sequence()).ok(),
-        unsupported_gpus: design
-            .factors
-            .gpus
+        unsupported_tensor_parallel: degrees
             .iter()
-            .map(|gpus| gpus.unsigned_abs())
-            .filter(|gpus| !backend::splits_over(config, *gpus))
+            .copied()
+            .filter(|degree| !backend::splits_over(config, *degree))
+            .take(MOST_DEGREES)
             .collect(),
+        max_stages: u32::try_from(backend::max_stages(config)).ok(),
     })
 }

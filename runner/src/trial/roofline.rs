@@ -10,7 +10,7 @@ use inferbench_engine::{
 };
 use inferbench_results::record::Roofline;
 
-use crate::backend::candle::{format, world};
+use crate::backend::candle::{format, parallel};
 
 /// The sizes of a model whose weights have this data type.
 #[must_use]
@@ -25,7 +25,7 @@ pub fn workload(combination: &Combination) -> Workload {
         batch: combination.batch_size as usize,
         input: combination.input_length as usize,
         output: combination.output_length as usize,
-        devices: world(combination.gpus),
+        parallel: parallel(combination),
     }
 }
 

@@ -12,7 +12,7 @@ use inferbench_results::key::trial_key;
 
 use super::{measure::Schedule, protocol::Measure, roofline, start::Start};
 use crate::{
-    backend::{self, BackendError, Room, Setup},
+    backend::{self, BackendError, Room, Setup, candle},
     models::WeightsAt,
 };
 
@@ -88,6 +88,7 @@ impl<'a> Subject<'a> {
             weights: self.weights,
             dtype: combination.dtype,
             gpus: combination.gpus,
+            parallel: candle::parallel(combination),
             room: Room::of(combination).and(least),
             threads,
         }

@@ -261,7 +261,8 @@ fn command(place: &Place, name: &str, request: &SweepRequest, index: u32) -> (Ou
 
 #[test]
 fn a_preflight_says_what_each_model_is() {
-    let spec = SPEC.replace("gpus: [0]", "gpus: [1, 2, 5]");
+    let levels = "gpus: [1, 2, 5, 10]\n      pipelineParallel: [1, 2]";
+    let spec = SPEC.replace("gpus: [0]", levels);
     let place = Place::untouched(&spec);
     let mut request = sweep_request(&place, &spec);
     let (output, log) = command(&place, "preflight", &request, 0);
@@ -269,8 +270,9 @@ fn a_preflight_says_what_each_model_is() {
     let report: PreflightReport = serde_json::from_slice(&log).unwrap();
     assert_eq!(report.models[0].revision, "tiny-gpt2@42");
     assert!(report.models[0].max_tokens.unwrap() > 10);
-    // Its heads do not divide by five.
-    assert_eq!(report.models[0].unsupported_gpus, [5]);
+    // Its heads do not divide by five, nor by ten; and there are three layers.
+    assert_eq!(report.models[0].unsupported_tensor_parallel, [5, 10]);
+    assert_eq!(report.models[0].max_stages, Some(3));
 
     request.spec.design.factors.model[0].source = ModelSource {
         path: Some("/nowhere".into()),

@@ -106,8 +106,13 @@ impl Planner<'_> {
                 .input_length
                 .saturating_add(combination.output_length);
             let too_long = model.max_tokens.is_some_and(|most| tokens > most);
-            let too_many = model.unsupported_gpus.contains(&combination.gpus);
-            if too_long || too_many || combination.unsupported().is_some() {
+            let too_many = combination
+                .tensor_parallel()
+                .is_some_and(|ranks| model.unsupported_tensor_parallel.contains(&ranks));
+            let too_deep = model
+                .max_stages
+                .is_some_and(|most| combination.pipeline_parallel > most);
+            if too_long || too_many || too_deep || combination.unsupported().is_some() {
                 self.record(trial.index, Outcome::Unsupported, "");
             }
         }

@@ -389,7 +389,8 @@ impl World {
                     .map(|_| ModelReport {
                         revision: "r".into(),
                         max_tokens: Some(40),
-                        unsupported_gpus: vec![3],
+                        unsupported_tensor_parallel: vec![3],
+                        max_stages: None,
                     });
                 let report = PreflightReport {
                     models: models.collect(),

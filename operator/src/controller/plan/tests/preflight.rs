@@ -1,6 +1,11 @@
 //! Before the trials.
 
-use inferbench_crds::contract::{ModelReport, PreflightReport};
+use std::collections::BTreeSet;
+
+use inferbench_crds::{
+    contract::{ModelReport, PreflightReport},
+    design::Combination,
+};
 
 use super::*;
 use crate::controller::fixtures::fresh;
@@ -27,7 +32,8 @@ fn a_preflight_pins_models_and_records_what_cannot_run() {
     let model = |most| ModelReport {
         revision: "abc".into(),
         max_tokens: most,
-        unsupported_gpus: vec![3],
+        unsupported_tensor_parallel: vec![3],
+        max_stages: None,
     };
     let report = PreflightReport {
         models: vec![model(Some(30)), model(None)],
@@ -49,6 +55,44 @@ fn a_preflight_pins_models_and_records_what_cannot_run() {
         assert_eq!(plan.ledger.get(trial.index), expected);
     }
     assert_eq!(deletes(&plan), [("preflight-0", false)]);
+}
+
+#[test]
+fn a_preflight_records_what_cannot_be_divided_so() {
+    let levels = "gpus: [2, 6]\n    pipelineParallel: [1, 2, 3]\n    dataParallel: [1, 2]";
+    let sweep = fresh(&ONE_SHAPE.replace("gpus: [1]", levels));
+    let job = ended(job(Role::Preflight, &[]), true);
+    let model = ModelReport {
+        revision: "abc".into(),
+        unsupported_tensor_parallel: vec![6],
+        max_stages: Some(2),
+        ..ModelReport::default()
+    };
+    let report = PreflightReport {
+        models: vec![model],
+        message: None,
+    };
+    let mut pod = pod(&job, PodPhase::Succeeded);
+    pod.report = serde_json::to_string(&report).expect("JSON");
+    let plan = plan(&sweep, &known(&sweep), &[job], &[pod], at(101));
+    let runs: BTreeSet<_> = sweep
+        .expansion
+        .trials()
+        .filter(|trial| plan.ledger.get(trial.index).is_none())
+        .map(|trial| trial.combination)
+        .map(|combination| {
+            let Combination {
+                gpus,
+                pipeline_parallel,
+                data_parallel,
+                ..
+            } = combination;
+            [gpus, pipeline_parallel, data_parallel]
+        })
+        .collect();
+    // Neither what leaves six to share a layer, nor three stages, nor what does not divide.
+    let expected = [[2, 1, 1], [2, 1, 2], [2, 2, 1], [6, 1, 2], [6, 2, 1]];
+    assert_eq!(runs, BTreeSet::from(expected));
 }
 
 #[test]
