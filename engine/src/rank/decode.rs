@@ -11,7 +11,7 @@ use candle_core::cuda::cudarc::driver::sys::{
 };
 use candle_core::cuda::cudarc::driver::{CudaGraph, CudaStream};
 
-use super::share::Share;
+use super::share::{Generated, Share};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
@@ -63,7 +63,7 @@ impl Share {
         started: Instant,
         cache: &KvCache,
         kept: &mut Option<Decode>,
-    ) -> Result<(Vec<Vec<u32>>, Vec<Duration>), EngineError> {
+    ) -> Result<Generated, EngineError> {
         let (batch, input) = (prompts.len(), prompts[0].len());
         let stream = self.device.as_cuda_device()?.cuda_stream();
         let mut decode = match kept.take() {

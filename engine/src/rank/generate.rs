@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::share::Share;
+use super::share::{Generated, Share};
 use crate::error::EngineError;
 use crate::link::Link;
 use crate::models::cache::KvCache;
@@ -25,7 +25,7 @@ impl Share {
         n: usize,
         started: Instant,
         cache: &KvCache,
-    ) -> std::result::Result<Option<(Vec<Vec<u32>>, Vec<Duration>)>, EngineError> {
+    ) -> std::result::Result<Option<Generated>, EngineError> {
         let (batch, input) = (prompts.len(), prompts[0].len());
         let stage = self.link.stage();
         let parts = parts(batch, stage.count.min(batch), cache)?;

@@ -1,5 +1,7 @@
 //! A rank's share of the model at work: prompts in chunks, then one position after the other, each from stage to stage.
 
+use std::time::Duration;
+
 use candle_core::{DType, Device, Tensor};
 
 use crate::comm::Communicator;
@@ -29,6 +31,9 @@ impl Default for Tuning {
         }
     }
 }
+
+/// The ids of each row, and when those of each step were there, counted from the start of the call.
+pub(super) type Generated = (Vec<Vec<u32>>, Vec<Duration>);
 
 /// A share of the model on its device, and the ways to the other ranks.
 pub(super) struct Share {
