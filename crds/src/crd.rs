@@ -323,7 +323,7 @@ fn place<'a>(schema: &'a mut Value, path: &str) -> &'a mut Value {
     here
 }
 
-/// What holds for every field: no `nullable` (the API server then prunes nulls, so that `has()` means present),
+/// The normal form of every field: no `nullable` (the API server then prunes nulls, so that `has()` means present),
 /// whole-numbered bounds, and `default: {}` for objects, whose members bring their own defaults: a transition rule on
 /// an object that was never absent also runs when it is added.
 fn normalize(schema: &mut Value) {

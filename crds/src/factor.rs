@@ -29,7 +29,7 @@ pub enum Kind {
     Category,
 }
 
-/// What a change of level takes.
+/// The scope of a factor: what a change of level takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// A fresh start of the engine: trials that share a start are judged against the variation between starts.
@@ -81,11 +81,11 @@ pub struct Builtin {
     pub column: &'static str,
     /// The unit of the levels; empty where they have none.
     pub unit: &'static str,
-    /// What the column says.
+    /// The description of the column.
     pub doc: &'static str,
     /// Whether the levels can be computed with.
     pub kind: Kind,
-    /// What a change of level takes.
+    /// The scope of a change of level.
     pub scope: Scope,
     /// Who decides on the level.
     pub role: Role,
@@ -106,7 +106,7 @@ pub struct Builtin {
     level: fn(&Combination) -> Level,
 }
 
-/// What a factor whose levels are whole numbers takes from a spec and a combination, as members of its row.
+/// The accessors of spec and combination for a factor whose levels are whole numbers, as members of its row.
 macro_rules! numbers {
     // Of a factor that may be left out: 1 stands for it then.
     ($field:ident or 1, $($member:tt)*) => {
@@ -423,7 +423,7 @@ impl Factor {
         }
     }
 
-    /// What a change of level takes. A parameter sets a variable of the engine's process, and so forces a start.
+    /// The scope of a change of level. A parameter sets a variable of the engine's process, and so forces a start.
     #[must_use]
     pub fn scope(&self) -> Scope {
         self.row().map_or(Scope::Start, |builtin| builtin.scope)

@@ -3,9 +3,9 @@
 
 /// The folder of the records.
 pub const TRIALS: &str = "trials";
-/// What the collection has made of which records; written last.
+/// The manifest: what the collection has made of which records; written last.
 pub const MANIFEST: &str = "manifest.json";
-/// What the sweep says at a glance.
+/// The summary of the sweep.
 pub const SUMMARY: &str = "summary.json";
 /// The numbers behind the report.
 pub const ANALYSIS: &str = "analysis.json";

@@ -52,9 +52,9 @@ pub enum LedgerError {
     Recorded {
         /// The index.
         index: u32,
-        /// What stands in the ledger.
+        /// The outcome in the ledger.
         recorded: Outcome,
-        /// What was to be written.
+        /// The outcome that was to be written.
         new: Outcome,
     },
 }

@@ -1,4 +1,4 @@
-//! What a user asks for and gets back: the `InferenceBenchmark` resource (`spec`, `status`), the rules a
+//! The `InferenceBenchmark` resource, with what a user asks for (`spec`) and gets back (`status`), the rules a
 //! spec obeys (`validate`), and the expansion of its design into trials (`design`).
 //!
 //! Plain data and pure functions: no Kubernetes client, no model, no store.

@@ -25,7 +25,7 @@ pub(crate) struct Node {
     pub(crate) at: Option<Position>,
 }
 
-/// What a value is.
+/// A value, by its type.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {
     Null,

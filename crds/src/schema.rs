@@ -318,7 +318,7 @@ impl Walk {
     }
 }
 
-/// What a schema's type is called, with a hint where YAML often misleads.
+/// The name of a schema's type, with a hint where YAML often misleads.
 fn describe(expected: &str, node: &Node, schema: &Value) -> String {
     let words = match (expected, &node.kind) {
         ("object", _) => "a map of fields",

@@ -41,13 +41,13 @@ pub struct InferenceBenchmarkSpec {
     /// How the sweep is carried out.
     #[serde(default)]
     pub execution: Execution,
-    /// What the best configuration has to keep to.
+    /// The objectives that the best configuration has to meet.
     #[serde(default)]
     pub objectives: Objectives,
     /// Stop creating Jobs while true; those that run end on their own.
     #[serde(default)]
     pub suspend: bool,
-    /// What is kept after a trial has ended.
+    /// The retention of finished Jobs.
     #[serde(default)]
     pub retention: Retention,
 }
@@ -340,7 +340,7 @@ pub struct Measurement {
     /// Time over all timed iterations, at least; by default 2s on CPU and 10s where there is a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_duration: Option<Duration>,
-    /// What the trials of one Job share.
+    /// The isolation of a Job's trials: what they share.
     pub isolation: Isolation,
     /// How often an invalid trial is measured again.
     #[schemars(range(min = 0, max = 10))]
@@ -373,7 +373,7 @@ impl Measurement {
     }
 }
 
-/// What the trials of one Job share.
+/// The isolation of a Job's trials: what they share.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum Isolation {
     /// Nothing: each trial is a fresh process.
@@ -540,7 +540,7 @@ pub struct Execution {
     /// The share of failed trials that ends the sweep.
     #[schemars(range(min = 0, max = 100))]
     pub max_failed_percent: i32,
-    /// What a failed trial does to the sweep.
+    /// The effect of a failed trial on the sweep.
     pub on_failure: OnFailure,
 }
 
@@ -570,7 +570,7 @@ pub enum Colocation {
     Allow,
 }
 
-/// What a failed trial does to the sweep.
+/// The effect of a failed trial on the sweep.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum OnFailure {
     /// It goes on until `maxFailedPercent` is exceeded.
@@ -580,7 +580,7 @@ pub enum OnFailure {
     Stop,
 }
 
-/// What the best configuration has to keep to.
+/// The objectives that the best configuration has to meet.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Objectives {
@@ -590,13 +590,13 @@ pub struct Objectives {
     /// The longest time per output token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tpot: Option<Duration>,
-    /// What a GPU costs an hour, as a decimal number in a currency of the user's.
+    /// The price of a GPU hour, as a decimal number in a currency of the user's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20), regex(pattern = patterns::DECIMAL))]
     pub cost_per_gpu_hour: Option<String>,
 }
 
-/// What is kept after a trial has ended.
+/// The retention of finished Jobs.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Retention {

@@ -21,7 +21,7 @@ pub const CONDITIONS: [&str; 5] = [
     "Succeeded",
 ];
 
-/// What has become of the sweep.
+/// The status of the sweep.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InferenceBenchmarkStatus {
@@ -35,7 +35,7 @@ pub struct InferenceBenchmarkStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
     )]
     pub conditions: Vec<Condition>,
-    /// What was pinned when the sweep was accepted.
+    /// The plan, pinned when the sweep was accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
     /// How many trials stand where; derived from the ledger and the Jobs.
@@ -47,7 +47,7 @@ pub struct InferenceBenchmarkStatus {
     /// How every trial ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ledger: Option<Ledger>,
-    /// What the results say, once collected.
+    /// The summary of the results, once collected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
     /// Where the results lie, once collected.
@@ -55,7 +55,7 @@ pub struct InferenceBenchmarkStatus {
     pub results: Option<CollectedResults>,
 }
 
-/// What was pinned when the sweep was accepted: all trials run exactly this.
+/// The plan, pinned when the sweep was accepted: all trials run exactly this.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Plan {
@@ -163,7 +163,7 @@ pub struct CollectedResults {
     pub updated_at: Option<Time>,
 }
 
-/// What the results say. Numbers have four significant digits; the full tables are in the store.
+/// The summary of the results. Numbers have four significant digits; the full tables are in the store.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Summary {
@@ -171,7 +171,7 @@ pub struct Summary {
     pub trials: i32,
     /// Trials that were measured but left out, as their measurement was disturbed.
     pub invalid: i32,
-    /// What the intervals go over: `Replicates`, or `Iterations` where there is one replicate.
+    /// The observations that the intervals go over: `Replicates`, or `Iterations` where there is one replicate.
     #[schemars(length(max = 16))]
     pub intervals: String,
     /// The mean of every metric at every level of each factor that has more than one.
@@ -269,7 +269,7 @@ pub struct Point {
     /// Milliseconds for each further output token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tpot_ms: Option<f64>,
-    /// What a million output tokens cost, where `costPerGpuHour` is given.
+    /// The cost of a million output tokens, where `costPerGpuHour` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_per_million: Option<f64>,
 }

@@ -26,7 +26,7 @@ pub enum Scope {
     Cluster,
 }
 
-/// What is allowed, but will not do what it looks like; empty where all is plain.
+/// Notes on what is allowed, but will not do what it looks like; empty where all is plain.
 #[must_use]
 pub fn notes(spec: &InferenceBenchmarkSpec) -> Vec<String> {
     let models = spec.design.factors.model.iter();

@@ -17,7 +17,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What was found so far.
+/// The violations found so far.
 #[derive(Debug, Default)]
 pub struct Found(Vec<Violation>);
 

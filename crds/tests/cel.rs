@@ -27,7 +27,7 @@ fn resource(change: Change) -> Value {
     json!({ "apiVersion": crd::API_VERSION, "kind": crd::KIND, "metadata": { "name": "test" }, "spec": spec })
 }
 
-/// What the API server does with a resource before it accepts it, as far as CEL goes.
+/// The API server's validation of a resource before it accepts it, as far as CEL goes.
 struct Server {
     schema: Value,
     compiled: CompiledSchema,

@@ -290,7 +290,7 @@ fn a_design_beyond_the_limit_is_refused() {
     ));
 }
 
-/// What is implied changes no index and no document; every other level does.
+/// Implied levels change no index and no document; every other level does.
 #[test]
 fn a_factor_at_its_implied_level_is_as_if_it_were_not_there() {
     let plain = design(2, &[1, 2], &[8], 1, 42);
