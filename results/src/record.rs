@@ -46,9 +46,9 @@ pub struct TrialRecord {
     /// Why not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub invalid_reasons: Vec<String>,
-    /// What was asked.
+    /// The request.
     pub request: Request,
-    /// What ran; absent where nothing did.
+    /// The configuration that ran; absent where nothing did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<Effective>,
     /// The timed iterations, in order.
@@ -57,7 +57,7 @@ pub struct TrialRecord {
     /// The warm-up iterations: how many, how long, the very first TTFT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Warmup>,
-    /// What was sampled beside the timed thread.
+    /// The telemetry sampled beside the timed thread.
     #[serde(default)]
     pub telemetry: Telemetry,
     /// The measured ceilings of the device and this trial's fractions of them.
@@ -69,14 +69,14 @@ pub struct TrialRecord {
     /// Why there is no quality where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality_missing: Option<String>,
-    /// What the harness itself took; absent where nothing was measured.
+    /// The time that the harness itself took; absent where nothing was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<Harness>,
     /// Where and by what it was measured.
     pub provenance: Provenance,
 }
 
-/// What the harness itself took.
+/// The time that the harness itself took.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Harness {
@@ -107,7 +107,7 @@ pub struct Quality {
     pub prompt_similarity: f64,
 }
 
-/// What ran, as the engine reports it.
+/// The configuration that ran, as the engine reports it.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Effective {
@@ -192,7 +192,7 @@ pub struct Warmup {
     pub first_iteration_ttft_ms: f64,
 }
 
-/// What was sampled beside the timed thread.
+/// The telemetry sampled beside the timed thread.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Telemetry {
@@ -338,13 +338,13 @@ pub struct Roofline {
     pub decode_fraction: Option<f64>,
     /// Roofline time over measured time, prefill.
     pub prefill_fraction: Option<f64>,
-    /// What binds decode: `bandwidth` or `matrix`.
+    /// The ceiling that binds decode: `bandwidth` or `matrix`.
     pub decode_bound: Option<String>,
-    /// What binds prefill.
+    /// The ceiling that binds prefill.
     pub prefill_bound: Option<String>,
     /// The working set fits the last-level cache, so that fractions may exceed 1.
     pub fits_cache: bool,
-    /// What else went on each time the ceilings were measured, so that they may be too low and the fractions too high;
+    /// The disturbances each time the ceilings were measured, so that they may be too low and the fractions too high;
     /// empty where it was quiet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ceilings_disturbed: Vec<String>,

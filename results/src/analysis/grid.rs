@@ -41,13 +41,13 @@ pub(crate) struct Axis {
     pub levels: Vec<Level>,
     /// Each level as a number: itself, a model's parameters, a data type's bits; absent where one is unknown.
     pub numbers: Option<Vec<f64>>,
-    /// What combinations without a level of it mean.
+    /// The meaning of combinations without a level of it.
     pub absent: Absent,
     /// The axis whose level says which level this one has: its effect is that axis's.
     pub alias: Option<usize>,
 }
 
-/// What combinations without a level of a factor mean.
+/// The meaning of combinations without a level of a factor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Absent {
     /// There are none.
