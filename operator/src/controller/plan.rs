@@ -1,4 +1,4 @@
-//! What to do next: a pure function of a sweep, what its status records, its Jobs and pods, and the time. A trial's
+//! The next actions: a pure function of a sweep, what its status records, its Jobs and pods, and the time. A trial's
 //! state is derived and never stored: in the ledger it has ended, in an unfinished Job it is active, else it waits.
 
 mod collection;
