@@ -12,7 +12,7 @@ use super::kib_line;
 
 /// Children are looked for this often; between, they count once they have ended and their parents have waited for them.
 const LISTING_PERIOD: Duration = Duration::from_secs(1);
-/// What is taken over by waiting is counted in ticks of 10 ms, of the user and of the system each.
+/// The rounding of CPU time taken over by waiting: ticks of 10 ms, of the user and of the system each.
 const ROUNDING: Duration = Duration::from_millis(20);
 /// The inode of the first process namespace, the same on every Linux.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";

@@ -1,4 +1,4 @@
-//! What goes wrong in and around pods, and what a sweep makes of it.
+//! Faults in and around pods, and what a sweep makes of them.
 
 use inferbench_crds::contract::TrialReport;
 use kube::{ResourceExt, api::ListParams};

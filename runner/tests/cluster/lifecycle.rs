@@ -1,4 +1,4 @@
-//! What a user and an operator's upgrade do to a sweep while it runs.
+//! Changes to a running sweep by a user, and by an operator's upgrade.
 
 use kube::{ResourceExt as _, api::ListParams};
 use serde_json::json;

@@ -19,7 +19,7 @@ fn spec() -> String {
     ) + "  objectives: {maxTtft: 1h, maxTpot: 1h, costPerGpuHour: \"2.50\"}\n"
 }
 
-/// What a local run has to be told to be the same sweep: the image is part of what a trial's key covers.
+/// The same sweep in a local run: it is told the image's digest, which a trial's key covers.
 fn local(spec: &str, fault: &str) -> Place {
     let place = Place::new(spec);
     let (_, digest) = IMAGE.split_once('@').unwrap();
@@ -33,7 +33,7 @@ fn local(spec: &str, fault: &str) -> Place {
     place
 }
 
-/// What of a row does not depend on where, when and how fast it was measured.
+/// The fields of a row that do not depend on where, when and how fast it was measured.
 fn fixed(row: &Row) -> String {
     let trial = (
         row.trial_index,

@@ -78,7 +78,7 @@ pub struct World {
     pub client: Client,
     pub cluster: Cluster,
     pub processes: Processes,
-    /// What was started, in this order.
+    /// The pods that were started, in this order.
     pub started: Started,
     faults: Arc<Mutex<Vec<String>>>,
     _folder: TempDir,
@@ -88,7 +88,7 @@ pub struct World {
 #[derive(Clone, Default)]
 pub struct Started(Arc<Mutex<Vec<Begun>>>);
 
-/// What a pod is for, and its trials.
+/// The command of a pod, and its trials.
 type Begun = (String, Vec<u64>);
 
 impl Started {
@@ -107,7 +107,7 @@ impl Started {
     }
 }
 
-/// What this machine can do at most: measured once, as it takes seconds, and handed to every trial.
+/// The ceilings of this machine: measured once, as it takes seconds, and handed to every trial.
 fn ceilings() -> &'static str {
     static CEILINGS: OnceLock<String> = OnceLock::new();
     CEILINGS.get_or_init(|| {
@@ -266,7 +266,7 @@ impl World {
         }
     }
 
-    /// What `kubectl wait --for=condition=Succeeded` waits for.
+    /// The resource that `kubectl wait --for=condition=Succeeded` waits for.
     pub async fn wait_for_success(&self, name: &str) -> InferenceBenchmark {
         self.wait(name, "Succeeded", |status| {
             condition(status, "Succeeded").0 == "True"

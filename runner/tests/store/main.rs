@@ -41,7 +41,7 @@ fn race(stores: &[Store], path: &str) {
     );
 }
 
-/// What every store has to do.
+/// The contract of every store.
 fn behave(store: &Store) {
     store.probe().unwrap();
     store.probe().unwrap();

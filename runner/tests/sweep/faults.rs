@@ -1,4 +1,4 @@
-//! What becomes of trials whose process dies or hangs: their outcome, and the sweep goes on.
+//! Trials whose process dies or hangs: their outcome, and the sweep goes on.
 
 use inferbench_results::record::Outcome;
 

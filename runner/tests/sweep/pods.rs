@@ -1,4 +1,4 @@
-//! What a Job's pods run: requests in a file, and what they have to say in the termination message.
+//! The pods of a Job: requests in a file, and reports in the termination message.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Output};
 
@@ -215,7 +215,7 @@ fn a_pod_that_is_told_to_stop_never_exits_with_0() {
     assert_eq!(status.code(), Some(1));
 }
 
-/// What a preflight or a collection is asked for.
+/// The request of a preflight or a collection.
 fn sweep_request(place: &Place, spec: &str) -> SweepRequest {
     let resource = file::load(spec, "spec.yaml", Scope::Local)
         .unwrap()

@@ -1,4 +1,4 @@
-//! What trials say of the quality of what was written, and of quantized weights.
+//! The quality of generated text, and quantized weights, in the records of trials.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What a sweep's report says, and where it goes.
+//! The report of a sweep: what it says, and where it goes.
 
 use std::{ffi::OsStr, fs, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! What a sweep measures and leaves, and that it measures nothing twice.
+//! The records and tables of a sweep, and that it measures nothing twice.
 
 use std::{collections::BTreeSet, fs};
 
