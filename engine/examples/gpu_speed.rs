@@ -48,7 +48,7 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
         None => Weights::Path(preset.into()),
     };
     let config = weights.config()?;
-    let shape = ModelShape::of(&config, Format::BF16);
+    let shape = ModelShape::of(&config, Format::BF16, Backend::Cuda);
     let ceilings = Ceilings::measure_gpu(Format::BF16, Some(&shape))?;
     let (bandwidth, matrix) = (
         ceilings.bandwidth.bytes_per_second,

@@ -1,7 +1,7 @@
 //! How near the engine comes to this machine's ceilings: measures both in turn and prints, for each
 //! shape, the least possible time, the measured one, and the fraction (medians over the rounds).
 //!
-//! `cargo run --release -p inferbench-engine --example speed -- [PRESET] [ROUNDS]`
+//! `cargo run --release -p inferbench-engine --example speed -- [PRESET] [ROUNDS] [DTYPE]`
 
 use std::time::Duration;
 
@@ -30,11 +30,16 @@ fn main() {
     let rounds = arguments
         .next()
         .map_or(5, |n| n.parse().expect("ROUNDS is a number"));
+    let dtype = arguments.next().map_or(Format::F32, |name| {
+        let mut formats = Format::ALL.into_iter();
+        let known = formats.find(|format| format.to_string() == name);
+        known.expect("DTYPE is f32, bf16, f16, q4_0 or q8_0")
+    });
     let threads = threads::init(None);
     let config = presets::preset(&preset).expect("PRESET is a name that inferbench knows");
-    let shape = ModelShape::of(&config, Format::F32);
+    let shape = ModelShape::of(&config, dtype, Backend::Cpu);
     let options = LoadOptions {
-        dtype: Format::F32,
+        dtype,
         backend: Backend::Cpu,
         parallel: Parallel::ONE,
         max_batch: 32,
@@ -42,7 +47,7 @@ fn main() {
     };
     let mut engine = Engine::load(&Weights::Random { config, seed: 1 }, &options).expect("loads");
     println!(
-        "{preset}, f32, {} threads, denormals flushed: {}; loaded in {:.2?}",
+        "{preset}, {dtype}, {} threads, denormals flushed: {}; loaded in {:.2?}",
         threads.count,
         threads.denormals_flushed,
         engine.info().load

@@ -140,7 +140,8 @@ impl Engine {
         if let Some(reason) = size::unsupported(&config, parallel, 0, max_seq, dtype) {
             return Err(EngineError::Unsupported(reason));
         }
-        let stages = size::memory_of_stages(&config, dtype, max_batch, max_seq, 0, parallel);
+        let stages =
+            size::memory_of_stages(&config, (dtype, backend), max_batch, max_seq, 0, parallel);
         let all = |of: fn(&size::Memory) -> u64| {
             let ranks_of_a_stage = (parallel.tensor * parallel.data) as u64;
             stages.iter().map(of).sum::<u64>() * ranks_of_a_stage
@@ -158,7 +159,7 @@ impl Engine {
             #[cfg(feature = "cuda")]
             on_device,
             #[cfg(feature = "cuda")]
-            needed: size::memory(&config, dtype, max_batch, max_seq, 0, parallel).peak(),
+            needed: size::memory(&config, (dtype, backend), max_batch, max_seq, 0, parallel).peak(),
             max_seq,
         };
         let ranks = if parallel == Parallel::ONE {

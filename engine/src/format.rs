@@ -5,10 +5,14 @@ use std::fmt;
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 
-/// How weights are stored, and with it what is computed in.
+use crate::gpu::Backend;
+
+/// How weights are stored.
 ///
 /// The quantized formats are GGUF's of the same names: 32 neighbours in a row share one 16-bit scale. Matrices are
-/// stored so; norms, biases and learned positions, and with them activations and cache, stay in f32.
+/// stored so; norms, biases and learned positions, and with them activations and cache, stay in f32. On a CPU, which has
+/// no arithmetic in 16 bits, those stay in f32 with bf16 and f16 too: every weight is rounded to the format, and nothing
+/// else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// 32-bit IEEE float.
@@ -28,7 +32,15 @@ impl Format {
     pub const ALL: [Self; 5] = [Self::F32, Self::BF16, Self::F16, Self::Q4_0, Self::Q8_0];
 
     /// The type of activations, cache, and whatever weights are no matrices.
-    pub const fn dtype(self) -> DType {
+    pub const fn activations(self, backend: Backend) -> DType {
+        match backend {
+            Backend::Cpu => DType::F32,
+            Backend::Cuda => self.stored(),
+        }
+    }
+
+    /// The type of weights where they are plain numbers; of quantized formats that of those that are no matrices.
+    pub const fn stored(self) -> DType {
         match self {
             Self::F32 | Self::Q4_0 | Self::Q8_0 => DType::F32,
             Self::BF16 => DType::BF16,
@@ -51,14 +63,14 @@ impl Format {
     }
 
     /// Bytes of one element of activations and cache.
-    pub fn element_bytes(self) -> usize {
-        self.dtype().size_in_bytes()
+    pub fn element_bytes(self, backend: Backend) -> usize {
+        self.activations(backend).size_in_bytes()
     }
 
     /// Bytes of `elements` elements of matrices whose rows are whole blocks.
     pub fn matrix_bytes(self, elements: u64) -> u64 {
         match self.blocks() {
-            None => elements * self.element_bytes() as u64,
+            None => elements * self.stored().size_in_bytes() as u64,
             Some(blocks) => {
                 elements.div_ceil(blocks.block_size() as u64) * blocks.type_size() as u64
             }
@@ -88,6 +100,8 @@ mod tests {
         let bytes = Format::ALL.map(|format| format.matrix_bytes(64));
         assert_eq!(bytes, [256, 128, 128, 2 * (2 + 16), 2 * (2 + 32)]);
         assert_eq!(Format::ALL.map(Format::block_len), [1, 1, 1, 32, 32]);
-        assert_eq!(Format::ALL.map(Format::element_bytes), [4, 2, 2, 4, 4]);
+        let activations = |backend| Format::ALL.map(|format| format.element_bytes(backend));
+        assert_eq!(activations(Backend::Cuda), [4, 2, 2, 4, 4]);
+        assert_eq!(activations(Backend::Cpu), [4; 5]);
     }
 }

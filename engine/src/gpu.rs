@@ -19,6 +19,15 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// The kind of processor that a device is.
+    pub(crate) fn of(device: &Device) -> Self {
+        if device.is_cpu() {
+            Backend::Cpu
+        } else {
+            Backend::Cuda
+        }
+    }
+
     /// The first device, ready to compute.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use crate::error::EngineError;
 use crate::format::Format;
 #[cfg(feature = "cuda")]
 use crate::gpu;
+use crate::gpu::Backend;
 use crate::models::Model;
 use crate::models::cache::KvCache;
 use crate::quality::Score;
@@ -133,7 +134,10 @@ impl Rank {
                 model,
                 comm,
                 link,
-                states: (config.hidden, options.format.dtype()),
+                states: (
+                    config.hidden,
+                    options.format.activations(Backend::of(&device)),
+                ),
                 device,
                 tuning: Tuning::default(),
             },
@@ -174,7 +178,12 @@ impl Rank {
                 }
                 // Two caches at once might be one too many.
                 drop(other);
-                KvCache::new(self.layers, shape, self.format.dtype(), &self.share.device)?
+                KvCache::new(
+                    self.layers,
+                    shape,
+                    self.format.activations(Backend::of(&self.share.device)),
+                    &self.share.device,
+                )?
             }
         };
         let reply = self.answer(call, prompts, &cache);

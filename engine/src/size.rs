@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::config::{Family, ModelConfig};
 use crate::format::Format;
+use crate::gpu::Backend;
 use crate::parallel::{Parallel, Stage};
 
 /// Prompt positions (batch × length) computed at a time: enough rows to keep a matrix product busy,
@@ -172,17 +173,17 @@ impl Memory {
     }
 }
 
-/// Predicts the memory of one rank for `batch` sequences of `input + output` tokens: of one that needs the most, as
+/// Predicts the memory of one rank, with weights in a format on a kind of processor, for `batch` sequences of `input + output` tokens: of one that needs the most, as
 /// stages hold more or less of the model, and replicas more or less of the batch.
 pub fn memory(
     c: &ModelConfig,
-    format: Format,
+    (format, backend): (Format, Backend),
     batch: usize,
     input: usize,
     output: usize,
     parallel: Parallel,
 ) -> Memory {
-    let stages = memory_of_stages(c, format, batch, input, output, parallel);
+    let stages = memory_of_stages(c, (format, backend), batch, input, output, parallel);
     let most = stages.into_iter().max_by_key(Memory::peak);
     most.expect("there is a stage at least")
 }
@@ -190,7 +191,7 @@ pub fn memory(
 /// As [`memory`], of a rank of each stage.
 pub(crate) fn memory_of_stages(
     c: &ModelConfig,
-    format: Format,
+    (format, backend): (Format, Backend),
     batch: usize,
     input: usize,
     output: usize,
@@ -204,18 +205,18 @@ pub(crate) fn memory_of_stages(
     let load = [batch.div_ceil(parallel.data), input, output];
     let stages = parallel.stages();
     stages
-        .map(|stage| memory_of(c, format, load, parallel.tensor, stage))
+        .map(|stage| memory_of(c, (format, backend), load, parallel.tensor, stage))
         .collect()
 }
 
 fn memory_of(
     c: &ModelConfig,
-    format: Format,
+    (format, backend): (Format, Backend),
     [batch, input, output]: [usize; 3],
     world: usize,
     stage: Stage,
 ) -> Memory {
-    let element = format.element_bytes() as u64;
+    let element = format.element_bytes(backend) as u64;
     let [b, s, n, w] = [batch, input, output, world].map(|v| v as u64);
     let [v, e, f, h, d, layers] = [
         c.vocab_size,
@@ -262,8 +263,12 @@ fn memory_of(
     };
     let matrices =
         of_layers(layer_params(c)) + vocab_matrices * v * e + replicated_kv + padding + fill;
-    let weights =
-        (format.matrix_bytes(matrices) + vectors * element).div_ceil(w) + replicated * element;
+    // The adapters compute in one type.
+    let matrix_bytes = match c.family.is_reference() {
+        true => matrices * element,
+        false => format.matrix_bytes(matrices),
+    };
+    let weights = (matrix_bytes + vectors * element).div_ceil(w) + replicated * element;
     let rope = if c.rope.is_some() { (s + n) * d } else { 0 };
 
     let kv_cache = layers * 2 * b * kvh * (s + n) * d * element;
@@ -311,7 +316,14 @@ mod tests {
     #[test]
     fn gpt2_in_f32() {
         let gpt2 = preset("gpt2").unwrap();
-        let m = memory(&gpt2, Format::F32, 8, 512, 16, Parallel::ONE);
+        let m = memory(
+            &gpt2,
+            (Format::F32, Backend::Cpu),
+            8,
+            512,
+            16,
+            Parallel::ONE,
+        );
         assert_eq!(m.params, 124_439_808);
         // 47 rows of padding: 50,304 is the next multiple of 64.
         assert_eq!(m.weights, (124_439_808 + 47 * 768) * 4);
@@ -356,7 +368,7 @@ mod tests {
             pipeline: 5,
             data: 3,
         };
-        let stages = memory_of_stages(&gpt2, Format::F32, 7, 512, 16, parallel);
+        let stages = memory_of_stages(&gpt2, (Format::F32, Backend::Cpu), 7, 512, 16, parallel);
         let layer = 12 * 768 * 768 + 13 * 768;
         let head = 50_304 * 768;
         let params = [
@@ -371,7 +383,10 @@ mod tests {
             // The replica with most sequences has three of the seven.
             assert_eq!(memory.kv_cache, layers * 2 * 3 * 528 * 768 * 4);
         }
-        assert_eq!(memory(&gpt2, Format::F32, 7, 512, 16, parallel), stages[0]);
+        assert_eq!(
+            memory(&gpt2, (Format::F32, Backend::Cpu), 7, 512, 16, parallel),
+            stages[0]
+        );
     }
 
     proptest! {
@@ -381,7 +396,7 @@ mod tests {
             batch in 1usize..64, input in 1usize..512, output in 1usize..512,
         ) {
             let c = preset(name).unwrap();
-            let at = |b, s, n, w| memory(&c, Format::BF16, b, s, n, Parallel::tensor(w));
+            let at = |b, s, n, w| memory(&c, (Format::BF16, Backend::Cuda), b, s, n, Parallel::tensor(w));
             let m = at(batch, input, output, 1);
             prop_assert!(at(batch + 1, input, output, 1).peak() > m.peak());
             prop_assert!(at(batch, input + 1, output, 1).peak() > m.peak());

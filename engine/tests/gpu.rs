@@ -264,7 +264,15 @@ fn memory_is_what_was_predicted() {
         // Freed memory stays with the process: this is the peak.
         let used = before - free();
         let config = presets::preset(preset).unwrap();
-        let tensors = size::memory(&config, Format::BF16, batch, limits.1, 0, Parallel::ONE).peak();
+        let tensors = size::memory(
+            &config,
+            (Format::BF16, Backend::Cuda),
+            batch,
+            limits.1,
+            0,
+            Parallel::ONE,
+        )
+        .peak();
         let predicted = tensors + gpu::LIBRARY_BYTES;
         let ratio = used as f64 / predicted as f64;
         println!("{preset} {batch}x{input}+{output}: {used} bytes used, {predicted} predicted");

@@ -211,24 +211,35 @@ fn a_prompt_in_chunks_is_the_prompt_whole() {
     }
 }
 
+/// On a CPU: what is computed with the weights as they are stored in 16 bits is what f32 makes of them, however long the
+/// prompt is. The whole difference from the model in f32 is that of its weights.
 #[test]
-fn half_precision_is_near_and_finite() {
-    let prompts = prompts(2, 12);
+fn half_precision_rounds_the_weights_and_nothing_else() {
     for name in TINY {
-        let full = random(name, 1).last_logits(&prompts).unwrap();
+        let config = preset(name).unwrap();
+        let longest = config.max_sequence().min(config.max_prompt()) - 4;
+        let weights = Weights::Random { config, seed: 42 };
         for dtype in [Format::BF16, Format::F16] {
-            let weights = Weights::Random {
-                config: preset(name).unwrap(),
-                seed: 42,
-            };
-            let mut options = options(1, 64);
-            options.dtype = dtype;
-            let mut engine = Engine::load(&weights, &options).unwrap();
-            let half = engine.last_logits(&prompts).unwrap();
-            assert!(half.iter().flatten().all(|v| v.is_finite()));
-            // Three decimal digits of logits whose spread is about 0.2.
-            assert_close(&half, &full, 0.02, &format!("{name} in {dtype:?}"));
-            assert_eq!(engine.generate(&prompts, 3).unwrap().ids[0].len(), 3);
+            let dir = tempfile::tempdir().unwrap();
+            inferbench_engine::save(&weights, dtype, dir.path()).unwrap();
+            let rounded = Weights::Path(dir.path().to_owned());
+            for input in [12, longest] {
+                let prompts = prompts(2, input);
+                let logits = |weights: &Weights, dtype| {
+                    let mut options = options(1, input + 4);
+                    options.dtype = dtype;
+                    let mut engine = Engine::load(weights, &options).unwrap();
+                    let ids = engine.generate(&prompts, 3).unwrap().ids;
+                    (engine.last_logits(&prompts).unwrap(), ids)
+                };
+                let what = format!("{name} in {dtype}, {input} ids");
+                let (half, ids) = logits(&weights, dtype);
+                let (full, full_ids) = logits(&rounded, Format::F32);
+                assert_close(&half, &full, 1e-5, &what);
+                assert_eq!(ids, full_ids, "{what}");
+                // Three decimal digits of logits whose spread is about 0.2.
+                assert_close(&half, &logits(&weights, Format::F32).0, 0.02, &what);
+            }
         }
     }
 }

@@ -29,7 +29,12 @@ pub(super) fn measure(
     let products = matrix::gpu_products(shape);
     Ok((
         bandwidth(&device, found[0].cache as usize, budget)?,
-        matrix::measure(&device, format.dtype(), &products, budget)?,
+        matrix::measure(
+            &device,
+            format.activations(Backend::Cuda),
+            &products,
+            budget,
+        )?,
     ))
 }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 use crate::format::Format;
+use crate::gpu::Backend;
 
 /// Both ceilings of the CPU, or of a GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,7 +47,7 @@ impl Ceilings {
             bandwidth: bandwidth::measure(BUDGET),
             matrix: matrix::measure(
                 &Device::Cpu,
-                format.dtype(),
+                format.activations(Backend::Cpu),
                 &matrix::products(shape),
                 BUDGET,
             )?,

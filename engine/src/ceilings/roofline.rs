@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 use crate::format::Format;
+use crate::gpu::Backend;
 use crate::parallel::Parallel;
 use crate::size::{layer_params, matmul_params};
 
@@ -39,8 +40,8 @@ pub struct ModelShape {
 }
 
 impl ModelShape {
-    /// The shape of a model with weights in `format`.
-    pub fn of(config: &ModelConfig, format: Format) -> Self {
+    /// The shape of a model with weights in `format`, on a kind of processor.
+    pub fn of(config: &ModelConfig, format: Format, backend: Backend) -> Self {
         Self {
             layers: config.layers,
             hidden: config.hidden,
@@ -50,7 +51,7 @@ impl ModelShape {
             vocab: config.vocab_size,
             layer_params: layer_params(config) as usize,
             matmul_weight_bytes: format.matrix_bytes(matmul_params(config)) as usize,
-            dtype_bytes: format.element_bytes(),
+            dtype_bytes: format.element_bytes(backend),
         }
     }
 }

@@ -22,6 +22,8 @@ pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         );
     }
     let rows = x.elem_count() / k;
+    // Weights may be in 16 bits where activations are not.
+    let w = w.to_dtype(x.dtype())?;
     let y = x.reshape((rows, k))?.matmul(&w.t()?)?;
     let y = match bias {
         Some(bias) => y.broadcast_add(bias)?,
@@ -229,6 +231,11 @@ pub fn embed(
         }
     };
     let x = x.reshape((b, s, table.row_len()?))?;
+    // On a CPU rows of 16 bits are computed with in f32.
+    let x = match x.device() {
+        Device::Cpu => x.to_dtype(DType::F32)?,
+        _ => x,
+    };
     match positions {
         Some((table, at)) => x.broadcast_add(&table.narrow(0, at.host()?, s)?),
         None => Ok(x),

@@ -12,6 +12,7 @@ use super::slab::Slab;
 use super::source::{Source, fill_rows};
 use crate::error::EngineError;
 use crate::format::Format;
+use crate::gpu::Backend;
 use crate::ops::Weight;
 use crate::parallel::Stage;
 
@@ -66,9 +67,9 @@ impl<'a> Loader<'a> {
         )
     }
 
-    /// The type of whatever is no matrix of weights.
+    /// The type of activations, and of whatever is no matrix of weights.
     pub fn dtype(&self) -> DType {
-        self.format.dtype()
+        self.format.activations(Backend::of(self.device))
     }
 
     /// The parts one below the other, as a matrix `[sum of slots, columns]` to multiply by.
@@ -87,18 +88,20 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// The parts one below the other, as plain numbers `[sum of slots, columns]` to look up.
+    /// The parts one below the other, as plain numbers `[sum of slots, columns]` to compute with.
     pub fn matrix(&self, parts: &[Part]) -> Result<Tensor, EngineError> {
-        self.build(parts, parts[0].cols.len())
+        let matrix = self.build(parts, parts[0].cols.len())?;
+        Ok(matrix.to_dtype(self.dtype())?)
     }
 
     /// The parts one after the other, as a vector.
     pub fn vector(&self, parts: &[Part]) -> Result<Tensor, EngineError> {
-        Ok(self.build(parts, 1)?.flatten_all()?)
+        let vector = self.build(parts, 1)?.flatten_all()?;
+        Ok(vector.to_dtype(self.dtype())?)
     }
 
     fn build(&self, parts: &[Part], cols: usize) -> Result<Tensor, EngineError> {
-        match self.dtype() {
+        match self.format.stored() {
             DType::F32 => self.build_as::<f32>(parts, cols),
             DType::BF16 => self.build_as::<bf16>(parts, cols),
             DType::F16 => self.build_as::<f16>(parts, cols),

@@ -37,11 +37,7 @@ impl Candle {
         let weights = setup.weights.weights().map_err(BackendError::invalid)?;
         let options = LoadOptions {
             dtype: format(setup.dtype),
-            backend: if setup.gpus > 0 {
-                Device::Cuda
-            } else {
-                Device::Cpu
-            },
+            backend: backend(setup.gpus),
             parallel: setup.parallel,
             max_batch: setup.room.sequences,
             max_seq: setup.room.tokens,
@@ -65,6 +61,14 @@ impl Candle {
                     info.parallel.pipeline.to_string(),
                 ),
                 ("dataParallel".into(), info.parallel.data.to_string()),
+                (
+                    "activations".into(),
+                    options
+                        .dtype
+                        .activations(options.backend)
+                        .as_str()
+                        .to_owned(),
+                ),
                 ("maxBatch".into(), options.max_batch.to_string()),
                 ("maxSeq".into(), options.max_seq.to_string()),
             ]),
@@ -174,6 +178,15 @@ pub fn parallel(combination: &Combination) -> Parallel {
     }
 }
 
+/// The kind of processor that so many GPUs are.
+#[must_use]
+pub const fn backend(gpus: u32) -> Device {
+    match gpus {
+        0 => Device::Cpu,
+        _ => Device::Cuda,
+    }
+}
+
 /// Why a combination can never run.
 pub(super) fn unsupported(config: &ModelConfig, combination: &Combination) -> Option<String> {
     size::unsupported(
@@ -196,7 +209,7 @@ pub(super) fn splits_over(config: &ModelConfig, devices: u32) -> bool {
 pub fn memory(config: &ModelConfig, combination: &Combination) -> Memory {
     size::memory(
         config,
-        format(combination.dtype),
+        (format(combination.dtype), backend(combination.gpus)),
         combination.batch_size as usize,
         combination.input_length as usize,
         combination.output_length as usize,

@@ -171,7 +171,7 @@ impl Pod {
         let dtype = combination.dtype;
         ask.weights = Some(model.weights);
         if let (Some(config), false) = (&model.config, self.ceilings.contains_key(&dtype)) {
-            let shape = roofline::shape(config, dtype);
+            let shape = roofline::shape(config, dtype, combination.gpus);
             let ceilings = executor
                 .ceilings(dtype, shape, combination.gpus)
                 .map_err(|message| broken(format!("ceilings: {message}"), Exit::Failed))?;

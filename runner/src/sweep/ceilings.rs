@@ -102,7 +102,11 @@ fn largest_shapes(
             continue;
         }
         let dtype = trial.combination.dtype;
-        let shape = roofline::shape(sweep.config(&trial.combination), dtype);
+        let shape = roofline::shape(
+            sweep.config(&trial.combination),
+            dtype,
+            trial.combination.gpus,
+        );
         let largest = largest.entry(dtype).or_insert(shape);
         if shape.layer_params > largest.layer_params {
             *largest = shape;

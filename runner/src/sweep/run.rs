@@ -234,7 +234,11 @@ impl<'a> Run<'a> {
     /// The class of trials that take as long as this one.
     fn class(&self, trial: &Trial) -> Class {
         let combination = &trial.combination;
-        let shape = roofline::shape(self.sweep.config(combination), combination.dtype);
+        let shape = roofline::shape(
+            self.sweep.config(combination),
+            combination.dtype,
+            combination.gpus,
+        );
         let ceilings = self.ceilings.get(&combination.dtype);
         let least_s = ceilings.map_or(0.0, |ceilings| {
             roofline::least_seconds(&shape, &roofline::workload(combination), ceilings)

@@ -10,12 +10,12 @@ use inferbench_engine::{
 };
 use inferbench_results::record::Roofline;
 
-use crate::backend::candle::{format, parallel};
+use crate::backend::candle::{backend, format, parallel};
 
-/// The sizes of a model whose weights have this data type.
+/// The sizes of a model whose weights have this data type, on so many GPUs, or on the CPU.
 #[must_use]
-pub fn shape(config: &ModelConfig, dtype: Dtype) -> ModelShape {
-    ModelShape::of(config, format(dtype))
+pub fn shape(config: &ModelConfig, dtype: Dtype, gpus: u32) -> ModelShape {
+    ModelShape::of(config, format(dtype), backend(gpus))
 }
 
 /// The work that is asked of the model.

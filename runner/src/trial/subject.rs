@@ -61,7 +61,7 @@ impl<'a> Subject<'a> {
         Ok(Self {
             ask,
             weights,
-            shape: roofline::shape(&config, combination.dtype),
+            shape: roofline::shape(&config, combination.dtype, combination.gpus),
             config,
             schedule,
             seed: prompt_seed(&key),

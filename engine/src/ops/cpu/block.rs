@@ -2,12 +2,15 @@
 //! of many rows; weights are broadcast against it, a tile of the result stays in registers.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
 use super::pool::{Disjoint, share, threads};
 use super::product::{Finish, Product};
+use super::quantized::packed::BLOCK;
+use super::quantized::{Format, unpack};
 use super::view::uninitialised;
 use crate::ops::arch::Arch;
 
@@ -21,13 +24,71 @@ const TILE: usize = 12;
 const PACKED: usize = 96 << 10;
 
 thread_local! {
-    /// The packed weights of the piece at hand, kept from call to call.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// The packed weights of the piece at hand, and a tile of them before, kept from call to call.
+    static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// Where weights come from.
+pub(super) trait Weights: Copy + Sync {
+    /// Rows of the matrix, in `space` where they do not lie in memory so.
+    fn rows<'a>(&'a self, rows: Range<usize>, k: usize, space: &'a mut Vec<f32>) -> &'a [f32];
+}
+
+/// Plain numbers.
+impl Weights for &[f32] {
+    #[inline(always)]
+    fn rows<'a>(&'a self, rows: Range<usize>, k: usize, _: &'a mut Vec<f32>) -> &'a [f32] {
+        &self[rows.start * k..rows.end * k]
+    }
+}
+
+/// Blocks of a format.
+pub(super) struct Packed<'a, B> {
+    bytes: &'a [u8],
+    row_bytes: usize,
+    format: PhantomData<B>,
+}
+
+impl<'a, B: Format> Packed<'a, B> {
+    /// Of rows of `k` weights.
+    pub(super) fn new(bytes: &'a [u8], k: usize) -> Self {
+        Self {
+            bytes,
+            row_bytes: k / BLOCK * B::BYTES,
+            format: PhantomData,
+        }
+    }
+}
+
+impl<B> Clone for Packed<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Packed<'_, B> {}
+
+impl<B: Format + Sync> Weights for Packed<'_, B> {
+    #[inline(always)]
+    fn rows<'a>(&'a self, rows: Range<usize>, k: usize, space: &'a mut Vec<f32>) -> &'a [f32] {
+        let size = rows.len() * k;
+        if space.len() < size {
+            space.resize(size, 0.0);
+        }
+        let bytes = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
+        unpack::<B>(bytes, &mut space[..size]);
+        &space[..size]
+    }
 }
 
 impl Product<'_> {
     /// Blocks of output columns, each against some panels of `x`.
     pub(super) fn blocks(self, out: &mut [f32]) {
+        self.blocks_of(self.w, out);
+    }
+
+    /// As [`Product::blocks`], with weights from elsewhere.
+    pub(super) fn blocks_of(self, source: impl Weights, out: &mut [f32]) {
         let Self { m, n, k, .. } = self;
         let panels = m.div_ceil(PANEL);
         let mut packed = uninitialised(panels * PANEL * k);
@@ -50,11 +111,13 @@ impl Product<'_> {
         share(column_blocks * panel_blocks, m * n * k, |blocks| {
             for block in blocks {
                 let (i, j) = (block % panel_blocks, block / panel_blocks);
-                SCRATCH.with_borrow_mut(|weights| {
+                SCRATCH.with_borrow_mut(|(weights, space)| {
                     arch.dispatch(Block {
                         product: self,
+                        source,
                         packed: &packed,
                         weights,
+                        space,
                         panels: i * PANELS..((i + 1) * PANELS).min(panels),
                         columns: j * columns..((j + 1) * columns).min(n),
                         out: &out,
@@ -86,17 +149,20 @@ impl Product<'_> {
 }
 
 /// Some output columns of some panels.
-struct Block<'a> {
+struct Block<'a, W> {
     product: Product<'a>,
+    source: W,
     /// All of `x`, `[panels, k, PANEL]`.
     packed: &'a [f32],
     weights: &'a mut Vec<f32>,
+    /// Room for a tile's weight rows.
+    space: &'a mut Vec<f32>,
     panels: Range<usize>,
     columns: Range<usize>,
     out: &'a Disjoint<'a>,
 }
 
-impl WithSimd for Block<'_> {
+impl<W: Weights> WithSimd for Block<'_, W> {
     type Output = ();
 
     #[inline(always)]
@@ -124,7 +190,7 @@ impl WithSimd for Block<'_> {
     }
 }
 
-impl Block<'_> {
+impl<W: Weights> Block<'_, W> {
     /// All tiles, `R` weight rows high where there are as many.
     #[inline(always)]
     fn tiles<S: Simd, const R: usize>(&mut self, simd: S) {
@@ -147,23 +213,26 @@ impl Block<'_> {
 
     /// The weight rows of this block, `R` of them interleaved to `[k, R]`, the rest one by one.
     #[inline(always)]
-    fn pack_weights<const R: usize>(&self, mut into: Vec<f32>) -> Vec<f32> {
+    fn pack_weights<const R: usize>(&mut self, mut into: Vec<f32>) -> Vec<f32> {
         let k = self.product.k;
         let size = self.columns.len() * k;
         if into.len() < size {
             into.resize(size, 0.0);
         }
-        let w = &self.product.w[self.columns.start * k..self.columns.end * k];
-        let mut rows = w.chunks_exact(R * k);
-        let mut tiles = into[..size].chunks_exact_mut(R * k);
-        for (rows, tile) in (&mut rows).zip(&mut tiles) {
+        let whole = self.columns.len() / R * R;
+        for first in (0..whole).step_by(R) {
+            let start = self.columns.start + first;
+            let rows = self.source.rows(start..start + R, k, self.space);
+            let tile = &mut into[first * k..(first + R) * k];
             for (i, tile) in tile.chunks_exact_mut(R).enumerate() {
                 for (r, value) in tile.iter_mut().enumerate() {
                     *value = rows[r * k + i];
                 }
             }
         }
-        tiles.into_remainder().copy_from_slice(rows.remainder());
+        let rest = self.columns.start + whole..self.columns.end;
+        let rows = self.source.rows(rest, k, self.space);
+        into[whole * k..size].copy_from_slice(rows);
         into
     }
 

@@ -10,6 +10,7 @@ mod attention;
 mod best;
 mod block;
 mod cache;
+mod half;
 mod linear;
 mod math;
 mod norm;

@@ -3,7 +3,7 @@
 //! Many rows: the matrix is unpacked whole, and multiplied as any other. Activations stay f32 throughout: the only loss
 //! is that of the weights' quantization.
 
-mod packed;
+pub(super) mod packed;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -22,9 +22,9 @@ use packed::{BLOCK, Q4_0, Q8_0, unpack_anywhere};
 
 // A block format as the kernels of this processor need it.
 #[cfg(not(target_arch = "x86_64"))]
-use packed::Packed as Format;
+pub(super) use packed::Packed as Format;
 #[cfg(target_arch = "x86_64")]
-use x86::Widen as Format;
+pub(super) use x86::Widen as Format;
 
 /// Weight rows in one piece of work: a multiple of [`TILE`].
 const UNIT: usize = 24;
@@ -116,7 +116,7 @@ fn unpacked<B: Format>(packed: &[u8], (n, k): (usize, usize)) -> Result<Tensor> 
 }
 
 /// The values of whole blocks, as many as `out` has room for.
-fn unpack<B: Format>(packed: &[u8], out: &mut [f32]) {
+pub(super) fn unpack<B: Format>(packed: &[u8], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
         // SAFETY: the processor has what the function is compiled for.
@@ -125,7 +125,8 @@ fn unpack<B: Format>(packed: &[u8], out: &mut [f32]) {
     unpack_anywhere::<B>(packed, out);
 }
 
-fn stream<B: Format + Sync>(product: Product<'_>, packed: &[u8], out: &mut [f32]) {
+/// The product of few rows with the blocks of a matrix.
+pub(super) fn stream<B: Format + Sync>(product: Product<'_>, packed: &[u8], out: &mut [f32]) {
     let out = Disjoint::new(out);
     let arch = Arch::new();
     #[cfg(target_arch = "x86_64")]

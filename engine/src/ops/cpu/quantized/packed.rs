@@ -1,14 +1,15 @@
-//! The block formats of quantized weights, as GGUF defines them: 32 neighbours in a row share one 16-bit scale.
+//! The block formats of quantized weights, as GGUF defines them: 32 neighbours in a row share one 16-bit scale. And
+//! weights in 16 bits, of which as many neighbours are a block without one.
 
 use crate::ops::arch::prefetch;
 
 /// Weights that share a scale.
-pub(super) const BLOCK: usize = 32;
+pub(in super::super) const BLOCK: usize = 32;
 /// Bytes ahead of the row at hand that are asked for.
 pub(super) const AHEAD: usize = 1024;
 
 /// A block format.
-pub(super) trait Packed {
+pub(in super::super) trait Packed {
     /// Bytes of one block.
     const BYTES: usize;
     /// The values of one block of [`Packed::BYTES`] bytes.
@@ -43,6 +44,34 @@ impl Packed for Q4_0 {
         for ((low, high), &q) in low.iter_mut().zip(high).zip(&block[2..Self::BYTES]) {
             *low = (i32::from(q & 15) - 8) as f32 * scale;
             *high = (i32::from(q >> 4) - 8) as f32 * scale;
+        }
+    }
+}
+
+/// 32 bfloat16.
+pub(in super::super) struct BF16;
+
+impl Packed for BF16 {
+    const BYTES: usize = 2 * BLOCK;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut [f32; BLOCK]) {
+        for (out, pair) in out.iter_mut().zip(block.as_chunks::<2>().0) {
+            *out = f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
+        }
+    }
+}
+
+/// 32 IEEE floats of 16 bits.
+pub(in super::super) struct F16;
+
+impl Packed for F16 {
+    const BYTES: usize = 2 * BLOCK;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut [f32; BLOCK]) {
+        for (out, pair) in out.iter_mut().zip(block.as_chunks::<2>().0) {
+            *out = half::f16::from_le_bytes(*pair).to_f32();
         }
     }
 }

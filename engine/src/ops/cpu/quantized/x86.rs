@@ -3,13 +3,23 @@
 
 use std::arch::x86_64::*;
 
-use super::packed::{AHEAD, BLOCK, Packed, Q4_0, Q8_0};
+use super::packed::{AHEAD, BF16, BLOCK, F16, Packed, Q4_0, Q8_0};
 use crate::ops::arch::{Arch, prefetch};
 
 /// The weights of a block before its scale, in order.
-pub(super) trait Widen: Packed {
+pub(in super::super) trait Widen: Packed {
+    /// What they are multiplied by.
+    ///
     /// # Safety
-    /// The processor has AVX2, and `block` is the first of [`Packed::BYTES`] readable bytes.
+    /// The processor has F16C, and `block` is the first of [`Packed::BYTES`] readable bytes.
+    #[inline(always)]
+    unsafe fn scale(block: *const u8) -> f32 {
+        // SAFETY: the caller's.
+        unsafe { scale(block) }
+    }
+
+    /// # Safety
+    /// The processor has AVX2 and F16C, and `block` is the first of [`Packed::BYTES`] readable bytes.
     unsafe fn avx2(block: *const u8) -> [__m256; 4];
 
     /// # Safety
@@ -62,6 +72,54 @@ impl Widen for Q4_0 {
     }
 }
 
+impl Widen for BF16 {
+    #[inline(always)]
+    unsafe fn scale(_: *const u8) -> f32 {
+        1.0
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn avx2(block: *const u8) -> [__m256; 4] {
+        [0, 16, 32, 48].map(|at| {
+            // SAFETY: by the caller's promise: 64 bytes are readable.
+            let bits = _mm256_cvtepu16_epi32(unsafe { load(block.add(at)) });
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn avx512(block: *const u8) -> [__m512; 2] {
+        [0, 32].map(|at| {
+            // SAFETY: by the caller's promise: 64 bytes are readable; the load needs no alignment.
+            let bits = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(block.add(at).cast()) });
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        })
+    }
+}
+
+impl Widen for F16 {
+    #[inline(always)]
+    unsafe fn scale(_: *const u8) -> f32 {
+        1.0
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn avx2(block: *const u8) -> [__m256; 4] {
+        // SAFETY: by the caller's promise: 64 bytes are readable.
+        [0, 16, 32, 48].map(|at| _mm256_cvtph_ps(unsafe { load(block.add(at)) }))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn avx512(block: *const u8) -> [__m512; 2] {
+        // SAFETY: by the caller's promise: 64 bytes are readable; the load needs no alignment.
+        [0, 32].map(|at| _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(block.add(at).cast()) }))
+    }
+}
+
 /// # Safety
 /// `bytes` is the first of 16 readable ones.
 #[inline]
@@ -96,7 +154,7 @@ pub(super) fn unpack<B: Widen>(packed: &[u8], out: &mut [f32]) {
     for (block, out) in packed.chunks_exact(B::BYTES).zip(out) {
         prefetch(block.as_ptr().cast(), AHEAD);
         // SAFETY: a whole block, and the processor has what this function is compiled for.
-        let (scale, values) = unsafe { (scale(block.as_ptr()), B::avx2(block.as_ptr())) };
+        let (scale, values) = unsafe { (B::scale(block.as_ptr()), B::avx2(block.as_ptr())) };
         let scale = _mm256_set1_ps(scale);
         for (values, out) in values.into_iter().zip(out.as_chunks_mut::<8>().0) {
             // SAFETY: 8 writable floats; the store needs no alignment.
@@ -136,7 +194,7 @@ unsafe fn dot_avx2<B: Widen>(row: &[u8], x: &[f32]) -> f32 {
         let x = [0, 8, 16, 24].map(|at| unsafe { _mm256_loadu_ps(x[at..at + 8].as_ptr()) });
         prefetch(block.cast(), AHEAD_OF_ONE);
         // SAFETY: by the caller's promise the row has a block for every one of `x`.
-        let (scale, w) = unsafe { (scale(block), B::avx2(block)) };
+        let (scale, w) = unsafe { (B::scale(block), B::avx2(block)) };
         let mut dot = _mm256_mul_ps(w[0], x[0]);
         for (w, x) in w.into_iter().zip(x).skip(1) {
             dot = _mm256_fmadd_ps(w, x, dot);
@@ -168,7 +226,7 @@ unsafe fn dot_avx512<B: Widen>(row: &[u8], x: &[f32]) -> f32 {
         let x = [0, 16].map(|at| unsafe { _mm512_loadu_ps(x[at..at + 16].as_ptr()) });
         prefetch(block.cast(), AHEAD_OF_ONE);
         // SAFETY: by the caller's promise the row has a block for every one of `x`.
-        let (scale, w) = unsafe { (scale(block), B::avx512(block)) };
+        let (scale, w) = unsafe { (B::scale(block), B::avx512(block)) };
         let dot = _mm512_fmadd_ps(w[1], x[1], _mm512_mul_ps(w[0], x[0]));
         *sum = _mm512_fmadd_ps(_mm512_set1_ps(scale), dot, *sum);
         block = block.wrapping_add(B::BYTES);
