@@ -186,7 +186,7 @@ impl Group {
         whole.ok_or_else(|| EngineError::Other(anyhow!("a group without ranks")))
     }
 
-    /// What the first `asked` ranks have to say, in their order, or the error that began it: not that of a rank which
+    /// The answers of the first `asked` ranks, in their order, or the error that began it: not that of a rank which
     /// only gave up because another had.
     fn all(&mut self, asked: usize) -> Result<Vec<Reply>, EngineError> {
         let mut replies: Vec<Option<Reply>> = self.ranks.iter().map(|_| None).collect();

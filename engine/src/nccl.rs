@@ -267,7 +267,7 @@ mod tests {
 
     use super::*;
 
-    /// What one GPU shows of a link: a stage that sends to itself, which NCCL allows within one group.
+    /// A link as far as one GPU shows it: a stage that sends to itself, which NCCL allows within one group.
     #[test]
     fn a_stage_receives_what_it_sends_to_itself() {
         let Some((_, _alone)) = gpu::for_test("a_stage_receives_what_it_sends_to_itself") else {

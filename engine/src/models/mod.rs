@@ -121,7 +121,7 @@ impl Model {
         }
     }
 
-    /// What a step on one GPU multiplies by; none where the model is not whole on it, or not in plain numbers.
+    /// The weights that a step on one GPU multiplies by; none where the model is not whole on it, or not in plain numbers.
     #[cfg(feature = "cuda")]
     pub fn parts(&self, comm: &dyn Communicator) -> Option<Parts> {
         match self {

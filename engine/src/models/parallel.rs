@@ -20,7 +20,7 @@ pub(crate) struct RowLinear {
 }
 
 impl RowLinear {
-    /// What it multiplies by, where that is no quantized blocks.
+    /// The matrix and the bias, where the matrix is no quantized blocks.
     #[cfg(feature = "cuda")]
     pub fn product(&self) -> Option<Product> {
         product(&self.weight, self.bias.as_ref())
@@ -42,7 +42,7 @@ pub(crate) struct ColumnLinear {
 }
 
 impl ColumnLinear {
-    /// What it multiplies by, where that is no quantized blocks.
+    /// The matrix and the bias, where the matrix is no quantized blocks.
     #[cfg(feature = "cuda")]
     pub fn product(&self) -> Option<Product> {
         product(&self.weight, self.bias.as_ref())
@@ -54,7 +54,7 @@ impl ColumnLinear {
     }
 }
 
-/// What a step on one GPU multiplies by, where that is no quantized blocks.
+/// A matrix and its bias for a step on one GPU, where the matrix is no quantized blocks.
 #[cfg(feature = "cuda")]
 pub(crate) fn product(weight: &Weight, bias: Option<&Tensor>) -> Option<Product> {
     Some(Product {

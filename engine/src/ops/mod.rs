@@ -1,7 +1,7 @@
 //! The compute facade: every operation a model needs beyond plain tensor plumbing.
 //!
 //! Each function is correct on any device and for f32, bf16 and f16 through [`mod@reference`], which is
-//! plain candle. Where the operands are f32 on the CPU, or on a GPU in a build for GPUs, kernels of our own take over.
+//! plain candle. Where activations are f32 on the CPU, or on a GPU in a build for GPUs, kernels of our own take over.
 //!
 //! Shapes are written `[rows, columns]`; `B` is the batch, `S` the new positions, `H` the query
 //! heads, `KVH` the key/value heads, `D` the head size.

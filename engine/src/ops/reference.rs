@@ -1,4 +1,4 @@
-//! Every operation in plain candle: the path for accelerators and half precision, and the oracle
+//! Every operation in plain candle: the path for what no kernel is made for, and the oracle
 //! that the CPU kernels are tested against.
 
 use candle_core::quantized::QTensor;

@@ -60,7 +60,7 @@ impl Share {
         Ok(stage.is_last().then_some((ids, step_ends)))
     }
 
-    /// What this stage computes the next position of rows from, of which the ids so far are known where they are chosen.
+    /// The input of this stage for the next position of rows, of which the ids so far are known where they are chosen.
     fn next(&self, ids: &[Vec<u32>]) -> Result<Tensor> {
         let (stage, count) = (self.link.stage(), ids.len());
         if stage.is_first() && !stage.is_last() {

@@ -95,7 +95,7 @@ impl Share {
         rows.div_ceil(self.link.stage().count)
     }
 
-    /// What this stage computes `[B, S]` new positions from: their ids where it is the first, else what the one before
+    /// The input of this stage for `[B, S]` new positions: their ids where it is the first, else what the one before
     /// it has made of them.
     pub fn input(&self, ids: Vec<u32>, shape: (usize, usize)) -> candle_core::Result<Tensor> {
         if self.link.stage().is_first() {

@@ -1,4 +1,4 @@
-//! Kernels for f32 on the CPU: vectorised at run time (AVX-512, AVX2, NEON or portable, whichever
+//! Kernels for f32 on the CPU, and for weights in fewer bits: vectorised at run time (AVX-512, AVX2, NEON or portable, whichever
 //! the processor has), threaded on candle's barrier pool.
 //!
 //! Every entry returns `None` for operands it is not made for (another device or dtype, a layout it

@@ -148,7 +148,7 @@ const LEAST: usize = 256;
 /// Nor are fewer than this where a block is a wait for memory and little else.
 const LEAST_SHORT: usize = 32;
 
-/// What decode's attention is shared among, and what comes out of each share.
+/// The shares that decode's attention is divided into, and room for what comes out of each.
 pub(super) struct Shares {
     /// Shares of the positions of every key/value head.
     pub splits: usize,

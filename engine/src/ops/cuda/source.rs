@@ -54,7 +54,7 @@ impl Variant {
         })
     }
 
-    /// What is to be compiled.
+    /// The source that is compiled.
     pub fn source(self) -> &'static str {
         if self.flash { FLASH } else { KERNELS }
     }

@@ -25,7 +25,7 @@ pub(crate) struct Norm {
     pub weight: Tensor,
     /// `[E]`.
     pub bias: Option<Tensor>,
-    /// What is added to the variance or the mean square.
+    /// The epsilon: added to the variance or the mean square.
     pub eps: f32,
 }
 
@@ -118,7 +118,7 @@ fn shared_bytes(k: usize, dtype: DType) -> usize {
     (k + BLOCK / 32 * ahead) * dtype.size_in_bytes()
 }
 
-/// What `step_product` does with its sums, as its source says.
+/// The end of each sum of `step_product`, as its source says.
 #[derive(Clone, Copy)]
 enum Mode {
     Plain,

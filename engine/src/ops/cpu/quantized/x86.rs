@@ -8,7 +8,7 @@ use crate::ops::arch::{Arch, prefetch};
 
 /// The weights of a block before its scale, in order.
 pub(in super::super) trait Widen: Packed {
-    /// What they are multiplied by.
+    /// The scale that they are multiplied by.
     ///
     /// # Safety
     /// The processor has F16C, and `block` is the first of [`Packed::BYTES`] readable bytes.
