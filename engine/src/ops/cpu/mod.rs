@@ -1,5 +1,5 @@
-//! Kernels for f32 on the CPU, and for weights in fewer bits: vectorised at run time (AVX-512, AVX2, NEON or portable, whichever
-//! the processor has), threaded on candle's barrier pool.
+//! Kernels for f32 on the CPU, and for weights in fewer bits: vectorised at run time (AVX-512, AVX2, NEON or portable,
+//! whichever the processor has), threaded on candle's barrier pool.
 //!
 //! Every entry returns `None` for operands it is not made for (another device or dtype, a layout it
 //! cannot read in place, shapes that do not fit), and the caller falls back to
