@@ -99,6 +99,7 @@ mod tests {
 
     use super::*;
     use crate::ops::arch::{Arch, FORCED};
+    use crate::ops::cpu::quantized::unpack;
     use crate::ops::reference;
 
     fn tensor(dims: (usize, usize), seed: u64) -> Tensor {
@@ -153,7 +154,7 @@ mod tests {
             let bits = &finite[..finite.len() / BLOCK * BLOCK];
             let numbers: Vec<T> = bits.iter().map(|&bits| of(bits)).collect();
             let mut got = vec![0.0; bits.len()];
-            super::super::quantized::unpack::<B>(super::bytes(&numbers), &mut got);
+            unpack::<B>(bytes(&numbers), &mut got);
             for (got, &bits) in got.iter().zip(bits) {
                 assert_eq!(*got, value(bits), "{bits:#x}");
             }

@@ -146,6 +146,8 @@ impl Step {
             .all(|k| k % 8 == 0 && (batch > 1 || shared_bytes(*k, dtype) <= kit.shared))
             && !switch::off("fused")
             && dim >= 16
+            // GELU is taken with the bias.
+            && parts.layers.iter().all(|layer| layer.gated || layer.up.bias.is_some())
             && Variant::attention(dtype, query / kv, dim).is_some()
             && parts.all_dense(dtype);
         if !fits {
