@@ -156,6 +156,7 @@ impl Gguf {
         let plain = Rope {
             theta: rope.theta,
             scaling: RopeScaling::Default,
+            partial: rope.partial,
         };
         let (plain, scaled) = (
             plain.frequencies(config.head_dim),
