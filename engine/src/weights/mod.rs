@@ -5,6 +5,7 @@ mod blocks;
 pub(crate) mod element;
 mod files;
 pub(crate) mod gguf;
+mod inventory;
 mod loader;
 mod part;
 mod random;
