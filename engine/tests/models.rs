@@ -443,6 +443,39 @@ fn sizes_without_tensors_are_refused_before_anything_is_built() {
 }
 
 #[test]
+fn weights_that_are_no_numbers_are_told() {
+    for value in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        for name in [
+            "model.layers.1.mlp.down_proj.weight",
+            "model.norm.weight",
+            "model.embed_tokens.weight",
+        ] {
+            let mut model = Changed::of("tiny-llama");
+            model.set(name, value);
+            model.refused(&[&format!("tensor {name}: row 0 holds an infinity or a NaN")]);
+        }
+    }
+    let mut model = Changed::of("tiny-gpt2");
+    model.set("transformer.h.0.mlp.c_fc.weight", f32::INFINITY);
+    model.refused(&["tensor transformer.h.0.mlp.c_fc.weight"]);
+    // A number in one type, and none in another.
+    let mut model = Changed::of("tiny-llama");
+    model.set("model.norm.weight", 1e6);
+    assert!(model.load(Format::F32).is_ok() && model.load(Format::BF16).is_ok());
+    let error = model.load(Format::F16).err().unwrap().to_string();
+    assert!(
+        error.contains("model.norm.weight") && error.contains("in f16"),
+        "{error}"
+    );
+    model.set("model.layers.0.mlp.up_proj.weight", f32::NAN);
+    let error = model.load(Format::Q8_0).err().unwrap().to_string();
+    assert!(
+        error.contains("up_proj") || error.contains("model.norm.weight"),
+        "{error}"
+    );
+}
+
+#[test]
 fn calls_beyond_what_was_loaded_are_refused_and_do_no_harm() {
     let mut engine = random("tiny-gpt2", 2);
     let good = prompts(2, 5);

@@ -4,6 +4,7 @@
 mod blocks;
 pub(crate) mod element;
 mod files;
+mod finite;
 pub(crate) mod gguf;
 mod inventory;
 mod loader;
