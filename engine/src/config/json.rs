@@ -183,7 +183,9 @@ fn llama_like(family: Family, f: &Fields) -> Result<ModelConfig, EngineError> {
             None,
         ),
     };
-    let attention_bias = f.flag("attention_bias", false)?;
+    // The other families have no such flags: where a file carries them all the same, they change nothing.
+    let attention_bias = matches!(family, Family::Llama | Family::Qwen3 | Family::Gemma3)
+        && f.flag("attention_bias", false)?;
     let config = ModelConfig {
         family,
         vocab_size: f.size("vocab_size", d.vocab_size)?,
@@ -199,8 +201,8 @@ fn llama_like(family: Family, f: &Fields) -> Result<ModelConfig, EngineError> {
         tied: f.flag("tie_word_embeddings", d.tied)?,
         // Qwen2 has biases on q, k and v alone, and always; elsewhere the flag covers all four projections.
         qkv_bias: attention_bias || family == Family::Qwen2,
-        out_bias: attention_bias && family != Family::Qwen2,
-        mlp_bias: f.flag("mlp_bias", false)?,
+        out_bias: attention_bias,
+        mlp_bias: family == Family::Llama && f.flag("mlp_bias", false)?,
         qk_norm: matches!(family, Family::Qwen3 | Family::Gemma3),
         rope: Some(rope),
         alternation,
