@@ -2,7 +2,11 @@
 //!
 //! [`ModelConfig::parse`] makes one of a `config.json`; [`crate::Weights::config`] finds it wherever a model lies.
 
+mod defaults;
+mod fields;
 mod json;
+mod keys;
+mod positions;
 mod rope;
 mod tensors;
 
@@ -102,10 +106,21 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// Rotary positions; none where positions are learned.
     pub rope: Option<Rope>,
+    /// Two kinds of layers in turn; none where all are alike.
+    pub alternation: Option<Alternation>,
     /// Ids that never belong in a generated prompt: begin, end and padding.
     pub special_ids: Vec<u32>,
-    /// `config.json` as it was read; an adapter takes from it what this description leaves out.
+    /// `config.json` as it was read.
     pub raw: Map<String, Value>,
+}
+
+/// Layers that attend to everything, among others that attend to a window (Gemma 3).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternation {
+    /// Every how many layers one attends to everything.
+    pub every: usize,
+    /// The base of the rotary frequencies of the others.
+    pub local_theta: f64,
 }
 
 impl ModelConfig {

@@ -140,6 +140,8 @@ impl Engine {
         if let Some(reason) = size::unsupported(&config, parallel, 0, max_seq, dtype) {
             return Err(EngineError::Unsupported(reason));
         }
+        // Before anything is computed with sizes that no file has tensors of.
+        let source = Arc::new(weights.source(&config)?);
         let stages =
             size::memory_of_stages(&config, (dtype, backend), max_batch, max_seq, 0, parallel);
         let all = |of: fn(&size::Memory) -> u64| {
@@ -149,7 +151,6 @@ impl Engine {
         if backend == Backend::Cpu {
             check_memory(all(size::Memory::peak))?;
         }
-        let source = Arc::new(weights.source(&config)?);
         #[cfg(feature = "cuda")]
         let on_device = backend == Backend::Cuda && decodes_on_device(&config, dtype, parallel);
         #[cfg(not(feature = "cuda"))]

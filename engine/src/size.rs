@@ -77,9 +77,12 @@ pub fn unsupported(
         } else {
             "context length"
         };
-        return Some(format!(
-            "{input} input and {output} output tokens exceed the {what} of {limit}"
-        ));
+        // A caller may not know yet how many of them are the prompt's.
+        let tokens = match input {
+            0 => format!("{output} tokens"),
+            _ => format!("{input} input and {output} output tokens"),
+        };
+        return Some(format!("{tokens} exceed the {what} of {limit}"));
     }
     if input > config.max_prompt() {
         return Some(format!(
@@ -348,6 +351,16 @@ mod tests {
         ] {
             assert_eq!(super::params(&preset(name).unwrap()), params, "{name}");
         }
+    }
+
+    #[test]
+    fn a_sequence_that_is_not_divided_yet_is_told_as_a_whole() {
+        let gpt2 = preset("gpt2").unwrap();
+        let of = |input, output| unsupported(&gpt2, Parallel::ONE, input, output, Format::F32);
+        let whole = "1025 tokens exceed the context length of 1024";
+        assert_eq!(of(0, 1025).as_deref(), Some(whole));
+        let divided = "1024 input and 1 output tokens exceed the context length of 1024";
+        assert_eq!(of(1024, 1).as_deref(), Some(divided));
     }
 
     #[test]

@@ -404,6 +404,32 @@ fn errors_name_the_file_and_what_is_wrong() {
     converter.set("rope.dimension_count", Value::U32(4));
     assert!(error(&converter).contains("llama.rope.dimension_count: 4"));
     converter.metadata.remove("llama.rope.dimension_count");
+    for (key, value, said) in [
+        (
+            "attention.value_length",
+            Value::U32(4),
+            "only attention.key_length, 8",
+        ),
+        ("attention.causal", Value::Bool(false), "only true"),
+        ("logit_scale", Value::F32(0.5), "is not understood"),
+    ] {
+        converter.set(key, value);
+        let message = error(&converter);
+        assert!(
+            message.contains(&format!("llama.{key}: ")) && message.contains(said),
+            "{message}"
+        );
+        converter.metadata.remove(&format!("llama.{key}"));
+    }
+    // A tensor that nothing reads.
+    let extra = Tensor::zeros(32, candle_core::DType::F32, &Device::Cpu).unwrap();
+    converter.add("blk.0.attn_q.bias_extra", &extra);
+    let message = error(&converter);
+    assert!(
+        message.contains("blk.0.attn_q.bias_extra is not one of"),
+        "{message}"
+    );
+    converter.tensors.pop();
     let text = Value::String("mamba".into());
     converter
         .metadata

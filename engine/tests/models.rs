@@ -2,8 +2,10 @@
 //!
 //! `fixtures/` is made by `fixtures/make.py`.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
+use candle_core::{DType, Device, Tensor};
 use inferbench_engine::presets::preset;
 use inferbench_engine::{
     Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, size,
@@ -311,6 +313,177 @@ fn errors_name_file_tensor_and_shapes() {
     assert!(load().contains("no *.safetensors file"));
     std::fs::remove_file(&file).unwrap();
     assert!(load().contains("config.json"));
+}
+
+/// A saved model of a preset, its configuration and its tensors changed.
+struct Changed {
+    dir: tempfile::TempDir,
+    json: serde_json::Value,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Changed {
+    fn of(name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = preset(name).unwrap();
+        let json = config.to_json();
+        let weights = Weights::Random { config, seed: 1 };
+        inferbench_engine::save(&weights, Format::F32, dir.path()).unwrap();
+        let file = dir.path().join("model.safetensors");
+        let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+        Self { dir, json, tensors }
+    }
+
+    /// The first element of a tensor.
+    fn set(&mut self, tensor: &str, value: f32) {
+        let old = &self.tensors[tensor];
+        let mut values = old.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values[0] = value;
+        let new = Tensor::from_vec(values, old.shape(), &Device::Cpu).unwrap();
+        self.tensors.insert(tensor.into(), new);
+    }
+
+    fn add(&mut self, tensor: &str, shape: &[usize]) {
+        let zeros = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        self.tensors.insert(tensor.into(), zeros);
+    }
+
+    fn load(&self, dtype: Format) -> Result<Engine, EngineError> {
+        let file = self.dir.path().join("model.safetensors");
+        candle_core::safetensors::save(&self.tensors, file).unwrap();
+        let file = self.dir.path().join("config.json");
+        std::fs::write(file, self.json.to_string()).unwrap();
+        let mut options = options(1, 64);
+        options.dtype = dtype;
+        Engine::load(&Weights::Path(self.dir.path().to_owned()), &options)
+    }
+
+    fn logits(&self) -> Vec<Vec<f32>> {
+        let mut engine = self.load(Format::F32).unwrap();
+        engine.last_logits(&prompts(2, 9)).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(&self, parts: &[&str]) {
+        let error = match self.load(Format::F32) {
+            Ok(_) => panic!("loaded all the same"),
+            Err(error) => error.to_string(),
+        };
+        for part in parts {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
+
+#[test]
+fn every_tensor_of_a_file_is_read_harmless_or_refused() {
+    let mut llama = Changed::of("tiny-llama");
+    let wanted = llama.logits();
+    // As the first Llamas and GPT-2s carry them.
+    llama.add("model.layers.0.self_attn.rotary_emb.inv_freq", &[4]);
+    assert_eq!(llama.logits(), wanted);
+    llama.add("model.layers.0.self_attn.q_proj.bias", &[192]);
+    llama.refused(&[
+        "model.safetensors",
+        "model.layers.0.self_attn.q_proj.bias",
+        "LlamaForCausalLM",
+    ]);
+    llama.tensors.remove("model.layers.0.self_attn.q_proj.bias");
+    llama.add("model.layers.3.input_layernorm.weight", &[96]);
+    llama.refused(&["model.layers.3.input_layernorm.weight", "not one of"]);
+
+    let mut gpt2 = Changed::of("tiny-gpt2");
+    let wanted = gpt2.logits();
+    gpt2.add("transformer.h.0.attn.bias", &[1, 1, 256, 256]);
+    gpt2.add("transformer.h.0.attn.masked_bias", &[1]);
+    assert_eq!(gpt2.logits(), wanted);
+    gpt2.add("transformer.h.1.attn.extra", &[1]);
+    gpt2.add("score.weight", &[2, 96]);
+    gpt2.refused(&["score.weight (and 1 more)"]);
+}
+
+/// transformers would use the head, as it is stored.
+#[test]
+fn a_tied_head_is_the_embedding_or_refused() {
+    let mut model = Changed::of("tiny-qwen2");
+    let wanted = model.logits();
+    let embedding = model.tensors["model.embed_tokens.weight"].clone();
+    model.tensors.insert("lm_head.weight".into(), embedding);
+    assert_eq!(model.logits(), wanted);
+    model.set("lm_head.weight", 0.5);
+    model.refused(&[
+        "tie_word_embeddings: true",
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+    ]);
+    model.json["tie_word_embeddings"] = false.into();
+    assert_ne!(model.logits(), wanted);
+}
+
+/// Its biases do not hang on the flag.
+#[test]
+fn qwen2_has_its_biases_whatever_is_said() {
+    let mut model = Changed::of("tiny-qwen2");
+    let wanted = model.logits();
+    for flag in [false, true] {
+        model.json["attention_bias"] = flag.into();
+        assert_eq!(model.logits(), wanted);
+    }
+}
+
+#[test]
+fn sizes_without_tensors_are_refused_before_anything_is_built() {
+    let mut model = Changed::of("tiny-llama");
+    for (layers, parts) in [
+        (4_294_967_295u32, ["num_hidden_layers: 4294967295", "4096"]),
+        (100_000_000, ["num_hidden_layers: 100000000", "4096"]),
+        (
+            4000,
+            ["4000 layers, and the file holds 3", "model.layers.3."],
+        ),
+    ] {
+        model.json["num_hidden_layers"] = layers.into();
+        let start = std::time::Instant::now();
+        model.refused(&parts);
+        assert!(start.elapsed().as_secs() < 10);
+    }
+    // Far too great for any memory, and for the file above all.
+    model.json["num_hidden_layers"] = 3.into();
+    model.json["intermediate_size"] = 1_000_000.into();
+    model.refused(&["gate_proj", "[264, 96]", "[1000000, 96]"]);
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_told() {
+    for value in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        for name in [
+            "model.layers.1.mlp.down_proj.weight",
+            "model.norm.weight",
+            "model.embed_tokens.weight",
+        ] {
+            let mut model = Changed::of("tiny-llama");
+            model.set(name, value);
+            model.refused(&[&format!("tensor {name}: row 0 holds an infinity or a NaN")]);
+        }
+    }
+    let mut model = Changed::of("tiny-gpt2");
+    model.set("transformer.h.0.mlp.c_fc.weight", f32::INFINITY);
+    model.refused(&["tensor transformer.h.0.mlp.c_fc.weight"]);
+    // A number in one type, and none in another.
+    let mut model = Changed::of("tiny-llama");
+    model.set("model.norm.weight", 1e6);
+    assert!(model.load(Format::F32).is_ok() && model.load(Format::BF16).is_ok());
+    let error = model.load(Format::F16).err().unwrap().to_string();
+    assert!(
+        error.contains("model.norm.weight") && error.contains("in f16"),
+        "{error}"
+    );
+    model.set("model.layers.0.mlp.up_proj.weight", f32::NAN);
+    let error = model.load(Format::Q8_0).err().unwrap().to_string();
+    assert!(
+        error.contains("up_proj") || error.contains("model.norm.weight"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -1,12 +1,27 @@
-//! `config.json` as Hugging Face writes it, read into a [`ModelConfig`].
-//!
-//! Both spellings of the file are understood: `rope_theta` and `rope_scaling` beside each other, and
-//! the newer `rope_parameters`.
+//! `config.json` as Hugging Face writes it, read into a [`ModelConfig`] as transformers reads it. Every key is read,
+//! known to be harmless, or refused (see [`super::keys`]); what a file leaves out has transformers' default.
 
 use serde_json::{Map, Value};
 
-use super::{CLASSES, Family, ModelConfig, Rope, RopeScaling};
+use super::defaults::Defaults;
+use super::fields::{Fields, unsupported};
+use super::{CLASSES, Family, ModelConfig, keys, positions};
 use crate::error::EngineError;
+
+/// The most that a size can plausibly be: some times the largest models', and little enough that no product of them
+/// overflows. Ids are held by f32 at times, exactly up to 2²⁴.
+const BOUNDS: [(&str, usize, fn(&ModelConfig) -> usize); 8] = [
+    ("vocab_size", 1 << 24, |c| c.vocab_size),
+    ("hidden_size", 1 << 17, |c| c.hidden),
+    ("intermediate_size", 1 << 20, |c| c.intermediate),
+    ("num_hidden_layers", 1 << 12, |c| c.layers),
+    ("num_attention_heads", 1 << 12, |c| c.heads),
+    ("num_key_value_heads", 1 << 12, |c| c.kv_heads),
+    ("head_dim", 1 << 12, |c| c.head_dim),
+    ("max_position_embeddings", u32::MAX as usize, |c| {
+        c.max_position
+    }),
+];
 
 impl ModelConfig {
     /// Parses the text of a `config.json`.
@@ -18,7 +33,8 @@ impl ModelConfig {
         let raw: Map<String, Value> =
             serde_json::from_str(text).map_err(|e| EngineError::Invalid(e.to_string()))?;
         let family = family(&raw)?;
-        let f = Fields(&raw);
+        keys::check(family, &raw)?;
+        let f = Fields::top(&raw);
         match family {
             Family::Gpt2 => gpt2(&f),
             _ => llama_like(family, &f),
@@ -27,19 +43,10 @@ impl ModelConfig {
     }
 
     fn checked(self) -> Result<Self, EngineError> {
-        let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden),
-            ("intermediate_size", self.intermediate),
-            ("num_hidden_layers", self.layers),
-            ("num_attention_heads", self.heads),
-            ("num_key_value_heads", self.kv_heads),
-            ("head_dim", self.head_dim),
-            ("max_position_embeddings", self.max_position),
-        ];
-        for (name, value) in sizes {
-            if value == 0 || value > u32::MAX as usize {
-                return invalid(format!("{name}: {value} is not within 1 and 2^32 - 1"));
+        for (name, most, size) in BOUNDS {
+            let value = size(&self);
+            if value == 0 || value > most {
+                return invalid(format!("{name}: {value} is not within 1 and {most}"));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -51,6 +58,15 @@ impl ModelConfig {
         if self.rope.is_some() && !self.head_dim.is_multiple_of(2) {
             return invalid(format!("head_dim: {} is not even", self.head_dim));
         }
+        if self.norm_eps > 1.0 {
+            return invalid(format!(
+                "the epsilon of the norms: {} is not within 0 and 1",
+                self.norm_eps
+            ));
+        }
+        if self.sliding_window == Some(0) {
+            return invalid("sliding_window: 0 is not at least 1".into());
+        }
         Ok(self)
     }
 }
@@ -60,10 +76,17 @@ fn invalid<T>(message: String) -> Result<T, EngineError> {
 }
 
 fn family(raw: &Map<String, Value>) -> Result<Family, EngineError> {
-    let class = raw
-        .get("architectures")
-        .and_then(|v| v.get(0))
-        .and_then(Value::as_str);
+    let class = match raw.get("architectures") {
+        None | Some(Value::Null) => None,
+        Some(list) => match list.get(0).and_then(Value::as_str) {
+            None => {
+                return invalid(format!(
+                    "architectures: {list} does not begin with a class name"
+                ));
+            }
+            class => class,
+        },
+    };
     let model_type = raw.get("model_type").and_then(Value::as_str);
     let found = match (class, model_type) {
         (Some(class), _) => CLASSES.iter().find(|(_, name, _)| *name == class),
@@ -71,248 +94,176 @@ fn family(raw: &Map<String, Value>) -> Result<Family, EngineError> {
         (None, Some(kind)) => CLASSES.iter().find(|(.., name)| *name == kind),
         (None, None) => return invalid("architectures: missing".into()),
     };
-    found.map(|(family, ..)| *family).ok_or_else(|| {
+    let Some(&(family, class, kind)) = found else {
         let known: Vec<_> = CLASSES.iter().map(|(_, name, _)| *name).collect();
-        EngineError::Unsupported(format!(
+        return Err(EngineError::Unsupported(format!(
             "architectures: {} is not one of {}",
             class.or(model_type).unwrap_or_default(),
             known.join(", ")
-        ))
-    })
+        )));
+    };
+    match model_type {
+        Some(other) if other != kind => {
+            unsupported("model_type", other, &format!("{kind} for {class}"))
+        }
+        _ => Ok(family),
+    }
 }
 
 fn gpt2(f: &Fields) -> Result<ModelConfig, EngineError> {
-    let hidden = f.size("n_embd")?;
-    let heads = f.size("n_head")?;
+    let d = Defaults::of(Family::Gpt2);
+    let hidden = f.size("n_embd", d.hidden)?;
+    let heads = f.size("n_head", d.heads)?;
     if heads == 0 || !hidden.is_multiple_of(heads) {
         return invalid(format!(
             "n_embd: {hidden} is not a multiple of n_head {heads}"
         ));
     }
-    f.only("activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;
-    for flag in ["scale_attn_by_inverse_layer_idx", "add_cross_attention"] {
-        if f.flag(flag, false)? {
-            return Err(EngineError::Unsupported(format!(
-                "{flag}: true is not supported"
-            )));
-        }
-    }
-    if !f.flag("scale_attn_weights", true)? {
-        return Err(EngineError::Unsupported(
-            "scale_attn_weights: false is not supported".into(),
-        ));
-    }
     Ok(ModelConfig {
         family: Family::Gpt2,
-        vocab_size: f.size("vocab_size")?,
+        vocab_size: f.size("vocab_size", d.vocab_size)?,
         hidden,
-        intermediate: f.size_or("n_inner", 4 * hidden)?,
-        layers: f.size("n_layer")?,
+        intermediate: match f.size_or_null("n_inner", None)? {
+            Some(intermediate) => intermediate,
+            None => hidden.saturating_mul(4),
+        },
+        layers: f.size("n_layer", d.layers)?,
         heads,
         kv_heads: heads,
         head_dim: hidden / heads,
-        max_position: f.size_or("n_positions", f.size_or("n_ctx", 1024)?)?,
+        max_position: f.size("n_positions", d.max_position)?,
         sliding_window: None,
-        norm_eps: f.number_or("layer_norm_epsilon", 1e-5)?,
-        tied: f.flag("tie_word_embeddings", true)?,
+        norm_eps: f.positive("layer_norm_epsilon", d.norm_eps)?,
+        tied: f.flag("tie_word_embeddings", d.tied)?,
         qkv_bias: true,
         out_bias: true,
         mlp_bias: true,
         qk_norm: false,
         rope: None,
+        alternation: None,
         special_ids: f.special_ids(),
-        raw: f.0.clone(),
+        raw: f.map.clone(),
     })
 }
 
 fn llama_like(family: Family, f: &Fields) -> Result<ModelConfig, EngineError> {
-    let hidden = f.size("hidden_size")?;
-    let heads = f.size("num_attention_heads")?;
-    if !family.is_reference() {
-        f.only("hidden_act", &["silu", "swish"])?;
-    }
-    let attention_bias = f.flag("attention_bias", family == Family::Qwen2)?;
-    let window = match f.0.get("use_sliding_window").and_then(Value::as_bool) {
-        Some(false) => None,
-        // Qwen's default is off, Mistral's is what the field says.
-        None if matches!(family, Family::Qwen2 | Family::Qwen3) => None,
+    let d = Defaults::of(family);
+    let hidden = f.size("hidden_size", d.hidden)?;
+    let layers = f.size("num_hidden_layers", d.layers)?;
+    let heads = f.size("num_attention_heads", d.heads)?;
+    let kv_heads = match (family, d.kv_heads) {
+        (Family::Mistral | Family::Gemma3, Some(kv_heads)) => {
+            f.size("num_key_value_heads", kv_heads)?
+        }
         _ => f
-            .optional_size("sliding_window")?
-            .or((family == Family::Gemma3).then_some(4096)),
+            .size_or_null("num_key_value_heads", d.kv_heads)?
+            .unwrap_or(heads),
     };
-    Ok(ModelConfig {
+    let given = match d.head_dim {
+        Some(head_dim) => Some(f.size("head_dim", head_dim)?),
+        None => f.size_or_null("head_dim", None)?,
+    };
+    let head_dim = match given {
+        Some(dim) => dim,
+        None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
+        None => {
+            return invalid(format!(
+                "hidden_size: {hidden} is not a multiple of num_attention_heads {heads}, and head_dim is missing"
+            ));
+        }
+    };
+    let max_position = f.size("max_position_embeddings", d.max_position)?;
+    let (rope, alternation) = match family {
+        Family::Gemma3 => {
+            let (rope, alternation) = positions::gemma3(f, d.rope_theta, layers)?;
+            (rope, Some(alternation))
+        }
+        _ => (
+            positions::rope(family, f, d.rope_theta, head_dim, max_position)?,
+            None,
+        ),
+    };
+    // The other families have no such flags: where a file carries them all the same, they change nothing.
+    let attention_bias = matches!(family, Family::Llama | Family::Qwen3 | Family::Gemma3)
+        && f.flag("attention_bias", false)?;
+    let config = ModelConfig {
         family,
-        vocab_size: f.size("vocab_size")?,
+        vocab_size: f.size("vocab_size", d.vocab_size)?,
         hidden,
-        intermediate: f.size("intermediate_size")?,
-        layers: f.size("num_hidden_layers")?,
+        intermediate: f.size("intermediate_size", d.intermediate)?,
+        layers,
         heads,
-        kv_heads: f.size_or("num_key_value_heads", heads)?,
-        head_dim: match f.optional_size("head_dim")? {
-            Some(dim) => dim,
-            None => match family {
-                Family::Qwen3 => 128,
-                Family::Gemma3 => 256,
-                _ if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
-                _ => {
-                    return invalid(format!(
-                        "hidden_size: {hidden} is not a multiple of num_attention_heads {heads}, and head_dim is missing"
-                    ));
-                }
-            },
-        },
-        max_position: f.size_or(
-            "max_position_embeddings",
-            if family == Family::Gemma3 {
-                131_072
-            } else {
-                2048
-            },
-        )?,
-        sliding_window: window,
-        norm_eps: f.number_or("rms_norm_eps", 1e-6)?,
-        tied: f.flag("tie_word_embeddings", family == Family::Gemma3)?,
-        qkv_bias: attention_bias,
-        // Qwen2 has biases on q, k and v alone; elsewhere the flag covers all four projections.
-        out_bias: attention_bias && family != Family::Qwen2,
-        mlp_bias: f.flag("mlp_bias", false)?,
+        kv_heads,
+        head_dim,
+        max_position,
+        sliding_window: sliding_window(family, f, layers)?,
+        norm_eps: f.positive("rms_norm_eps", d.norm_eps)?,
+        tied: f.flag("tie_word_embeddings", d.tied)?,
+        // Qwen2 has biases on q, k and v alone, and always; elsewhere the flag covers all four projections.
+        qkv_bias: attention_bias || family == Family::Qwen2,
+        out_bias: attention_bias,
+        mlp_bias: family == Family::Llama && f.flag("mlp_bias", false)?,
         qk_norm: matches!(family, Family::Qwen3 | Family::Gemma3),
-        rope: Some(rope(family, f)?),
+        rope: Some(rope),
+        alternation,
         special_ids: f.special_ids(),
-        raw: f.0.clone(),
-    })
+        raw: f.map.clone(),
+    };
+    adapted(config, f)
 }
 
-fn rope(family: Family, f: &Fields) -> Result<Rope, EngineError> {
-    let nested = |key: &str| match f.0.get(key) {
-        Some(Value::Object(map)) => Some(map.clone()),
-        _ => None,
-    };
-    let parameters = nested("rope_parameters");
-    let theta = match &parameters {
-        Some(map) => Fields(map).optional_number("rope_theta")?,
-        None => None,
-    };
-    let rope_theta = match theta {
-        Some(theta) => theta,
-        None => f.number_or("rope_theta", 10_000.0)?,
-    };
-    // The adapters read their own scaling out of the raw file.
-    let scaling = match parameters.or_else(|| nested("rope_scaling")) {
-        Some(map) if !family.is_reference() => scaling(&Fields(&map), f)?,
-        _ => RopeScaling::Default,
-    };
-    Ok(Rope {
-        theta: rope_theta,
-        scaling,
-    })
-}
-
-fn scaling(s: &Fields, f: &Fields) -> Result<RopeScaling, EngineError> {
-    let kind =
-        s.0.get("rope_type")
-            .or_else(|| s.0.get("type"))
-            .and_then(Value::as_str)
-            .unwrap_or("default");
-    match kind {
-        "default" => Ok(RopeScaling::Default),
-        "linear" => Ok(RopeScaling::Linear {
-            factor: s.number("factor")?,
-        }),
-        "llama3" => Ok(RopeScaling::Llama3 {
-            factor: s.number("factor")?,
-            low_freq_factor: s.number("low_freq_factor")?,
-            high_freq_factor: s.number("high_freq_factor")?,
-            original_max_position: match s.optional_size("original_max_position_embeddings")? {
-                Some(length) => length,
-                None => f.size("max_position_embeddings")?,
-            },
-        }),
-        other => Err(EngineError::Unsupported(format!(
-            "rope_scaling.rope_type: {other} is not one of default, linear, llama3"
-        ))),
-    }
-}
-
-/// Typed access to the fields of a JSON object; `null` counts as absent.
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl Fields<'_> {
-    fn present(&self, key: &str) -> Option<&Value> {
-        self.0.get(key).filter(|v| !v.is_null())
-    }
-
-    fn optional_size(&self, key: &str) -> Result<Option<usize>, EngineError> {
-        self.present(key)
-            .map(|v| {
-                v.as_u64().map(|n| n as usize).ok_or_else(|| {
-                    EngineError::Invalid(format!("{key}: {v} is not a whole number"))
-                })
-            })
-            .transpose()
-    }
-
-    fn size_or(&self, key: &str, default: usize) -> Result<usize, EngineError> {
-        Ok(self.optional_size(key)?.unwrap_or(default))
-    }
-
-    fn size(&self, key: &str) -> Result<usize, EngineError> {
-        self.optional_size(key)?
-            .ok_or_else(|| EngineError::Invalid(format!("{key}: missing")))
-    }
-
-    fn optional_number(&self, key: &str) -> Result<Option<f64>, EngineError> {
-        self.present(key)
-            .map(|v| {
-                v.as_f64()
-                    .ok_or_else(|| EngineError::Invalid(format!("{key}: {v} is not a number")))
-            })
-            .transpose()
-    }
-
-    fn number_or(&self, key: &str, default: f64) -> Result<f64, EngineError> {
-        Ok(self.optional_number(key)?.unwrap_or(default))
-    }
-
-    fn number(&self, key: &str) -> Result<f64, EngineError> {
-        self.optional_number(key)?
-            .ok_or_else(|| EngineError::Invalid(format!("{key}: missing")))
-    }
-
-    fn flag(&self, key: &str, default: bool) -> Result<bool, EngineError> {
-        match self.present(key) {
-            None => Ok(default),
-            Some(v) => v.as_bool().ok_or_else(|| {
-                EngineError::Invalid(format!("{key}: {v} is not one of true, false"))
-            }),
+/// The window, where a layer has one.
+fn sliding_window(family: Family, f: &Fields, layers: usize) -> Result<Option<usize>, EngineError> {
+    let window = f.size_or_null("sliding_window", Defaults::of(family).sliding_window)?;
+    let sliding = positions::sliding_layers(f, layers)?;
+    let any_slides = sliding.map(|layers| layers.contains(&true));
+    match family {
+        Family::Gemma3 if window.is_none() => {
+            unsupported("sliding_window", "null", "a number for Gemma3ForCausalLM")
         }
-    }
-
-    fn only(&self, key: &str, allowed: &[&str]) -> Result<(), EngineError> {
-        match self.present(key) {
-            Some(v) if !v.as_str().is_some_and(|s| allowed.contains(&s)) => {
-                Err(EngineError::Unsupported(format!(
-                    "{key}: {v} is not one of {}",
-                    allowed.join(", ")
-                )))
+        Family::Qwen2 | Family::Qwen3 => {
+            let first = f.size("max_window_layers", 28)?;
+            let in_use = f.flag("use_sliding_window", false)?;
+            match any_slides {
+                Some(true) if !in_use => {
+                    unsupported("use_sliding_window", false, "true beside such layer_types")
+                }
+                any => Ok(window.filter(|_| in_use && any.unwrap_or(first < layers))),
             }
-            _ => Ok(()),
         }
-    }
-
-    /// Begin, end and padding ids; an end id may be a list.
-    fn special_ids(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = ["bos_token_id", "eos_token_id", "pad_token_id"]
-            .iter()
-            .filter_map(|key| self.present(key))
-            .flat_map(|v| match v {
-                Value::Array(list) => list.clone(),
-                one => vec![one.clone()],
-            })
-            .filter_map(|v| v.as_u64().and_then(|id| u32::try_from(id).ok()))
-            .collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
+        _ => Ok(window),
     }
 }
+
+/// What candle's models, which know less than transformers', cannot do.
+fn adapted(c: ModelConfig, f: &Fields) -> Result<ModelConfig, EngineError> {
+    let class = c.architecture();
+    match c.family {
+        Family::Gemma3 => {
+            if !c.tied {
+                return unsupported("tie_word_embeddings", false, &format!("true for {class}"));
+            }
+            // candle writes the values of several heads into its cache as if they lay one after the other.
+            if c.kv_heads > 1 {
+                return unsupported("num_key_value_heads", c.kv_heads, &format!("1 for {class}"));
+            }
+            let scalar = f.positive("query_pre_attn_scalar", 256.0)?;
+            if scalar != c.head_dim as f64 {
+                let allowed = format!("the width of a head, {}, for {class}", c.head_dim);
+                return unsupported("query_pre_attn_scalar", scalar, &allowed);
+            }
+        }
+        Family::Phi3 if c.head_dim.checked_mul(c.heads) != Some(c.hidden) => {
+            return unsupported(
+                "head_dim",
+                c.head_dim,
+                &format!("hidden_size / num_attention_heads for {class}"),
+            );
+        }
+        _ => {}
+    }
+    Ok(c)
+}
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,8 @@ pub struct Rope {
     pub theta: f64,
     /// The scaling beyond the trained context.
     pub scaling: RopeScaling,
+    /// The share of a head that is rotated: 1 but for Phi-3.
+    pub partial: f64,
 }
 
 impl Rope {
@@ -67,6 +69,7 @@ mod tests {
         let plain = Rope {
             theta: 5e5,
             scaling: RopeScaling::Default,
+            partial: 1.0,
         };
         let scaled = Rope {
             theta: 5e5,
@@ -76,6 +79,7 @@ mod tests {
                 high_freq_factor: 4.0,
                 original_max_position: 8192,
             },
+            partial: 1.0,
         };
         let (plain, scaled) = (plain.frequencies(128), scaled.frequencies(128));
         assert_eq!(plain[0], scaled[0]);

@@ -173,7 +173,7 @@ pub(crate) fn ids(best: &Tensor) -> Result<Vec<u32>> {
                 winner = &rank[row];
             }
         }
-        if winner[0].is_nan() {
+        if !winner[0].is_finite() {
             return Err(not_a_number(row));
         }
         Ok(winner[1] as u32)
@@ -181,9 +181,11 @@ pub(crate) fn ids(best: &Tensor) -> Result<Vec<u32>> {
     (0..best[0].len()).map(take).collect()
 }
 
-/// That the largest logit of a row is not defined.
+/// That the largest logit of a row is not defined, or past what its type can hold.
 pub(crate) fn not_a_number(row: usize) -> Error {
-    Error::msg(format!("row {row} of the logits holds a NaN"))
+    Error::msg(format!(
+        "row {row} of the logits holds a NaN or an infinity"
+    ))
 }
 
 #[cfg(test)]
@@ -202,10 +204,12 @@ mod tests {
         let nothing = [[f32::NEG_INFINITY, 100.0]; 3];
         assert_eq!(taken(&[lower, nothing]).unwrap(), [3, 4, 6]);
         for rank in 0..2 {
-            let mut best = [lower, upper];
-            best[rank][1][0] = f32::NAN;
-            let error = taken(&best).unwrap_err().to_string();
-            assert!(error.contains("row 1"), "{error}");
+            for value in [f32::NAN, f32::INFINITY] {
+                let mut best = [lower, upper];
+                best[rank][1][0] = value;
+                let error = taken(&best).unwrap_err().to_string();
+                assert!(error.contains("row 1"), "{error}");
+            }
         }
     }
 }

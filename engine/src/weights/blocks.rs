@@ -8,6 +8,7 @@ use candle_core::quantized::k_quants::{BlockQ4_0, BlockQ8_0};
 use candle_core::quantized::{GgmlDType, GgmlType, QStorage, QTensor, QuantizedType};
 
 use super::element::{advise_large_pages, in_parallel};
+use super::finite::FirstBad;
 use super::part::Part;
 use super::source::{Source, fill_rows};
 use crate::error::EngineError;
@@ -31,15 +32,17 @@ pub(crate) fn build(
             kind.block_size()
         )));
     }
+    let bad = &FirstBad::default();
     let blocks: Box<dyn QuantizedType> = match kind {
-        GgmlDType::Q4_0 => Box::new(quantize::<BlockQ4_0>(source, parts, rows, cols)),
-        GgmlDType::Q8_0 => Box::new(quantize::<BlockQ8_0>(source, parts, rows, cols)),
+        GgmlDType::Q4_0 => Box::new(quantize::<BlockQ4_0>(source, parts, rows, cols, bad)),
+        GgmlDType::Q8_0 => Box::new(quantize::<BlockQ8_0>(source, parts, rows, cols, bad)),
         other => {
             return Err(EngineError::Unsupported(format!(
                 "dtype: {other:?} is not one of Q4_0, Q8_0"
             )));
         }
     };
+    bad.told(parts, "f32")?;
     let storage = if device.is_cpu() {
         QStorage::Cpu(blocks)
     } else {
@@ -52,7 +55,13 @@ pub(crate) fn build(
 /// Rows that are made before they are quantized.
 const ROWS: usize = 8;
 
-fn quantize<B: GgmlType>(source: &Source, parts: &[Part], rows: usize, cols: usize) -> Vec<B> {
+fn quantize<B: GgmlType>(
+    source: &Source,
+    parts: &[Part],
+    rows: usize,
+    cols: usize,
+    bad: &FirstBad,
+) -> Vec<B> {
     let row_blocks = cols / B::BLCK_SIZE;
     let count = rows * row_blocks;
     let mut blocks = Vec::<B>::with_capacity(count);
@@ -64,6 +73,7 @@ fn quantize<B: GgmlType>(source: &Source, parts: &[Part], rows: usize, cols: usi
             let plain = &mut plain[..out.len() / row_blocks * cols];
             plain.fill(0.0);
             fill_rows(source, parts, cols, first + i * ROWS, plain);
+            bad.look(first + i * ROWS, cols, plain);
             for block in out.iter_mut() {
                 block.write(B::zeros());
             }

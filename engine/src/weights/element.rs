@@ -13,6 +13,8 @@ pub(crate) trait Element: WithDType + Send + Sync {
     const MIN_NORMAL: f32;
     /// The nearest value.
     fn from_f32(value: f32) -> Self;
+    /// Whether it is neither infinite nor a NaN.
+    fn is_finite(&self) -> bool;
     /// `n` zeros that no thread has touched yet (where `n` is large).
     fn untouched_zeros(n: usize) -> Vec<Self>;
     /// The elements of a tensor of this type.
@@ -25,6 +27,10 @@ impl Element for f32 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value
+    }
+    #[inline(always)]
+    fn is_finite(&self) -> bool {
+        f32::is_finite(*self)
     }
     fn untouched_zeros(n: usize) -> Vec<Self> {
         vec![0.0; n]
@@ -47,6 +53,10 @@ macro_rules! half_element {
             #[inline(always)]
             fn from_f32(value: f32) -> Self {
                 $from_f32(value)
+            }
+            #[inline(always)]
+            fn is_finite(&self) -> bool {
+                <$type>::is_finite(*self)
             }
             fn untouched_zeros(n: usize) -> Vec<Self> {
                 use half::vec::HalfBitsVecExt;

@@ -55,34 +55,55 @@ impl Files {
                     shape: info.shape.clone(),
                     bytes: start + from..start + to,
                 };
-                tensors.insert(name, entry);
+                if tensors.insert(name.clone(), entry).is_some() {
+                    return Err(broken(&format!("tensor {name} is in another file, too")));
+                }
             }
             maps.push((path, map));
         }
         Ok(Self { maps, tensors })
     }
 
-    /// Some checkpoints, GPT-2's among them, hold the decoder alone and leave its prefix out.
+    /// Every tensor that the files hold, by the name that it has there.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The files, for a message.
+    pub fn place(&self) -> String {
+        let files = self.maps.iter().map(|(path, _)| path.display().to_string());
+        files.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The name that a tensor has in the files: some checkpoints, GPT-2's among them, hold the decoder alone and leave
+    /// its prefix out.
+    pub fn stored_name<'a>(&self, name: &'a str) -> Option<&'a str> {
+        let prefixes = ["", "transformer.", "model."];
+        let mut names = prefixes
+            .iter()
+            .filter_map(|prefix| name.strip_prefix(prefix));
+        names.find(|name| self.tensors.contains_key(*name))
+    }
+
     fn find(&self, name: &str) -> Option<&Entry> {
-        self.tensors.get(name).or_else(|| {
-            let bare = ["transformer.", "model."]
-                .iter()
-                .find_map(|prefix| name.strip_prefix(prefix))?;
-            self.tensors.get(bare)
-        })
+        self.tensors.get(self.stored_name(name)?)
+    }
+
+    /// Whether two tensors hold the very same bytes.
+    pub fn same(&self, one: &str, other: &str) -> bool {
+        let (Some(one), Some(other)) = (self.find(one), self.find(other)) else {
+            return false;
+        };
+        let bytes = |entry: &Entry| &self.maps[entry.file].1[entry.bytes.clone()];
+        one.dtype == other.dtype && one.shape == other.shape && bytes(one) == bytes(other)
     }
 
     /// Checks a tensor's presence, shape and dtype.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), EngineError> {
         let Some(entry) = self.find(name) else {
-            let files: Vec<_> = self
-                .maps
-                .iter()
-                .map(|(p, _)| p.display().to_string())
-                .collect();
             return Err(EngineError::Invalid(format!(
                 "{}: tensor {name} is missing",
-                files.join(", ")
+                self.place()
             )));
         };
         let file = self.maps[entry.file].0.display();

@@ -156,6 +156,7 @@ impl Gguf {
         let plain = Rope {
             theta: rope.theta,
             scaling: RopeScaling::Default,
+            partial: rope.partial,
         };
         let (plain, scaled) = (
             plain.frequencies(config.head_dim),
@@ -183,6 +184,16 @@ impl Gguf {
         let tensor = StoredTensor::of(info, &self.content, &self.map);
         let rows = 0..info.shape.elem_count();
         Some(rows.flat_map(|i| tensor.values(i, 0..1)).collect())
+    }
+
+    /// Every tensor that the file holds, by the name that it has there.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.content.tensor_infos.keys().map(String::as_str)
+    }
+
+    /// The file, for a message.
+    pub fn place(&self) -> String {
+        self.path.display().to_string()
     }
 
     /// Checks a tensor's presence, shape and dtype.
@@ -316,7 +327,7 @@ fn is_conv1d(name: &str) -> bool {
 }
 
 /// The name in a GGUF file of Hugging Face's tensor.
-fn gguf_name(name: &str) -> String {
+pub(super) fn gguf_name(name: &str) -> String {
     const WHOLE: [(&str, &str); 7] = [
         ("model.embed_tokens.", "token_embd."),
         ("transformer.wte.", "token_embd."),

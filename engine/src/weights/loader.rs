@@ -7,6 +7,7 @@ use half::{bf16, f16};
 
 use super::blocks;
 use super::element::Element;
+use super::finite::FirstBad;
 use super::part::Part;
 use super::slab::Slab;
 use super::source::{Source, fill_rows};
@@ -117,7 +118,13 @@ impl<'a> Loader<'a> {
             debug_assert!(part.cols.len() <= cols && part.rows.len() <= part.slot);
         }
         let rows: usize = parts.iter().map(|p| p.slot).sum();
-        let fill = |first, out: &mut [T]| fill_rows(self.source, parts, cols, first, out);
-        Ok(self.slab.matrix(self.device, (rows, cols), fill)?)
+        let bad = FirstBad::default();
+        let fill = |first, out: &mut [T]| {
+            fill_rows(self.source, parts, cols, first, out);
+            bad.look(first, cols, out);
+        };
+        let matrix = self.slab.matrix(self.device, (rows, cols), fill)?;
+        bad.told(parts, self.format.stored().as_str())?;
+        Ok(matrix)
     }
 }

@@ -4,7 +4,9 @@
 mod blocks;
 pub(crate) mod element;
 mod files;
+mod finite;
 pub(crate) mod gguf;
+mod inventory;
 mod loader;
 mod part;
 mod random;

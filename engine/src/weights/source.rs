@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::element::Element;
 use super::files::Files;
 use super::gguf::{self, Gguf};
+use super::inventory;
 use super::part::Part;
 use super::random::Random;
 use crate::config::ModelConfig;
@@ -41,15 +42,19 @@ impl Weights {
         }
     }
 
-    /// The weights, opened.
+    /// The weights, opened: every tensor that the model has is there, and no other that could matter.
     pub(crate) fn source(&self, config: &ModelConfig) -> Result<Source, EngineError> {
-        Ok(match self {
-            Weights::Random { seed, .. } => Source::Random(Random::new(*seed, config.layers)),
+        let source = match self {
+            Weights::Random { seed, .. } => {
+                return Ok(Source::Random(Random::new(*seed, config.layers)));
+            }
             Weights::Path(path) => match gguf::find(path)? {
                 Some(file) => Source::Gguf(Gguf::open(&file)?),
                 None => Source::Files(Files::open(path)?),
             },
-        })
+        };
+        inventory::check(&source, config)?;
+        Ok(source)
     }
 }
 
@@ -78,9 +83,14 @@ pub(crate) enum Source {
 impl Source {
     /// Checks that the tensor exists with that shape.
     pub fn check(&self, part: &Part) -> Result<(), EngineError> {
+        self.check_tensor(&part.name, &part.stored)
+    }
+
+    /// As [`Source::check`], of a tensor by name and shape.
+    pub(super) fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<(), EngineError> {
         match self {
-            Source::Files(files) => files.check(&part.name, &part.stored),
-            Source::Gguf(gguf) => gguf.check(&part.name, &part.stored),
+            Source::Files(files) => files.check(name, shape),
+            Source::Gguf(gguf) => gguf.check(name, shape),
             Source::Random(_) => Ok(()),
         }
     }

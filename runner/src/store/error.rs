@@ -1,6 +1,6 @@
 //! The errors of a store, each with its place and what to do about it.
 
-use std::path::PathBuf;
+use std::{io::ErrorKind, path::PathBuf};
 
 use object_store::Error;
 use thiserror::Error as ThisError;
@@ -81,10 +81,22 @@ fn help(error: &Error) -> &'static str {
         Error::NotFound { .. } => {
             "there is no such bucket or container: make it first. The store says: "
         }
-        _ if io_kind(error) == Some(std::io::ErrorKind::Unsupported) => {
+        _ if io_kind(error) == Some(ErrorKind::Unsupported) => {
             "the folder's file system lacks hard links, without which nothing can be created once; choose another \
              folder. The system says: "
         }
+        _ if matches!(
+            io_kind(error),
+            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        ) =>
+        {
+            "the disk is full: make room, and run the same command again. The system says: "
+        }
+        // A folder has no endpoint.
+        Error::Generic {
+            store: "LocalFileSystem",
+            ..
+        } => "",
         Error::Generic { .. } => {
             "is the endpoint right and reachable, and are credentials set? The store's client says: "
         }
@@ -100,7 +112,7 @@ fn is_refused(error: &Error) -> bool {
     ) || matches!(error, Error::Generic { source, .. } if source.to_string().contains("403 Forbidden"))
 }
 
-fn io_kind(error: &Error) -> Option<std::io::ErrorKind> {
+fn io_kind(error: &Error) -> Option<ErrorKind> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
@@ -109,4 +121,25 @@ fn io_kind(error: &Error) -> Option<std::io::ErrorKind> {
         cause = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_fits_the_error() {
+        let advice = |store: &'static str, kind: ErrorKind| {
+            let source = Box::new(std::io::Error::from(kind));
+            help(&Error::Generic { store, source })
+        };
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+            assert!(advice("LocalFileSystem", kind).contains("disk is full"));
+        }
+        assert_eq!(advice("LocalFileSystem", ErrorKind::InvalidInput), "");
+        assert!(advice("LocalFileSystem", ErrorKind::Unsupported).contains("hard links"));
+        assert!(
+            advice("S3", ErrorKind::ConnectionRefused).contains("endpoint right and reachable")
+        );
+    }
 }

@@ -13,7 +13,39 @@ pub(super) struct Metadata<'a> {
     pub factors: Option<Vec<f32>>,
 }
 
+/// Keys of an architecture that are read below.
+#[rustfmt::skip]
+const READ: [&str; 17] = [
+    "attention.causal", "attention.head_count", "attention.head_count_kv", "attention.key_length",
+    "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.sliding_window",
+    "attention.value_length", "block_count", "context_length", "embedding_length", "expert_count",
+    "feed_forward_length", "rope.dimension_count", "rope.freq_base", "rope.scaling.factor", "rope.scaling.type",
+];
+/// Keys that say what follows from the tensors, or that belong to others which are refused.
+#[rustfmt::skip]
+const HARMLESS: [&str; 6] = [
+    "expert_used_count", "rope.scaling.attn_factor", "rope.scaling.finetuned",
+    "rope.scaling.original_context_length", "tensor_data_layout", "vocab_size",
+];
+
 impl Metadata<'_> {
+    /// Refuses keys of the architecture that are neither read nor harmless.
+    fn check_keys(&self, arch: &str) -> Result<(), EngineError> {
+        let of_arch = |key: &String| Some(key.strip_prefix(arch)?.strip_prefix('.')?.to_owned());
+        let mut keys: Vec<_> = self.content.metadata.keys().filter_map(of_arch).collect();
+        keys.sort();
+        match keys
+            .iter()
+            .find(|key| !READ.contains(&key.as_str()) && !HARMLESS.contains(&key.as_str()))
+        {
+            None => Ok(()),
+            Some(key) => Err(EngineError::Unsupported(format!(
+                "{arch}.{key}: {:?} is not understood, and could change what the model computes",
+                self.content.metadata[&format!("{arch}.{key}")]
+            ))),
+        }
+    }
+
     /// The `config.json` that says the same.
     pub fn config_json(&self) -> Result<Map<String, Json>, EngineError> {
         let arch = self.text("general.architecture")?;
@@ -28,6 +60,7 @@ impl Metadata<'_> {
                 )));
             }
         };
+        self.check_keys(&arch)?;
         json.insert("vocab_size".into(), self.rows("token_embd.weight")?.into());
         let tied = !self.content.tensor_infos.contains_key("output.weight");
         json.insert("tie_word_embeddings".into(), tied.into());
@@ -82,6 +115,18 @@ impl Metadata<'_> {
             let why = format!("{rotated} is not supported, only the head's width {head_dim}");
             return unsupported("rope.dimension_count", why);
         }
+        if let Some(width) = self.optional_size(&key("attention.value_length"))?
+            && width != head_dim
+        {
+            let why = format!("{width} is not supported, only attention.key_length, {head_dim}");
+            return unsupported("attention.value_length", why);
+        }
+        if let Some(Value::Bool(false)) = self.content.metadata.get(&key("attention.causal")) {
+            return unsupported(
+                "attention.causal",
+                "false is not supported, only true".into(),
+            );
+        }
         let theta = self.optional_number(&key("rope.freq_base"))?;
         let mut json = object(json!({
             "architectures": [family.class_name()],
@@ -108,7 +153,11 @@ impl Metadata<'_> {
             .filter(|&n| n > 0)
         {
             json.insert("sliding_window".into(), window.into());
-            json.insert("use_sliding_window".into(), true.into());
+            if family != Family::Llama {
+                // GGUF does not say of which layers: as if of all.
+                json.insert("use_sliding_window".into(), true.into());
+                json.insert("max_window_layers".into(), 0.into());
+            }
         }
         Ok(json)
     }
