@@ -102,7 +102,7 @@ pub struct Factors {
     #[serde(default = "default_length")]
     #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::LENGTH)), extend("x-kubernetes-list-type" = "set"))]
     pub output_length: Vec<i32>,
-    /// GPUs of the engine, which share one model; `[0]` means CPU and stands alone.
+    /// GPUs of the engine, which divide the work among them; `[0]` means CPU and stands alone.
     #[serde(default = "default_gpus")]
     #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 0, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
     pub gpus: Vec<i32>,

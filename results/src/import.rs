@@ -295,7 +295,7 @@ mod tests {
             (
                 changed("pipeline_parallel_size", 2.into()),
                 sweep(),
-                "pipeline_parallel_size: 2",
+                "pipeline_parallel_size: 2; allowed is 1: only runs of one stage and one replica are imported",
             ),
             (
                 changed("batch_size", 0.into()),

@@ -123,7 +123,7 @@ pub struct Effective {
     pub input_len: u32,
     /// Output tokens of each sequence.
     pub output_len: u32,
-    /// Devices that shared the model; 0 for CPU.
+    /// Devices that divided the work; 0 for CPU.
     pub gpus: u32,
     /// The engine, such as `candle`.
     pub engine: String,

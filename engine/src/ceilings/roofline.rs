@@ -3,8 +3,9 @@
 //! Per device, and of the one that has the most to do. Tensor parallelism divides layers' weights, heads and the
 //! vocabulary evenly; a stage of a pipeline has some of the layers, the last one the output matrix, too; a replica has some
 //! of the sequences, and all of the weights. Nothing is over before that device has done its part; what it waits for, and
-//! what it reads again for every part of a batch in a pipeline, is lost. So of a single sequence, which goes through `k`
-//! stages one after the other, no more than `1 / k` of the ceilings can be reached.
+//! what it reads again for every part of a batch in a pipeline, is lost. So of a single sequence, which goes through
+//! `k` stages one after the other, no more of the ceilings can be reached than the busiest stage's share of all, `1 / k`
+//! where they are equal.
 
 use serde::{Deserialize, Serialize};
 

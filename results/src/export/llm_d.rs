@@ -141,7 +141,6 @@ fn load(row: &Row) -> Value {
     })
 }
 
-/// Adds the levels of the factors that the report has no member for, by their columns.
 /// How the devices divide the work, all of them in one pod.
 fn parallelism(row: &Row) -> Value {
     let levels = row.levels();
@@ -152,6 +151,7 @@ fn parallelism(row: &Row) -> Value {
     json!({"tp": ranks, "dp": replicas, "dp_local": replicas, "workers": 1, "ep": 1, "pp": stages})
 }
 
+/// Adds the levels of the factors that the report has no member for, by their columns.
 fn add_levels(row: &Row, scope: Scope, to: &mut Value) {
     let Value::Object(members) = to else { return };
     for (factor, level) in row

@@ -123,13 +123,11 @@ fn seconds(member: &str, value: &Value) -> Result<Vec<f64>, String> {
 }
 
 fn row_of(run: &Run, options: &VllmOptions) -> Result<Row, String> {
+    let undivided = "only runs of one stage and one replica are imported";
     for (member, why) in [
         ("n", "several sequences of one prompt are no batch of ours"),
-        (
-            "pipeline_parallel_size",
-            "gpus is the tensor-parallel degree",
-        ),
-        ("data_parallel_size", "gpus is the tensor-parallel degree"),
+        ("pipeline_parallel_size", undivided),
+        ("data_parallel_size", undivided),
     ] {
         if let Some(value) = given(&run.args, member).filter(|value| value.as_u64() != Some(1)) {
             return Err(format!("{member}: {value}; allowed is 1: {why}"));

@@ -164,18 +164,16 @@ pub const fn format(dtype: Dtype) -> Format {
     }
 }
 
-/// How a combination divides the work among ranks, one for each GPU, or one on the CPU. What does not divide is
-/// [`Combination::unsupported`], and here as if all ranks shared every layer.
+/// How a combination divides the work among ranks, one for each GPU, or one on the CPU; none where that is
+/// [`Combination::unsupported`].
 #[must_use]
-pub fn parallel(combination: &Combination) -> Parallel {
-    match combination.tensor_parallel() {
-        Some(ranks) => Parallel {
-            tensor: ranks as usize,
-            pipeline: combination.pipeline_parallel as usize,
-            data: combination.data_parallel as usize,
-        },
-        None => Parallel::tensor(combination.gpus.max(1) as usize),
-    }
+pub fn parallel(combination: &Combination) -> Option<Parallel> {
+    let ranks = combination.tensor_parallel()?;
+    Some(Parallel {
+        tensor: ranks as usize,
+        pipeline: combination.pipeline_parallel as usize,
+        data: combination.data_parallel as usize,
+    })
 }
 
 /// The kind of processor that so many GPUs are.
@@ -189,9 +187,12 @@ pub const fn backend(gpus: u32) -> Device {
 
 /// Why a combination can never run.
 pub(super) fn unsupported(config: &ModelConfig, combination: &Combination) -> Option<String> {
+    let Some(parallel) = parallel(combination) else {
+        return combination.unsupported();
+    };
     size::unsupported(
         config,
-        parallel(combination),
+        parallel,
         combination.input_length as usize,
         combination.output_length as usize,
         format(combination.dtype),
@@ -204,17 +205,19 @@ pub(super) fn splits_over(config: &ModelConfig, devices: u32) -> bool {
     size::unsupported(config, parallel, 1, 1, Format::F32).is_none()
 }
 
-/// The memory that one rank of a combination is predicted to need, of those that need the most.
+/// The memory that one rank of a combination is predicted to need, of those that need the most; none where the work
+/// does not divide.
 #[must_use]
-pub fn memory(config: &ModelConfig, combination: &Combination) -> Memory {
-    size::memory(
+pub fn memory(config: &ModelConfig, combination: &Combination) -> Option<Memory> {
+    let parallel = parallel(combination)?;
+    Some(size::memory(
         config,
         (format(combination.dtype), backend(combination.gpus)),
         combination.batch_size as usize,
         combination.input_length as usize,
         combination.output_length as usize,
-        parallel(combination),
-    )
+        parallel,
+    ))
 }
 
 #[cfg(test)]
@@ -226,5 +229,30 @@ mod tests {
         let lock = include_str!("../../../Cargo.lock");
         let entry = format!("name = \"candle-core\"\nversion = \"{CANDLE_VERSION}\"");
         assert!(lock.contains(&entry), "CANDLE_VERSION is stale");
+    }
+
+    #[test]
+    fn what_does_not_divide_is_never_taken_for_something_else() {
+        let config = inferbench_engine::presets::preset("tiny-llama").unwrap();
+        let of = |gpus, pipeline_parallel, data_parallel| Combination {
+            gpus,
+            pipeline_parallel,
+            data_parallel,
+            ..Combination::default()
+        };
+        let divided = Parallel {
+            tensor: 2,
+            pipeline: 3,
+            data: 2,
+        };
+        assert_eq!(parallel(&of(12, 3, 2)), Some(divided));
+        assert_eq!(parallel(&of(0, 1, 1)), Some(Parallel::ONE));
+        for combination in [of(4, 3, 1), of(0, 1, 2)] {
+            assert_eq!(parallel(&combination), None);
+            assert_eq!(memory(&config, &combination), None);
+            let why = combination.unsupported();
+            assert!(why.is_some());
+            assert_eq!(unsupported(&config, &combination), why);
+        }
     }
 }

@@ -185,8 +185,10 @@ impl Prepared {
     /// The memory that one rank of a combination is predicted to need; none where it can never run.
     #[must_use]
     pub fn memory(&self, combination: &Combination) -> Option<Memory> {
-        let memory = || candle::memory(self.config(combination), combination);
-        self.unsupported(combination).is_none().then(memory)
+        if self.unsupported(combination).is_some() {
+            return None;
+        }
+        candle::memory(self.config(combination), combination)
     }
 
     /// The fate of a combination on a CPU with this many bytes of memory. Only what cannot fit for

@@ -240,8 +240,9 @@ impl<'a> Run<'a> {
             combination.gpus,
         );
         let ceilings = self.ceilings.get(&combination.dtype);
-        let least_s = ceilings.map_or(0.0, |ceilings| {
-            roofline::least_seconds(&shape, &roofline::workload(combination), ceilings)
+        let known = ceilings.zip(roofline::workload(combination));
+        let least_s = known.map_or(0.0, |(ceilings, workload)| {
+            roofline::least_seconds(&shape, &workload, ceilings)
         });
         Class::new(least_s, combination.gpus)
     }

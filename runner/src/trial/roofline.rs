@@ -18,15 +18,15 @@ pub fn shape(config: &ModelConfig, dtype: Dtype, gpus: u32) -> ModelShape {
     ModelShape::of(config, format(dtype), backend(gpus))
 }
 
-/// The work that is asked of the model.
+/// The work that is asked of the model; none where it does not divide among the devices.
 #[must_use]
-pub fn workload(combination: &Combination) -> Workload {
-    Workload {
+pub fn workload(combination: &Combination) -> Option<Workload> {
+    Some(Workload {
         batch: combination.batch_size as usize,
         input: combination.input_length as usize,
         output: combination.output_length as usize,
-        parallel: parallel(combination),
-    }
+        parallel: parallel(combination)?,
+    })
 }
 
 /// How near a trial came to the ceilings, from its mean TTFT and TPOT in seconds (none for one output token).

@@ -291,13 +291,7 @@ impl Session {
     ) -> Roofline {
         let (ttft_s, tpot_s) = mean_times(timed);
         let judge = |ceilings: &Ceilings| {
-            roofline::judge(
-                &subject.shape,
-                &subject.workload(),
-                ceilings,
-                ttft_s,
-                tpot_s,
-            )
+            roofline::judge(&subject.shape, &subject.workload, ceilings, ttft_s, tpot_s)
         };
         let judged = judge(&ceilings);
         if !judged.above_ceiling().contains(&true) {

@@ -12,7 +12,7 @@ use inferbench_results::key::trial_key;
 
 use super::{measure::Schedule, protocol::Measure, roofline, start::Start};
 use crate::{
-    backend::{self, BackendError, Room, Setup, candle},
+    backend::{self, BackendError, Room, Setup},
     models::WeightsAt,
 };
 
@@ -26,6 +26,8 @@ pub struct Subject<'a> {
     pub config: ModelConfig,
     /// The model's sizes, for the roofline.
     pub shape: ModelShape,
+    /// The work that is asked of the model, and how the devices divide it.
+    pub workload: Workload,
     /// Its batches, and how long they are timed.
     pub schedule: Schedule,
     /// The seed of its first prompts.
@@ -46,6 +48,9 @@ impl<'a> Subject<'a> {
         if let Some(why) = backend::unsupported(&config, combination) {
             return Err(BackendError::Unsupported(why));
         }
+        let workload = roofline::workload(combination).ok_or_else(|| {
+            BackendError::invalid("the request's work does not divide among its devices".into())
+        })?;
         let measurement = &ask.trial.request.measurement;
         let schedule = Schedule {
             batch: combination.batch_size as usize,
@@ -63,6 +68,7 @@ impl<'a> Subject<'a> {
             weights,
             shape: roofline::shape(&config, combination.dtype, combination.gpus),
             config,
+            workload,
             schedule,
             seed: prompt_seed(&key),
         })
@@ -88,16 +94,10 @@ impl<'a> Subject<'a> {
             weights: self.weights,
             dtype: combination.dtype,
             gpus: combination.gpus,
-            parallel: candle::parallel(combination),
+            parallel: self.workload.parallel,
             room: Room::of(combination).and(least),
             threads,
         }
-    }
-
-    /// The work that is asked of the model, for the roofline.
-    #[must_use]
-    pub fn workload(&self) -> Workload {
-        roofline::workload(&self.ask.trial.request.combination)
     }
 
     /// The prompts with this number: a batch of text where there is a tokenizer, else of ids at random.
