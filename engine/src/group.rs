@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
@@ -16,19 +16,23 @@ use crate::rank::{Call, Rank, RankOptions, Reply, Tuning};
 use crate::threads;
 use crate::weights::Source;
 
-/// How long the others have to give up once a rank has failed, by default.
+/// How long the others of a replica have to give up once one of its ranks has failed, by default.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How often a thread that is to end is asked whether it has.
+const POLL: Duration = Duration::from_millis(2);
+
 /// The threads of all ranks. A rank that fails or panics ends its thread, and with it its
-/// communicator, so that the others fail too rather than wait. Those that wait all the same, as NCCL does, are left
-/// behind: they end with the process.
+/// communicator, so that the others of its replica fail too rather than wait. Those that wait all the same, as NCCL does,
+/// are left behind: they end with the process. Other replicas know nothing of it, and are waited for until they are done:
+/// what they would go on to compute unseen takes time from whatever comes next.
 pub(crate) struct Group {
     parallel: Parallel,
     ranks: Vec<Handle>,
     answers: Receiver<(usize, Answer)>,
     /// One has failed: there will be no more answers.
     failed: bool,
-    /// How long the others then have to give up.
+    /// How long the others of its replica then have to give up.
     grace: Duration,
 }
 
@@ -104,12 +108,7 @@ impl Group {
                     let rank = join().and_then(|seat| Rank::load(&config, &source, seat, &options));
                     drop(source);
                     match rank {
-                        Ok(rank) => {
-                            if answers.send(Ok(None)) {
-                                serve(rank, &orders, &mut answers);
-                            }
-                            answers.end();
-                        }
+                        Ok(rank) => serve(rank, &orders, answers),
                         Err(error) => drop(answers.send(Err(error))),
                     }
                 })
@@ -194,11 +193,15 @@ impl Group {
         for rank in &mut self.ranks[..asked] {
             rank.answered = false;
         }
+        let of_a_replica = self.parallel.replica();
+        let mut gives_up = vec![false; self.parallel.data];
         while self.ranks.iter().any(|rank| !rank.answered) {
-            let answer = if self.failed {
-                self.answers.recv_timeout(self.grace).ok()
-            } else {
+            let mut replicas = self.ranks.chunks(of_a_replica).zip(&gives_up);
+            let works = replicas.any(|(ranks, up)| !up && ranks.iter().any(|r| !r.answered));
+            let answer = if works {
                 self.answers.recv().ok()
+            } else {
+                self.answers.recv_timeout(self.grace).ok()
             };
             let Some((rank, answer)) = answer else {
                 break;
@@ -208,6 +211,7 @@ impl Group {
                 Ok(reply) => replies[rank] = reply,
                 Err(error) => {
                     self.failed = true;
+                    gives_up[rank / of_a_replica] = true;
                     let follows = error.to_string().contains(GIVEN_UP);
                     if cause.is_none() || !follows {
                         cause = Some(error);
@@ -224,8 +228,16 @@ impl Drop for Group {
         for rank in &mut self.ranks {
             rank.calls = None;
         }
+        let until = Instant::now() + self.grace;
         for rank in &mut self.ranks {
-            if let Some(thread) = rank.thread.take().filter(|_| rank.answered) {
+            let Some(thread) = rank.thread.take().filter(|_| rank.answered) else {
+                continue;
+            };
+            // To close a communicator may mean to wait for one that is left behind.
+            while self.failed && !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(POLL);
+            }
+            if !self.failed || thread.is_finished() {
                 // A panic is an error in the rank's answer already.
                 let _ = thread.join();
             }
@@ -233,25 +245,24 @@ impl Drop for Group {
     }
 }
 
-fn serve(mut rank: Rank, orders: &Receiver<Order>, answers: &mut Answers) {
-    while let Ok(order) = orders.recv() {
+/// Answers orders until one fails, or there are no more. The answers, the last of what it is given, are the first to go:
+/// also of a panic they tell before the rank is dropped, which may mean to wait for others.
+fn serve(mut rank: Rank, orders: &Receiver<Order>, mut answers: Answers) {
+    let mut goes_on = answers.send(Ok(None));
+    while goes_on {
+        let Ok(order) = orders.recv() else {
+            break;
+        };
         let reply = rank.run(order.call, &order.prompts, order.tuning);
-        if reply.is_err() {
-            // Before the answer is sent: the others are waiting for this rank.
-            drop(rank);
-            answers.send(reply);
-            return;
-        }
-        if !answers.send(reply) {
-            return;
-        }
+        let failed = reply.is_err();
+        goes_on = answers.send(reply) && !failed;
     }
+    answers.end();
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::time::Instant;
 
     #[cfg(feature = "cuda")]
     use candle_core::DType;
@@ -263,6 +274,9 @@ mod tests {
     use crate::presets::preset;
     use crate::weights::Weights;
 
+    /// How long ranks have to give up here.
+    const TEST_GRACE: Duration = Duration::from_millis(100);
+
     /// The behaviour of a rank after 20 sums.
     #[derive(Clone, Copy)]
     enum Fault {
@@ -270,12 +284,32 @@ mod tests {
         Fails,
         Panics,
         Waits,
+        /// Takes longer than others have to give up, once.
+        Slow,
+        /// Fails, and never closes its communicator.
+        Lingers,
+        /// Panics, and never closes its communicator.
+        PanicsAndLingers,
     }
 
     struct Faulty {
         inner: LocalComm,
         sums_left: Cell<usize>,
         fault: Fault,
+    }
+
+    fn wait_for_ever() -> ! {
+        loop {
+            std::thread::park();
+        }
+    }
+
+    impl Drop for Faulty {
+        fn drop(&mut self) {
+            if matches!(self.fault, Fault::Lingers | Fault::PanicsAndLingers) {
+                wait_for_ever();
+            }
+        }
     }
 
     impl Communicator for Faulty {
@@ -288,11 +322,13 @@ mod tests {
         fn all_reduce_sum(&self, tensor: &Tensor) -> candle_core::Result<Tensor> {
             match (self.sums_left.get(), self.fault) {
                 (_, Fault::None) => {}
-                (0, Fault::Fails) => bail!("the network is gone"),
-                (0, Fault::Panics) => panic!("the test wants it so"),
-                (0, Fault::Waits) => loop {
-                    std::thread::park();
-                },
+                (0, Fault::Fails | Fault::Lingers) => bail!("the network is gone"),
+                (0, Fault::Panics | Fault::PanicsAndLingers) => panic!("the test wants it so"),
+                (0, Fault::Waits) => wait_for_ever(),
+                (0, Fault::Slow) => {
+                    std::thread::sleep(10 * TEST_GRACE);
+                    self.sums_left.set(usize::MAX);
+                }
                 (left, _) => self.sums_left.set(left - 1),
             }
             self.inner.all_reduce_sum(tensor)
@@ -310,13 +346,13 @@ mod tests {
         Arc::new(weights.source(config).unwrap())
     }
 
-    fn group(parallel: Parallel, faults: [Fault; 3]) -> Group {
+    fn group(parallel: Parallel, faults: &[Fault]) -> Group {
         let config = preset("tiny-llama").unwrap();
         let source = random(&config);
         let joins = LocalComm::seats(parallel)
             .into_iter()
             .zip(faults)
-            .map(|((inner, link), fault)| {
+            .map(|((inner, link), &fault)| {
                 // Whom a stage that waits keeps waiting never comes to fail: it waits with what came before.
                 let early = parallel.pipeline > 1 && matches!(fault, Fault::Waits);
                 let comm = Faulty {
@@ -335,49 +371,80 @@ mod tests {
             needed: 0,
             max_seq: 32,
         };
-        Group::load(&config, &source, parallel, joins, &options).unwrap()
+        let mut group = Group::load(&config, &source, parallel, joins, &options).unwrap();
+        group.grace = TEST_GRACE;
+        group
+    }
+
+    /// Why the group fails to make 20 ids for three prompts.
+    fn failure(group: &mut Group) -> String {
+        let started = Instant::now();
+        let call = Call::Generate { n: 20, started };
+        let prompts = [vec![5, 6, 7], vec![6, 7, 8], vec![7, 8, 9]];
+        let error = group.run(call, &prompts, Tuning::default()).unwrap_err();
+        error.to_string()
     }
 
     /// That the test ends at all is half of what it says.
     #[test]
     fn a_rank_that_fails_or_panics_takes_nobody_along() {
-        use Fault::{Fails, None, Panics, Waits};
-        let [stages, replicas] = [(3, 1), (1, 3)].map(|(pipeline, data)| Parallel {
-            tensor: 1,
-            pipeline,
-            data,
-        });
+        use Fault::{Fails, Lingers, None, Panics, PanicsAndLingers, Waits};
+        let [stages, replicas, pairs] =
+            [[1, 3, 1], [1, 1, 3], [2, 1, 2]].map(|[tensor, pipeline, data]| Parallel {
+                tensor,
+                pipeline,
+                data,
+            });
         let ends = [
             ([Fails, None, None], "the network is gone"),
             ([None, None, Fails], "the network is gone"),
             ([Panics, None, None], "rank 0 has ended"),
             ([None, Panics, None], "rank 1 has ended"),
         ];
-        // One that keeps waiting, as NCCL does, is not waited for.
+        // One that keeps waiting, as NCCL does, is not waited for; nor one that waits when it is to end.
         let waits = [
             ([Waits, Fails, Waits], "the network is gone"),
             ([Waits, Waits, Panics], "rank 2 has ended"),
         ];
-        for parallel in [Parallel::tensor(3), replicas] {
+        let lingers = [
+            ([Lingers, None, None], "the network is gone"),
+            ([None, PanicsAndLingers, None], "rank 1 has ended"),
+        ];
+        for parallel in [Parallel::tensor(3), stages, replicas] {
             takes_nobody_along(parallel, &ends);
-            takes_nobody_along(parallel, &waits);
+            takes_nobody_along(parallel, &lingers);
         }
-        takes_nobody_along(stages, &ends);
+        takes_nobody_along(Parallel::tensor(3), &waits);
         takes_nobody_along(stages, &[([None, Fails, Waits], "the network is gone")]);
+        let in_one_replica = [
+            ([Waits, Fails, None, None], "the network is gone"),
+            ([None, None, Panics, Waits], "rank 2 has ended"),
+        ];
+        takes_nobody_along(pairs, &in_one_replica);
     }
 
-    fn takes_nobody_along(parallel: Parallel, cases: &[([Fault; 3], &str)]) {
-        for &(faults, cause) in cases {
+    fn takes_nobody_along<const N: usize>(parallel: Parallel, cases: &[([Fault; N], &str)]) {
+        for (faults, cause) in cases {
             let mut group = group(parallel, faults);
-            group.grace = Duration::from_millis(100);
-            let started = Instant::now();
-            let call = Call::Generate { n: 20, started };
+            let error = failure(&mut group);
+            assert!(error.contains(cause), "{parallel:?}: {error}");
             let tuning = Tuning::default();
-            let prompts = [vec![5, 6, 7], vec![6, 7, 8], vec![7, 8, 9]];
-            let error = group.run(call, &prompts, tuning).unwrap_err();
-            assert!(error.to_string().contains(cause), "{parallel:?}: {error}");
             assert!(group.run(Call::Logits, &[vec![5]], tuning).is_err());
         }
+    }
+
+    /// One that takes its time is not left behind while it computes.
+    #[test]
+    fn other_replicas_are_waited_for() {
+        use Fault::{Fails, None, Slow};
+        let replicas = Parallel {
+            data: 3,
+            ..Parallel::ONE
+        };
+        let mut group = group(replicas, &[Slow, Fails, None]);
+        let error = failure(&mut group);
+        assert!(error.contains("the network is gone"), "{error}");
+        assert!(group.ranks.iter().all(|rank| rank.answered));
     }
 
     /// Of several GPUs all but NCCL, which wants a GPU for each rank, is shown by ranks that share one and its stream; of

@@ -99,8 +99,12 @@ fn unsupported_parts(c: &ModelConfig, parallel: Parallel) -> Option<String> {
         return Some("0 ranks: at least 1 is needed".into());
     }
     if parallel.replica() > 1 && c.family.is_reference() {
+        let each = match parallel.data {
+            1 => "",
+            _ => " for each replica",
+        };
         return Some(format!(
-            "{} runs on one device only, not on {}",
+            "{} runs on one device only, not on {}{each}",
             c.architecture(),
             parallel.replica()
         ));
@@ -111,12 +115,26 @@ fn unsupported_parts(c: &ModelConfig, parallel: Parallel) -> Option<String> {
             c.layers, parallel.pipeline
         ));
     }
+    // A number that nobody has written needs an explanation.
+    let which = if world == parallel.world() {
+        String::new()
+    } else {
+        format!(
+            ", which is gpus {} / (pipelineParallel {} × dataParallel {})",
+            parallel.world(),
+            parallel.pipeline,
+            parallel.data
+        )
+    };
     if !c.heads.is_multiple_of(world) {
-        return Some(format!("{} heads are not divisible by {world}", c.heads));
+        return Some(format!(
+            "{} heads are not divisible by {world}{which}",
+            c.heads
+        ));
     }
     if !c.kv_heads.is_multiple_of(world) && !world.is_multiple_of(c.kv_heads) {
         return Some(format!(
-            "{} key and value heads can neither be split nor replicated over {world}",
+            "{} key and value heads can neither be split nor replicated over {world}{which}",
             c.kv_heads
         ));
     }
@@ -278,8 +296,10 @@ fn memory_of(
     let rows = if c.family.is_reference() {
         b * s
     } else {
-        // At least one row of a sequence each; see the engine's chunking.
-        (b * s).min(PREFILL_ROWS as u64).max(1)
+        // At least one row of a sequence each; see the engine's chunking, which is finer in several stages.
+        (b * s)
+            .min(PREFILL_ROWS.div_ceil(stage.count) as u64)
+            .max(1)
     };
     // Residual, its norm, q|k|v with the copies that attention takes, the feed-forward's two halves
     // and their product.
@@ -290,11 +310,11 @@ fn memory_of(
     };
     // The adapters grow their caches by copying them.
     let copies = if c.family.is_reference() { kv_cache } else { 0 };
-    let logits = b * v.div_ceil(w) * 2;
+    let logits = if last { b * v.div_ceil(w) * 2 } else { 0 };
     // Quantized matrices are unpacked for many rows, one at a time; the head's too, where a batch is of many.
     let unpacked = match format.blocks() {
         Some(_) => {
-            let head = if b > 1 { e * v } else { 0 };
+            let head = if last && b > 1 { e * v } else { 0 };
             let layer = (e * 2 * f).max(e * (h + 2 * kvh * w) * d);
             layer.max(head).div_ceil(w)
         }
@@ -400,6 +420,31 @@ mod tests {
             memory(&gpt2, (Format::F32, Backend::Cpu), 7, 512, 16, parallel),
             stages[0]
         );
+    }
+
+    /// Prompts go through five stages in chunks of a fifth, and only the last has logits and multiplies by the head.
+    #[test]
+    fn stages_compute_their_layers_and_the_last_the_logits() {
+        let gpt2 = preset("gpt2").unwrap();
+        let parallel = Parallel {
+            tensor: 1,
+            pipeline: 5,
+            data: 3,
+        };
+        let rows = 410;
+        let per_row = 3 * 768 + 3 * (12 + 2 * 12) * 64 + 3 * 3072;
+        let (scores, logits) = (rows * 12 * 512, 3 * 50_257 * 2);
+        for (format, layer, head) in [
+            (Format::F32, 0, 0),
+            (Format::Q8_0, 768 * 2 * 3072, 768 * 50_257),
+        ] {
+            let stages = memory_of_stages(&gpt2, (format, Backend::Cpu), 7, 512, 16, parallel);
+            let bytes = format.element_bytes(Backend::Cpu) as u64;
+            let elements: Vec<_> = stages.iter().map(|m| m.activations / bytes).collect();
+            let of_layers = rows * per_row + scores;
+            assert_eq!(elements[..4], [of_layers + layer; 4], "{format}");
+            assert_eq!(elements[4], of_layers + logits + head, "{format}");
+        }
     }
 
     proptest! {

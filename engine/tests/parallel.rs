@@ -116,6 +116,30 @@ fn however_the_work_is_divided_results_are_the_same() {
     }
 }
 
+/// Four stages have more than one part under way that is with neither the first nor the last.
+#[test]
+fn ids_go_round_many_stages() {
+    for (name, layers) in [
+        ("tiny-gpt2", "n_layer"),
+        ("tiny-llama", "num_hidden_layers"),
+    ] {
+        let mut json = preset(name).unwrap().to_json();
+        assert!(json[layers].is_u64(), "{name} has no {layers}");
+        json[layers] = 4.into();
+        let weights = random(ModelConfig::parse(&json.to_string()).unwrap());
+        let mut one = load(&weights, Format::F32, [1, 1, 1]).unwrap();
+        for division in [[1, 3, 1], [1, 4, 1]] {
+            let mut engine = load(&weights, Format::F32, division).unwrap();
+            for (batch, n) in [(2, 9), (3, 1), (3, 7), (4, 2), (5, 9)] {
+                let prompts = rows(batch, 17);
+                let wanted = Said::by(&mut one, &prompts, n);
+                let what = format!("{name} in {division:?}, {n} new ids for {batch}");
+                Said::by(&mut engine, &prompts, n).assert_is(&wanted, &what);
+            }
+        }
+    }
+}
+
 /// Whole sequences together, one by one, and in parts.
 #[test]
 fn stages_pass_on_a_prompt_in_chunks() {
@@ -147,16 +171,9 @@ fn every_kind_of_model_can_be_divided() {
             for format in [Format::F32, Format::Q8_0] {
                 let mut one = load(&weights, format, [1, 1, 1]).unwrap();
                 let mut three = load(&weights, format, [1, 3, 2]).unwrap();
-                assert_eq!(one.info().params, three.info().params);
                 let what = format!("{name}, tied: {tied}, {format}");
                 let wanted = Said::by(&mut one, &prompts, 6);
                 Said::by(&mut three, &prompts, 6).assert_is(&wanted, &what);
-                let copies = three.info().weight_bytes - 2 * one.info().weight_bytes;
-                assert_eq!(
-                    copies > 0,
-                    tied,
-                    "{what}: {copies} bytes more in two replicas"
-                );
             }
         }
     }
@@ -174,7 +191,28 @@ fn half_precision_goes_from_stage_to_stage() {
         for (a, b) in logits.iter().flatten().zip(wanted.iter().flatten()) {
             assert!((a - b).abs() < 0.01, "{format}: {a}, wanted {b}");
         }
-        assert_eq!(three.generate(&prompts, 3).unwrap().ids.len(), 3);
+        // Parts of a batch are rounded differently: an id is the best of one rank's, or as good.
+        let ids = three.generate(&prompts, 6).unwrap().ids;
+        for step in 0..6 {
+            let so_far = prompts
+                .iter()
+                .zip(&ids)
+                .map(|(p, ids)| [p.as_slice(), &ids[..step]].concat());
+            let logits = one.last_logits(&so_far.collect::<Vec<_>>()).unwrap();
+            for (logits, ids) in logits.iter().zip(&ids) {
+                let best = logits.iter().copied().fold(f32::MIN, f32::max);
+                let taken = logits[ids[step] as usize];
+                assert!(
+                    best - taken < 0.02,
+                    "{format}: {taken} at {step}, best {best}"
+                );
+            }
+        }
+        let [mine, wanted] = [&mut three, &mut one].map(|e| e.score(&prompts, &ids).unwrap());
+        for (a, b) in mine.iter().zip(&wanted) {
+            let apart = (a.mean_log_likelihood - b.mean_log_likelihood).abs();
+            assert!(apart < 0.01, "{format}: {a:?}, wanted {b:?}");
+        }
     }
 }
 
@@ -190,9 +228,23 @@ fn a_reference_model_has_replicas_and_no_stages() {
     let mut one = load(&weights, Format::F32, [1, 1, 1]).unwrap();
     let mut two = load(&weights, Format::F32, [1, 1, 2]).unwrap();
     let wanted = one.generate(&prompts, 5).unwrap().ids;
+    // What it cannot do leaves it as it was.
+    for engine in [&mut one, &mut two] {
+        let error = engine.score(&prompts, &wanted).unwrap_err();
+        assert!(
+            matches!(&error, EngineError::Unsupported(why) if why.contains("no hidden states")),
+            "{error}"
+        );
+    }
     assert_eq!(two.generate(&prompts, 5).unwrap().ids, wanted);
-    let why = load(&weights, Format::F32, [1, 2, 1]).err().unwrap();
-    assert!(matches!(&why, EngineError::Unsupported(why) if why.contains("one device only")));
+    for (division, wanted) in [
+        ([1, 2, 1], "one device only, not on 2"),
+        ([2, 1, 2], "one device only, not on 2 for each replica"),
+    ] {
+        let error = load(&weights, Format::F32, division).err().unwrap();
+        let why = matches!(&error, EngineError::Unsupported(why) if why.ends_with(wanted));
+        assert!(why, "{error}");
+    }
 }
 
 #[test]
@@ -200,6 +252,17 @@ fn what_cannot_be_divided_is_unsupported() {
     let config = preset("tiny-llama").unwrap();
     let why = |division| size::unsupported(&config, parallel(division), 1, 1, Format::F32);
     assert_eq!(why([2, 3, 7]), None);
+    assert_eq!(why([5, 1, 1]).unwrap(), "24 heads are not divisible by 5");
+    assert_eq!(
+        why([5, 2, 3]).unwrap(),
+        "24 heads are not divisible by 5, which is gpus 30 / (pipelineParallel 2 × dataParallel 3)"
+    );
+    let heads = why([8, 1, 2]).unwrap();
+    assert!(
+        heads.starts_with("12 key and value heads")
+            && heads.ends_with("over 8, which is gpus 16 / (pipelineParallel 1 × dataParallel 2)"),
+        "{heads}"
+    );
     assert_eq!(
         why([1, 4, 1]).unwrap(),
         "3 layers cannot be divided into 4 stages"

@@ -146,3 +146,65 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::format::Format;
+    use crate::gpu::Backend;
+    use crate::parallel::Parallel;
+    use crate::presets::preset;
+    use crate::size;
+    use crate::weights::Weights;
+
+    /// A head that is tied to an embedding on another stage is a copy; on the same one it is the embedding itself. With
+    /// biases, norms of heads, and packed weights.
+    #[test]
+    fn stages_load_what_is_predicted_of_them() {
+        for name in ["tiny-gpt2", "tiny-llama", "tiny-qwen2", "tiny-qwen3"] {
+            for (tied, format) in [
+                (false, Format::F32),
+                (true, Format::F32),
+                (false, Format::Q8_0),
+                (true, Format::Q8_0),
+            ] {
+                let mut json = preset(name).unwrap().to_json();
+                json["tie_word_embeddings"] = tied.into();
+                let config = ModelConfig::parse(&json.to_string()).unwrap();
+                let weights = Weights::Random {
+                    config: config.clone(),
+                    seed: 1,
+                };
+                let source = weights.source(&config).unwrap();
+                let loaded = [1, 3].map(|pipeline| {
+                    let parallel = Parallel {
+                        pipeline,
+                        ..Parallel::ONE
+                    };
+                    let predicted =
+                        size::memory_of_stages(&config, (format, Backend::Cpu), 1, 8, 8, parallel);
+                    let stages = parallel.stages().zip(predicted);
+                    let bytes = stages.map(|(stage, predicted)| {
+                        let what = format!("{name}, tied: {tied}, {format}, {stage:?}");
+                        let loader = Loader::new(&source, format, &Device::Cpu, stage, (0, 1));
+                        let model = Model::load(&config, &loader, 16).unwrap();
+                        assert_eq!(model.head().is_some(), stage.is_last(), "{what}");
+                        assert_eq!(loader.bytes.get() as u64, predicted.weights, "{what}");
+                        loader.bytes.get()
+                    });
+                    bytes.sum::<usize>()
+                });
+                // All of it once, but for the copy: of 509 rows, padded to 512.
+                let copy = if tied { 512 * config.hidden } else { 0 };
+                let copy = format.matrix_bytes(copy as u64) as usize;
+                assert_eq!(
+                    loaded[1],
+                    loaded[0] + copy,
+                    "{name}, tied: {tied}, {format}"
+                );
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Decoding by way of the host: every step's ids pass it, and go from the last stage to the first.
 //!
 //! The batch goes through the stages in parts, one for each stage where it has the sequences: while a stage works on one
-//! part, the others work on theirs.
+//! part, the others work on theirs. So a step takes as long as one part in all stages.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -31,7 +31,7 @@ impl Share {
         let parts = parts(batch, stage.count.min(batch), cache)?;
         let mut ids = vec![Vec::with_capacity(n); batch];
         let mut step_ends = Vec::with_capacity(n);
-        let mut back = Back::new(parts.len());
+        let mut back = Back::new(parts.len(), stage.count);
         for step in 0..n {
             for (rows, cache) in &parts {
                 let logits = if step == 0 {
@@ -50,12 +50,14 @@ impl Share {
                 for (row, id) in ids[rows.clone()].iter_mut().zip(&best) {
                     row.push(*id);
                 }
+                if rows.end == batch {
+                    step_ends.push(started.elapsed());
+                }
                 if step + 1 < n && !stage.is_first() {
                     let best = Tensor::from_vec(best, rows.len(), &self.device)?;
                     back.is_chosen(best, &*self.link)?;
                 }
             }
-            step_ends.push(started.elapsed());
         }
         Ok(stage.is_last().then_some((ids, step_ends)))
     }
@@ -83,12 +85,16 @@ fn parts(batch: usize, count: usize, cache: &KvCache) -> Result<Vec<(Range<usize
 
 /// The way of ids from the last stage back to the first.
 ///
-/// Neither of the two may wait for the other to receive while that one waits for it. The first sends all parts before it
-/// receives ids, and from then on one part after the ids of each. So the last sends ids only while it has all parts, or
-/// ids that came of them; and then at once, before it works on what has come.
+/// Whoever sends may have to wait for the receiver, and the stages must never all wait so, round the ring. The first
+/// sends every part before it receives ids, and from then on one part after the ids of each. So the last sends no ids
+/// before it has had every part once, and from then on only as many that there are never as many parts under way as
+/// there are stages: of those before the last, one is then free to receive, and the one before that to send, and so
+/// back to the first. That suffices to keep all of them at work, each on a part of its own.
 struct Back {
-    /// Parts of the batch.
-    parts: usize,
+    /// The fewest parts that are with the last stage when it sends ids, those of the ids among them.
+    least: usize,
+    /// Parts that are still to come for the first time.
+    missing: usize,
     /// Those that have come since their last ids were sent.
     here: usize,
     /// Ids that are to be sent, in the order of their parts.
@@ -96,36 +102,133 @@ struct Back {
 }
 
 impl Back {
-    fn new(parts: usize) -> Self {
+    /// For so many parts of the batch and stages.
+    fn new(parts: usize, stages: usize) -> Self {
         Self {
-            parts,
+            // Once the ids are sent, as many parts are under way as there are stages before the last, at most.
+            least: (parts + 2).saturating_sub(stages).max(1),
+            missing: parts,
             here: 0,
             ids: VecDeque::new(),
         }
     }
 
-    /// A part has come.
+    /// A part has come: ids that wait for no more than that are sent before it is worked on.
     fn has_come(&mut self, link: &dyn Link) -> Result<()> {
         self.here += 1;
-        self.send(link)
+        self.missing = self.missing.saturating_sub(1);
+        self.send(link)?;
+        Ok(())
     }
 
-    /// The ids of a part, one for each row, are to be sent.
+    /// The ids of a part, one for each row, are to be sent: with them all those that may be.
     fn is_chosen(&mut self, ids: Tensor, link: &dyn Link) -> Result<()> {
         self.ids.push_back(ids);
-        self.send(link)
+        while self.send(link)? {}
+        Ok(())
     }
 
-    fn send(&mut self, link: &dyn Link) -> Result<()> {
-        if self.here < self.parts {
-            return Ok(());
+    /// Sends the next ids where there are some and they may be sent, and says whether.
+    fn send(&mut self, link: &dyn Link) -> Result<bool> {
+        if self.missing > 0 || self.here < self.least {
+            return Ok(false);
         }
-        match self.ids.pop_front() {
-            Some(ids) => {
-                self.here -= 1;
-                link.send(&ids)
+        let Some(ids) = self.ids.pop_front() else {
+            return Ok(false);
+        };
+        self.here -= 1;
+        link.send(&ids)?;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::link::LocalLink;
+
+    fn number(n: u32) -> Tensor {
+        Tensor::new(&[n], &Device::Cpu).unwrap()
+    }
+
+    fn value(tensor: &Tensor) -> u32 {
+        tensor.to_vec1().unwrap()[0]
+    }
+
+    /// As [`Share::generate`], of a model whose stages add one each: how many parts were with the last stage while it
+    /// worked on one, step by step.
+    fn run(link: &LocalLink, parts: usize, steps: usize) -> Vec<Vec<usize>> {
+        let stage = link.stage();
+        let mut back = Back::new(parts, stage.count);
+        let mut here = vec![Vec::new(); steps];
+        for (step, here) in here.iter_mut().enumerate() {
+            for part in 0..parts {
+                let start = 1000 * part as u32;
+                let came = if step == 0 && stage.is_first() {
+                    number(start)
+                } else {
+                    link.receive(&[1], DType::U32).unwrap()
+                };
+                let rounds = (step * stage.count + stage.index) as u32;
+                assert_eq!(value(&came), start + rounds, "part {part} in step {step}");
+                let next = number(value(&came) + 1);
+                if !stage.is_last() {
+                    link.send(&next).unwrap();
+                    continue;
+                }
+                back.has_come(link).unwrap();
+                here.push(back.here);
+                if step + 1 < steps {
+                    back.is_chosen(next, link).unwrap();
+                }
             }
-            None => Ok(()),
         }
+        here
+    }
+
+    /// While the last stage works on a part, all others are under way: with as many parts as stages, one for each stage.
+    /// That the test ends at all says that the stages never wait for each other.
+    #[test]
+    fn every_stage_has_a_part_to_work_on() {
+        const STEPS: usize = 6;
+        for stages in 2..=8 {
+            for parts in 1..=stages {
+                let threads = LocalLink::ring(stages)
+                    .into_iter()
+                    .map(|link| std::thread::spawn(move || run(&link, parts, STEPS)));
+                let threads: Vec<_> = threads.collect();
+                let here: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+                // The last ids go back no more.
+                for step in &here[stages - 1][1..STEPS - 1] {
+                    let alone = step.len() == parts && step.iter().all(|&here| here == 1);
+                    assert!(alone, "{parts} parts in {stages} stages: {step:?}");
+                }
+            }
+        }
+    }
+
+    /// The first ids have to wait for nothing but the last part; the others for its ids, which are there before.
+    #[test]
+    fn ids_go_back_once_all_parts_have_come() {
+        let [last, first] = <[LocalLink; 2]>::try_from(LocalLink::ring(2)).ok().unwrap();
+        let receiver = std::thread::spawn(move || {
+            (0..3)
+                .map(|_| value(&first.receive(&[1], DType::U32).unwrap()))
+                .collect::<Vec<_>>()
+        });
+        let mut back = Back::new(4, 4);
+        let sent = |back: &Back, chosen: usize| chosen - back.ids.len();
+        for part in 0..3 {
+            back.has_come(&last).unwrap();
+            back.is_chosen(number(part), &last).unwrap();
+            assert_eq!(sent(&back, part as usize + 1), 0);
+        }
+        back.has_come(&last).unwrap();
+        assert_eq!(sent(&back, 3), 1);
+        back.is_chosen(number(3), &last).unwrap();
+        assert_eq!((sent(&back, 4), back.here), (3, 1));
+        assert_eq!(receiver.join().unwrap(), [0, 1, 2]);
     }
 }

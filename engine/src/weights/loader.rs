@@ -27,6 +27,9 @@ pub(crate) struct Loader<'a> {
     pub stage: Stage,
     pub rank: usize,
     pub world: usize,
+    /// Bytes that have been loaded.
+    #[cfg(test)]
+    pub bytes: std::cell::Cell<usize>,
 }
 
 impl<'a> Loader<'a> {
@@ -46,6 +49,8 @@ impl<'a> Loader<'a> {
             stage,
             rank,
             world,
+            #[cfg(test)]
+            bytes: std::cell::Cell::default(),
         }
     }
 
@@ -84,6 +89,8 @@ impl<'a> Loader<'a> {
             None => Weight::Dense(self.build(parts, cols)?),
             Some(blocks) => {
                 let matrix = blocks::build(self.source, parts, cols, blocks, self.device)?;
+                #[cfg(test)]
+                self.count(matrix.storage_size_in_bytes());
                 Weight::Quantized(matrix.into())
             }
         })
@@ -99,6 +106,11 @@ impl<'a> Loader<'a> {
     pub fn vector(&self, parts: &[Part]) -> Result<Tensor, EngineError> {
         let vector = self.build(parts, 1)?.flatten_all()?;
         Ok(vector.to_dtype(self.dtype())?)
+    }
+
+    #[cfg(test)]
+    fn count(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes);
     }
 
     fn build(&self, parts: &[Part], cols: usize) -> Result<Tensor, EngineError> {
@@ -118,6 +130,8 @@ impl<'a> Loader<'a> {
             debug_assert!(part.cols.len() <= cols && part.rows.len() <= part.slot);
         }
         let rows: usize = parts.iter().map(|p| p.slot).sum();
+        #[cfg(test)]
+        self.count(rows * cols * size_of::<T>());
         let bad = FirstBad::default();
         let fill = |first, out: &mut [T]| {
             fill_rows(self.source, parts, cols, first, out);
