@@ -274,6 +274,12 @@ impl Engine {
             .collect();
         let input = prompts[0].len();
         self.check_rows(&rows, input, 0)?;
+        // Ranks that fail are of no more use.
+        if self.config.family.is_reference() {
+            return Err(EngineError::Unsupported(
+                "models through candle-transformers give no hidden states to judge by".into(),
+            ));
+        }
         match self.run(Call::Score { input }, &rows)? {
             Reply::Scores(scores) => Ok(scores),
             _ => unreachable!("a rank answers what it was asked"),

@@ -190,6 +190,14 @@ fn a_reference_model_has_replicas_and_no_stages() {
     let mut one = load(&weights, Format::F32, [1, 1, 1]).unwrap();
     let mut two = load(&weights, Format::F32, [1, 1, 2]).unwrap();
     let wanted = one.generate(&prompts, 5).unwrap().ids;
+    // What it cannot do leaves it as it was.
+    for engine in [&mut one, &mut two] {
+        let error = engine.score(&prompts, &wanted).unwrap_err();
+        assert!(
+            matches!(&error, EngineError::Unsupported(why) if why.contains("no hidden states")),
+            "{error}"
+        );
+    }
     assert_eq!(two.generate(&prompts, 5).unwrap().ids, wanted);
     let why = load(&weights, Format::F32, [1, 2, 1]).err().unwrap();
     assert!(matches!(&why, EngineError::Unsupported(why) if why.contains("one device only")));

@@ -27,11 +27,6 @@ impl Share {
         input: usize,
         cache: &KvCache,
     ) -> Result<Option<Vec<Score>>, EngineError> {
-        if self.model.is_reference() {
-            return Err(EngineError::Unsupported(
-                "models through candle-transformers give no hidden states to judge by".into(),
-            ));
-        }
         let (batch, len) = (rows.len(), rows[0].len());
         let (sequences, positions) = chunk(batch, len, self.chunk_rows());
         let mut scores = Vec::with_capacity(batch);
