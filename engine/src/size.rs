@@ -95,8 +95,12 @@ fn unsupported_parts(c: &ModelConfig, parallel: Parallel) -> Option<String> {
         return Some("0 ranks: at least 1 is needed".into());
     }
     if parallel.replica() > 1 && c.family.is_reference() {
+        let each = match parallel.data {
+            1 => "",
+            _ => " for each replica",
+        };
         return Some(format!(
-            "{} runs on one device only, not on {}",
+            "{} runs on one device only, not on {}{each}",
             c.architecture(),
             parallel.replica()
         ));
@@ -107,12 +111,26 @@ fn unsupported_parts(c: &ModelConfig, parallel: Parallel) -> Option<String> {
             c.layers, parallel.pipeline
         ));
     }
+    // A number that nobody has written needs an explanation.
+    let which = if world == parallel.world() {
+        String::new()
+    } else {
+        format!(
+            ", which is gpus {} / (pipelineParallel {} × dataParallel {})",
+            parallel.world(),
+            parallel.pipeline,
+            parallel.data
+        )
+    };
     if !c.heads.is_multiple_of(world) {
-        return Some(format!("{} heads are not divisible by {world}", c.heads));
+        return Some(format!(
+            "{} heads are not divisible by {world}{which}",
+            c.heads
+        ));
     }
     if !c.kv_heads.is_multiple_of(world) && !world.is_multiple_of(c.kv_heads) {
         return Some(format!(
-            "{} key and value heads can neither be split nor replicated over {world}",
+            "{} key and value heads can neither be split nor replicated over {world}{which}",
             c.kv_heads
         ));
     }

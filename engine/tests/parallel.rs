@@ -199,8 +199,14 @@ fn a_reference_model_has_replicas_and_no_stages() {
         );
     }
     assert_eq!(two.generate(&prompts, 5).unwrap().ids, wanted);
-    let why = load(&weights, Format::F32, [1, 2, 1]).err().unwrap();
-    assert!(matches!(&why, EngineError::Unsupported(why) if why.contains("one device only")));
+    for (division, wanted) in [
+        ([1, 2, 1], "one device only, not on 2"),
+        ([2, 1, 2], "one device only, not on 2 for each replica"),
+    ] {
+        let error = load(&weights, Format::F32, division).err().unwrap();
+        let why = matches!(&error, EngineError::Unsupported(why) if why.ends_with(wanted));
+        assert!(why, "{error}");
+    }
 }
 
 #[test]
@@ -208,6 +214,17 @@ fn what_cannot_be_divided_is_unsupported() {
     let config = preset("tiny-llama").unwrap();
     let why = |division| size::unsupported(&config, parallel(division), 1, 1, Format::F32);
     assert_eq!(why([2, 3, 7]), None);
+    assert_eq!(why([5, 1, 1]).unwrap(), "24 heads are not divisible by 5");
+    assert_eq!(
+        why([5, 2, 3]).unwrap(),
+        "24 heads are not divisible by 5, which is gpus 30 / (pipelineParallel 2 × dataParallel 3)"
+    );
+    let heads = why([8, 1, 2]).unwrap();
+    assert!(
+        heads.starts_with("12 key and value heads")
+            && heads.ends_with("over 8, which is gpus 16 / (pipelineParallel 1 × dataParallel 2)"),
+        "{heads}"
+    );
     assert_eq!(
         why([1, 4, 1]).unwrap(),
         "3 layers cannot be divided into 4 stages"
