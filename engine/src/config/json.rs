@@ -8,9 +8,12 @@ use super::fields::{Fields, unsupported};
 use super::{CLASSES, Family, ModelConfig, keys, positions};
 use crate::error::EngineError;
 
+/// One of a configuration's sizes.
+type Size = fn(&ModelConfig) -> usize;
+
 /// The most that a size can plausibly be: some times the largest models', and little enough that no product of them
 /// overflows. Ids are held by f32 at times, exactly up to 2²⁴.
-const BOUNDS: [(&str, usize, fn(&ModelConfig) -> usize); 8] = [
+const BOUNDS: [(&str, usize, Size); 8] = [
     ("vocab_size", 1 << 24, |c| c.vocab_size),
     ("hidden_size", 1 << 17, |c| c.hidden),
     ("intermediate_size", 1 << 20, |c| c.intermediate),

@@ -15,6 +15,10 @@ use crate::error::EngineError;
 
 /// Where the model comes from.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for a model, and a configuration is small beside it"
+)]
 pub enum Weights {
     /// A shape with seeded random weights: every value is a function of the seed, the tensor's name and
     /// its index alone.
