@@ -153,6 +153,19 @@ impl<'a> Grid<'a> {
             .filter(|(_, axis)| axis.varies())
     }
 
+    /// Starts of the engine at the level of an axis that has the fewest; `None` where a valid trial does not tell its
+    /// process.
+    pub fn starts(&self, position: usize) -> Option<u32> {
+        let mut starts: BTreeMap<u32, BTreeSet<&str>> = BTreeMap::new();
+        for cell in &self.cells {
+            let of_level = starts.entry(cell.at[position]).or_default();
+            for row in &cell.combination.valid {
+                of_level.insert(row.process_id.as_deref()?);
+            }
+        }
+        starts.values().map(|starts| starts.len() as u32).min()
+    }
+
     /// The axes that lie inside of the one at a position, and those inside of these.
     pub fn within(&self, position: usize) -> impl Iterator<Item = usize> {
         (0..self.axes.len()).filter(move |at| outward(&self.axes, *at).any(|at| at == position))
