@@ -30,6 +30,8 @@ pub const RESERVED_PREFIX: &str = "INFERBENCH_";
 pub const NODE_VARIABLE: &str = "INFERBENCH_NODE";
 /// The environment variable with the digest of a pod's image, where it has one: it fixes the runner in a trial's key.
 pub const IMAGE_DIGEST_VARIABLE: &str = "INFERBENCH_IMAGE_DIGEST";
+/// The environment variable with the API key of an endpoint.
+pub const API_KEY_VARIABLE: &str = "INFERBENCH_API_KEY";
 /// The environment variable with the folder that models are kept in.
 pub const CACHE_VARIABLE: &str = "INFERBENCH_CACHE";
 
@@ -74,7 +76,7 @@ impl Request {
             model_revision: revision.to_owned(),
             replicate: trial.replicate,
             seed: spec.design.seed,
-            measurement: EffectiveMeasurement::of(&spec.measurement, trial.combination.gpus),
+            measurement: EffectiveMeasurement::of(&spec.measurement, &trial.combination),
             runner: runner.to_owned(),
         }
     }
@@ -106,16 +108,16 @@ pub struct EffectiveMeasurement {
 }
 
 impl EffectiveMeasurement {
-    /// How a trial on `gpus` GPUs is measured.
+    /// How a trial of a combination is measured.
     #[must_use]
-    pub fn of(asked: &Measurement, gpus: u32) -> Self {
-        let gpus = i32::try_from(gpus).unwrap_or(i32::MAX);
+    pub fn of(asked: &Measurement, combination: &Combination) -> Self {
+        let gpus = i32::try_from(combination.gpus).unwrap_or(i32::MAX);
         Self {
             warmup_iterations: asked.warmup_iterations.unsigned_abs(),
             warmup_ms: asked.warmup_duration.millis(),
             iterations: asked.iterations.unsigned_abs(),
             min_duration_ms: asked.min_duration_for(gpus).millis(),
-            isolation: asked.isolation,
+            isolation: asked.isolation_for(&combination.engine),
             quality: asked.quality,
         }
     }
