@@ -368,6 +368,8 @@ pub const TABLE: &[Row] = &[
             running: "llamacpp:requests_processing",
             waiting: "llamacpp:requests_deferred",
             kv_use: "llamacpp:kv_cache_usage_ratio",
+            prefix_hits: "llamacpp:prompt_tokens_cached_total",
+            prefix_queries: "llamacpp:prompt_tokens_total",
             ..NO_GAUGES
         },
         prompt: Prompt::Ids,

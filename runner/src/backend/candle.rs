@@ -48,6 +48,7 @@ impl Candle {
             engine: ENGINE.into(),
             version: version(),
             mode: info.mode.into(),
+            dtype: None,
             architecture: info.architecture.clone(),
             model_params: info.params,
             weight_bytes: info.weight_bytes,
@@ -96,7 +97,7 @@ impl Backend for Candle {
     }
 
     fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
-        let Load::Batch { prompts, output, .. } = *load;
+        let Load::Batch { prompts, output } = *load;
         let generation = self.engine.generate(prompts, output)?;
         // A step of the whole batch has one end.
         let times = SequenceTimes {

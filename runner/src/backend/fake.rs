@@ -123,7 +123,7 @@ impl Backend for Fake {
     }
 
     fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
-        let Load::Batch { prompts, output, .. } = *load;
+        let Load::Batch { prompts, output } = *load;
         let started = Instant::now();
         let mut ends = Vec::new();
         let request = format!("{} {output}", prompts.len());

@@ -36,6 +36,9 @@ pub trait Backend {
     fn processes(&self) -> Processes;
     /// How much it can take at once.
     fn room(&self) -> Room;
+    /// A trial of a combination begins, which is over at a time: what requests have of the combination, they have from
+    /// now on.
+    fn begin(&mut self, _: &Combination, _: Instant) {}
     /// Takes a load, and gives the times of every sequence.
     ///
     /// # Errors
@@ -47,7 +50,9 @@ pub trait Backend {
     /// Those of [`Backend::serve`]; `Unsupported` of an engine that takes batches alone.
     fn drive(&mut self, _: Drive<'_>) -> Result<load::Run, BackendError> {
         let engine = &self.description().engine;
-        Err(BackendError::Unsupported(format!("{engine} takes batches alone")))
+        Err(BackendError::Unsupported(format!(
+            "{engine} takes batches alone"
+        )))
     }
     /// What a server told of itself during the last [`Backend::drive`].
     fn take_metrics(&mut self) -> Option<ServerMetrics> {
@@ -142,6 +147,8 @@ pub struct Description {
     pub mode: String,
     /// The class of config.json's `architectures`.
     pub architecture: String,
+    /// The data type of the weights, where it is that of the files and not the one that was asked for.
+    pub dtype: Option<String>,
     /// Parameters of the model, a tied head counted once.
     pub model_params: u64,
     /// Bytes of weights in memory.
@@ -165,10 +172,6 @@ pub enum Load<'a> {
         prompts: &'a [Vec<u32>],
         /// Output tokens of each; the end of text is a token like any other.
         output: usize,
-        /// The trial's combination, of which requests may have members.
-        combination: &'a Combination,
-        /// The longest that it may take.
-        limit: Duration,
     },
 }
 
@@ -176,8 +179,6 @@ pub enum Load<'a> {
 pub struct Drive<'a> {
     /// When they come, and for how long.
     pub load: load::Load,
-    /// The trial's combination, of which requests may have members.
-    pub combination: &'a Combination,
     /// Makes the input ids of the request with this number.
     pub prompts: &'a (dyn Fn(u64) -> Result<Vec<u32>, BackendError> + Sync),
     /// Is told of the stage, every 50 ms or so, and says whether to give up.

@@ -83,6 +83,9 @@ pub struct Server {
     description: Description,
     processes: Processes,
     room: Room,
+    /// That of the trial which goes on, and when its time is over.
+    combination: Combination,
+    deadline: Instant,
     metrics: Option<ServerMetrics>,
 }
 
@@ -102,10 +105,12 @@ impl Server {
             port,
             max_length: u32::try_from(setup.room.tokens).unwrap_or(u32::MAX),
             max_concurrency: u32::try_from(setup.room.sequences).unwrap_or(u32::MAX),
-            cpus: u32::try_from(setup.threads.available).unwrap_or(u32::MAX).max(1),
+            cpus: u32::try_from(setup.threads.available)
+                .unwrap_or(u32::MAX)
+                .max(1),
         };
-        let line = command::command_line(asked, combination, &place)
-            .map_err(BackendError::Unsupported)?;
+        let line =
+            command::command_line(asked, combination, &place).map_err(BackendError::Unsupported)?;
         let began = Instant::now();
         let mut env = line.env;
         env.extend(setup.gpu_environment());
@@ -135,6 +140,7 @@ impl Server {
                 mode: "server".into(),
                 architecture: model.config.architecture().into(),
                 model_params: model.params,
+                dtype: model.dtype.clone(),
                 threads: place.cpus,
                 ..Description::default()
             },
@@ -147,12 +153,17 @@ impl Server {
             tokenizer,
             processes,
             room: setup.room,
+            combination: combination.clone(),
+            deadline: Instant::now(),
             metrics: None,
         };
-        server.probe(combination, setup.vocab)?;
+        server.probe(setup.vocab)?;
         server.description.load = began.elapsed();
         server.describe();
-        server.description.configuration.insert("command".into(), line.argv.join(" "));
+        server
+            .description
+            .configuration
+            .insert("command".into(), line.argv.join(" "));
         server.hold_to_what_was_asked()?;
         Ok(server)
     }
@@ -164,7 +175,9 @@ impl Server {
     pub fn connect(endpoint: &Endpoint, setup: &Setup<'_>) -> Result<Self, BackendError> {
         let row = endpoint.preset.row();
         let combination = setup.combination;
-        let key = std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty());
+        let key = std::env::var(API_KEY_VARIABLE)
+            .ok()
+            .filter(|key| !key.is_empty());
         let base = endpoint.url.trim_end_matches('/');
         let http = Http::new(base, key.as_deref())?;
         let interface = endpoint.interface.over(row);
@@ -198,27 +211,41 @@ impl Server {
             model,
             processes: Processes::below([]),
             room: setup.room,
+            combination: combination.clone(),
+            deadline: Instant::now(),
             metrics: None,
         };
-        server.probe(combination, setup.vocab)?;
+        server.probe(setup.vocab)?;
         server.describe();
         // Where requests went, without what may be secret in a URL.
-        let url = url::Url::parse(base).ok().and_then(|url| Some(format!("{}://{}", url.scheme(), url.host_str()?)));
-        server.description.configuration.extend(url.map(|url| ("url".to_owned(), url)));
+        let url = url::Url::parse(base)
+            .ok()
+            .and_then(|url| Some(format!("{}://{}", url.scheme(), url.host_str()?)));
+        server
+            .description
+            .configuration
+            .extend(url.map(|url| ("url".to_owned(), url)));
         Ok(server)
     }
 
     /// One request of the trial's kind, so that a server that cannot answer it says so before anything is timed.
-    fn probe(&mut self, combination: &Combination, vocab: usize) -> Result<(), BackendError> {
+    fn probe(&mut self, vocab: usize) -> Result<(), BackendError> {
         // Ids from the middle of the vocabulary: no special ones there.
         let id = |at: u32| (u32::try_from(vocab).unwrap_or(u32::MAX) / 2).saturating_add(at % 7);
-        let prompt: Vec<u32> = (0..combination.input_length).map(id).collect();
-        let body = self.body(combination, &prompt)?;
+        let prompt: Vec<u32> = (0..self.combination.input_length).map(id).collect();
+        let body = self.body(&prompt)?;
         let batch = self
             .client
-            .batch(vec![body], Duration::from_secs(600), &mut signals::interrupted)
+            .batch(
+                vec![body],
+                Duration::from_secs(600),
+                &mut signals::interrupted,
+            )
             .map_err(|error| self.broken(&error.to_string()))?;
-        let error = batch.exchanges.first().and_then(|exchange| exchange.error.as_ref());
+        let error = batch
+            .exchanges
+            .first()
+            .and_then(|exchange| exchange.error.as_ref());
         match error {
             None => Ok(()),
             Some(error) => Err(self.refused(error)),
@@ -226,8 +253,14 @@ impl Server {
     }
 
     /// The body of a request.
-    fn body(&self, combination: &Combination, prompt: &[u32]) -> Result<Bytes, BackendError> {
-        body(&self.model, &self.interface, self.tokenizer.as_ref(), combination, prompt)
+    fn body(&self, prompt: &[u32]) -> Result<Bytes, BackendError> {
+        body(
+            &self.model,
+            &self.interface,
+            self.tokenizer.as_ref(),
+            &self.combination,
+            prompt,
+        )
     }
 
     /// What the server says of itself.
@@ -269,7 +302,9 @@ impl Server {
         }
         let said = self.process.as_ref().map(ServerProcess::last_lines);
         let said = said.filter(|said| !said.is_empty());
-        let said = said.map_or(String::new(), |said| format!("; the server said last: {said}"));
+        let said = said.map_or(String::new(), |said| {
+            format!("; the server said last: {said}")
+        });
         failed(format!("{}: {message}{said}", self.name))
     }
 
@@ -304,20 +339,24 @@ impl Backend for Server {
         self.room
     }
 
+    fn begin(&mut self, combination: &Combination, deadline: Instant) {
+        self.combination = combination.clone();
+        self.deadline = deadline;
+    }
+
     fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
-        let Load::Batch {
-            prompts,
-            output: _,
-            combination,
-            limit,
-        } = *load;
-        let bodies = prompts.iter().map(|prompt| self.body(combination, prompt));
+        let Load::Batch { prompts, .. } = *load;
+        let bodies = prompts.iter().map(|prompt| self.body(prompt));
         let bodies = bodies.collect::<Result<Vec<_>, _>>()?;
+        let limit = self.deadline.saturating_duration_since(Instant::now());
         let batch = self
             .client
             .batch(bodies, limit, &mut signals::interrupted)
             .map_err(|error| self.broken(&error.to_string()))?;
-        let error = batch.exchanges.iter().find_map(|exchange| exchange.error.as_ref());
+        let error = batch
+            .exchanges
+            .iter()
+            .find_map(|exchange| exchange.error.as_ref());
         if let Some(error) = error {
             return Err(self.refused(error));
         }
@@ -341,10 +380,10 @@ impl Backend for Server {
     fn drive(&mut self, drive: Drive<'_>) -> Result<load::Run, BackendError> {
         let Drive {
             load,
-            combination,
             prompts,
             stage,
         } = drive;
+        let combination = &self.combination;
         let (model, interface, tokenizer) = (&self.model, &self.interface, self.tokenizer.as_ref());
         let client = &mut self.client;
         let process = &mut self.process;
@@ -398,7 +437,10 @@ impl Backend for Server {
             other => other,
         })?;
         if run.ending == load::Ending::Failures {
-            let errors = run.exchanges.iter().filter_map(|exchange| exchange.error.as_ref());
+            let errors = run
+                .exchanges
+                .iter()
+                .filter_map(|exchange| exchange.error.as_ref());
             let first = errors.clone().next().cloned();
             let count = errors.count();
             let Some(first) = first else {
@@ -469,7 +511,9 @@ impl Starting<'_> {
     /// The name that the model has: the one that it was given, or the first that is listed.
     fn served_model(&self, given: &str) -> String {
         let listed = self.http.get("/v1/models", QUESTION);
-        let names = listed.map(|(_, body)| model_names(&body)).unwrap_or_default();
+        let names = listed
+            .map(|(_, body)| model_names(&body))
+            .unwrap_or_default();
         if names.iter().any(|name| name == given) {
             return given.to_owned();
         }
@@ -483,7 +527,9 @@ fn served_model(http: &Http, deadline: Instant) -> Result<Option<String>, String
         let why = match http.get("/v1/models", QUESTION) {
             Ok((200, body)) => return Ok(model_names(&body).into_iter().next()),
             Ok((status @ (401 | 403), _)) => {
-                return Err(format!("it answered {status}: is {API_KEY_VARIABLE} right?"));
+                return Err(format!(
+                    "it answered {status}: is {API_KEY_VARIABLE} right?"
+                ));
             }
             Ok((404, _)) => return Err("it answered 404: say the model by endpoint.model".into()),
             Ok((status, _)) => format!("it answered {status}"),
@@ -526,12 +572,16 @@ fn body(
         ("prompt", prompt),
         ("max_tokens", combination.output_length.into()),
         // A parameter may be about it.
-        ("temperature", members.get("temperature").cloned().unwrap_or(json!(0))),
+        (
+            "temperature",
+            members.get("temperature").cloned().unwrap_or(json!(0)),
+        ),
         ("stream", true.into()),
     ];
     members.extend(own.map(|(name, value)| (name.to_owned(), value)));
     let body = serde_json::to_vec(&members);
-    body.map(Bytes::from).map_err(|error| BackendError::invalid(error.to_string()))
+    body.map(Bytes::from)
+        .map_err(|error| BackendError::invalid(error.to_string()))
 }
 
 fn client(
@@ -603,7 +653,10 @@ fn failed(message: String) -> BackendError {
 pub fn unsupported(weights: &Weights, combination: &Combination) -> Option<String> {
     let asked = combination.engine.server.as_ref()?;
     let row = asked.preset.row();
-    let dtype = row.dtypes.iter().any(|(dtype, _)| *dtype == combination.dtype);
+    let dtype = row
+        .dtypes
+        .iter()
+        .any(|(dtype, _)| *dtype == combination.dtype);
     if !dtype {
         let place = Place {
             model: String::new(),

@@ -27,7 +27,7 @@ pub mod window;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod timed;
+pub(crate) mod timed;
 
 pub use arrivals::Arrivals;
 pub use client::Client;
@@ -85,19 +85,24 @@ impl Exchange {
     /// How much later it left than it was meant to.
     #[must_use]
     pub fn send_lag(&self) -> Option<Duration> {
-        self.sent.map(|sent| sent.saturating_duration_since(self.intended))
+        self.sent
+            .map(|sent| sent.saturating_duration_since(self.intended))
     }
 
     /// From the time at which it was meant to leave to its first token.
     #[must_use]
     pub fn ttft(&self) -> Option<Duration> {
-        self.reply.first().map(|at| at.saturating_duration_since(self.intended))
+        self.reply
+            .first()
+            .map(|at| at.saturating_duration_since(self.intended))
     }
 
     /// From the time at which it was meant to leave to its last token.
     #[must_use]
     pub fn ttlt(&self) -> Option<Duration> {
-        self.reply.last().map(|at| at.saturating_duration_since(self.intended))
+        self.reply
+            .last()
+            .map(|at| at.saturating_duration_since(self.intended))
     }
 
     fn of(finished: stream::Finished, base: Instant) -> Self {
@@ -124,6 +129,17 @@ pub struct Batch {
     pub exchanges: Vec<Exchange>,
     /// How late the client itself was.
     pub lag: Lag,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Its window has not opened.
+    WarmingUp,
+    /// Its window is open.
+    InWindow,
+    /// Its window has closed; requests that belong to it may not have ended.
+    Closed,
 }
 
 /// How a run ended.

@@ -78,7 +78,9 @@ impl Window {
         self.in_flight.insert(index, at);
         if self.is_inside(at) {
             self.inside += 1;
-            let most = MAX_REQUESTS.min(MAX_TOKENS / self.bounds.tokens_each.max(1)).max(1);
+            let most = MAX_REQUESTS
+                .min(MAX_TOKENS / self.bounds.tokens_each.max(1))
+                .max(1);
             if self.closed.is_none() && self.inside >= most {
                 // The border lies behind this one.
                 self.close(at + Duration::from_nanos(1));
@@ -107,7 +109,10 @@ impl Window {
 
     /// Takes note that it is `now`.
     pub fn passes(&mut self, now: Duration) {
-        if self.opened.is_none() && self.warm >= self.bounds.warmup_requests && now >= self.bounds.warmup {
+        if self.opened.is_none()
+            && self.warm >= self.bounds.warmup_requests
+            && now >= self.bounds.warmup
+        {
             self.opened = Some(now);
             if self.bounds.iterations == 0 {
                 self.enough = Some(now);
@@ -141,13 +146,18 @@ impl Window {
     }
 
     fn is_inside(&self, intended: Duration) -> bool {
-        self.opened.is_some_and(|opened| intended >= opened) && self.closed.is_none_or(|closed| intended < closed)
+        self.opened.is_some_and(|opened| intended >= opened)
+            && self.closed.is_none_or(|closed| intended < closed)
     }
 
     fn close(&mut self, at: Duration) {
         self.closed = Some(at);
         // Requests of the warm-up, too: their tokens count in the window's throughput.
-        self.awaited = self.in_flight.values().filter(|&&intended| intended < at).count();
+        self.awaited = self
+            .in_flight
+            .values()
+            .filter(|&&intended| intended < at)
+            .count();
     }
 }
 
@@ -176,7 +186,9 @@ impl Borders {
     /// The requests that belong to it.
     pub fn requests<'a>(&self, exchanges: &'a [Exchange]) -> impl Iterator<Item = &'a Exchange> {
         let borders = *self;
-        exchanges.iter().filter(move |exchange| borders.hold(exchange.intended))
+        exchanges
+            .iter()
+            .filter(move |exchange| borders.hold(exchange.intended))
     }
 
     /// The output tokens that arrived inside of it, of any request.

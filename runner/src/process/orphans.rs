@@ -27,7 +27,9 @@ pub fn end(tree: &str) -> usize {
     let mark = format!("{TREE_VARIABLE}={tree}");
     let is_marked = |pid: &u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark.as_bytes())
     };
     let orphans: Vec<u32> = children().into_iter().filter(is_marked).collect();
     let mut all = orphans.clone();
@@ -42,7 +44,11 @@ pub fn end_among(pids: &[u32]) {
     let patience = Instant::now() + GRACE;
     loop {
         let own = descendants(std::process::id());
-        let living: Vec<u32> = pids.iter().copied().filter(|pid| own.contains(pid)).collect();
+        let living: Vec<u32> = pids
+            .iter()
+            .copied()
+            .filter(|pid| own.contains(pid))
+            .collect();
         if living.is_empty() || Instant::now() >= patience {
             return;
         }
@@ -88,7 +94,10 @@ fn reap(pid: u32) {
 fn children() -> Vec<u32> {
     let this = std::process::id();
     let parents = parents().into_iter();
-    parents.filter(|(_, parent)| *parent == this).map(|(pid, _)| pid).collect()
+    parents
+        .filter(|(_, parent)| *parent == this)
+        .map(|(pid, _)| pid)
+        .collect()
 }
 
 /// Every process that can be seen, with its parent.

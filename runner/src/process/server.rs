@@ -67,8 +67,14 @@ impl ServerProcess {
         let mut process = command.spawn()?;
         let _ = fs::write(format!("/proc/{}/oom_score_adj", process.id()), "1000");
         let said = Arc::new(Mutex::new(VecDeque::new()));
-        let out = process.stdout.take().map(|out| Box::new(out) as Box<dyn Read + Send>);
-        let err = process.stderr.take().map(|err| Box::new(err) as Box<dyn Read + Send>);
+        let out = process
+            .stdout
+            .take()
+            .map(|out| Box::new(out) as Box<dyn Read + Send>);
+        let err = process
+            .stderr
+            .take()
+            .map(|err| Box::new(err) as Box<dyn Read + Send>);
         let readers = [out, err].into_iter().flatten().map(|from| {
             let (said, log) = (Arc::clone(&said), log.clone());
             std::thread::spawn(move || keep(from, &said, log.as_deref()))
@@ -181,7 +187,10 @@ fn keep(from: impl Read, said: &Mutex<VecDeque<String>>, log: Option<&Mutex<File
     let mut line = Vec::new();
     while matches!(from.read_until(b'\n', &mut line), Ok(read) if read > 0) {
         if let Some(log) = log {
-            let _ = log.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line);
+            let _ = log
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .write_all(&line);
         }
         let text = String::from_utf8_lossy(&line);
         // A progress bar writes over its line.
@@ -220,7 +229,8 @@ mod tests {
 
     fn lives(pid: u32) -> bool {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
     }
 
     #[test]

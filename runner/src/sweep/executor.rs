@@ -110,7 +110,11 @@ impl Processes {
     /// Lets a process end, and ends what it leaves behind.
     fn close(&self, child: Child, group: &Group) {
         // A server has its own time to end in.
-        child.close(if group.start.is_asked() { SERVER_GRACE } else { GRACE });
+        child.close(if group.start.is_asked() {
+            SERVER_GRACE
+        } else {
+            GRACE
+        });
         orphans::end(&self.tree());
     }
 

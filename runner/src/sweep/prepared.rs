@@ -134,6 +134,20 @@ impl Prepared {
         self.spec.measurement.isolation = Some(Isolation::Pod);
     }
 
+    /// The indices of a block in the order in which they are measured: trials that can share a start of their engine
+    /// stand together, as many as `trialsPerJob` says, where they are to share it.
+    #[must_use]
+    pub fn block(&self, replicate: u32) -> Vec<u32> {
+        let shares = |engine| self.spec.measurement.isolation_for(engine) == Isolation::Pod;
+        let together = self.spec.execution.trials_per_job.unsigned_abs().max(1);
+        if self.spec.design.factors.engines().iter().any(shares) {
+            let groups = self.expansion.groups(replicate, together as usize);
+            groups.into_iter().flatten().collect()
+        } else {
+            self.expansion.block(replicate)
+        }
+    }
+
     /// All that fixes a trial.
     #[must_use]
     pub fn request(&self, trial: &Trial) -> Request {

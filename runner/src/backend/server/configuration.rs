@@ -30,7 +30,10 @@ pub fn ask(http: &Http, row: &Row) -> (Option<String>, Configuration) {
     if let Some(properties) = &properties {
         flatten("", properties, &mut configuration);
     }
-    if let Some(length) = models.as_ref().and_then(|models| models["data"][0]["max_model_len"].as_u64()) {
+    if let Some(length) = models
+        .as_ref()
+        .and_then(|models| models["data"][0]["max_model_len"].as_u64())
+    {
         configuration.insert("max_model_len".into(), length.to_string());
     }
     (version, configuration)
@@ -83,7 +86,10 @@ mod tests {
             "chat_template": "x".repeat(5_000), "api_key": "hidden", "flag": true, "list": [1], "none": null,
         });
         flatten("", &told, &mut found);
-        let found: Vec<(&str, &str)> = found.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let found: Vec<(&str, &str)> = found
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
         assert_eq!(
             found,
             [

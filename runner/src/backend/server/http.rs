@@ -69,7 +69,11 @@ impl Http {
             let mut answer = answer.map_err(|error| no_answer(&error, !error.is_connect()))?;
             let status = answer.status().as_u16();
             let mut text = Vec::new();
-            while let Some(chunk) = answer.chunk().await.map_err(|error| no_answer(&error, true))? {
+            while let Some(chunk) = answer
+                .chunk()
+                .await
+                .map_err(|error| no_answer(&error, true))?
+            {
                 text.extend_from_slice(&chunk);
                 if text.len() > LONGEST {
                     break;
@@ -81,7 +85,9 @@ impl Http {
 }
 
 fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 /// An error with its causes on one line.

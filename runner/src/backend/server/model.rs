@@ -11,7 +11,9 @@ use inferbench_crds::{
     engine::{Prompt, preset::Row},
     spec::Dtype,
 };
-use inferbench_engine::{Weights, config::ModelConfig, gguf_file, save, size, tokenizer::Tokenizer};
+use inferbench_engine::{
+    Weights, config::ModelConfig, gguf_file, save, size, tokenizer::Tokenizer,
+};
 use serde_json::json;
 
 use super::failed;
@@ -28,6 +30,8 @@ pub struct Files {
     pub config: ModelConfig,
     /// Its parameters, a tied head counted once.
     pub params: u64,
+    /// The data type of its weights, where that is the file's and not the server's to say.
+    pub dtype: Option<String>,
 }
 
 /// The files for a server of this kind.
@@ -46,12 +50,15 @@ pub fn place(row: &Row, setup: &Setup<'_>) -> Result<Files, BackendError> {
     let path = match (&weights, setup.weights) {
         (Weights::Path(path), _) if row.gguf => gguf_file(path)?.unwrap_or_else(|| path.clone()),
         (Weights::Path(path), _) => path.clone(),
+        // What an endpoint has loaded lies elsewhere.
+        (Weights::Random { .. }, _) if setup.combination.engine.server.is_none() => PathBuf::new(),
         (Weights::Random { .. }, WeightsAt::Random { preset, seed }) => {
             written(&weights, &config, preset, *seed, dtype)?
         }
         (Weights::Random { .. }, WeightsAt::Folder(folder)) => folder.clone(),
     };
     Ok(Files {
+        dtype: row.gguf.then(|| dtype_of(&path)).flatten(),
         path,
         params: size::params(&config),
         config,
@@ -63,7 +70,11 @@ impl Files {
     ///
     /// # Errors
     /// `Unsupported` where prompts are texts, and the model has none.
-    pub fn tokenizer(&self, prompt: Prompt, engine: &str) -> Result<Option<Tokenizer>, BackendError> {
+    pub fn tokenizer(
+        &self,
+        prompt: Prompt,
+        engine: &str,
+    ) -> Result<Option<Tokenizer>, BackendError> {
         if prompt == Prompt::Ids {
             return Ok(None);
         }
@@ -87,8 +98,12 @@ pub fn unreadable(row: &Row, weights: &Weights, dtype: Dtype) -> Option<String> 
     match (row.gguf, file) {
         (true, Some(file)) => {
             let found = dtype_of(&file)?;
-            (found != dtype.name()).then(|| {
-                format!("{title} takes weights as they are stored: the file has {found}, and dtype is {dtype}")
+            // What a design without data types has: nobody has asked for it.
+            let unasked = matches!(dtype, Dtype::F32 | Dtype::Bf16);
+            (!unasked && found != dtype.name()).then(|| {
+                format!(
+                    "{title} takes weights as they are stored: the file has {found}, and dtype is {dtype}; leave it out"
+                )
             })
         }
         (true, None) => Some(format!(
@@ -107,7 +122,10 @@ fn dtype_of(file: &Path) -> Option<String> {
     let mut elements: Vec<(GgmlDType, usize)> = Vec::new();
     for tensor in content.tensor_infos.values() {
         let count = tensor.shape.elem_count();
-        match elements.iter_mut().find(|(dtype, _)| *dtype == tensor.ggml_dtype) {
+        match elements
+            .iter_mut()
+            .find(|(dtype, _)| *dtype == tensor.ggml_dtype)
+        {
             Some((_, sum)) => *sum += count,
             None => elements.push((tensor.ggml_dtype, count)),
         }

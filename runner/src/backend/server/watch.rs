@@ -45,7 +45,8 @@ impl Watch {
             now: AtomicBool::new(false),
         });
         let thread = (!interface.metrics.is_empty()).then(|| {
-            let (shared, http, path) = (Arc::clone(&shared), http.clone(), interface.metrics.clone());
+            let (shared, http, path) =
+                (Arc::clone(&shared), http.clone(), interface.metrics.clone());
             std::thread::spawn(move || look(&shared, &http, &path, row))
         });
         Self {
@@ -146,7 +147,8 @@ fn value(text: &str, name: &str) -> Option<f64> {
 
 /// What samples say together.
 fn of_samples(samples: Vec<ServerSample>) -> ServerMetrics {
-    let all = |of: fn(&ServerSample) -> Option<f64>| samples.iter().filter_map(of).collect::<Vec<_>>();
+    let all =
+        |of: fn(&ServerSample) -> Option<f64>| samples.iter().filter_map(of).collect::<Vec<_>>();
     let most = |values: &[f64]| values.iter().copied().reduce(f64::max);
     let rise = |values: &[f64]| Some(values.last()? - values.first()?).filter(|rise| *rise >= 0.0);
     let waiting = all(|sample| sample.waiting);
@@ -155,7 +157,8 @@ fn of_samples(samples: Vec<ServerSample>) -> ServerMetrics {
     ServerMetrics {
         kv_use_max_pct: most(&all(|sample| sample.kv_use_pct)),
         preemptions: rise(&all(|sample| sample.preemptions)),
-        queue_mean: (!waiting.is_empty()).then(|| waiting.iter().sum::<f64>() / waiting.len() as f64),
+        queue_mean: (!waiting.is_empty())
+            .then(|| waiting.iter().sum::<f64>() / waiting.len() as f64),
         queue_max: most(&waiting),
         prefix_hit_pct: hits
             .zip(queries)
@@ -185,7 +188,10 @@ vllm:num_preemptions_total 2
     fn metrics_are_read_by_their_whole_names_and_summed_over_labels() {
         let sample = sample(TEXT, Preset::Vllm.row());
         assert_eq!((sample.running, sample.waiting), (Some(7.0), None));
-        assert_eq!((sample.kv_use_pct, sample.preemptions), (Some(25.0), Some(2.0)));
+        assert_eq!(
+            (sample.kv_use_pct, sample.preemptions),
+            (Some(25.0), Some(2.0))
+        );
     }
 
     #[test]
@@ -202,8 +208,14 @@ vllm:num_preemptions_total 2
             at(4.0, 5.0, 110.0, 1_050.0),
             at(2.0, 6.0, 125.0, 1_100.0),
         ]);
-        assert_eq!((metrics.preemptions, metrics.prefix_hit_pct), (Some(1.0), Some(25.0)));
-        assert_eq!((metrics.queue_mean, metrics.queue_max), (Some(2.0), Some(4.0)));
+        assert_eq!(
+            (metrics.preemptions, metrics.prefix_hit_pct),
+            (Some(1.0), Some(25.0))
+        );
+        assert_eq!(
+            (metrics.queue_mean, metrics.queue_max),
+            (Some(2.0), Some(4.0))
+        );
         assert_eq!(metrics.kv_use_max_pct, None);
     }
 }
