@@ -1,4 +1,5 @@
-//! An alarm of the kernel's own clock. The timers of tokio go off at whole milliseconds: too coarse for sending on time.
+//! An alarm of the kernel's own clock. The timers of tokio go off at whole milliseconds: too coarse for sending on
+//! time.
 
 use std::{io, time::Instant};
 
@@ -18,8 +19,12 @@ mod linux {
         /// An alarm on the event loop that is entered.
         pub(in super::super) fn new() -> io::Result<Self> {
             // SAFETY: creates a descriptor; nothing is handed over.
-            let descriptor =
-                unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
+            let descriptor = unsafe {
+                libc::timerfd_create(
+                    libc::CLOCK_MONOTONIC,
+                    libc::TFD_NONBLOCK | libc::TFD_CLOEXEC,
+                )
+            };
             if descriptor < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -37,14 +42,24 @@ mod linux {
                 return Ok(());
             }
             let timer = libc::itimerspec {
-                it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+                it_interval: libc::timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                },
                 it_value: libc::timespec {
                     tv_sec: libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX),
                     tv_nsec: wait.subsec_nanos().into(),
                 },
             };
             // SAFETY: the descriptor is open for as long as we are; the pointer is to a timer of ours.
-            let set = unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const timer, std::ptr::null_mut()) };
+            let set = unsafe {
+                libc::timerfd_settime(
+                    self.0.as_raw_fd(),
+                    0,
+                    &raw const timer,
+                    std::ptr::null_mut(),
+                )
+            };
             if set != 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -53,8 +68,14 @@ mod linux {
                 let mut expirations = 0_u64;
                 let result = guard.try_io(|descriptor| {
                     // SAFETY: the pointer is to eight bytes of ours.
-                    let read = unsafe { libc::read(descriptor.as_raw_fd(), (&raw mut expirations).cast(), 8) };
-                    if read < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+                    let read = unsafe {
+                        libc::read(descriptor.as_raw_fd(), (&raw mut expirations).cast(), 8)
+                    };
+                    if read < 0 {
+                        Err(io::Error::last_os_error())
+                    } else {
+                        Ok(())
+                    }
                 });
                 match result {
                     Ok(result) => return result,

@@ -88,7 +88,10 @@ mod tests {
     /// Kolmogorov and Smirnov's distance of the gaps from the exponential distribution, at the level of 1 %.
     #[test]
     fn gaps_are_exponential_at_the_rate_asked_for() {
-        let times: Vec<f64> = Poisson::new(25.0, 3).take(20_000).map(|at| at.as_secs_f64()).collect();
+        let times: Vec<f64> = Poisson::new(25.0, 3)
+            .take(20_000)
+            .map(|at| at.as_secs_f64())
+            .collect();
         let mut gaps: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
         gaps.sort_by(f64::total_cmp);
         let n = gaps.len() as f64;
@@ -110,7 +113,11 @@ mod tests {
         }
         let mean = counts.iter().sum::<f64>() / 4_000.0;
         let variance = counts.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / 3_999.0;
-        let lag_1 = counts.windows(2).map(|c| (c[0] - mean) * (c[1] - mean)).sum::<f64>() / 3_999.0;
+        let lag_1 = counts
+            .windows(2)
+            .map(|c| (c[0] - mean) * (c[1] - mean))
+            .sum::<f64>()
+            / 3_999.0;
         assert!((mean - 7.0).abs() < 0.15, "{mean}");
         assert!((variance / mean - 1.0).abs() < 0.08, "{variance} {mean}");
         assert!((lag_1 / variance).abs() < 0.05, "{lag_1} {variance}");

@@ -13,11 +13,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
-use rustls::{ClientConfig, RootCertStore, pki_types::{CertificateDer, ServerName, pem::PemObject}};
-use tokio::{
-    runtime::Runtime,
-    sync::Notify,
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
+use tokio::{runtime::Runtime, sync::Notify};
 use tokio_rustls::TlsConnector;
 use url::Url;
 
@@ -55,7 +55,8 @@ pub struct Client {
     warm: usize,
 }
 
-/// What the client's tasks share. All of them run on the thread that is inside of the client: locks are never waited for.
+/// What the client's tasks share. All of them run on the thread that is inside of the client: locks are never waited
+/// for.
 pub(super) struct Shared {
     pub base: Instant,
     pub route: Route,
@@ -170,12 +171,19 @@ impl Client {
             let cpu = thread_cpu();
             let intended = shared.now();
             for (index, (body, slot)) in (0..).zip(bodies.into_iter().zip(&slots)) {
-                slot.tell(Command::Send(Job { index, body, intended }));
+                slot.tell(Command::Send(Job {
+                    index,
+                    body,
+                    intended,
+                }));
             }
             shared.drain(&slots, limit, None, stop).await;
             probe.abort();
             let wall = Duration::from_nanos(shared.now() - intended);
-            (shared.at(intended), (thread_cpu().saturating_sub(cpu), wall))
+            (
+                shared.at(intended),
+                (thread_cpu().saturating_sub(cpu), wall),
+            )
         });
         let (exchanges, lag) = shared.take(cpu, None);
         Ok(Batch {
@@ -228,7 +236,9 @@ impl Client {
                     }
                     None
                 }
-                Arrivals::Open { per_second, seed, .. } => {
+                Arrivals::Open {
+                    per_second, seed, ..
+                } => {
                     let times = Poisson::new(per_second, seed);
                     Some(tokio::spawn(pace(Arc::clone(&shared), start, times)))
                 }
@@ -251,7 +261,12 @@ impl Client {
         });
         let (window, fault, waited, connects) = {
             let mut core = shared.core();
-            (core.window.take(), core.fault.take(), core.waited, core.connects)
+            (
+                core.window.take(),
+                core.fault.take(),
+                core.waited,
+                core.connects,
+            )
         };
         if let Some(fault) = fault {
             return Err(ClientError::Start(fault));
@@ -401,13 +416,24 @@ impl Shared {
                     return;
                 }
                 let late = core.unmade.pop_front();
-                (late.map_or_else(|| core.number(), |(index, ..)| index), late)
+                (
+                    late.map_or_else(|| core.number(), |(index, ..)| index),
+                    late,
+                )
             };
             let body = bodies(index);
             let mut core = self.core();
             match late {
                 None => core.stock.push_back((index, body)),
-                Some((_, intended, slot)) => self.assign(&mut core, Job { index, body, intended }, slot),
+                Some((_, intended, slot)) => self.assign(
+                    &mut core,
+                    Job {
+                        index,
+                        body,
+                        intended,
+                    },
+                    slot,
+                ),
             }
         }
     }
@@ -418,7 +444,15 @@ impl Shared {
         match core.stock.pop_front() {
             Some((index, body)) => {
                 core.intends(index, intended);
-                self.assign(&mut core, Job { index, body, intended }, None);
+                self.assign(
+                    &mut core,
+                    Job {
+                        index,
+                        body,
+                        intended,
+                    },
+                    None,
+                );
             }
             None => core.postpone(intended, None),
         }
@@ -528,7 +562,12 @@ impl Shared {
                     opened = Some(meter());
                 }
                 if window.closed().is_some() && used.is_none() {
-                    used = opened.map(|(cpu, at)| (thread_cpu().saturating_sub(cpu), Duration::from_nanos(now) - at));
+                    used = opened.map(|(cpu, at)| {
+                        (
+                            thread_cpu().saturating_sub(cpu),
+                            Duration::from_nanos(now) - at,
+                        )
+                    });
                 }
                 (window.is_over(), failures)
             };
@@ -590,11 +629,20 @@ impl Shared {
     fn take(&self, cpu: (Duration, Duration), window: Option<&Borders>) -> (Vec<Exchange>, Lag) {
         let core = std::mem::take(&mut *self.core());
         let mut exchanges = core.finished;
-        exchanges.extend(core.raw.into_iter().map(|finished| Exchange::of(finished, self.base)));
+        exchanges.extend(
+            core.raw
+                .into_iter()
+                .map(|finished| Exchange::of(finished, self.base)),
+        );
         exchanges.sort_unstable_by_key(|exchange| exchange.index);
         let is_inside = |at: Instant| window.is_none_or(|window| window.hold(at));
-        let send = exchanges.iter().filter(|exchange| is_inside(exchange.intended));
-        let stamp = core.probes.iter().filter(|(due, _)| is_inside(self.at(*due)));
+        let send = exchanges
+            .iter()
+            .filter(|exchange| is_inside(exchange.intended));
+        let stamp = core
+            .probes
+            .iter()
+            .filter(|(due, _)| is_inside(self.at(*due)));
         let lag = Lag {
             send: Quantiles::of(send.filter_map(Exchange::send_lag).collect()),
             stamp: Quantiles::of(stamp.map(|&(_, late)| Duration::from_nanos(late)).collect()),
@@ -702,9 +750,14 @@ fn route(target: &Target) -> Result<Route, ClientError> {
         _ => return Err(wrong("neither http nor https")),
     };
     let host = url.host_str().ok_or_else(|| wrong("no host"))?;
-    let port = url.port_or_known_default().ok_or_else(|| wrong("no port"))?;
+    let port = url
+        .port_or_known_default()
+        .ok_or_else(|| wrong("no port"))?;
     // An IPv6 address stands in brackets in a URL alone.
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let bare = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     let addresses: Vec<_> = (bare.as_str(), port)
         .to_socket_addrs()
         .map_err(|source| ClientError::Resolve {
@@ -734,20 +787,29 @@ fn route(target: &Target) -> Result<Route, ClientError> {
         })
     };
     headers.insert(header::HOST, value("host", &authority)?);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(
+        header::ACCEPT,
+        HeaderValue::from_static("text/event-stream"),
+    );
     for (name, text) in &target.headers {
-        let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|error| ClientError::Header {
-            name: name.clone(),
-            reason: error.to_string(),
-        })?;
+        let parsed =
+            HeaderName::from_bytes(name.as_bytes()).map_err(|error| ClientError::Header {
+                name: name.clone(),
+                reason: error.to_string(),
+            })?;
         headers.insert(parsed, value(name, text)?);
     }
     Ok(Route {
         name: format!("{host}:{port}"),
         addresses,
         tls,
-        path: path.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?,
+        path: path
+            .parse::<Uri>()
+            .map_err(|error| wrong(&error.to_string()))?,
         headers,
         rule: target.rule,
     })
@@ -759,7 +821,8 @@ fn tls(target: &Target) -> Result<ClientConfig, ClientError> {
     match &target.roots {
         Some(pem) => {
             for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate = certificate.map_err(|error| ClientError::Roots(error.to_string()))?;
+                let certificate =
+                    certificate.map_err(|error| ClientError::Roots(error.to_string()))?;
                 roots
                     .add(certificate)
                     .map_err(|error| ClientError::Roots(error.to_string()))?;

@@ -1,6 +1,6 @@
 //! Tokens, counted in the events of a response. An event is not a token: schedulers, stream intervals and speculative
-//! decoding put several into one, llama.cpp holds bytes back until they make up a character, and begins with events that
-//! say only how far the prompt is. So a token is what the server's counts show, and never what has text.
+//! decoding put several into one, llama.cpp holds bytes back until they make up a character, and begins with events
+//! that say only how far the prompt is. So a token is what the server's counts show, and never what has text.
 
 use std::{fmt, time::Instant};
 
@@ -149,7 +149,11 @@ impl Counter {
         self.reply.events += 1;
         let event: StreamEvent = match serde_json::from_slice(data) {
             Ok(event) => event,
-            Err(_) if is_error => return self.fail(RequestError::Server { message: beginning(data) }),
+            Err(_) if is_error => {
+                return self.fail(RequestError::Server {
+                    message: beginning(data),
+                });
+            }
             Err(error) => {
                 return self.fail(RequestError::Malformed {
                     event: self.reply.events,
@@ -230,8 +234,14 @@ impl Counter {
                 .map(|Count(ids)| ids)
                 .reduce(|a, b| a + b)
                 .map(|new| reply.output_tokens + new),
-            Rule::Timings => event.timings.as_ref().and_then(|timings| timings.predicted_n),
-            Rule::ContinuousUsage => event.usage.as_ref().and_then(|usage| usage.completion_tokens),
+            Rule::Timings => event
+                .timings
+                .as_ref()
+                .and_then(|timings| timings.predicted_n),
+            Rule::ContinuousUsage => event
+                .usage
+                .as_ref()
+                .and_then(|usage| usage.completion_tokens),
             Rule::FinalUsage => None,
         };
         if let Some(told) = told {
@@ -258,7 +268,10 @@ impl Counter {
         if let Some(usage) = &event.usage {
             self.total_told = usage.completion_tokens.or(self.total_told);
             reply.prompt_tokens = usage.prompt_tokens.or(reply.prompt_tokens);
-            let cached = usage.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens);
+            let cached = usage
+                .prompt_tokens_details
+                .as_ref()
+                .and_then(|details| details.cached_tokens);
             reply.cached_tokens = cached.or(reply.cached_tokens);
         }
         if let Some(timings) = &event.timings {

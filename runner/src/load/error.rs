@@ -121,7 +121,9 @@ pub enum RequestError {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The target is no address of a server.
-    #[error("url {url:?}: {reason}; allowed is http://host[:port]/path or https://host[:port]/path")]
+    #[error(
+        "url {url:?}: {reason}; allowed is http://host[:port]/path or https://host[:port]/path"
+    )]
     Url {
         /// What was given.
         url: String,
@@ -206,7 +208,9 @@ impl RequestError {
 
     /// The same, now that it is known how many events came before it.
     pub(super) fn after(mut self, count: u32) -> Self {
-        if let Self::Reset { events } | Self::Closed { events } | Self::TimeOut { events, .. } = &mut self {
+        if let Self::Reset { events } | Self::Closed { events } | Self::TimeOut { events, .. } =
+            &mut self
+        {
             *events = count;
         }
         self

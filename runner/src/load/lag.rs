@@ -1,14 +1,14 @@
 //! How late the client itself was, and whether that spoils what it measured.
 //!
 //! The lag of a stamp (from the moment data can be read to the stamp of the read) is estimated by a timer of the kernel
-//! that goes off every 5 ms and is waited for among the sockets: it becomes readable as they do, queues behind them
-//! as they do, and its own due time is known. (Time stamps by the kernel, `SO_TIMESTAMPING`, would tell it of each read;
+//! that goes off every 5 ms and is waited for among the sockets: it becomes readable as they do, queues behind them as
+//! they do, and its own due time is known. (Time stamps by the kernel, `SO_TIMESTAMPING`, would tell it of each read;
 //! but they tell the wall clock's time, of the last packet of a read only, and cost a control message for every read.)
 
 use std::time::Duration;
 
-/// Where a request, at the 99th percentile, leaves later than meant by so much, and by [`MAX_SEND_SHARE`] of the time to
-/// its first token, the trial is invalid.
+/// Where a request, at the 99th percentile, leaves later than meant by so much, and by [`MAX_SEND_SHARE`] of the time
+/// to its first token, the trial is invalid.
 pub const MAX_SEND_LAG: Duration = Duration::from_millis(1);
 /// See [`MAX_SEND_LAG`].
 pub const MAX_SEND_SHARE: f64 = 0.05;
@@ -41,7 +41,9 @@ impl Quantiles {
         let Some(&max) = sample.last() else {
             return Self::default();
         };
-        let rank = |share: f64| sample[((share * sample.len() as f64).ceil() as usize).clamp(1, sample.len()) - 1];
+        let rank = |share: f64| {
+            sample[((share * sample.len() as f64).ceil() as usize).clamp(1, sample.len()) - 1]
+        };
         Self {
             p50: rank(0.5),
             p99: rank(0.99),
@@ -122,7 +124,10 @@ fn ms(time: Duration) -> String {
 
 /// CPU time of this thread.
 pub(super) fn thread_cpu() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the pointer is to a timespec of ours.
     if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0 {
         return Duration::ZERO;
@@ -188,8 +193,10 @@ mod tests {
         };
         assert_eq!(
             late.objections(&fast),
-            ["the client sent late: 1 % of the requests left more than 12.0 ms after they were meant to, and at most 1.0 ms \
-              is tolerated"]
+            [
+                "the client sent late: 1 % of the requests left more than 12.0 ms after they were meant to, and at most 1.0 ms \
+              is tolerated"
+            ]
         );
         // The same lag is nothing beside a second.
         let slow = Typical {

@@ -85,19 +85,24 @@ impl Exchange {
     /// How much later it left than it was meant to.
     #[must_use]
     pub fn send_lag(&self) -> Option<Duration> {
-        self.sent.map(|sent| sent.saturating_duration_since(self.intended))
+        self.sent
+            .map(|sent| sent.saturating_duration_since(self.intended))
     }
 
     /// From the time at which it was meant to leave to its first token.
     #[must_use]
     pub fn ttft(&self) -> Option<Duration> {
-        self.reply.first().map(|at| at.saturating_duration_since(self.intended))
+        self.reply
+            .first()
+            .map(|at| at.saturating_duration_since(self.intended))
     }
 
     /// From the time at which it was meant to leave to its last token.
     #[must_use]
     pub fn ttlt(&self) -> Option<Duration> {
-        self.reply.last().map(|at| at.saturating_duration_since(self.intended))
+        self.reply
+            .last()
+            .map(|at| at.saturating_duration_since(self.intended))
     }
 
     fn of(finished: stream::Finished, base: Instant) -> Self {

@@ -1,5 +1,5 @@
-//! What a response brought, kept as it came: bytes, and when the reads that brought them returned. Events are told apart
-//! and counted later, off the path on which time is taken.
+//! What a response brought, kept as it came: bytes, and when the reads that brought them returned. Events are told
+//! apart and counted later, off the path on which time is taken.
 
 use std::time::{Duration, Instant};
 
@@ -65,14 +65,22 @@ impl Recording {
             while reads[read].0 < event.end {
                 read += 1;
             }
-            counter.event(event.data, event.error, base + Duration::from_nanos(reads[read].1));
+            counter.event(
+                event.data,
+                event.error,
+                base + Duration::from_nanos(reads[read].1),
+            );
         });
         self.bytes = Vec::new();
         self.reads = Vec::new();
     }
 
     /// What the response had in it; `failure` is what ended it before its time.
-    pub(super) fn finish(mut self, base: Instant, failure: Option<RequestError>) -> (Reply, Option<RequestError>) {
+    pub(super) fn finish(
+        mut self,
+        base: Instant,
+        failure: Option<RequestError>,
+    ) -> (Reply, Option<RequestError>) {
         self.settle(base);
         let events = self.counter.events();
         let (reply, error) = self.counter.finish(self.splitter.rest());

@@ -176,7 +176,10 @@ impl Connection {
             Ok(match &route.tls {
                 None => Wire::Plain(stamped),
                 Some((connector, host)) => Wire::Tls(Box::new(
-                    connector.connect(host.clone(), stamped).await.map_err(unreachable)?,
+                    connector
+                        .connect(host.clone(), stamped)
+                        .await
+                        .map_err(unreachable)?,
                 )),
             })
         };
@@ -265,7 +268,9 @@ impl Connection {
                             body = Some(Answer::of(head));
                             continue;
                         }
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(RequestError::exchanging(&error))),
+                        Poll::Ready(Err(error)) => {
+                            return Poll::Ready(Err(RequestError::exchanging(&error)));
+                        }
                         Poll::Pending => {}
                     },
                     Some(answer) => match Pin::new(&mut answer.body).poll_frame(cx) {
@@ -351,7 +356,9 @@ pub(super) async fn serve(slot: Arc<Slot>, shared: Arc<Shared>) {
             Command::Connect => {
                 let result = match connection {
                     Some(_) => Ok(()),
-                    None => Connection::open(&shared.route, shared.base).await.map(|open| connection = Some(open)),
+                    None => Connection::open(&shared.route, shared.base)
+                        .await
+                        .map(|open| connection = Some(open)),
                 };
                 shared.connected(result);
             }
@@ -370,10 +377,17 @@ pub(super) async fn serve(slot: Arc<Slot>, shared: Arc<Shared>) {
 async fn next(slot: &Slot, connection: &mut Option<Connection>) -> Command {
     poll_fn(|cx| {
         slot.waker.register(cx.waker());
-        if connection.as_mut().is_some_and(|open| open.drive(cx).is_some()) {
+        if connection
+            .as_mut()
+            .is_some_and(|open| open.drive(cx).is_some())
+        {
             *connection = None;
         }
-        let command = slot.command.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let command = slot
+            .command
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         command.map_or(Poll::Pending, Poll::Ready)
     })
     .await
@@ -381,7 +395,12 @@ async fn next(slot: &Slot, connection: &mut Option<Connection>) -> Command {
 
 /// Sends a request, over a new connection where there is none, and once more where a connection that had been used
 /// turns out to have been closed by the server in the meantime.
-async fn perform(job: Job, connection: &mut Option<Connection>, slot: &Slot, shared: &Shared) -> Finished {
+async fn perform(
+    job: Job,
+    connection: &mut Option<Connection>,
+    slot: &Slot,
+    shared: &Shared,
+) -> Finished {
     let base = shared.base;
     let began = nanos(base.elapsed()).max(1);
     slot.cancel.store(Cancel::No as u8, Relaxed);
@@ -406,7 +425,9 @@ async fn perform(job: Job, connection: &mut Option<Connection>, slot: &Slot, sha
         let used = open.used;
         let request = shared.request(job.body.clone());
         let settle_at = shared.settle_at();
-        let result = open.exchange(request, &mut recording, slot, &mut heard, settle_at, base).await;
+        let result = open
+            .exchange(request, &mut recording, slot, &mut heard, settle_at, base)
+            .await;
         let written = open.stamps.written();
         sent = (written >= began).then_some(written);
         if heard {
@@ -416,7 +437,10 @@ async fn perform(job: Job, connection: &mut Option<Connection>, slot: &Slot, sha
             // What is left of the response would be taken for the next one's.
             *connection = None;
         }
-        let closed_between = matches!(result, Err(RequestError::Closed { .. } | RequestError::Reset { .. }));
+        let closed_between = matches!(
+            result,
+            Err(RequestError::Closed { .. } | RequestError::Reset { .. })
+        );
         if closed_between && was_open && used && !heard {
             continue;
         }

@@ -44,7 +44,9 @@ fn one(model: &str, rule: Rule) -> (Exchange, Truth) {
 fn with_limit(model: &str, rule: Rule, limit: Duration) -> (Exchange, Truth) {
     let server = Timed::start().unwrap();
     let mut client = Client::connect(&target(&server, rule), 1).unwrap();
-    let mut batch = client.batch(vec![body(model, 0)], limit, &mut never).unwrap();
+    let mut batch = client
+        .batch(vec![body(model, 0)], limit, &mut never)
+        .unwrap();
     drop(client);
     let truth = server.stop().pop().unwrap();
     (batch.exchanges.pop().unwrap(), truth)
@@ -71,25 +73,56 @@ fn compare(model: &str, exchange: &Exchange, truth: &Truth) {
     assert_eq!(seen.len(), due.len(), "{model}");
     for (index, (seen, due)) in seen.iter().zip(&due).enumerate() {
         // The two clocks are read one after the other.
-        assert!(seen + 20_000 >= *due, "{model}: token {index} came {} ns too early", due - seen);
+        assert!(
+            seen + 20_000 >= *due,
+            "{model}: token {index} came {} ns too early",
+            due - seen
+        );
     }
     // A token belongs to the event that it came with: it is never with a later write's.
-    let writes: Vec<u64> = script.steps.iter().filter(|step| step.tokens > 0).map(|step| u64::from(step.tokens)).collect();
-    let arrivals: u64 = exchange.reply.arrivals.iter().map(|arrival| u64::from(arrival.tokens)).sum();
+    let writes: Vec<u64> = script
+        .steps
+        .iter()
+        .filter(|step| step.tokens > 0)
+        .map(|step| u64::from(step.tokens))
+        .collect();
+    let arrivals: u64 = exchange
+        .reply
+        .arrivals
+        .iter()
+        .map(|arrival| u64::from(arrival.tokens))
+        .sum();
     assert_eq!(writes.iter().sum::<u64>(), arrivals, "{model}");
-    assert!(nanos(exchange.sent.unwrap()) <= truth.received + 20_000, "{model}");
+    assert!(
+        nanos(exchange.sent.unwrap()) <= truth.received + 20_000,
+        "{model}"
+    );
     assert!(exchange.intended <= exchange.sent.unwrap(), "{model}");
     assert!(exchange.ended >= exchange.reply.last().unwrap(), "{model}");
 }
 
 #[test]
 fn tokens_are_told_apart_however_they_come() {
-    for model in ["steady", "speculative", "bundled", "cut", "comments", "crlf", "closing", "leaving", "unended"] {
+    for model in [
+        "steady",
+        "speculative",
+        "bundled",
+        "cut",
+        "comments",
+        "crlf",
+        "closing",
+        "leaving",
+        "unended",
+    ] {
         let (exchange, truth) = one(model, Rule::Ids);
         compare(model, &exchange, &truth);
         assert_eq!(exchange.reply.output_tokens, TOKENS, "{model}");
         assert!(exchange.reply.proven);
-        assert_eq!(exchange.reply.finish_reason.as_deref(), Some("length"), "{model}");
+        assert_eq!(
+            exchange.reply.finish_reason.as_deref(),
+            Some("length"),
+            "{model}"
+        );
     }
     let (exchange, truth) = one("trickle", Rule::Ids);
     compare("trickle", &exchange, &truth);
@@ -100,7 +133,10 @@ fn an_event_over_several_reads_has_the_time_of_the_last() {
     let (exchange, truth) = one("cut", Rule::Ids);
     // The steps are a head and then three for each event, of which the third completes it.
     for (token, seen) in exchange.reply.token_ends().enumerate() {
-        assert!(nanos(seen) + 20_000 >= truth.written[1 + 3 * token + 2], "token {token}");
+        assert!(
+            nanos(seen) + 20_000 >= truth.written[1 + 3 * token + 2],
+            "token {token}"
+        );
     }
 }
 
@@ -124,7 +160,12 @@ fn each_rule_counts_what_its_server_says() {
     // Empty events come before the first token, and bytes are held back.
     let (exchange, truth) = one("llama", Rule::Timings);
     compare("llama", &exchange, &truth);
-    let tokens: Vec<u32> = exchange.reply.arrivals.iter().map(|arrival| arrival.tokens).collect();
+    let tokens: Vec<u32> = exchange
+        .reply
+        .arrivals
+        .iter()
+        .map(|arrival| arrival.tokens)
+        .collect();
     assert_eq!(tokens, [1, 2, 1, 2, 1, 1]);
 
     let (exchange, truth) = one("final", Rule::FinalUsage);
@@ -136,7 +177,9 @@ fn each_rule_counts_what_its_server_says() {
 fn every_failure_has_its_name() {
     let fails = |model: &str| {
         let (exchange, _) = one(model, Rule::Ids);
-        exchange.error.unwrap_or_else(|| panic!("{model} did not fail"))
+        exchange
+            .error
+            .unwrap_or_else(|| panic!("{model} did not fail"))
     };
     let server = RequestError::Server {
         message: "EngineCore died".into(),
@@ -146,7 +189,10 @@ fn every_failure_has_its_name() {
     assert_eq!(fails("no-done"), RequestError::NoDone { events: 8 });
     assert_eq!(fails("early"), RequestError::Closed { events: 4 });
     assert_eq!(fails("reset"), RequestError::Reset { events: 4 });
-    assert!(matches!(fails("malformed"), RequestError::Malformed { event: 2, .. }));
+    assert!(matches!(
+        fails("malformed"),
+        RequestError::Malformed { event: 2, .. }
+    ));
     assert_eq!(
         fails("uncounted"),
         RequestError::NotCounted {
@@ -184,7 +230,11 @@ fn a_limit_ends_what_hangs() {
     let limit = Duration::from_millis(200);
     for (model, events) in [("silent", 0), ("hanging", 4)] {
         let (exchange, _) = with_limit(model, Rule::Ids, limit);
-        assert_eq!(exchange.error, Some(RequestError::TimeOut { limit, events }), "{model}");
+        assert_eq!(
+            exchange.error,
+            Some(RequestError::TimeOut { limit, events }),
+            "{model}"
+        );
         assert_eq!(exchange.reply.output_tokens, u64::from(events), "{model}");
     }
 }
@@ -218,13 +268,21 @@ fn a_target_that_cannot_be_is_told_what_is_allowed() {
     let message = |target: Target| Client::connect(&target, 1).err().unwrap().to_string();
     for url in ["ftp://host/", "host:80", "http://"] {
         let message = message(target(url, Vec::new()));
-        assert!(message.contains("allowed is http://host[:port]/path"), "{url}: {message}");
+        assert!(
+            message.contains("allowed is http://host[:port]/path"),
+            "{url}: {message}"
+        );
     }
     let header = vec![("x-key".into(), "a\nb".into())];
     let message = message(target("http://127.0.0.1:1/", header));
     assert!(message.contains("header \"x-key\""), "{message}");
-    let streams = Client::connect(&self::target(&Timed::start().unwrap(), Rule::Ids), 0).err().unwrap();
-    assert!(streams.to_string().contains("allowed are 1 to"), "{streams}");
+    let streams = Client::connect(&self::target(&Timed::start().unwrap(), Rule::Ids), 0)
+        .err()
+        .unwrap();
+    assert!(
+        streams.to_string().contains("allowed are 1 to"),
+        "{streams}"
+    );
 }
 
 #[test]
@@ -232,8 +290,13 @@ fn a_server_that_died_fails_every_request_of_a_batch() {
     let server = Timed::start().unwrap();
     let mut client = Client::connect(&target(&server, Rule::Ids), 4).unwrap();
     drop(server);
-    let error = client.batch(vec![body("steady", 0); 4], LIMIT, &mut never).unwrap_err();
-    assert!(matches!(error, ClientError::Connect(RequestError::Refused { .. })), "{error}");
+    let error = client
+        .batch(vec![body("steady", 0); 4], LIMIT, &mut never)
+        .unwrap_err();
+    assert!(
+        matches!(error, ClientError::Connect(RequestError::Refused { .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -261,9 +324,16 @@ fn a_connection_that_was_closed_between_requests_is_opened_anew() {
         let server = Timed::start().unwrap();
         let mut client = Client::connect(&target(&server, Rule::Ids), 2).unwrap();
         let load = load(Arrivals::Closed { streams: 2 }, 6);
-        let run = client.run(&load, &mut |index| body(model, index), &mut never).unwrap();
+        let run = client
+            .run(&load, &mut |index| body(model, index), &mut never)
+            .unwrap();
         assert_eq!(run.ending, Ending::Complete);
-        assert!(run.exchanges.iter().all(|exchange| exchange.error.is_none()), "{model}: {run:?}");
+        assert!(
+            run.exchanges
+                .iter()
+                .all(|exchange| exchange.error.is_none()),
+            "{model}: {run:?}"
+        );
         assert!(run.connects >= 4, "{}", run.connects);
     }
 }
@@ -296,7 +366,11 @@ fn check(run: &Run) {
     let inside = window.requests(&run.exchanges).count();
     assert!(inside >= 10, "{inside}");
     // The load goes on past the window.
-    assert!(run.exchanges.iter().any(|exchange| exchange.intended >= window.closed));
+    assert!(
+        run.exchanges
+            .iter()
+            .any(|exchange| exchange.intended >= window.closed)
+    );
     assert!(window.tokens(&run.exchanges) > 0);
     assert_eq!(run.lag.send.count, inside);
     assert!(run.lag.stamp.count > 0 && run.lag.cpu > Duration::ZERO);
@@ -307,18 +381,27 @@ fn a_closed_loop_sends_the_next_when_the_last_has_ended() {
     let server = Timed::start().unwrap();
     let mut client = Client::connect(&target(&server, Rule::Ids), 4).unwrap();
     let run = client
-        .run(&load(Arrivals::Closed { streams: 4 }, 10), &mut |index| body("steady", index), &mut never)
+        .run(
+            &load(Arrivals::Closed { streams: 4 }, 10),
+            &mut |index| body("steady", index),
+            &mut never,
+        )
         .unwrap();
     check(&run);
     assert_eq!(run.saturation, Saturation::DoesNotApply);
     for stream in 0..4 {
-        let own: Vec<&Exchange> = run.exchanges.iter().filter(|exchange| exchange.stream == stream).collect();
+        let own: Vec<&Exchange> = run
+            .exchanges
+            .iter()
+            .filter(|exchange| exchange.stream == stream)
+            .collect();
         assert_eq!(own[0].intended, run.started);
         assert!(own.windows(2).all(|pair| pair[1].intended == pair[0].ended));
     }
     drop(client);
     // A closed loop has as many in flight as it has streams, at any time.
-    let numbers: std::collections::BTreeSet<u64> = server.stop().iter().map(|truth| truth.request).collect();
+    let numbers: std::collections::BTreeSet<u64> =
+        server.stop().iter().map(|truth| truth.request).collect();
     assert_eq!(numbers.len(), run.exchanges.len());
 }
 
@@ -331,7 +414,13 @@ fn an_open_loop_sends_at_its_own_times() {
         seed: 5,
         most: 64,
     };
-    let run = client.run(&load(arrivals, 20), &mut |index| body("steady", index), &mut never).unwrap();
+    let run = client
+        .run(
+            &load(arrivals, 20),
+            &mut |index| body("steady", index),
+            &mut never,
+        )
+        .unwrap();
     check(&run);
     let times = arrivals::Poisson::new(100.0, 5);
     for (exchange, offset) in run.exchanges.iter().zip(times) {
@@ -351,12 +440,22 @@ fn requests_above_the_most_in_flight_wait_and_are_measured_from_when_they_were_m
         seed: 5,
         most: 1,
     };
-    let run = client.run(&load(arrivals, 12), &mut |index| body("steady", index), &mut never).unwrap();
+    let run = client
+        .run(
+            &load(arrivals, 12),
+            &mut |index| body("steady", index),
+            &mut never,
+        )
+        .unwrap();
     check(&run);
     assert!(run.waited > 0);
     // One after the other takes 55 ms each: three times as long as the mean gap, so the last has waited long.
     let window = run.window.unwrap();
-    let longest = window.requests(&run.exchanges).filter_map(Exchange::ttft).max().unwrap();
+    let longest = window
+        .requests(&run.exchanges)
+        .filter_map(Exchange::ttft)
+        .max()
+        .unwrap();
     assert!(longest > Duration::from_millis(100), "{longest:?}");
 }
 
@@ -376,17 +475,32 @@ fn a_run_stops_when_told_and_when_too_much_fails() {
         asked += 1;
         asked > 4
     };
-    let run = client.run(&endless, &mut |index| body("steady", index), &mut stop).unwrap();
+    let run = client
+        .run(&endless, &mut |index| body("steady", index), &mut stop)
+        .unwrap();
     assert_eq!((run.ending, run.window), (Ending::Stopped, None));
     // What was in flight says that it was cut, and has what it had.
-    assert!(run.exchanges.iter().any(|exchange| exchange.error == Some(RequestError::Cut)));
+    assert!(
+        run.exchanges
+            .iter()
+            .any(|exchange| exchange.error == Some(RequestError::Cut))
+    );
     assert!(run.exchanges.len() > 2);
 
-    let run = client.run(&endless, &mut |index| body("refused", index), &mut never).unwrap();
+    let run = client
+        .run(&endless, &mut |index| body("refused", index), &mut never)
+        .unwrap();
     assert_eq!((run.ending, run.window), (Ending::Failures, None));
     // And it can be used again.
-    let batch = client.batch(vec![body("steady", 0); 2], LIMIT, &mut never).unwrap();
-    assert!(batch.exchanges.iter().all(|exchange| exchange.error.is_none()));
+    let batch = client
+        .batch(vec![body("steady", 0); 2], LIMIT, &mut never)
+        .unwrap();
+    assert!(
+        batch
+            .exchanges
+            .iter()
+            .all(|exchange| exchange.error.is_none())
+    );
 }
 
 #[test]
@@ -398,7 +512,16 @@ fn a_hundred_streams_are_all_in_flight_at_once() {
     drop(client);
     let truths = server.stop();
     let last_in = truths.iter().map(|truth| truth.received).max().unwrap();
-    let first_out = truths.iter().filter_map(|truth| truth.written.last()).min().unwrap();
+    let first_out = truths
+        .iter()
+        .filter_map(|truth| truth.written.last())
+        .min()
+        .unwrap();
     assert!(last_in < *first_out);
-    assert!(batch.exchanges.iter().all(|exchange| exchange.error.is_none()));
+    assert!(
+        batch
+            .exchanges
+            .iter()
+            .all(|exchange| exchange.error.is_none())
+    );
 }

@@ -1,5 +1,5 @@
-//! A server whose every byte has a known time, to hold a client against. It plays scripts: bytes, and how long after the
-//! request each lot of them is written; and keeps when it really wrote them. One thread and raw epoll, so that a
+//! A server whose every byte has a known time, to hold a client against. It plays scripts: bytes, and how long after
+//! the request each lot of them is written; and keeps when it really wrote them. One thread and raw epoll, so that a
 //! thousand streams at a token every 5 ms are no trouble. Shared by the tests and the example `client_accuracy`.
 
 use std::{
@@ -70,7 +70,10 @@ pub struct Truth {
 /// The monotonic clock, in ns: the one behind `Instant`, so that its times mean the same in another process.
 #[must_use]
 pub fn monotonic() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the pointer is to a timespec of ours.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -102,7 +105,10 @@ impl Timed {
     /// Stops it; what it wrote.
     pub fn stop(mut self) -> Vec<Truth> {
         self.stop.store(true, Relaxed);
-        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+        self.thread
+            .take()
+            .and_then(|thread| thread.join().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -154,7 +160,10 @@ pub fn serve(listener: &TcpListener, stop: &AtomicBool) -> io::Result<Vec<Truth>
     };
     let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; 256];
     while !stop.load(Relaxed) {
-        let next = server.due.peek().map_or(u64::MAX, |Reverse((due, ..))| *due);
+        let next = server
+            .due
+            .peek()
+            .map_or(u64::MAX, |Reverse((due, ..))| *due);
         let wait = next.saturating_sub(monotonic()).min(20_000_000);
         if wait > 0 {
             let mut poll = libc::pollfd {
@@ -252,14 +261,21 @@ impl Server {
     }
 
     fn close(&mut self, descriptor: RawFd, reset: bool) {
-        let Some(mut peer) = self.peers.get_mut(descriptor as usize).and_then(Option::take) else {
+        let Some(mut peer) = self
+            .peers
+            .get_mut(descriptor as usize)
+            .and_then(Option::take)
+        else {
             return;
         };
         if let Some(playing) = peer.playing.take() {
             self.truths.push(playing.truth);
         }
         if reset {
-            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+            let linger = libc::linger {
+                l_onoff: 1,
+                l_linger: 0,
+            };
             set(descriptor, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
         }
         // SAFETY: it is ours, and not used again.
@@ -267,13 +283,18 @@ impl Server {
     }
 
     fn read(&mut self, descriptor: RawFd) {
-        let Some(peer) = self.peers.get_mut(descriptor as usize).and_then(Option::as_mut) else {
+        let Some(peer) = self
+            .peers
+            .get_mut(descriptor as usize)
+            .and_then(Option::as_mut)
+        else {
             return;
         };
         let mut buffer = [0_u8; 16 << 10];
         loop {
             // SAFETY: the buffer is ours, and as long as is said.
-            let read = unsafe { libc::recv(descriptor, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            let read =
+                unsafe { libc::recv(descriptor, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
             match usize::try_from(read) {
                 Ok(0) => return self.close(descriptor, false),
                 Ok(length) => {
@@ -291,7 +312,11 @@ impl Server {
 
     /// Begins with the next request, where it is complete.
     fn begin(&mut self, descriptor: RawFd) {
-        let Some(peer) = self.peers.get_mut(descriptor as usize).and_then(Option::as_mut) else {
+        let Some(peer) = self
+            .peers
+            .get_mut(descriptor as usize)
+            .and_then(Option::as_mut)
+        else {
             return;
         };
         if peer.playing.is_some() {
@@ -311,9 +336,13 @@ impl Server {
         let body = &peer.input[end..end + length];
         let (model, tokens) = (
             text(body, b"\"model\"").unwrap_or_default(),
-            find(body, b"\"max_tokens\"").and_then(|at| digits(&body[at..])).unwrap_or(16),
+            find(body, b"\"max_tokens\"")
+                .and_then(|at| digits(&body[at..]))
+                .unwrap_or(16),
         );
-        let request = find(body, b"\"user\"").and_then(|at| digits(&body[at..])).unwrap_or(0);
+        let request = find(body, b"\"user\"")
+            .and_then(|at| digits(&body[at..]))
+            .unwrap_or(0);
         let script = if head.starts_with(b"post ") {
             let key = (model, tokens);
             match self.scripts.get(&key) {
@@ -328,7 +357,10 @@ impl Server {
             Arc::new(models())
         };
         peer.input.drain(..end + length);
-        let first = script.steps.first().map_or(Duration::ZERO, |step| step.after);
+        let first = script
+            .steps
+            .first()
+            .map_or(Duration::ZERO, |step| step.after);
         peer.playing = Some(Playing {
             truth: Truth {
                 request,
@@ -343,27 +375,43 @@ impl Server {
         if first.is_zero() {
             self.play(descriptor, generation);
         } else {
-            self.due
-                .push(Reverse((received + first.as_nanos() as u64, descriptor, generation)));
+            self.due.push(Reverse((
+                received + first.as_nanos() as u64,
+                descriptor,
+                generation,
+            )));
         }
     }
 
     /// Writes what is due, and says when the next is.
     fn play(&mut self, descriptor: RawFd, generation: u32) {
-        let Some(peer) = self.peers.get_mut(descriptor as usize).and_then(Option::as_mut) else {
+        let Some(peer) = self
+            .peers
+            .get_mut(descriptor as usize)
+            .and_then(Option::as_mut)
+        else {
             return;
         };
         if peer.generation != generation {
             return;
         }
-        let Some(playing) = &mut peer.playing else { return };
+        let Some(playing) = &mut peer.playing else {
+            return;
+        };
         if let Some(step) = playing.script.steps.get(playing.step) {
             if playing.done == 0 {
                 playing.truth.written.push(monotonic());
             }
             let rest = &step.bytes[playing.done..];
             // SAFETY: the bytes are ours, and as many as is said.
-            let sent = unsafe { libc::send(descriptor, rest.as_ptr().cast(), rest.len(), libc::MSG_NOSIGNAL) };
+            let sent = unsafe {
+                libc::send(
+                    descriptor,
+                    rest.as_ptr().cast(),
+                    rest.len(),
+                    libc::MSG_NOSIGNAL,
+                )
+            };
             match usize::try_from(sent) {
                 Ok(sent) if sent == rest.len() => {
                     playing.step += 1;
@@ -374,7 +422,8 @@ impl Server {
                 Err(_) => return self.close(descriptor, false),
             }
             if playing.done > 0 {
-                self.due.push(Reverse((monotonic() + 100_000, descriptor, generation)));
+                self.due
+                    .push(Reverse((monotonic() + 100_000, descriptor, generation)));
                 return;
             }
         }
@@ -386,7 +435,8 @@ impl Server {
         match playing.script.then {
             Then::Hang => {}
             Then::Stay => {
-                self.truths.extend(peer.playing.take().map(|playing| playing.truth));
+                self.truths
+                    .extend(peer.playing.take().map(|playing| playing.truth));
                 // One that did not wait for the answer.
                 self.begin(descriptor);
             }
@@ -417,7 +467,10 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 fn digits(text: &[u8]) -> Option<u64> {
     let start = text.iter().position(u8::is_ascii_digit)?;
     let rest = &text[start..];
-    let length = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+    let length = rest
+        .iter()
+        .position(|byte| !byte.is_ascii_digit())
+        .unwrap_or(rest.len());
     std::str::from_utf8(&rest[..length]).ok()?.parse().ok()
 }
 
@@ -438,7 +491,11 @@ const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=
 
 /// A step in the making, without its time.
 fn step(after: Duration, bytes: Vec<u8>, tokens: u32) -> Step {
-    Step { after, bytes, tokens }
+    Step {
+        after,
+        bytes,
+        tokens,
+    }
 }
 
 /// An event as vLLM writes it.
@@ -477,7 +534,10 @@ fn used(tokens: u64) -> String {
 
 /// The last event of OpenAI's API, which has no choice.
 fn total(tokens: u64) -> String {
-    format!("{{\"object\":\"text_completion\",\"choices\":[],\"usage\":{}}}", used(tokens))
+    format!(
+        "{{\"object\":\"text_completion\",\"choices\":[],\"usage\":{}}}",
+        used(tokens)
+    )
 }
 
 /// A stream in the making: events with their times, each in a chunk of its own.
@@ -517,7 +577,12 @@ impl Writer {
     /// The usage, [DONE] and the end of the body, together with the last token.
     fn end(mut self, tokens: u64) -> Script {
         let index = tokens.saturating_sub(1);
-        let last = format!("data: {}{}data: [DONE]{}", total(tokens), self.end, self.end);
+        let last = format!(
+            "data: {}{}data: [DONE]{}",
+            total(tokens),
+            self.end,
+            self.end
+        );
         let mut bytes = chunk(&last);
         bytes.extend_from_slice(b"0\r\n\r\n");
         self.steps.push(step(self.at(index), bytes, 0));
@@ -555,7 +620,13 @@ fn plain(status: &str, content_type: &str, body: &str) -> Script {
 #[allow(clippy::too_many_lines)]
 pub fn script(name: &str, tokens: u64) -> Script {
     let mut writer = Writer::new();
-    let finish = |index: u64| if index + 1 == tokens { "\"length\"" } else { "null" };
+    let finish = |index: u64| {
+        if index + 1 == tokens {
+            "\"length\""
+        } else {
+            "null"
+        }
+    };
     let plain_ids = |writer: &mut Writer, until: u64| {
         for index in 0..until {
             writer.event(index, &ids("1234", " word", finish(index)), 1);
@@ -577,20 +648,36 @@ pub fn script(name: &str, tokens: u64) -> Script {
         // Only the total is told; every other event has two tokens.
         "final" => {
             for index in (0..tokens).step_by(2) {
-                writer.event(index, &usage(" two words", 0, "null").replace(&used(0), "null"), 2);
+                writer.event(
+                    index,
+                    &usage(" two words", 0, "null").replace(&used(0), "null"),
+                    2,
+                );
             }
             writer.end(tokens)
         }
         // Empty events first (`return_progress`), then bytes held back: every third token shows with the next one.
         "llama" => {
-            writer.steps.push(step(Duration::from_millis(2), chunk(&format!("data: {}\n\n", llama("", 0, "null"))), 0));
-            writer.steps.push(step(Duration::from_millis(4), chunk(&format!("data: {}\n\n", llama("", 0, "null"))), 0));
+            writer.steps.push(step(
+                Duration::from_millis(2),
+                chunk(&format!("data: {}\n\n", llama("", 0, "null"))),
+                0,
+            ));
+            writer.steps.push(step(
+                Duration::from_millis(4),
+                chunk(&format!("data: {}\n\n", llama("", 0, "null"))),
+                0,
+            ));
             let mut shown = 0;
             for index in 0..tokens {
                 if index % 3 == 1 && index + 1 < tokens {
                     continue;
                 }
-                writer.event(index, &llama("é", index + 1, finish(index)), (index + 1 - shown) as u32);
+                writer.event(
+                    index,
+                    &llama("é", index + 1, finish(index)),
+                    (index + 1 - shown) as u32,
+                );
                 shown = index + 1;
             }
             writer.end(tokens)
@@ -600,7 +687,11 @@ pub fn script(name: &str, tokens: u64) -> Script {
             for index in (0..tokens).step_by(4) {
                 let count = (tokens - index).min(4);
                 let list = vec!["7"; count as usize].join(",");
-                writer.event(index, &ids(&list, " a b c d", finish(index + count - 1)), count as u32);
+                writer.event(
+                    index,
+                    &ids(&list, " a b c d", finish(index + count - 1)),
+                    count as u32,
+                );
             }
             writer.end(tokens)
         }
@@ -608,8 +699,9 @@ pub fn script(name: &str, tokens: u64) -> Script {
         "bundled" => {
             for index in (0..tokens).step_by(4) {
                 let count = (tokens - index).min(4);
-                let events: String =
-                    (0..count).map(|more| format!("data: {}\n\n", ids("1", " w", finish(index + more)))).collect();
+                let events: String = (0..count)
+                    .map(|more| format!("data: {}\n\n", ids("1", " w", finish(index + more))))
+                    .collect();
                 writer.raw(index, &events, count as u32);
             }
             writer.end(tokens)
@@ -619,9 +711,14 @@ pub fn script(name: &str, tokens: u64) -> Script {
             for index in 0..tokens {
                 let event = format!("data: {}\n\n", ids("1", " w", finish(index)));
                 let (half, last) = (event.len() / 2, event.len() - 1);
-                for (part, piece) in [&event[..half], &event[half..last], &event[last..]].into_iter().enumerate() {
+                for (part, piece) in [&event[..half], &event[half..last], &event[last..]]
+                    .into_iter()
+                    .enumerate()
+                {
                     let after = writer.at(index) + Duration::from_millis(part as u64);
-                    writer.steps.push(step(after, chunk(piece), u32::from(part == 2)));
+                    writer
+                        .steps
+                        .push(step(after, chunk(piece), u32::from(part == 2)));
                 }
             }
             let mut script = writer.end(tokens);
@@ -634,7 +731,10 @@ pub fn script(name: &str, tokens: u64) -> Script {
             for index in 0..tokens {
                 writer.raw(
                     index,
-                    &format!(": ping\n\nid: 3\ndata: {}\n: pong\n\n", ids("1", " w", finish(index))),
+                    &format!(
+                        ": ping\n\nid: 3\ndata: {}\n: pong\n\n",
+                        ids("1", " w", finish(index))
+                    ),
                     1,
                 );
             }
@@ -656,7 +756,11 @@ pub fn script(name: &str, tokens: u64) -> Script {
                 writer.steps.push(step(after, vec![byte], token));
             }
             let after = FIRST + Duration::from_millis(last as u64 + 1);
-            writer.steps.push(step(after, [chunk("data: [DONE]\n\n"), b"0\r\n\r\n".to_vec()].concat(), 0));
+            writer.steps.push(step(
+                after,
+                [chunk("data: [DONE]\n\n"), b"0\r\n\r\n".to_vec()].concat(),
+                0,
+            ));
             writer.then(Then::Stay)
         }
         "error" | "error-done" => {
@@ -708,8 +812,16 @@ pub fn script(name: &str, tokens: u64) -> Script {
             }
         }
         "no-token" => writer.end(0),
-        "refused" => plain("503 Service Unavailable", "application/json", "{\"error\":\"Loading model\"}"),
-        "json" => plain("200 OK", "application/json", "{\"choices\":[{\"text\":\"all at once\"}]}"),
+        "refused" => plain(
+            "503 Service Unavailable",
+            "application/json",
+            "{\"error\":\"Loading model\"}",
+        ),
+        "json" => plain(
+            "200 OK",
+            "application/json",
+            "{\"choices\":[{\"text\":\"all at once\"}]}",
+        ),
         "silent" => Script {
             steps: Vec::new(),
             then: Then::Hang,
@@ -728,7 +840,9 @@ pub fn script(name: &str, tokens: u64) -> Script {
         "closing" => {
             plain_ids(&mut writer, tokens);
             let mut script = writer.end(tokens);
-            script.steps[0].bytes = HEAD.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n").into();
+            script.steps[0].bytes = HEAD
+                .replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")
+                .into();
             script.then = Then::Close;
             script
         }

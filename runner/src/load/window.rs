@@ -3,11 +3,12 @@
 //! 1. The load begins with a warm-up of its own kind. The window **opens** once the asked number of requests has ended
 //!    and the asked time has passed, whichever is later.
 //! 2. It **closes** once the asked number of requests that were meant to leave inside of it have ended and its asked
-//!    length is reached, whichever is later; or before, at 100,000 requests meant to leave inside of it or at as many as
-//!    make up 2,000,000 tokens.
+//!    length is reached, whichever is later; or before, at 100,000 requests meant to leave inside of it or at as many
+//!    as make up 2,000,000 tokens.
 //! 3. A request belongs to it if it was *meant to leave* inside of it: at its opening or later, and before its closing.
 //!    Statistics of latency are over these requests, all of them, however late they end.
-//! 4. So the load goes on, with new requests, until the last of them has ended: none of them sees a server that empties.
+//! 4. So the load goes on, with new requests, until the last of them has ended: none of them sees a server that
+//!    empties.
 //! 5. Throughput counts the tokens that *arrived* inside of it, of any request, over its length.
 //!
 //! A request that failed has ended, too: what becomes of failures is for others to say.
@@ -78,7 +79,9 @@ impl Window {
         self.in_flight.insert(index, at);
         if self.is_inside(at) {
             self.inside += 1;
-            let most = MAX_REQUESTS.min(MAX_TOKENS / self.bounds.tokens_each.max(1)).max(1);
+            let most = MAX_REQUESTS
+                .min(MAX_TOKENS / self.bounds.tokens_each.max(1))
+                .max(1);
             if self.closed.is_none() && self.inside >= most {
                 // The border lies behind this one.
                 self.close(at + Duration::from_nanos(1));
@@ -107,7 +110,10 @@ impl Window {
 
     /// Takes note that it is `now`.
     pub fn passes(&mut self, now: Duration) {
-        if self.opened.is_none() && self.warm >= self.bounds.warmup_requests && now >= self.bounds.warmup {
+        if self.opened.is_none()
+            && self.warm >= self.bounds.warmup_requests
+            && now >= self.bounds.warmup
+        {
             self.opened = Some(now);
             if self.bounds.iterations == 0 {
                 self.enough = Some(now);
@@ -141,13 +147,18 @@ impl Window {
     }
 
     fn is_inside(&self, intended: Duration) -> bool {
-        self.opened.is_some_and(|opened| intended >= opened) && self.closed.is_none_or(|closed| intended < closed)
+        self.opened.is_some_and(|opened| intended >= opened)
+            && self.closed.is_none_or(|closed| intended < closed)
     }
 
     fn close(&mut self, at: Duration) {
         self.closed = Some(at);
         // Requests of the warm-up, too: their tokens count in the window's throughput.
-        self.awaited = self.in_flight.values().filter(|&&intended| intended < at).count();
+        self.awaited = self
+            .in_flight
+            .values()
+            .filter(|&&intended| intended < at)
+            .count();
     }
 }
 
@@ -176,7 +187,9 @@ impl Borders {
     /// The requests that belong to it.
     pub fn requests<'a>(&self, exchanges: &'a [Exchange]) -> impl Iterator<Item = &'a Exchange> {
         let borders = *self;
-        exchanges.iter().filter(move |exchange| borders.hold(exchange.intended))
+        exchanges
+            .iter()
+            .filter(move |exchange| borders.hold(exchange.intended))
     }
 
     /// The output tokens that arrived inside of it, of any request.
