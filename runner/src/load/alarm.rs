@@ -1,4 +1,5 @@
-//! An alarm of the kernel's own clock. The timers of tokio go off at whole milliseconds: too coarse for sending on time.
+//! An alarm of the kernel's own clock. The timers of tokio go off at whole milliseconds: too coarse for sending on
+//! time.
 
 use std::{io, time::Instant};
 

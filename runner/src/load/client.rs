@@ -55,7 +55,8 @@ pub struct Client {
     warm: usize,
 }
 
-/// What the client's tasks share. All of them run on the thread that is inside of the client: locks are never waited for.
+/// What the client's tasks share. All of them run on the thread that is inside of the client: locks are never waited
+/// for.
 pub(super) struct Shared {
     pub base: Instant,
     pub route: Route,

@@ -1,6 +1,6 @@
 //! Tokens, counted in the events of a response. An event is not a token: schedulers, stream intervals and speculative
-//! decoding put several into one, llama.cpp holds bytes back until they make up a character, and begins with events that
-//! say only how far the prompt is. So a token is what the server's counts show, and never what has text.
+//! decoding put several into one, llama.cpp holds bytes back until they make up a character, and begins with events
+//! that say only how far the prompt is. So a token is what the server's counts show, and never what has text.
 
 use std::{fmt, time::Instant};
 

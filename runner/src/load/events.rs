@@ -59,8 +59,8 @@ impl Splitter {
         }
     }
 
-    /// The data of an event that the end of the stream cut off before its blank line. The standard drops it; it can be a
-    /// `[DONE]` that a server did not finish.
+    /// The data of an event that the end of the stream cut off before its blank line. The standard drops it; it can be
+    /// a `[DONE]` that a server did not finish.
     #[must_use]
     pub fn rest(&self) -> &[u8] {
         if self.line.is_empty() {

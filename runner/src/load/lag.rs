@@ -1,14 +1,14 @@
 //! How late the client itself was, and whether that spoils what it measured.
 //!
 //! The lag of a stamp (from the moment data can be read to the stamp of the read) is estimated by a timer of the kernel
-//! that goes off every 5 ms and is waited for among the sockets: it becomes readable as they do, queues behind them
-//! as they do, and its own due time is known. (Time stamps by the kernel, `SO_TIMESTAMPING`, would tell it of each read;
+//! that goes off every 5 ms and is waited for among the sockets: it becomes readable as they do, queues behind them as
+//! they do, and its own due time is known. (Time stamps by the kernel, `SO_TIMESTAMPING`, would tell it of each read;
 //! but they tell the wall clock's time, of the last packet of a read only, and cost a control message for every read.)
 
 use std::time::Duration;
 
-/// Where a request, at the 99th percentile, leaves later than meant by so much, and by [`MAX_SEND_SHARE`] of the time to
-/// its first token, the trial is invalid.
+/// Where a request, at the 99th percentile, leaves later than meant by so much, and by [`MAX_SEND_SHARE`] of the time
+/// to its first token, the trial is invalid.
 pub const MAX_SEND_LAG: Duration = Duration::from_millis(1);
 /// See [`MAX_SEND_LAG`].
 pub const MAX_SEND_SHARE: f64 = 0.05;

@@ -1,5 +1,5 @@
-//! What a response brought, kept as it came: bytes, and when the reads that brought them returned. Events are told apart
-//! and counted later, off the path on which time is taken.
+//! What a response brought, kept as it came: bytes, and when the reads that brought them returned. Events are told
+//! apart and counted later, off the path on which time is taken.
 
 use std::time::{Duration, Instant};
 

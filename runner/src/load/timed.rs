@@ -1,5 +1,5 @@
-//! A server whose every byte has a known time, to hold a client against. It plays scripts: bytes, and how long after the
-//! request each lot of them is written; and keeps when it really wrote them. One thread and raw epoll, so that a
+//! A server whose every byte has a known time, to hold a client against. It plays scripts: bytes, and how long after
+//! the request each lot of them is written; and keeps when it really wrote them. One thread and raw epoll, so that a
 //! thousand streams at a token every 5 ms are no trouble. Shared by the tests and the example `client_accuracy`.
 
 use std::{

@@ -3,11 +3,12 @@
 //! 1. The load begins with a warm-up of its own kind. The window **opens** once the asked number of requests has ended
 //!    and the asked time has passed, whichever is later.
 //! 2. It **closes** once the asked number of requests that were meant to leave inside of it have ended and its asked
-//!    length is reached, whichever is later; or before, at 100,000 requests meant to leave inside of it or at as many as
-//!    make up 2,000,000 tokens.
+//!    length is reached, whichever is later; or before, at 100,000 requests meant to leave inside of it or at as many
+//!    as make up 2,000,000 tokens.
 //! 3. A request belongs to it if it was *meant to leave* inside of it: at its opening or later, and before its closing.
 //!    Statistics of latency are over these requests, all of them, however late they end.
-//! 4. So the load goes on, with new requests, until the last of them has ended: none of them sees a server that empties.
+//! 4. So the load goes on, with new requests, until the last of them has ended: none of them sees a server that
+//!    empties.
 //! 5. Throughput counts the tokens that *arrived* inside of it, of any request, over its length.
 //!
 //! A request that failed has ended, too: what becomes of failures is for others to say.

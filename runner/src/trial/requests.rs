@@ -120,7 +120,7 @@ pub fn measure(
         ),
         max_in_flight: max_in_flight(&run.exchanges),
         saturated: match run.saturation {
-            Saturation::Growing => Some(true),
+            Saturation::Growing { .. } => Some(true),
             Saturation::Steady => Some(false),
             Saturation::DoesNotApply | Saturation::Unknown => None,
         },

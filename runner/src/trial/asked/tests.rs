@@ -57,7 +57,9 @@ fn every_difference_is_told_with_its_figure() {
         one.reply.cached_tokens = Some(64);
         one.reply.proven = false;
     }));
-    bad.push(exchange(|one| one.error = Some(RequestError::NoToken { events: 2 })));
+    bad.push(exchange(|one| {
+        one.error = Some(RequestError::NoToken { events: 2 })
+    }));
     insta::assert_snapshot!(told(&bad, &WANTED));
     let meant = Wanted {
         prefix_cache: true,
@@ -69,7 +71,9 @@ fn every_difference_is_told_with_its_figure() {
 #[test]
 fn one_failure_in_a_hundred_is_let_pass() {
     let mut all: Vec<_> = (0..99).map(|_| exchange(|_| ())).collect();
-    all.push(exchange(|one| one.error = Some(RequestError::NoToken { events: 2 })));
+    all.push(exchange(|one| {
+        one.error = Some(RequestError::NoToken { events: 2 })
+    }));
     assert_eq!(told(&all, &WANTED), "");
 }
 
