@@ -3,11 +3,12 @@
 //! The `inferbench` binary is a thin shell around this library, so that tests reach its parts. From the bottom up:
 //! [`machine`], [`process`], [`store`] and [`models`] know nothing of trials; [`telemetry`] samples what a trial uses;
 //! [`backend`] is the port to what is measured; [`trial`] measures one, [`sweep`] all of them on one machine, [`pod`]
-//! those of a Job; [`commands`] is the command line.
+//! those of a Job; [`fetch`] brings what a cluster has collected here; [`commands`] is the command line.
 
 pub mod backend;
 pub mod cli;
 pub mod commands;
+pub mod fetch;
 pub mod machine;
 pub mod models;
 pub mod pod;
