@@ -96,7 +96,7 @@ impl Backend for Candle {
     }
 
     fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
-        let Load::Batch { prompts, output } = *load;
+        let Load::Batch { prompts, output, .. } = *load;
         let generation = self.engine.generate(prompts, output)?;
         // A step of the whole batch has one end.
         let times = SequenceTimes {
@@ -107,6 +107,8 @@ impl Backend for Candle {
             started: generation.started,
             sequences: vec![times],
             ids: Some(generation.ids),
+            exchanges: Vec::new(),
+            lag: None,
         })
     }
 

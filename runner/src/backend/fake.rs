@@ -123,7 +123,7 @@ impl Backend for Fake {
     }
 
     fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
-        let Load::Batch { prompts, output } = *load;
+        let Load::Batch { prompts, output, .. } = *load;
         let started = Instant::now();
         let mut ends = Vec::new();
         let request = format!("{} {output}", prompts.len());
@@ -145,6 +145,8 @@ impl Backend for Fake {
             started,
             sequences: (0..prompts.len()).map(of_sequence).collect(),
             ids: None,
+            exchanges: Vec::new(),
+            lag: None,
         })
     }
 }

@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
     fn expect(&mut self) {
         for trial in self.sweep.expansion.trials() {
             if !self.is_done(trial.index) {
-                let measurement = self.sweep.measurement(trial.combination.gpus);
+                let measurement = self.sweep.measurement(&trial.combination);
                 self.forecast.expect(self.class(&trial), measurement);
             }
         }
