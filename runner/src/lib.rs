@@ -18,4 +18,5 @@ pub mod process;
 pub mod store;
 pub mod sweep;
 pub mod telemetry;
+mod tls;
 pub mod trial;

@@ -41,7 +41,7 @@ impl Http {
             value.set_sensitive(true);
             headers.insert(reqwest::header::AUTHORIZATION, value);
         }
-        let client = reqwest::Client::builder()
+        let client = crate::tls::client()
             .default_headers(headers)
             // A server on this machine is not behind a proxy.
             .no_proxy()
