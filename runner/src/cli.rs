@@ -68,6 +68,16 @@ pub enum Command {
     /// Measure trials that are asked for on standard input (`inferbench run` and Jobs start this).
     #[command(hide = true)]
     Trial,
+    /// Copy this program to a path (the init container of a server's pod starts this).
+    #[command(hide = true)]
+    Install(InstallArgs),
+}
+
+/// Arguments of `install`.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// Where the copy goes.
+    pub path: PathBuf,
 }
 
 /// Arguments of `run`.
@@ -229,6 +239,9 @@ pub struct ReportArgs {
     /// The longest time per output token, such as 50ms.
     #[arg(long, value_name = "DURATION")]
     pub max_tpot: Option<Duration>,
+    /// The longest time from a request to its last token, such as 5s.
+    #[arg(long, value_name = "DURATION")]
+    pub max_e2e: Option<Duration>,
     /// The price of a GPU for an hour, such as 2.50.
     #[arg(long, value_name = "PRICE", value_parser = price)]
     pub cost_per_gpu_hour: Option<String>,

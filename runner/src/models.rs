@@ -368,7 +368,9 @@ fn of_store(source: &ObjectStoreSource, need: Need) -> Result<Found, Why> {
 }
 
 /// `INFERBENCH_CACHE`, else `inferbench` below the user's cache folder.
-fn cache_folder() -> PathBuf {
+/// The folder that models are kept in.
+#[must_use]
+pub fn cache_folder() -> PathBuf {
     let variable = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())

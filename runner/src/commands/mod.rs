@@ -6,6 +6,7 @@ mod export;
 mod generate;
 mod import;
 mod input;
+mod install;
 mod plan;
 mod report;
 mod run;
@@ -38,6 +39,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Compare(args) => compare::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
+        Command::Install(args) => install::run(args),
         Command::Preflight(args) => pod::preflight::run(&args.requests),
         // In a pod, whose requests are in a file, it is the parent of such processes.
         Command::Trial => match env::var_os(REQUESTS_VARIABLE) {

@@ -163,7 +163,6 @@ fn executor<'a>(
     }
     Box::new(Processes::new(
         machine.clone(),
-        sweep.spec.measurement.isolation,
         sweep.spec.execution.trials_per_job,
     ))
 }

@@ -10,3 +10,4 @@ mod pods;
 mod quality;
 mod reports;
 mod results;
+mod servers;
