@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     InferenceBenchmarkSpec,
     design::{Combination, Trial},
+    engine::command::OPEN_CONCURRENCY,
     outcome::Outcome,
-    spec::{Colocation, Isolation, Measurement, Model},
+    spec::{Colocation, Factors, Isolation, Measurement, Model},
     status::{CollectedResults, Plan, Summary},
 };
 
@@ -30,8 +31,13 @@ pub const RESERVED_PREFIX: &str = "INFERBENCH_";
 pub const NODE_VARIABLE: &str = "INFERBENCH_NODE";
 /// The environment variable with the digest of a pod's image, where it has one: it fixes the runner in a trial's key.
 pub const IMAGE_DIGEST_VARIABLE: &str = "INFERBENCH_IMAGE_DIGEST";
+/// The environment variable with the API key of an endpoint.
+pub const API_KEY_VARIABLE: &str = "INFERBENCH_API_KEY";
 /// The environment variable with the folder that models are kept in.
 pub const CACHE_VARIABLE: &str = "INFERBENCH_CACHE";
+
+/// Where the volume of `results.store.persistentVolumeClaim` is mounted in a pod.
+pub const RESULTS_FOLDER: &str = "/var/lib/inferbench/results";
 
 /// Where a store is, as a pod sees it: a URL, or a folder on a mounted volume.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -74,7 +80,7 @@ impl Request {
             model_revision: revision.to_owned(),
             replicate: trial.replicate,
             seed: spec.design.seed,
-            measurement: EffectiveMeasurement::of(&spec.measurement, trial.combination.gpus),
+            measurement: EffectiveMeasurement::of(&spec.measurement, &trial.combination),
             runner: runner.to_owned(),
         }
     }
@@ -106,16 +112,16 @@ pub struct EffectiveMeasurement {
 }
 
 impl EffectiveMeasurement {
-    /// How a trial on `gpus` GPUs is measured.
+    /// How a trial of a combination is measured.
     #[must_use]
-    pub fn of(asked: &Measurement, gpus: u32) -> Self {
-        let gpus = i32::try_from(gpus).unwrap_or(i32::MAX);
+    pub fn of(asked: &Measurement, combination: &Combination) -> Self {
+        let gpus = i32::try_from(combination.gpus).unwrap_or(i32::MAX);
         Self {
             warmup_iterations: asked.warmup_iterations.unsigned_abs(),
             warmup_ms: asked.warmup_duration.millis(),
             iterations: asked.iterations.unsigned_abs(),
             min_duration_ms: asked.min_duration_for(gpus).millis(),
-            isolation: asked.isolation,
+            isolation: asked.isolation_for(&combination.engine),
             quality: asked.quality,
         }
     }
@@ -145,6 +151,47 @@ pub struct TrialRequest {
     /// Whether other trials may run on this machine at the same time without making this one invalid.
     #[serde(default)]
     pub neighbours_allowed: bool,
+    /// The most that the trials of the design ask of a server, which it is started for; none of engines in the runner's
+    /// own process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<Room>,
+}
+
+/// How much a server is to take at once.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Room {
+    /// Requests.
+    pub requests: u32,
+    /// Tokens of each, input and output.
+    pub tokens: u32,
+}
+
+impl Room {
+    /// The most that any trial of a design asks for: trials that share a server's start find the same server.
+    #[must_use]
+    pub fn of(factors: &Factors) -> Self {
+        let most = |levels: &[i32]| {
+            levels
+                .iter()
+                .copied()
+                .max()
+                .unwrap_or(0)
+                .max(0)
+                .unsigned_abs()
+        };
+        let open = if factors.request_rate.is_empty() {
+            0
+        } else {
+            OPEN_CONCURRENCY
+        };
+        Self {
+            requests: most(&factors.batch_size)
+                .max(most(&factors.concurrency))
+                .max(open),
+            tokens: most(&factors.input_length).saturating_add(most(&factors.output_length)),
+        }
+    }
 }
 
 impl TrialRequest {
@@ -167,6 +214,11 @@ impl TrialRequest {
             store: store.clone(),
             timeout_ms: spec.execution.trial_timeout.millis(),
             neighbours_allowed: spec.execution.colocation == Colocation::Allow,
+            room: trial
+                .combination
+                .engine
+                .takes_requests()
+                .then(|| Room::of(&spec.design.factors)),
         }
     }
 }

@@ -82,7 +82,7 @@ fn excluded(builtin: &Builtin) -> String {
     let listed = match builtin.allowed {
         // Levels with a name and more: models and engines.
         Allowed::Names(_) => format!("{levels}.exists(m, m.name == v)"),
-        Allowed::Range(..) | Allowed::OneOf(_) => format!("v in {levels}"),
+        Allowed::Range(..) | Allowed::Above0(_) | Allowed::OneOf(_) => format!("v in {levels}"),
     };
     let mut all = format!("e.{name}.all(v, {listed})");
     if builtin.given.is_some() {
@@ -110,12 +110,33 @@ const RULES: &[[&str; 3]] = &[
     ],
     [
         "spec.design.factors.engine[]",
-        "has(self.candle)",
-        "exactly one of candle is needed",
+        "[has(self.candle), has(self.server), has(self.endpoint)].filter(x, x).size() == 1",
+        "exactly one of candle, server and endpoint is needed",
+    ],
+    [
+        "spec.design.factors.engine[].server",
+        "has(self.image)",
+        "server.image is required in a cluster",
+    ],
+    [
+        "spec.design.factors.engine[].server",
+        "self.preset != 'openai' || (has(self.command) && size(self.command) > 0)",
+        "server.command is required for the preset openai",
+    ],
+    [
+        "spec.design.factors",
+        "!has(self.concurrency) || !has(self.requestRate) || size(self.concurrency) == 0 || size(self.requestRate) == 0",
+        "a design has one load: batchSize, concurrency or requestRate",
+    ],
+    [
+        "spec.design.factors",
+        "((!has(self.concurrency) || size(self.concurrency) == 0) && (!has(self.requestRate) || size(self.requestRate) \
+               == 0)) || self.batchSize == [1]",
+        "a design has one load: leave batchSize out beside concurrency or requestRate",
     ],
     [
         "spec.design.factors.parameters",
-        "self.all(p, !p.env.startsWith('INFERBENCH_'))",
+        "self.all(p, !has(p.env) || !p.env.startsWith('INFERBENCH_'))",
         "names that begin with INFERBENCH_ are reserved for inferbench itself",
     ],
     [

@@ -5,15 +5,18 @@
 //! times the combinations, plus that number: it says everything about the trial, so that a sweep's bookkeeping needs
 //! nothing but indices.
 
+mod groups;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    factor::{self, Axis, Factor, Level, Scope},
+    engine::Engine,
+    factor::{self, Axis, Factor, Level, Number, Scope},
     limits,
     select::{self, Selection},
-    spec::{Design, Dtype, Engine, Exclude, Factors, Model, ModelSource, Order},
+    spec::{Design, Dtype, Exclude, Factors, Model, ModelSource, Order},
     splitmix::SplitMix64,
 };
 
@@ -43,6 +46,16 @@ pub struct Combination {
     pub data_parallel: u32,
     /// Data type of weights and cache.
     pub dtype: Dtype,
+    /// Requests in flight; 0 where the load is another one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub concurrency: u32,
+    /// Requests a second; 0 where the load is another one.
+    #[serde(default, skip_serializing_if = "Number::is_zero")]
+    pub request_rate: Number,
+    /// Percent of the input tokens that all requests have in common; none where the design does not vary it, so that
+    /// servers keep no prefix cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_share: Option<u32>,
     /// The parameters that the engine takes, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, Setting>,
@@ -54,8 +67,26 @@ pub struct Combination {
 pub struct Setting {
     /// The level.
     pub level: Level,
-    /// The environment variable of the engine's process that has it as its value.
+    /// The environment variable of the engine's process that has it as its value; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub env: String,
+    /// The option of the server's command line that has it as its value; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub flag: String,
+    /// The member of every request's body that has it as its value; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub field: String,
+}
+
+/// The load of a trial: how its requests come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Load {
+    /// So many leave together, and the next ones when all are done.
+    Batch(u32),
+    /// So many are in flight: one is sent when another is done.
+    Concurrency(u32),
+    /// So many come a second, at random.
+    Rate(f64),
 }
 
 impl Default for Combination {
@@ -74,6 +105,9 @@ impl Default for Combination {
             pipeline_parallel: 1,
             data_parallel: 1,
             dtype: Dtype::F32,
+            concurrency: 0,
+            request_rate: Number::default(),
+            prefix_share: None,
             parameters: BTreeMap::new(),
         }
     }
@@ -89,7 +123,23 @@ fn is_one(number: &u32) -> bool {
     *number == 1
 }
 
+// The signature is serde's.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 impl Combination {
+    /// How its requests come.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        match (self.concurrency, self.request_rate.get()) {
+            (0, 0.0) => Load::Batch(self.batch_size),
+            (0, rate) => Load::Rate(rate),
+            (streams, _) => Load::Concurrency(streams),
+        }
+    }
+
     /// Devices that share every layer: `gpus / (pipelineParallel × dataParallel)`, and 1 on the CPU; none where that does
     /// not divide.
     #[must_use]
@@ -102,6 +152,20 @@ impl Combination {
     /// Why no model can run with these levels; none where that depends on the model.
     #[must_use]
     pub fn unsupported(&self) -> Option<String> {
+        if !self.engine.takes_requests() {
+            let load = match self.load() {
+                Load::Batch(_) => None,
+                Load::Concurrency(_) => Some("concurrency"),
+                Load::Rate(_) => Some("requestRate"),
+            };
+            let factor = load.or(self.prefix_share.map(|_| "prefixShare"));
+            if let Some(factor) = factor {
+                return Some(format!(
+                    "{factor} is a load of servers and endpoints: {} takes batches",
+                    self.engine.name
+                ));
+            }
+        }
         if self.tensor_parallel().is_some() {
             return None;
         }
@@ -118,6 +182,7 @@ impl Combination {
     /// The environment variables that the parameters set in the engine's process, by their names.
     pub fn environment(&self) -> impl Iterator<Item = (&str, String)> {
         let settings = self.parameters.values();
+        let settings = settings.filter(|setting| !setting.env.is_empty());
         settings.map(|setting| (setting.env.as_str(), setting.level.to_string()))
     }
 }
@@ -354,7 +419,7 @@ impl Expansion {
         let (mut start, mut radix) = (0, 1);
         for axis in self.axes.iter().rev() {
             let count = (axis.levels.len() as u32).max(1);
-            if axis.factor.scope() == Scope::Start {
+            if axis.scope == Scope::Start {
                 start += rest % count * radix;
                 radix *= count;
             }

@@ -14,11 +14,7 @@ use serde::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{
-    design::Combination,
-    limits,
-    spec::{Engine, Factors},
-};
+use crate::{design::Combination, engine::Engine, limits, spec::Factors};
 
 /// Whether the levels of a factor can be computed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +51,8 @@ pub enum Implied {
     Number(u32),
     /// A name.
     Text(&'static str),
+    /// No level at all: 0 stands for it, and an empty cell in tables.
+    Nothing,
 }
 
 /// The levels that a factor can have.
@@ -62,6 +60,8 @@ pub enum Implied {
 pub enum Allowed {
     /// Whole numbers from the first to the second.
     Range(u32, u32),
+    /// Numbers above 0, up to this.
+    Above0(u32),
     /// Names of at most this many characters.
     Names(u32),
     /// These names.
@@ -118,6 +118,18 @@ macro_rules! numbers {
             level: |combination| Level::from(combination.$field),
             given: Some(|factors| !factors.$field.is_empty()),
             implied: Some(Implied::Number(1)),
+            $($member)*
+        }
+    };
+    // Of a factor that may be left out: 0 stands for it then.
+    ($field:ident or 0, $($member:tt)*) => {
+        Builtin {
+            levels: |factors| numbers(or_zero(&factors.$field)),
+            set: |combination, factors, at| {
+                combination.$field = or_zero(&factors.$field)[at].max(0).unsigned_abs();
+            },
+            level: |combination| Level::from(combination.$field),
+            given: Some(|factors| !factors.$field.is_empty()),
             $($member)*
         }
     };
@@ -299,7 +311,76 @@ pub const TABLE: &[Builtin] = &[
         set: |combination, factors, at| combination.dtype = factors.dtypes()[at],
         level: |combination| Level::from(combination.dtype.name()),
     },
+    numbers! {
+        concurrency or 0,
+        name: "concurrency",
+        title: "concurrency",
+        short: "conc",
+        column: "concurrency",
+        unit: "requests",
+        doc: "Requests in flight: each stream sends its next one when its last is done; empty where the load is another one.",
+        kind: Kind::Number,
+        scope: Scope::Load,
+        role: Role::Choice,
+        implied: Some(Implied::Nothing),
+        allowed: Allowed::Range(1, limits::CONCURRENCY),
+        max_levels: limits::LEVELS,
+    },
+    Builtin {
+        name: "requestRate",
+        title: "request rate",
+        short: "rate",
+        column: "request_rate",
+        unit: "requests/s",
+        doc: "Requests that come a second, at random (Poisson); empty where the load is another one.",
+        kind: Kind::Number,
+        scope: Scope::Load,
+        role: Role::Workload,
+        implied: Some(Implied::Nothing),
+        allowed: Allowed::Above0(limits::REQUEST_RATE),
+        max_levels: limits::LEVELS,
+        given: Some(|factors| !factors.request_rate.is_empty()),
+        levels: |factors| {
+            let rates = rates(factors);
+            rates.iter().copied().map(Level::Number).collect()
+        },
+        set: |combination, factors, at| combination.request_rate = rates(factors)[at],
+        level: |combination| Level::Number(combination.request_rate),
+    },
+    Builtin {
+        name: "prefixShare",
+        title: "shared prefix",
+        short: "prefix",
+        column: "prefix_share",
+        unit: "%",
+        doc: "Percent of the input tokens that all requests of a trial have in common.",
+        kind: Kind::Number,
+        scope: Scope::Load,
+        role: Role::Workload,
+        implied: Some(Implied::Number(0)),
+        allowed: Allowed::Range(0, 100),
+        max_levels: limits::LEVELS,
+        given: Some(|factors| !factors.prefix_share.is_empty()),
+        levels: |factors| numbers(or_zero(&factors.prefix_share)),
+        set: |combination, factors, at| {
+            let given = factors.prefix_share.get(at);
+            combination.prefix_share = given.map(|share| share.max(&0).unsigned_abs());
+        },
+        level: |combination| Level::from(combination.prefix_share.unwrap_or(0)),
+    },
 ];
+
+fn or_zero(levels: &[i32]) -> &[i32] {
+    if levels.is_empty() { &[0] } else { levels }
+}
+
+fn rates(factors: &Factors) -> &[Number] {
+    if factors.request_rate.is_empty() {
+        &[Number::ZERO]
+    } else {
+        &factors.request_rate
+    }
+}
 
 fn or_one(levels: &[i32]) -> &[i32] {
     if levels.is_empty() { &[1] } else { levels }
@@ -329,6 +410,12 @@ impl Factor {
     pub const MODEL: Self = Self::builtin("model");
     /// Sequences in a batch.
     pub const BATCH_SIZE: Self = Self::builtin("batchSize");
+    /// Requests in flight.
+    pub const CONCURRENCY: Self = Self::builtin("concurrency");
+    /// Requests a second.
+    pub const REQUEST_RATE: Self = Self::builtin("requestRate");
+    /// Percent of the input tokens that requests have in common.
+    pub const PREFIX_SHARE: Self = Self::builtin("prefixShare");
     /// Input tokens of each sequence.
     pub const INPUT_LENGTH: Self = Self::builtin("inputLength");
     /// Output tokens of each sequence.
@@ -423,7 +510,8 @@ impl Factor {
         }
     }
 
-    /// The scope of a change of level. A parameter sets a variable of the engine's process, and so forces a start.
+    /// The scope of a change of level. A parameter is taken to be set in the engine's process, and so to force a start:
+    /// where it is a member of requests, [`Axis::scope`] says so.
     #[must_use]
     pub fn scope(&self) -> Scope {
         self.row().map_or(Scope::Start, |builtin| builtin.scope)
@@ -441,7 +529,15 @@ impl Factor {
         match self.row()?.implied? {
             Implied::Number(number) => Some(number.into()),
             Implied::Text(text) => Some(text.into()),
+            Implied::Nothing => Some(0.into()),
         }
+    }
+
+    /// Whether its implied level is none at all.
+    #[must_use]
+    pub fn may_be_absent(&self) -> bool {
+        self.row()
+            .is_some_and(|builtin| builtin.implied == Some(Implied::Nothing))
     }
 }
 
@@ -495,10 +591,19 @@ const fn equal(a: &[u8], b: &[u8]) -> bool {
 }
 
 /// A finite number; whole ones are written without a point.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Number(f64);
 
 impl Number {
+    /// Nothing.
+    pub const ZERO: Self = Self(0.0);
+
+    /// Whether it is 0.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.0 == 0.0
+    }
+
     /// The number, if it is finite.
     #[must_use]
     pub fn new(number: f64) -> Option<Self> {
@@ -552,6 +657,27 @@ impl std::hash::Hash for Number {
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        Self::new(number).ok_or_else(|| serde::de::Error::custom("not a finite number"))
+    }
+}
+
+impl JsonSchema for Number {
+    fn schema_name() -> Cow<'static, str> {
+        "Number".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number" })
     }
 }
 
@@ -751,17 +877,18 @@ impl Levels {
             .filter(|(factor, level)| factor.implied().as_ref() != Some(level))
     }
 
-    /// Those whose change forces a fresh start of the engine: trials that agree in them may share one.
+    /// Those of a combination whose change forces a fresh start of the engine: trials that agree in them may share one.
     #[must_use]
-    pub fn of_start(&self) -> Self {
-        let start = self
-            .iter()
-            .filter(|(factor, _)| factor.scope() == Scope::Start);
-        Self(
-            start
-                .map(|(factor, level)| (factor.clone(), level.clone()))
-                .collect(),
-        )
+    pub fn of_start(combination: &Combination) -> Self {
+        let mut levels = Self::of(combination);
+        levels.0.retain(|factor, _| match factor {
+            Factor::Parameter(name) => {
+                let setting = combination.parameters.get(&**name);
+                setting.is_none_or(|setting| setting.field.is_empty())
+            }
+            builtin => builtin.scope() == Scope::Start,
+        });
+        levels
     }
 }
 
@@ -788,7 +915,7 @@ impl JsonSchema for Levels {
         let mut properties = properties_by_factor(|builtin| {
             // Results from elsewhere have data types and names that no spec may have.
             let mut schema = match builtin.allowed {
-                Allowed::Range(..) => builtin.schema(),
+                Allowed::Range(..) | Allowed::Above0(_) => builtin.schema(),
                 Allowed::Names(_) | Allowed::OneOf(_) => {
                     json!({ "type": "string", "maxLength": limits::LEVEL_TEXT })
                 }
@@ -895,6 +1022,7 @@ impl Builtin {
     pub(crate) fn schema(&self) -> Value {
         match self.allowed {
             Allowed::Range(..) => json!({ "type": "integer", "format": "int32" }),
+            Allowed::Above0(_) => json!({ "type": "number" }),
             Allowed::Names(longest) => json!({ "type": "string", "maxLength": longest }),
             Allowed::OneOf(names) => json!({ "type": "string", "enum": names }),
         }
@@ -908,6 +1036,8 @@ pub struct Axis {
     pub factor: Factor,
     /// Its distinct levels, in the order of the spec.
     pub levels: Vec<Level>,
+    /// The scope of a change of level.
+    pub scope: Scope,
     /// Of a parameter: the engines that take it, where not all do. For the others it has no level.
     pub engines: Option<Vec<String>>,
 }
@@ -918,11 +1048,13 @@ pub fn axes(factors: &Factors) -> Vec<Axis> {
     let builtins = TABLE.iter().enumerate().map(|(at, builtin)| Axis {
         factor: Factor::Builtin(at),
         levels: (builtin.levels)(factors),
+        scope: builtin.scope,
         engines: None,
     });
     let parameters = factors.parameters.iter().map(|parameter| Axis {
         factor: Factor::Parameter(parameter.name.as_str().into()),
         levels: parameter.levels.clone(),
+        scope: parameter.scope(),
         engines: (!parameter.engines.is_empty()).then(|| parameter.engines.clone()),
     });
     builtins.chain(parameters).collect()

@@ -18,6 +18,12 @@ pub fn record_path(key: &str) -> String {
     format!("{TRIALS}/{key}.json")
 }
 
+/// Where all that a server wrote during a trial lies, where it is kept.
+#[must_use]
+pub fn log_path(key: &str) -> String {
+    format!("logs/{key}.log")
+}
+
 /// The key in the name of a file, where it is named as a record is.
 #[must_use]
 pub fn record_key(path: &str) -> Option<&str> {

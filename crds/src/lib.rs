@@ -8,6 +8,7 @@ pub mod contract;
 pub mod crd;
 pub mod design;
 pub mod duration;
+pub mod engine;
 mod exclude;
 pub mod exit_code;
 pub mod factor;

@@ -16,6 +16,18 @@ pub const PARAMETER_NAME: u32 = 40;
 pub const PARAMETER_TEXT: usize = 63;
 /// Characters of a level in results, which may come from elsewhere.
 pub const LEVEL_TEXT: u32 = 253;
+/// Characters of the option or member that a parameter sets.
+pub const PARAMETER_FLAG: u32 = 128;
+/// Words of a server's command.
+pub const COMMAND: u32 = 16;
+/// Arguments of a server, its environment variables, and members of its requests.
+pub const ARGUMENTS: u32 = 64;
+/// Characters of an argument.
+pub const ARGUMENT: u32 = 1_024;
+/// Requests in flight.
+pub const CONCURRENCY: u32 = 10_000;
+/// Requests a second.
+pub const REQUEST_RATE: u32 = 100_000;
 /// Characters of the name of an environment variable.
 pub const ENV_NAME: u32 = 253;
 /// Data types of a design.

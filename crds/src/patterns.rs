@@ -22,6 +22,12 @@ pub const STORE_URL: &str =
     "^((s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#\\s]*)?|file:///[^?#]*)$";
 /// The URL of a server.
 pub const HTTP_URL: &str = "^https?://[^/?#\\s]+(/[^?#\\s]*)?$";
+/// A path of a server's API.
+pub const HTTP_PATH: &str = "^/[^?#\\s]*$";
+/// The name of a command's option.
+pub const FLAG: &str = "^--?[A-Za-z0-9][A-Za-z0-9._-]*$";
+/// A member of a request's body.
+pub const FIELD: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
 /// A region of a cloud.
 pub const REGION: &str = "^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$";
 /// A reference to a container image.
@@ -37,7 +43,7 @@ pub const ENV_NAME: &str = "^[-._A-Za-z][-._A-Za-z0-9]*$";
 pub const DECIMAL: &str = "^[0-9]{1,9}(\\.[0-9]{1,9})?$";
 
 /// Every pattern with what it allows, to follow "is not".
-pub const EXPLAINED: [(&str, &str); 15] = [
+pub const EXPLAINED: [(&str, &str); 18] = [
     (
         MODEL_NAME,
         "made of letters, digits, `.`, `_` and `-`, with a letter or digit at both ends",
@@ -61,6 +67,9 @@ pub const EXPLAINED: [(&str, &str); 15] = [
         "a URL such as s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder",
     ),
     (HTTP_URL, "a URL such as https://minio.example.org:9000"),
+    (HTTP_PATH, "a path such as /v1/completions"),
+    (FLAG, "the name of an option such as --max-num-seqs"),
+    (FIELD, "the name of a request's member such as top_k"),
     (REGION, "a region such as eu-north-1"),
     (IMAGE, "an image reference such as ghcr.io/owner/name:tag"),
     (

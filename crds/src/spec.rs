@@ -7,10 +7,17 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-pub use crate::exclude::Exclude;
 use crate::{
-    Duration, design::Setting, factor::Level, limits, patterns, presets, select::Select,
+    Duration,
+    design::Setting,
+    factor::{self, Level, Number},
+    limits, patterns, presets,
+    select::Select,
     status::InferenceBenchmarkStatus,
+};
+pub use crate::{
+    engine::{Candle, Endpoint, Engine, Server},
+    exclude::Exclude,
 };
 
 /// A designed sweep of LLM inference measurements.
@@ -86,14 +93,16 @@ pub struct Factors {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::ENGINES), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub engine: Vec<Engine>,
-    /// Factors that you name: each sets an environment variable of the engine's process.
+    /// Factors that you name: each sets an environment variable or an option of the engine's process, or a member of
+    /// every request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::PARAMETERS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub parameters: Vec<Parameter>,
     /// The models.
     #[schemars(length(min = 1, max = limits::MODELS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub model: Vec<Model>,
-    /// Sequences in a batch.
+    /// Sequences in a batch: all leave together, and the next batch when all are done. It is the load unless there is
+    /// `concurrency` or `requestRate`.
     #[serde(default = "default_batch_size")]
     #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::BATCH_SIZE)), extend("x-kubernetes-list-type" = "set"))]
     pub batch_size: Vec<i32>,
@@ -105,6 +114,19 @@ pub struct Factors {
     #[serde(default = "default_length")]
     #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::LENGTH)), extend("x-kubernetes-list-type" = "set"))]
     pub output_length: Vec<i32>,
+    /// Requests in flight: each stream sends its next request when its last one is done. Of servers and endpoints alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::LEVELS), inner(range(min = 1, max = limits::CONCURRENCY)), extend("x-kubernetes-list-type" = "set"))]
+    pub concurrency: Vec<i32>,
+    /// Requests a second, which come at random (Poisson) whether others are done or not. Of servers and endpoints alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::LEVELS), inner(range(min = 0.001, max = limits::REQUEST_RATE)), extend("x-kubernetes-list-type" = "set"))]
+    pub request_rate: Vec<Number>,
+    /// Percent of the input tokens that all requests of a trial have in common, as a system prompt is; with it servers keep
+    /// their prefix caches, which are off otherwise. Of servers and endpoints alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::LEVELS), inner(range(min = 0, max = 100)), extend("x-kubernetes-list-type" = "set"))]
+    pub prefix_share: Vec<i32>,
     /// GPUs of the engine, which divide the work among them; `[0]` means CPU and stands alone.
     #[serde(default = "default_gpus")]
     #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 0, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
@@ -145,43 +167,6 @@ impl Factors {
     }
 }
 
-/// An engine: exactly one of the members beside its name.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Engine {
-    /// The name of this level in tables and figures.
-    #[schemars(length(min = 1, max = limits::ENGINE_NAME), regex(pattern = patterns::MODEL_NAME))]
-    pub name: String,
-    /// inferbench's own engine, in the trial's process.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub candle: Option<Candle>,
-}
-
-impl Engine {
-    /// The name of the engine that is measured where none is named.
-    pub const CANDLE: &'static str = "candle";
-
-    /// Whether this is the engine that is measured where none is named.
-    #[must_use]
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl Default for Engine {
-    fn default() -> Self {
-        Self {
-            name: Self::CANDLE.into(),
-            candle: Some(Candle {}),
-        }
-    }
-}
-
-/// inferbench's own engine, on candle. It has no options.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[schemars(extend("maxProperties" = 0))]
-pub struct Candle {}
-
 /// A factor that the user names.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -198,8 +183,18 @@ pub struct Parameter {
     #[schemars(length(max = limits::ENGINES), inner(length(max = limits::ENGINE_NAME)), extend("x-kubernetes-list-type" = "set"))]
     pub engines: Vec<String>,
     /// The environment variable of the engine's process that has the level as its value.
-    #[schemars(length(min = 1, max = limits::ENV_NAME), regex(pattern = patterns::ENV_NAME))]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = limits::ENV_NAME), regex(pattern = patterns::ENV_NAME))]
     pub env: String,
+    /// The option of the server's command line that has the level as its value; where it is true, the option stands
+    /// alone, and where it is false, it is left out.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = limits::PARAMETER_FLAG), regex(pattern = patterns::FLAG))]
+    pub flag: String,
+    /// The member of every request's body that has the level as its value. A parameter of requests forces no fresh start.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = limits::PARAMETER_FLAG), regex(pattern = patterns::FIELD))]
+    pub field: String,
 }
 
 impl Parameter {
@@ -209,11 +204,23 @@ impl Parameter {
         self.engines.is_empty() || self.engines.iter().any(|name| name == engine)
     }
 
+    /// The scope of a change of level: a member of requests is another load on the same engine.
+    #[must_use]
+    pub const fn scope(&self) -> factor::Scope {
+        if self.field.is_empty() {
+            factor::Scope::Start
+        } else {
+            factor::Scope::Load
+        }
+    }
+
     /// The level at a position, with where it goes.
     pub(crate) fn setting(&self, at: usize) -> Setting {
         Setting {
             level: self.levels[at].clone(),
             env: self.env.clone(),
+            flag: self.flag.clone(),
+            field: self.field.clone(),
         }
     }
 }
@@ -343,8 +350,9 @@ pub struct Measurement {
     /// Time over all timed iterations, at least; by default 2s on CPU and 10s where there is a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_duration: Option<Duration>,
-    /// The isolation of a Job's trials: what they share.
-    pub isolation: Isolation,
+    /// The isolation of a Job's trials: what they share; by default Process for candle and Pod for servers and endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
     /// How often an invalid trial is measured again.
     #[schemars(range(min = 0, max = 10))]
     pub remeasure_invalid: i32,
@@ -360,7 +368,7 @@ impl Default for Measurement {
             warmup_duration: Duration::from_secs(1),
             iterations: 5,
             min_duration: None,
-            isolation: Isolation::Process,
+            isolation: None,
             remeasure_invalid: 1,
             quality: false,
         }
@@ -373,6 +381,17 @@ impl Measurement {
     pub fn min_duration_for(&self, gpus: i32) -> Duration {
         let default = Duration::from_secs(if gpus == 0 { 2 } else { 10 });
         self.min_duration.unwrap_or(default)
+    }
+
+    /// The isolation of the trials of an engine: `isolation`, else Process for candle and Pod for what is asked over HTTP.
+    #[must_use]
+    pub fn isolation_for(&self, engine: &Engine) -> Isolation {
+        let default = if engine.takes_requests() {
+            Isolation::Pod
+        } else {
+            Isolation::Process
+        };
+        self.isolation.unwrap_or(default)
     }
 }
 
@@ -593,6 +612,9 @@ pub struct Objectives {
     /// The longest time per output token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tpot: Option<Duration>,
+    /// The longest time from a request to its last token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_e2e: Option<Duration>,
     /// The price of a GPU hour, as a decimal number in a currency of the user's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20), regex(pattern = patterns::DECIMAL))]

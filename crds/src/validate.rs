@@ -3,17 +3,23 @@
 
 use std::fmt;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
+
 use crate::{
     Duration, InferenceBenchmark,
     contract::RESERVED_PREFIX,
     crd::schema,
     design::{Expansion, size},
+    engine::{Preset, command},
     factor::{self, Allowed, Axis, Factor, Level},
     limits,
     node::Node,
     schema::check,
     select::{self, Unfit},
-    spec::{Design, Exclude, Factors, InferenceBenchmarkSpec, ModelSource, Store},
+    spec::{
+        Design, Engine, Exclude, Factors, InferenceBenchmarkSpec, ModelSource, Parameter, Server,
+        Store,
+    },
     suggest::did_you_mean,
     violation::{Found, Violation},
 };
@@ -30,16 +36,104 @@ pub enum Scope {
 /// Notes on what is allowed, but will not do what it looks like; empty where all is plain.
 #[must_use]
 pub fn notes(spec: &InferenceBenchmarkSpec) -> Vec<String> {
-    let models = spec.design.factors.model.iter();
-    models
+    let factors = &spec.design.factors;
+    let models = factors.model.iter();
+    let random = models
         .filter(|model| spec.measurement.quality && model.source.random.is_some())
         .map(|model| {
             format!(
                 "spec.measurement.quality: {} has random weights, and what it writes no meaning: its quality is left empty",
                 model.name
             )
-        })
-        .collect()
+        });
+    let engines = factors.engine.iter();
+    let servers = engines
+        .clone()
+        .filter(|engine| spec.measurement.quality && engine.takes_requests())
+        .map(|engine| {
+            format!(
+                "spec.measurement.quality: {} does not show how likely it finds what it writes: its quality is left empty",
+                engine.name
+            )
+        });
+    let load = requests_load(factors);
+    let batches = engines
+        .filter(|engine| load.is_some() && !engine.takes_requests())
+        .map(|engine| {
+            format!(
+                "spec.design.factors.{}: {} takes batches alone: its combinations are recorded as Unsupported",
+                load.unwrap_or_default(),
+                engine.name
+            )
+        });
+    let shared = cpus_of_a_cluster(spec);
+    random.chain(servers).chain(batches).chain(shared).collect()
+}
+
+/// Trials on the CPUs of a cluster's nodes, which others share unless a pod is given CPUs of its own.
+fn cpus_of_a_cluster(spec: &InferenceBenchmarkSpec) -> Option<String> {
+    const FIELD: &str = "spec.runner.resources";
+    let factors = &spec.design.factors;
+    let store = spec.results.store.as_ref()?;
+    let local = store
+        .url
+        .as_deref()
+        .is_none_or(|url| url.starts_with("file:"));
+    let in_cluster = store.persistent_volume_claim.is_some() || !local;
+    let engines = factors.engines();
+    let computes = engines.iter().any(|engine| engine.endpoint.is_none());
+    if factors.gpus != [0] || !computes || !in_cluster {
+        return None;
+    }
+    Some(if has_whole_cpus(spec.runner.resources.as_ref()) {
+        format!(
+            "{FIELD}: in a cluster these CPUs are the trial's alone only on nodes whose kubelet has the CPU manager policy \
+             static; on others, whatever shares the node makes trials invalid"
+        )
+    } else {
+        format!(
+            "{FIELD}: in a cluster, trials on the CPU are invalid where other pods take part of it: give the pod CPUs of \
+             its own, by whole CPUs and memory as limits (and requests, if any, equal to them: class Guaranteed), on \
+             nodes whose kubelet has the CPU manager policy static"
+        )
+    })
+}
+
+/// Whether a pod with these resources is of the class Guaranteed, with whole CPUs: what the CPU manager gives CPUs to.
+fn has_whole_cpus(resources: Option<&ResourceRequirements>) -> bool {
+    let Some(limits) = resources.and_then(|resources| resources.limits.as_ref()) else {
+        return false;
+    };
+    let requests = resources.and_then(|resources| resources.requests.as_ref());
+    let equal = |name: &str| {
+        let request = requests.and_then(|requests| requests.get(name));
+        limits
+            .get(name)
+            .is_some_and(|limit| request.is_none_or(|request| request == limit))
+    };
+    let whole = limits.get("cpu").is_some_and(|cpu| {
+        let millis = cpu.0.strip_suffix('m').map(str::parse::<u64>);
+        match millis {
+            Some(millis) => millis.is_ok_and(|millis| millis > 0 && millis.is_multiple_of(1_000)),
+            None => cpu
+                .0
+                .parse::<f64>()
+                .is_ok_and(|cpus| cpus >= 1.0 && cpus.fract() == 0.0),
+        }
+    });
+    whole && equal("cpu") && equal("memory")
+}
+
+/// The factor that is the load of a design whose requests do not come in batches.
+fn requests_load(factors: &Factors) -> Option<&'static str> {
+    let given = [
+        ("concurrency", !factors.concurrency.is_empty()),
+        ("requestRate", !factors.request_rate.is_empty()),
+        ("prefixShare", !factors.prefix_share.is_empty()),
+    ];
+    given
+        .into_iter()
+        .find_map(|(name, given)| given.then_some(name))
 }
 
 /// Every rule that a resource breaks; empty where it may run.
@@ -50,11 +144,18 @@ pub fn validate(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {
     for finding in check(&node, schema(), "") {
         found.add(finding.path, finding.message);
     }
+    found.extend(rules(resource, scope));
+    found.all()
+}
+
+/// Every rule beside the schema's that a resource breaks: those that relate fields to each other, and to where it runs.
+pub(crate) fn rules(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {
+    let mut found = Found::default();
     if resource.metadata.name.is_none() && resource.metadata.generate_name.is_none() {
         found.add("metadata.name", "is required");
     }
     let spec = &resource.spec;
-    found.design(&spec.design);
+    found.design(&spec.design, scope);
     for (index, model) in spec.design.factors.model.iter().enumerate() {
         found.source(
             &model.source,
@@ -71,7 +172,7 @@ pub fn validate(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {
 }
 
 impl Found {
-    fn design(&mut self, design: &Design) {
+    fn design(&mut self, design: &Design, scope: Scope) {
         let gpus = &design.factors.gpus;
         if let Some(index) = gpus
             .iter()
@@ -100,7 +201,8 @@ impl Found {
                 ),
             );
         }
-        self.engines(&design.factors);
+        self.engines(&design.factors, scope);
+        self.load(&design.factors);
         self.parameters(&design.factors);
         let before = self.len();
         for (index, entry) in design.exclude.iter().enumerate() {
@@ -133,10 +235,176 @@ impl Found {
         }
     }
 
-    fn engines(&mut self, factors: &Factors) {
+    fn engines(&mut self, factors: &Factors, scope: Scope) {
         for (index, engine) in factors.engine.iter().enumerate() {
             let path = format!("spec.design.factors.engine[{index}]");
-            self.exactly_one(&path, &[("candle", engine.candle.is_some())]);
+            let members = [
+                ("candle", engine.candle.is_some()),
+                ("server", engine.server.is_some()),
+                ("endpoint", engine.endpoint.is_some()),
+            ];
+            self.exactly_one(&path, &members);
+            if let Some(server) = &engine.server {
+                self.server(
+                    server,
+                    &engine.name,
+                    factors,
+                    scope,
+                    &format!("{path}.server"),
+                );
+            }
+            if engine.endpoint.is_some() {
+                self.endpoint(&engine.name, factors);
+            }
+            let (member, interface) = match (&engine.server, &engine.endpoint) {
+                (Some(server), _) => ("server", &server.interface),
+                (None, Some(endpoint)) => ("endpoint", &endpoint.interface),
+                (None, None) => continue,
+            };
+            for (name, value) in &interface.request {
+                let path = format!("{path}.{member}.interface.request.{name}");
+                let known = &command::REQUEST_NAMES;
+                self.references(
+                    value.as_str().unwrap_or_default(),
+                    known,
+                    &engine.name,
+                    factors,
+                    &path,
+                );
+            }
+        }
+    }
+
+    fn server(
+        &mut self,
+        server: &Server,
+        engine: &str,
+        factors: &Factors,
+        scope: Scope,
+        path: &str,
+    ) {
+        if scope == Scope::Cluster && server.image.is_none() {
+            self.add(
+                format!("{path}.image"),
+                "is required in a cluster: the image that has the server's program",
+            );
+        }
+        if server.preset == Preset::Openai && server.command.is_empty() {
+            self.add(
+                format!("{path}.command"),
+                "is required for the preset openai: the program to start, and its first arguments",
+            );
+        }
+        let lists = [("command", &server.command), ("args", &server.args)];
+        for (list, texts) in lists {
+            for (at, text) in texts.iter().enumerate() {
+                let path = format!("{path}.{list}[{at}]");
+                self.references(text, &command::NAMES, engine, factors, &path);
+            }
+        }
+        for (at, variable) in server.env.iter().enumerate() {
+            let path = format!("{path}.env[{at}]");
+            self.variable(&variable.name, &format!("{path}.name"));
+            let value = format!("{path}.value");
+            self.references(&variable.value, &command::NAMES, engine, factors, &value);
+        }
+    }
+
+    /// An endpoint is what it is: only the load on it can vary.
+    fn endpoint(&mut self, engine: &str, factors: &Factors) {
+        if factors.gpus != [0] {
+            self.add(
+                "spec.design.factors.gpus",
+                format!(
+                    "the GPUs of the endpoint {engine} are not this sweep's to give: write [0]"
+                ),
+            );
+        }
+        let counts = [
+            ("pipelineParallel", factors.pipeline_parallel.as_slice()),
+            ("dataParallel", &factors.data_parallel),
+        ];
+        for (factor, levels) in counts {
+            if levels.iter().any(|&level| level != 1) {
+                self.add(
+                    format!("spec.design.factors.{factor}"),
+                    format!("the endpoint {engine} divides its work as it does: leave it out"),
+                );
+            }
+        }
+        if factors.dtype.len() > 1 {
+            self.add(
+                "spec.design.factors.dtype",
+                format!("the endpoint {engine} has one data type: name that one"),
+            );
+        }
+    }
+
+    /// Every `$(NAME)` of a text is one of these names, or a parameter that the engine takes.
+    fn references(
+        &mut self,
+        text: &str,
+        names: &[&str],
+        engine: &str,
+        factors: &Factors,
+        path: &str,
+    ) {
+        let parameters = factors.parameters.iter();
+        let parameters =
+            parameters.map(|parameter| (parameter.name.as_str(), parameter.is_for(engine)));
+        let parameters: Vec<(&str, bool)> = parameters.collect();
+        for name in command::references(text) {
+            if names.contains(&name) {
+                continue;
+            }
+            match parameters.iter().find(|(parameter, _)| *parameter == name) {
+                Some((_, true)) => {}
+                Some((_, false)) => self.add(
+                    path,
+                    format!("$({name}) is a parameter that is not for the engine {engine}"),
+                ),
+                None => {
+                    let known = names
+                        .iter()
+                        .copied()
+                        .chain(parameters.iter().map(|(name, _)| *name));
+                    let meant = did_you_mean(name, known.clone());
+                    let known: Vec<&str> = known.collect();
+                    self.add(
+                        path,
+                        format!("$({name}) is not one of {}{meant}", known.join(", ")),
+                    );
+                }
+            }
+        }
+    }
+
+    /// A design has one load.
+    fn load(&mut self, factors: &Factors) {
+        let (concurrency, rate) = (
+            !factors.concurrency.is_empty(),
+            !factors.request_rate.is_empty(),
+        );
+        if concurrency && rate {
+            self.add(
+                "spec.design.factors.requestRate",
+                "a design has one load: give batchSize, concurrency or requestRate",
+            );
+        }
+        if (concurrency || rate) && factors.batch_size != [1] {
+            self.add(
+                "spec.design.factors.batchSize",
+                "a design has one load: leave batchSize out beside concurrency or requestRate",
+            );
+        }
+        let engines = factors.engines();
+        if let Some(load) = requests_load(factors)
+            && !engines.iter().any(Engine::takes_requests)
+        {
+            self.add(
+                format!("spec.design.factors.{load}"),
+                "is a load of servers and endpoints, and this design has none: see spec.design.factors.engine",
+            );
         }
     }
 
@@ -153,19 +421,24 @@ impl Found {
                 );
             }
             self.variable(&parameter.env, &format!("{path}.env"));
-            let earlier = factors.parameters[..index].iter().position(|other| {
-                let both = |engine: &&str| other.is_for(engine) && parameter.is_for(engine);
-                other.env == parameter.env && engines.iter().any(both)
-            });
-            if let Some(earlier) = earlier {
-                let other = &factors.parameters[earlier].name;
-                self.add(
-                    format!("{path}.env"),
-                    format!(
-                        "{:?} is set by the parameter {other} already",
-                        parameter.env
-                    ),
-                );
+            self.destination(parameter, factors, &path);
+            for (member, of) in DESTINATIONS {
+                let earlier = factors.parameters[..index].iter().find(|other| {
+                    let both = |engine: &&str| other.is_for(engine) && parameter.is_for(engine);
+                    !of(parameter).is_empty()
+                        && of(other) == of(parameter)
+                        && engines.iter().any(both)
+                });
+                if let Some(other) = earlier {
+                    self.add(
+                        format!("{path}.{member}"),
+                        format!(
+                            "{:?} is set by the parameter {} already",
+                            of(parameter),
+                            other.name
+                        ),
+                    );
+                }
             }
             for (at, level) in parameter.levels.iter().enumerate() {
                 let path = format!("{path}.levels[{at}]");
@@ -205,6 +478,55 @@ impl Found {
                         ),
                     );
                 }
+            }
+        }
+    }
+
+    /// A parameter goes to one place, and every engine that takes it has that.
+    fn destination(&mut self, parameter: &Parameter, factors: &Factors, path: &str) {
+        let given = DESTINATIONS
+            .iter()
+            .filter(|(_, of)| !of(parameter).is_empty());
+        let given: Vec<&str> = given.map(|(name, _)| *name).collect();
+        if given.len() > 1 {
+            self.add(
+                path,
+                format!(
+                    "has {}, and at most one of env, flag and field is allowed",
+                    given.join(" and ")
+                ),
+            );
+            return;
+        }
+        let engines = factors.engines();
+        for engine in engines
+            .iter()
+            .filter(|engine| parameter.is_for(&engine.name))
+        {
+            let Engine { name, server, .. } = engine;
+            let wrong = match given.first() {
+                Some(&"env") if engine.endpoint.is_some() => Some(format!(
+                    "{name} is an endpoint, whose environment is not this sweep's to set"
+                )),
+                Some(&"env") => None,
+                Some(&"flag") if server.is_none() => Some(format!(
+                    "{name} is not started by a command line: name the engines that are"
+                )),
+                Some(&"field") if !engine.takes_requests() => Some(format!(
+                    "{name} is not asked by requests: name the engines that are"
+                )),
+                Some(_) => None,
+                None if names_it(engine, &parameter.name) => None,
+                None => Some(format!(
+                    "goes nowhere for {name}: give env, flag or field, or write $({}) where it belongs",
+                    parameter.name
+                )),
+            };
+            if let Some(wrong) = wrong {
+                let path = given
+                    .first()
+                    .map_or(path.to_owned(), |member| format!("{path}.{member}"));
+                self.add(path, wrong);
             }
         }
     }
@@ -380,8 +702,16 @@ impl Found {
             ),
             ("objectives.maxTtft", spec.objectives.max_ttft, TICK, HOUR),
             ("objectives.maxTpot", spec.objectives.max_tpot, TICK, HOUR),
+            ("objectives.maxE2e", spec.objectives.max_e2e, TICK, HOUR),
         ];
-        for (field, value, least, most) in ranges {
+        let ranges =
+            ranges.map(|(field, value, least, most)| (field.to_owned(), value, least, most));
+        let engines = spec.design.factors.engine.iter().enumerate();
+        let starts = engines.filter_map(|(index, engine)| {
+            let field = format!("design.factors.engine[{index}].server.startupTimeout");
+            Some((field, engine.server.as_ref()?.startup_timeout, TICK, WEEK))
+        });
+        for (field, value, least, most) in ranges.into_iter().chain(starts) {
             let Some(value) = value else { continue };
             if value < least {
                 self.add(
@@ -409,6 +739,35 @@ impl Found {
             );
         }
     }
+}
+
+/// Where a parameter can go.
+type Destination = (&'static str, fn(&Parameter) -> &str);
+
+/// Where a parameter can go, unless it stands as `$(NAME)` in what an engine is given.
+const DESTINATIONS: [Destination; 3] = [
+    ("env", |parameter| &parameter.env),
+    ("flag", |parameter| &parameter.flag),
+    ("field", |parameter| &parameter.field),
+];
+
+/// Whether an engine is given `$(parameter)` anywhere.
+fn names_it(engine: &Engine, parameter: &str) -> bool {
+    let server = engine.server.iter();
+    let texts = server.flat_map(|server| {
+        let values = server.env.iter().map(|variable| &variable.value);
+        server.command.iter().chain(&server.args).chain(values)
+    });
+    let server = engine.server.iter().map(|server| &server.interface);
+    let endpoint = engine.endpoint.iter().map(|endpoint| &endpoint.interface);
+    let members = server
+        .chain(endpoint)
+        .flat_map(|interface| interface.request.values());
+    texts
+        .map(String::as_str)
+        .chain(members.filter_map(|member| member.as_str()))
+        .flat_map(command::references)
+        .any(|name| name == parameter)
 }
 
 /// A level that a design does not have, for `exclude`: with a near one where it is a name, else with all.

@@ -54,6 +54,15 @@ pub struct TrialRecord {
     /// The timed iterations, in order.
     #[serde(default)]
     pub iterations: Vec<Iteration>,
+    /// The requests of a load that does not come in batches; absent where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
+    /// The client that asked a server: how late it was itself; absent of engines in the runner's own process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Client>,
+    /// What the server told of itself over the timed window; absent where it tells nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerMetrics>,
     /// The warm-up iterations: how many, how long, the very first TTFT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Warmup>,
@@ -74,6 +83,147 @@ pub struct TrialRecord {
     pub harness: Option<Harness>,
     /// Where and by what it was measured.
     pub provenance: Provenance,
+}
+
+/// The requests of a closed or an open loop. The window opens after the warm-up and closes when enough requests that
+/// were intended in it have ended and it has lasted long enough; the load goes on until each of them has ended.
+/// Latencies are those of the requests that were intended in the window; throughput is the tokens that came in it, of
+/// any request.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Requests {
+    /// When the window opened, ns since the Unix epoch.
+    pub window_start_unix_ns: i64,
+    /// How long it was, in seconds.
+    pub window_s: f64,
+    /// Output tokens that came in it, of any request.
+    pub window_output_tokens: u64,
+    /// Requests that ended well in it, whenever they began.
+    pub window_completed: u32,
+    /// The most requests in flight at once.
+    pub max_in_flight: u32,
+    /// Of an open loop: whether requests came faster than they were served, so that waiting grew with time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saturated: Option<bool>,
+    /// How tokens were counted: `tokenIds`, `timings`, `continuousUsage` or `finalUsage`; with the last, the gaps are
+    /// those between events, which may have several tokens.
+    pub counting: String,
+    /// The requests that were intended in the window, in the order of intention.
+    pub requests: Vec<RequestTimes>,
+}
+
+/// One request. Offsets count from the time at which it was meant to be sent.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestTimes {
+    /// When it was meant to be sent, ns since the Unix epoch.
+    pub intended_unix_ns: i64,
+    /// ms until its last byte was sent; absent where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_ms: Option<f64>,
+    /// For each output token: ms until it was on the host. Tokens of one event have the same time.
+    #[serde(default)]
+    pub token_ms: Vec<f64>,
+    /// Input tokens that the server says it served; absent where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u32>,
+    /// Of these, the ones that it found in its prefix cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<u32>,
+    /// Why it failed; absent where it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl RequestTimes {
+    /// Time to first token; none where there was none.
+    #[must_use]
+    pub fn ttft_ms(&self) -> Option<f64> {
+        self.token_ms.first().copied()
+    }
+
+    /// Time to last token, of a request that did not fail.
+    #[must_use]
+    pub fn e2e_ms(&self) -> Option<f64> {
+        self.token_ms
+            .last()
+            .copied()
+            .filter(|_| self.error.is_none())
+    }
+
+    /// Mean time per output token after the first, of a request that did not fail; none for one token.
+    #[must_use]
+    pub fn tpot_ms(&self) -> Option<f64> {
+        let gaps = self
+            .token_ms
+            .len()
+            .checked_sub(1)
+            .filter(|&gaps| gaps > 0)?;
+        Some((self.e2e_ms()? - self.ttft_ms()?) / gaps as f64)
+    }
+}
+
+/// How late the client itself was.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Client {
+    /// From the intended time until a request was sent, in ms: the median.
+    pub send_lag_p50_ms: Option<f64>,
+    /// The 99th percentile of it.
+    pub send_lag_p99_ms: Option<f64>,
+    /// The longest.
+    pub send_lag_max_ms: Option<f64>,
+    /// From the time at which bytes could be read until they had their time stamp, in ms: the 99th percentile.
+    pub stamp_lag_p99_ms: Option<f64>,
+    /// CPU seconds of the client's thread over the timed window.
+    pub cpu_s: Option<f64>,
+    /// The share of that window.
+    pub cpu_pct: Option<f64>,
+}
+
+/// What a server told of itself over the timed window.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServerMetrics {
+    /// The greatest share of its cache in use, in percent.
+    pub kv_use_max_pct: Option<f64>,
+    /// Requests that lost their place in the cache and began again.
+    pub preemptions: Option<f64>,
+    /// Requests that waited: mean over time.
+    pub queue_mean: Option<f64>,
+    /// The most that waited.
+    pub queue_max: Option<f64>,
+    /// The share of tokens of prompts that it found in its prefix cache, in percent.
+    pub prefix_hit_pct: Option<f64>,
+    /// What it told, over time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<ServerSample>,
+}
+
+/// What a server told of itself at one time.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServerSample {
+    /// When, ns since the Unix epoch.
+    pub unix_ns: i64,
+    /// Requests that it worked on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running: Option<f64>,
+    /// Requests that waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<f64>,
+    /// The share of its cache in use, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_use_pct: Option<f64>,
+    /// Preemptions so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preemptions: Option<f64>,
+    /// Tokens found in the prefix cache so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix_hits: Option<f64>,
+    /// Tokens looked for there so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix_queries: Option<f64>,
 }
 
 /// The time that the harness itself took.
@@ -136,6 +286,10 @@ pub struct Effective {
     pub weight_bytes: u64,
     /// Seconds from the start of loading to a usable model.
     pub model_load_s: f64,
+    /// Seconds from the start of a server's process until it answered a request; absent of other engines, and where an
+    /// earlier trial had started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_start_s: Option<f64>,
     /// Compute threads.
     pub threads: u32,
     /// Whether denormals are flushed to zero on every compute thread.
@@ -146,7 +300,8 @@ pub struct Effective {
     pub prompt_seed: u64,
 }
 
-/// One timed batch. Offsets count from the iteration's start: input ids ready on the host.
+/// One timed batch. Offsets count from the iteration's start: input ids ready on the host; for a server, its requests
+/// ready to be sent.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Iteration {

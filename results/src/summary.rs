@@ -441,6 +441,7 @@ mod tests {
         Objectives {
             max_ttft: Some(Duration::from_millis(1)),
             max_tpot: Some(Duration::from_millis(50)),
+            max_e2e: None,
             cost_per_gpu_hour: Some("2.50".into()),
         }
     }

@@ -1,13 +1,14 @@
 //! Where a spec's models come from: each source resolved to files on this machine (or none) and to a revision that
 //! fixes the weights, so that a resumed sweep never mixes two versions of a model.
 
+mod hub;
+
 use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
 };
 
-use hf_hub::HFClientBuilder;
 use inferbench_crds::{
     contract::CACHE_VARIABLE,
     presets::PRESETS,
@@ -17,6 +18,7 @@ use inferbench_engine::{EngineError, Weights, config::ModelConfig, gguf_file, pr
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::hub::{Hub, HubError, Settings};
 use crate::store::{Store, StoreError, StoreOptions};
 
 /// A model that is ready to be loaded.
@@ -99,7 +101,7 @@ impl ModelError {
             Why::Source(_) | Why::Engine(_) => true,
             Why::Store(_) => false,
             Why::Io { error, .. } => error.kind() == io::ErrorKind::NotFound,
-            Why::Hub { source, .. } => !matches!(**source, hf_hub::HFError::Request { .. }),
+            Why::Hub { error, .. } => !error.is_transient(),
         }
     }
 }
@@ -114,12 +116,11 @@ enum Why {
     Store(#[from] StoreError),
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
-    #[error("huggingFace {repo} at {revision}: {source}{advice}")]
+    #[error("huggingFace {repo} at {revision}: {error}")]
     Hub {
         repo: String,
         revision: String,
-        source: Box<hf_hub::HFError>,
-        advice: &'static str,
+        error: HubError,
     },
 }
 
@@ -278,63 +279,19 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The Hub's client takes `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_CACHE` and `HF_HOME` from the environment.
+/// The client takes its endpoint, token and cache from the environment, under the names of huggingface_hub.
 fn of_hub(source: &HuggingFaceSource, need: Need, pinned: Option<&str>) -> Result<Found, Why> {
-    let failed = |revision: &str, error: hf_hub::HFError| Why::Hub {
-        repo: source.repo.clone(),
-        revision: revision.into(),
-        advice: match &error {
-            hf_hub::HFError::AuthRequired { .. } | hf_hub::HFError::Forbidden { .. } => {
-                "; is the model gated? Accept its licence on the Hub and set HF_TOKEN"
-            }
-            _ => "",
-        },
-        source: Box::new(error),
-    };
     let asked = pinned.unwrap_or(&source.revision);
-    let client = HFClientBuilder::new()
-        .build_sync()
-        .map_err(|error| failed(asked, error))?;
-    let (owner, name) = source.repo.split_once('/').unwrap_or(("", &source.repo));
-    let repo = client.model(owner, name);
-    // A commit needs no look-up, so that a sweep goes on without the network once its files are here.
-    let commit = if is_commit(asked) {
-        asked.to_owned()
-    } else {
-        let info = repo
-            .info()
-            .revision(asked)
-            .send()
-            .map_err(|error| failed(asked, error))?;
-        info.sha
-            .ok_or_else(|| Why::Source(format!("the Hub names no commit for {asked}")))?
-    };
-    let mut patterns = vec!["config.json".to_owned()];
-    if need == Need::Weights {
-        patterns.extend(
-            [
-                "tokenizer.json",
-                "*.safetensors",
-                "*.safetensors.index.json",
-            ]
-            .map(str::to_owned),
-        );
-    }
-    let download = |local_only| {
-        repo.snapshot_download()
-            .revision(commit.as_str())
-            .allow_patterns(patterns.clone())
-            .local_files_only(local_only)
-            .send()
-    };
-    let folder = match download(false) {
-        // No network: what a former run has left will do, if it is complete.
-        Err(hf_hub::HFError::Request { .. }) => download(true),
-        other => other,
-    };
-    let folder = folder.map_err(|error| failed(&commit, error))?;
-    let config = Weights::Path(folder.clone()).config()?;
-    Ok((config, WeightsAt::Folder(folder), commit))
+    let snapshot = Settings::from_env()
+        .and_then(Hub::new)
+        .and_then(|hub| hub.snapshot(&source.repo, asked, need == Need::Weights))
+        .map_err(|error| Why::Hub {
+            repo: source.repo.clone(),
+            revision: asked.into(),
+            error,
+        })?;
+    let config = Weights::Path(snapshot.folder.clone()).config()?;
+    Ok((config, WeightsAt::Folder(snapshot.folder), snapshot.commit))
 }
 
 fn is_commit(revision: &str) -> bool {
@@ -368,7 +325,9 @@ fn of_store(source: &ObjectStoreSource, need: Need) -> Result<Found, Why> {
 }
 
 /// `INFERBENCH_CACHE`, else `inferbench` below the user's cache folder.
-fn cache_folder() -> PathBuf {
+/// The folder that models are kept in.
+#[must_use]
+pub fn cache_folder() -> PathBuf {
     let variable = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())

@@ -44,6 +44,10 @@ fn the_table_agrees_with_the_schema_of_the_spec() {
                     "{name}"
                 );
             }
+            Allowed::Above0(most) => {
+                assert_eq!(items["maximum"], json!(most), "{name}");
+                assert!(items["minimum"].as_f64() > Some(0.0), "{name}");
+            }
             Allowed::Names(longest) => {
                 assert_eq!(items["properties"]["name"]["maxLength"], longest, "{name}")
             }
@@ -156,7 +160,7 @@ fn trials_share_a_start_where_only_the_load_differs() {
     let all: Vec<_> = expansion.combinations().collect();
     for (a, first) in &all {
         for (b, second) in &all {
-            let same = Levels::of(first).of_start() == Levels::of(second).of_start();
+            let same = Levels::of_start(first) == Levels::of_start(second);
             assert_eq!(
                 expansion.start(*a) == expansion.start(*b),
                 same,

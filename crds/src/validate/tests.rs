@@ -55,6 +55,58 @@ fn quality_of_random_weights_is_noted() {
 }
 
 #[test]
+fn trials_on_the_cpus_of_a_cluster_are_noted_with_the_remedy() {
+    let noted = |gpus: i32, store: Value, resources: Value| {
+        let resource = resource(|value| {
+            value["spec"]["design"]["factors"]["gpus"] = json!([gpus]);
+            value["spec"]["results"] = json!({ "store": store });
+            value["spec"]["runner"] = json!({ "resources": resources });
+        });
+        notes(&resource.spec).join("\n")
+    };
+    let claim = json!({ "persistentVolumeClaim": { "claimName": "results" } });
+    let (shared, whole) = ("class Guaranteed", "are the trial's alone only on nodes");
+    let given = [
+        (json!({}), shared),
+        (
+            json!({ "requests": { "cpu": "4", "memory": "8Gi" } }),
+            shared,
+        ),
+        (json!({ "limits": { "cpu": "4" } }), shared),
+        (
+            json!({ "limits": { "cpu": "3500m", "memory": "8Gi" } }),
+            shared,
+        ),
+        (
+            json!({ "limits": { "cpu": 4, "memory": "8Gi" }, "requests": { "cpu": 2 } }),
+            shared,
+        ),
+        (json!({ "limits": { "cpu": 4, "memory": "8Gi" } }), whole),
+        (
+            json!({ "limits": { "cpu": "4000m", "memory": "8Gi" }, "requests": { "memory": "8Gi" } }),
+            whole,
+        ),
+    ];
+    for (resources, said) in given {
+        let note = noted(0, claim.clone(), resources.clone());
+        assert!(
+            note.starts_with("spec.runner.resources: in a cluster"),
+            "{resources}: {note}"
+        );
+        assert!(
+            note.contains(said) && note.contains("CPU manager policy static"),
+            "{resources}: {note}"
+        );
+        assert!(!note.contains('\n'), "{note}");
+    }
+    let bucket = json!({ "url": "s3://bucket" });
+    assert!(noted(0, bucket.clone(), json!({})).contains(shared));
+    // On GPUs, and where all stays on this machine, there is nothing to say.
+    assert_eq!(noted(1, bucket, json!({})), "");
+    assert_eq!(noted(0, json!({ "url": "file:///results" }), json!({})), "");
+}
+
+#[test]
 fn a_design_with_a_model_is_enough_locally_but_not_in_a_cluster() {
     let bare = resource(|value| {
         value["spec"]["design"]["factors"] =
@@ -433,5 +485,226 @@ fn a_selection_needs_as_many_combinations_as_terms_and_no_more_than_there_are() 
             "spec.design.select.combinations: 13 is more than the 12 combinations that there are: leave out `select` to run \
              them all",
         ],
+    );
+}
+
+/// A resource whose engines are these, on the CPU, with no batch size.
+fn with_engines(engines: Value, change: impl FnOnce(&mut Value)) -> impl FnOnce(&mut Value) {
+    move |value| {
+        let factors = &mut value["spec"]["design"]["factors"];
+        factors["engine"] = engines;
+        factors["gpus"] = json!([0]);
+        factors.as_object_mut().expect("a map").remove("batchSize");
+        change(factors);
+    }
+}
+
+#[test]
+fn engines_are_one_of_three_and_say_what_they_need() {
+    let path = "spec.design.factors.engine[0]";
+    for (engine, expected) in [
+        (
+            json!({ "name": "none" }),
+            format!("{path}: has none, and needs exactly one of candle, server and endpoint"),
+        ),
+        (
+            json!({ "name": "two", "candle": {}, "server": { "preset": "vllm" } }),
+            format!(
+                "{path}: has candle and server, and needs exactly one of candle, server and endpoint"
+            ),
+        ),
+        (
+            json!({ "name": "a", "server": { "preset": "openai" } }),
+            format!(
+                "{path}.server.command: is required for the preset openai: the program to start, and its first arguments"
+            ),
+        ),
+        (
+            json!({ "name": "a", "server": { "preset": "vllm", "args": ["--x=$(maxNumSeq)", "$$(y)"] } }),
+            format!(
+                "{path}.server.args[0]: $(maxNumSeq) is not one of model, gpus, tensorParallel, pipelineParallel, \
+                 dataParallel, dtype, port, maxLength, maxConcurrency, totalLength, cpus"
+            ),
+        ),
+        (
+            json!({ "name": "a", "server": { "preset": "vllm", "env": [{ "name": "INFERBENCH_X", "value": "1" }] } }),
+            format!(
+                "{path}.server.env[0].name: \"INFERBENCH_X\" begins with INFERBENCH_, which is reserved"
+            ),
+        ),
+        (
+            json!({ "name": "a", "endpoint": { "url": "llama:8080" } }),
+            format!(
+                "{path}.endpoint.url: \"llama:8080\" is not a URL such as https://minio.example.org:9000"
+            ),
+        ),
+        (
+            json!({ "name": "a", "server": { "preset": "vllm", "startupTimeout": "0s" } }),
+            format!("{path}.server.startupTimeout: 0s is not at least 1ms"),
+        ),
+    ] {
+        let found = violations(with_engines(json!([engine]), |_| ()));
+        assert!(found.contains(&expected), "{expected}\n{found:#?}");
+    }
+    expect(
+        with_engines(
+            json!([{ "name": "candle", "candle": {} }, { "name": "v", "server": { "preset": "vllm" } }]),
+            |_| (),
+        ),
+        &[],
+    );
+}
+
+#[test]
+fn in_a_cluster_a_server_needs_its_image() {
+    let mut found = resource(with_engines(
+        json!([{ "name": "v", "server": { "preset": "vllm" } }]),
+        |_| (),
+    ));
+    found.spec.results.store = serde_json::from_value(json!({ "url": "s3://b" })).unwrap();
+    let found = validate(&found, Scope::Cluster);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        found[0].to_string(),
+        "spec.design.factors.engine[0].server.image: is required in a cluster: the image that has the server's program"
+    );
+}
+
+#[test]
+fn a_design_has_one_load() {
+    let server = json!([{ "name": "v", "server": { "preset": "vllm" } }]);
+    let path = "spec.design.factors";
+    expect(
+        with_engines(server.clone(), |factors| {
+            factors["concurrency"] = json!([1, 8]);
+            factors["prefixShare"] = json!([0, 50]);
+        }),
+        &[],
+    );
+    expect(
+        with_engines(server.clone(), |factors| {
+            factors["requestRate"] = json!([0.5, 8])
+        }),
+        &[],
+    );
+    expect(
+        with_engines(server.clone(), |factors| {
+            factors["concurrency"] = json!([1, 8]);
+            factors["requestRate"] = json!([0.5]);
+            factors["batchSize"] = json!([1, 2]);
+        }),
+        &[
+            &format!(
+                "{path}.requestRate: a design has one load: give batchSize, concurrency or requestRate"
+            ),
+            &format!(
+                "{path}.batchSize: a design has one load: leave batchSize out beside concurrency or requestRate"
+            ),
+        ],
+    );
+    expect(
+        with_engines(json!([{ "name": "candle", "candle": {} }]), |factors| {
+            factors["concurrency"] = json!([4]);
+        }),
+        &[&format!(
+            "{path}.concurrency: is a load of servers and endpoints, and this design has none: see {path}.engine"
+        )],
+    );
+    expect(
+        with_engines(server, |factors| factors["requestRate"] = json!([0])),
+        &[&format!("{path}.requestRate[0]: 0 is not at least 0.001")],
+    );
+}
+
+#[test]
+fn of_an_endpoint_only_the_load_varies() {
+    let endpoint = json!([{ "name": "e", "endpoint": { "url": "http://e:8000" } }]);
+    let path = "spec.design.factors";
+    expect(
+        with_engines(endpoint, |factors| {
+            factors["gpus"] = json!([1, 2]);
+            factors["dataParallel"] = json!([2]);
+            factors["dtype"] = json!(["f16", "bf16"]);
+            factors["parameters"] = json!([
+                { "name": "a", "levels": [1, 2], "env": "A" },
+                { "name": "b", "levels": [1, 2], "field": "top_k" },
+            ]);
+        }),
+        &[
+            &format!(
+                "{path}.gpus: the GPUs of the endpoint e are not this sweep's to give: write [0]"
+            ),
+            &format!(
+                "{path}.dataParallel: the endpoint e divides its work as it does: leave it out"
+            ),
+            &format!("{path}.dtype: the endpoint e has one data type: name that one"),
+            &format!(
+                "{path}.parameters[0].env: e is an endpoint, whose environment is not this sweep's to set"
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_parameter_goes_somewhere() {
+    let engines = json!([
+        { "name": "candle", "candle": {} },
+        { "name": "v", "server": { "preset": "vllm", "args": ["--max-num-seqs=$(seqs)"] } },
+    ]);
+    let path = "spec.design.factors.parameters[0]";
+    for (parameter, expected) in [
+        (
+            json!({ "name": "seqs", "levels": [1], "engines": ["v"] }),
+            None,
+        ),
+        (
+            json!({ "name": "seqs", "levels": [1] }),
+            Some(
+                "goes nowhere for candle: give env, flag or field, or write $(seqs) where it belongs",
+            ),
+        ),
+        (
+            json!({ "name": "seqs", "levels": [1], "flag": "--x" }),
+            Some("flag: candle is not started by a command line: name the engines that are"),
+        ),
+        (
+            json!({ "name": "seqs", "levels": [1], "field": "x" }),
+            Some("field: candle is not asked by requests: name the engines that are"),
+        ),
+        (
+            json!({ "name": "seqs", "levels": [1], "env": "X", "field": "x", "engines": ["v"] }),
+            Some("has env and field, and at most one of env, flag and field is allowed"),
+        ),
+        (
+            json!({ "name": "seqs", "levels": [1], "flag": "x y", "engines": ["v"] }),
+            Some("flag: \"x y\" is not the name of an option such as --max-num-seqs"),
+        ),
+    ] {
+        let found = violations(with_engines(engines.clone(), |factors| {
+            factors["parameters"] = json!([parameter]);
+        }));
+        let found: Vec<&str> = found
+            .iter()
+            .map(|text| text.trim_start_matches(path))
+            .collect();
+        let found: Vec<&str> = found
+            .iter()
+            .map(|text| text.trim_start_matches([':', '.', ' ']))
+            .collect();
+        assert_eq!(found, Vec::from_iter(expected));
+    }
+}
+
+#[test]
+fn a_load_that_one_engine_cannot_take_is_noted() {
+    let resource = resource(with_engines(
+        json!([{ "name": "candle", "candle": {} }, { "name": "v", "server": { "preset": "vllm" } }]),
+        |factors| factors["concurrency"] = json!([1]),
+    ));
+    assert_eq!(
+        notes(&resource.spec),
+        [
+            "spec.design.factors.concurrency: candle takes batches alone: its combinations are recorded as Unsupported"
+        ]
     );
 }

@@ -299,10 +299,16 @@ fn evidence(grid: &Grid<'_>, position: usize, axis: &Axis, logarithms: &Values) 
         levels.len() > 1
     });
     let blocks = blocks.count() as u32;
+    // A parameter may be a member of requests: then trials that shared a start differ in it.
+    let takes_start = match &axis.factor {
+        Factor::Parameter(_) => !grid.is_within_starts(position),
+        builtin => builtin.scope() == factor::Scope::Start,
+    };
     Evidence {
-        against: match axis.factor.scope() {
-            factor::Scope::Start => Against::Starts,
-            factor::Scope::Load => Against::Trials,
+        against: if takes_start {
+            Against::Starts
+        } else {
+            Against::Trials
         },
         blocks,
         degrees: blocks.saturating_sub(1),

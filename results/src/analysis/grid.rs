@@ -1,6 +1,6 @@
 //! The combinations of a scope as a grid: which levels there are, what is missing, and the part that is complete.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use inferbench_crds::factor::Kind;
 use schemars::JsonSchema;
@@ -164,6 +164,20 @@ impl<'a> Grid<'a> {
             }
         }
         starts.values().map(|starts| starts.len() as u32).min()
+    }
+
+    /// Whether trials that shared a start of the engine had different levels of an axis.
+    pub fn is_within_starts(&self, position: usize) -> bool {
+        let mut levels: HashMap<&str, u32> = HashMap::new();
+        self.cells.iter().any(|cell| {
+            let mut processes = cell
+                .combination
+                .valid
+                .iter()
+                .filter_map(|row| row.process_id.as_deref());
+            let level = cell.at[position];
+            processes.any(|process| *levels.entry(process).or_insert(level) != level)
+        })
     }
 
     /// The axes that lie inside of the one at a position, and those inside of these.

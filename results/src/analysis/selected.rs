@@ -315,7 +315,7 @@ impl<'a> Selection<'a> {
             per_doubling,
             ratios,
             evidence: Evidence {
-                against: match axis.factor.scope() {
+                against: match axis.scope {
                     factor::Scope::Start => Against::Starts,
                     factor::Scope::Load => Against::Trials,
                 },

@@ -48,6 +48,7 @@ impl Candle {
             engine: ENGINE.into(),
             version: version(),
             mode: info.mode.into(),
+            dtype: None,
             architecture: info.architecture.clone(),
             model_params: info.params,
             weight_bytes: info.weight_bytes,
@@ -107,6 +108,8 @@ impl Backend for Candle {
             started: generation.started,
             sequences: vec![times],
             ids: Some(generation.ids),
+            exchanges: Vec::new(),
+            lag: None,
         })
     }
 

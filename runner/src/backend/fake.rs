@@ -145,6 +145,8 @@ impl Backend for Fake {
             started,
             sequences: (0..prompts.len()).map(of_sequence).collect(),
             ids: None,
+            exchanges: Vec::new(),
+            lag: None,
         })
     }
 }

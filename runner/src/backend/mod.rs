@@ -1,20 +1,28 @@
 //! The port between measuring and what is measured: an engine that is started for trials and takes their loads. It says
 //! what it is and which processes are its own, and gives times for each sequence. A new engine is a file beside
-//! [`candle`], a line in [`start`], and what it cannot do in [`unsupported`].
+//! [`candle`] and [`server`], a line in [`start`], and what it cannot do in [`unsupported`].
 
 pub mod candle;
 #[cfg(test)]
 pub mod fake;
+pub mod server;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use inferbench_crds::{design::Combination, spec::Dtype};
+use inferbench_crds::{
+    design::Combination,
+    engine::{Counting, command},
+    spec::Dtype,
+};
 use inferbench_engine::{Parallel, config::ModelConfig, quality::Score, size, threads::Threads};
+use inferbench_results::record::ServerMetrics;
 
 use crate::{
+    load,
     machine::processes::Processes,
     models::WeightsAt,
     process::child::{Cause, ExitStatus},
@@ -28,11 +36,32 @@ pub trait Backend {
     fn processes(&self) -> Processes;
     /// How much it can take at once.
     fn room(&self) -> Room;
+    /// A trial of a combination begins, which is over at a time: what requests have of the combination, they have from
+    /// now on.
+    fn begin(&mut self, _: &Combination, _: Instant) {}
     /// Takes a load, and gives the times of every sequence.
     ///
     /// # Errors
     /// Where the engine cannot, or does not live any more.
     fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError>;
+    /// Takes a load whose requests come while others are served.
+    ///
+    /// # Errors
+    /// Those of [`Backend::serve`]; `Unsupported` of an engine that takes batches alone.
+    fn drive(&mut self, _: Drive<'_>) -> Result<load::Run, BackendError> {
+        let engine = &self.description().engine;
+        Err(BackendError::Unsupported(format!(
+            "{engine} takes batches alone"
+        )))
+    }
+    /// What a server told of itself during the last [`Backend::drive`].
+    fn take_metrics(&mut self) -> Option<ServerMetrics> {
+        None
+    }
+    /// How the tokens of a stream are counted; none of an engine that has no streams.
+    fn counting(&self) -> Option<Counting> {
+        None
+    }
     /// A look inside, for engines that allow it.
     fn inspect(&mut self) -> Option<&mut dyn Inspect> {
         None
@@ -70,8 +99,32 @@ pub struct Setup<'a> {
     pub parallel: Parallel,
     /// How much it is to take at once.
     pub room: Room,
+    /// The combination.
+    pub combination: &'a Combination,
+    /// Ids are below this.
+    pub vocab: usize,
+    /// The GPUs, by their UUIDs.
+    pub gpu_uuids: &'a [String],
+    /// The memory there is, in bytes.
+    pub memory: Option<u64>,
+    /// Where all that a server writes is to be kept; none where it is not.
+    pub log: Option<PathBuf>,
     /// The threads of this process.
     pub threads: &'a Threads,
+}
+
+impl Setup<'_> {
+    /// The environment variables by which a process sees its GPUs alone; none where somebody has seen to that already,
+    /// as a container does.
+    #[must_use]
+    pub fn gpu_environment(&self) -> Vec<(String, String)> {
+        const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+        if std::env::var_os(VISIBLE).is_some() {
+            return Vec::new();
+        }
+        // Without GPUs in the design, none are to be used.
+        vec![(VISIBLE.into(), self.gpu_uuids.join(","))]
+    }
 }
 
 /// How much an engine can take at once.
@@ -94,6 +147,8 @@ pub struct Description {
     pub mode: String,
     /// The class of config.json's `architectures`.
     pub architecture: String,
+    /// The data type of the weights, where it is that of the files and not the one that was asked for.
+    pub dtype: Option<String>,
     /// Parameters of the model, a tied head counted once.
     pub model_params: u64,
     /// Bytes of weights in memory.
@@ -120,8 +175,29 @@ pub enum Load<'a> {
     },
 }
 
+/// A load whose requests come while others are served.
+pub struct Drive<'a> {
+    /// When they come, and for how long.
+    pub load: load::Load,
+    /// Makes the input ids of the request with this number.
+    pub prompts: &'a (dyn Fn(u64) -> Result<Vec<u32>, BackendError> + Sync),
+    /// Is told of the stage, every 50 ms or so, and says whether to give up.
+    pub stage: &'a mut dyn FnMut(Stage) -> bool,
+}
+
+/// The stage of a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The window has not opened.
+    WarmingUp,
+    /// The window is open.
+    InWindow,
+    /// It has closed; requests that belong to it may not have ended.
+    Closed,
+}
+
 /// A load that has been served.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Served {
     /// When it began, with the input ids ready on the host.
     pub started: Instant,
@@ -129,6 +205,10 @@ pub struct Served {
     pub sequences: Vec<SequenceTimes>,
     /// The output ids, sequence by sequence; absent where the engine does not give ids.
     pub ids: Option<Vec<Vec<u32>>>,
+    /// The requests, sequence by sequence; empty of an engine that is asked none.
+    pub exchanges: Vec<load::Exchange>,
+    /// How late the client was that made the requests; absent where there is none.
+    pub lag: Option<load::Lag>,
 }
 
 /// The times of sequences that share them.
@@ -212,7 +292,7 @@ impl Room {
     #[must_use]
     pub fn of(combination: &Combination) -> Self {
         Self {
-            sequences: combination.batch_size as usize,
+            sequences: command::concurrency(combination) as usize,
             tokens: combination.input_length as usize + combination.output_length as usize,
         }
     }
@@ -238,7 +318,12 @@ impl Room {
 /// # Errors
 /// Where it cannot be started, or the model cannot be loaded.
 pub fn start(setup: &Setup<'_>) -> Result<Box<dyn Backend>, BackendError> {
-    Ok(Box::new(candle::Candle::start(setup)?))
+    let engine = &setup.combination.engine;
+    Ok(match (&engine.server, &engine.endpoint) {
+        (Some(server), _) => Box::new(server::Server::start(server, setup)?),
+        (None, Some(endpoint)) => Box::new(server::Server::connect(endpoint, setup)?),
+        (None, None) => Box::new(candle::Candle::start(setup)?),
+    })
 }
 
 /// Whether this number of devices can share every layer of a model, in some data type.
@@ -253,9 +338,19 @@ pub fn max_stages(config: &ModelConfig) -> usize {
     size::max_stages(config)
 }
 
-/// Why a combination can never run on its engine.
+/// Why a combination can never run on its engine, with this model.
 #[must_use]
-pub fn unsupported(config: &ModelConfig, combination: &Combination) -> Option<String> {
+pub fn unsupported(
+    config: &ModelConfig,
+    weights: &WeightsAt,
+    combination: &Combination,
+) -> Option<String> {
+    if combination.engine.takes_requests() {
+        let weights = weights.weights().ok()?;
+        return combination
+            .unsupported()
+            .or_else(|| server::unsupported(&weights, combination));
+    }
     combination
         .unsupported()
         .or_else(|| candle::unsupported(config, combination))

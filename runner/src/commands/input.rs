@@ -3,7 +3,9 @@
 
 use std::{fs, path::Path};
 
-use inferbench_crds::{InferenceBenchmark, file, presets::PRESETS, validate::Scope};
+use inferbench_crds::{
+    InferenceBenchmark, engine::Engine, file, presets::PRESETS, validate::Scope,
+};
 use inferbench_results::{row::Row, tables::read_trials_csv};
 
 use crate::{
@@ -118,7 +120,12 @@ pub(super) fn refuse_gpus(
     resource: &InferenceBenchmark,
     own: bool,
 ) -> Result<(), Exit> {
-    let gpus = &resource.spec.design.factors.gpus;
+    let factors = &resource.spec.design.factors;
+    // The GPUs of servers are theirs to find.
+    if factors.engines().iter().all(Engine::takes_requests) {
+        return Ok(());
+    }
+    let gpus = &factors.gpus;
     let most = gpus.iter().map(|gpus| gpus.unsigned_abs()).max();
     let why = match program::for_gpus(most.unwrap_or_default()) {
         Ok(Some(_)) if own => format!(

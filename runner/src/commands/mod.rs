@@ -3,9 +3,11 @@
 mod collect;
 mod compare;
 mod export;
+mod fetch;
 mod generate;
 mod import;
 mod input;
+mod install;
 mod plan;
 mod report;
 mod run;
@@ -38,6 +40,9 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Compare(args) => compare::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
+        Command::Install(args) => install::run(args),
+        Command::Fetch(args) => fetch::run(args),
+        Command::Pack(args) => fetch::pack(args),
         Command::Preflight(args) => pod::preflight::run(&args.requests),
         // In a pod, whose requests are in a file, it is the parent of such processes.
         Command::Trial => match env::var_os(REQUESTS_VARIABLE) {

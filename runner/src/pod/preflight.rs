@@ -45,6 +45,8 @@ fn check(request: &SweepRequest) -> Result<PreflightReport, Broken> {
     let expansion = Expansion::new(design);
     let degrees: BTreeSet<u32> = expansion
         .combinations()
+        // Servers divide their work as they do, and say themselves what they cannot.
+        .filter(|(_, combination)| !combination.engine.takes_requests())
         .filter_map(|(_, combination)| combination.tensor_parallel())
         .collect();
     let models = design.factors.model.iter();

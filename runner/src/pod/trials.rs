@@ -56,16 +56,15 @@ struct Ended {
 
 fn measure_all(requests: &Path, ended: &mut dyn FnMut(Ended)) -> Result<(), Broken> {
     let asks = read(requests)?;
-    let Some(first) = asks.first() else {
+    if asks.is_empty() {
         return Err(broken(
             format!("{}: no trial is asked for", requests.display()),
             Exit::BadRequest,
         ));
-    };
+    }
     let machine = Machine::look();
-    let isolation = first.request.measurement.isolation;
     let together = i32::try_from(asks.len()).unwrap_or(i32::MAX);
-    let mut executor = Processes::new(machine.clone(), isolation, together);
+    let mut executor = Processes::new(machine.clone(), together);
     let mut pod = Pod {
         machine,
         ceilings: given_ceilings()?,
@@ -156,7 +155,10 @@ impl Pod {
     /// Sees to the model's files, and to the ceilings that the trial is judged by.
     fn prepare(&mut self, ask: &mut Measure, executor: &mut dyn Executor) -> Result<(), Broken> {
         let request = &ask.trial.request;
-        program::for_gpus(request.combination.gpus).map_err(|why| broken(why, Exit::NoDevice))?;
+        if !request.combination.engine.takes_requests() {
+            program::for_gpus(request.combination.gpus)
+                .map_err(|why| broken(why, Exit::NoDevice))?;
+        }
         let (combination, pinned) = (&request.combination, &request.model_revision);
         let model = load(&combination.model, request.seed, Some(pinned))?;
         if model.revision != *pinned {
@@ -170,7 +172,8 @@ impl Pod {
         }
         let dtype = combination.dtype;
         ask.weights = Some(model.weights);
-        if let (Some(config), false) = (&model.config, self.ceilings.contains_key(&dtype)) {
+        let judged = roofline::applies(combination) && !self.ceilings.contains_key(&dtype);
+        if let (Some(config), true) = (&model.config, judged) {
             let shape = roofline::shape(config, dtype, combination.gpus);
             let ceilings = executor
                 .ceilings(dtype, shape, combination.gpus)

@@ -25,7 +25,7 @@ use crate::machine::{cgroup::Cgroup, kib_line};
 const KEPT_LINES: usize = 200;
 const QUOTED_LINES: usize = 8;
 /// How long a child that was told to end has until it is killed.
-const GRACE: Duration = Duration::from_secs(2);
+pub const GRACE: Duration = Duration::from_secs(2);
 /// How often a waiting parent looks up.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
@@ -88,6 +88,23 @@ pub enum Cause {
 }
 
 impl ExitStatus {
+    /// That of a process that has ended, without what it said.
+    pub(super) fn of(
+        status: Option<std::process::ExitStatus>,
+        kills_before: &Kills,
+        peak_rss: Option<u64>,
+        memory: Option<u64>,
+    ) -> Self {
+        Self {
+            code: status.and_then(|status| status.code()),
+            signal: status.and_then(|status| status.signal()),
+            stderr: String::new(),
+            oom_kill_seen: Kills::count().more_than(kills_before),
+            peak_rss,
+            memory,
+        }
+    }
+
     /// Why the child ended, which messages call `name`. A kill (signal 9, or exit code 137 through a shell) is for
     /// memory when the kernel says so, or when the process filled nine tenths of what there is; an abort is, when the
     /// allocator said so last.
@@ -147,19 +164,7 @@ impl Child {
             .stderr(Stdio::piped());
         // A group of its own: Ctrl-C is the parent's to handle.
         command.process_group(0);
-        let parent = std::process::id();
-        // SAFETY: prctl and getppid are async-signal-safe and touch no memory.
-        unsafe {
-            command.pre_exec(move || {
-                #[cfg(target_os = "linux")]
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                // The parent may have died before that took effect.
-                if libc::getppid().cast_unsigned() != parent {
-                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
-                }
-                Ok(())
-            });
-        }
+        die_with_parent(&mut command);
         let kills_before = Kills::count();
         let mut process = command.spawn()?;
         let _ = fs::write(format!("/proc/{}/oom_score_adj", process.id()), "1000");
@@ -239,10 +244,10 @@ impl Child {
         pipe.flush()
     }
 
-    /// Lets the child end by itself: it has no more requests to wait for.
-    pub fn close(mut self) {
+    /// Lets the child end by itself, in this time: it has no more requests to wait for.
+    pub fn close(mut self, patience: Duration) {
         drop(self.requests.take());
-        let patience = Instant::now() + GRACE;
+        let patience = Instant::now() + patience;
         while Instant::now() < patience {
             if matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
                 return;
@@ -295,12 +300,8 @@ impl Child {
         }
         let mut stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         ExitStatus {
-            code: status.and_then(|status| status.code()),
-            signal: status.and_then(|status| status.signal()),
             stderr: quote(stderr.make_contiguous()),
-            oom_kill_seen: Kills::count().more_than(&self.kills_before),
-            peak_rss: self.peak_rss,
-            memory: self.memory,
+            ..ExitStatus::of(status, &self.kills_before, self.peak_rss, self.memory)
         }
     }
 }
@@ -308,6 +309,23 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Lets the process of a command be killed when this one, its parent, ends.
+pub(super) fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    // SAFETY: prctl and getppid are async-signal-safe and touch no memory.
+    unsafe {
+        command.pre_exec(move || {
+            #[cfg(target_os = "linux")]
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // The parent may have died before that took effect.
+            if libc::getppid().cast_unsigned() != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            Ok(())
+        });
     }
 }
 
@@ -329,13 +347,13 @@ fn quote(lines: &[String]) -> String {
 
 /// How often the kernel has killed for memory.
 #[derive(Clone, Copy, Debug)]
-struct Kills {
+pub(super) struct Kills {
     group: Option<u64>,
     machine: Option<u64>,
 }
 
 impl Kills {
-    fn count() -> Self {
+    pub(super) fn count() -> Self {
         let vmstat = fs::read_to_string("/proc/vmstat").unwrap_or_default();
         let line = vmstat
             .lines()
@@ -365,7 +383,7 @@ fn keep_last_lines(from: impl Read, kept: &Mutex<VecDeque<String>>) {
 }
 
 /// The peak of another process' resident memory, in bytes.
-fn peak_rss(pid: u32) -> Option<u64> {
+pub(super) fn peak_rss(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     kib_line(&status, "VmHWM:")
 }

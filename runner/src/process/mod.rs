@@ -4,7 +4,9 @@ pub mod child;
 pub mod exit;
 pub mod fault;
 pub mod lock;
+pub mod orphans;
 pub mod program;
+pub mod server;
 pub mod signals;
 
 /// Prints an error on standard error, all its causes on one line.

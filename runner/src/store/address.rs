@@ -153,6 +153,7 @@ impl Address {
         options: &StoreOptions,
         hasty: bool,
     ) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        crate::tls::install();
         let mut retry = RetryConfig::default();
         if hasty {
             retry.max_retries = 2;

@@ -14,8 +14,8 @@ use inferbench_engine::{
 use crate::{
     machine::Machine,
     process::{
-        child::{Cause, Child, Reply},
-        program, signals,
+        child::{Cause, Child, GRACE, Reply},
+        orphans, program, signals,
     },
     store::{Store, records::store_record},
     trial::{
@@ -30,6 +30,8 @@ use crate::{
 const MEASURER: &str = "the measuring process";
 /// How long after its own time-out a measuring process is ended from outside.
 const BACKSTOP: Duration = Duration::from_secs(10);
+/// How long a measuring process has to end that ends a server first.
+const SERVER_GRACE: Duration = Duration::from_secs(30);
 /// The longest that measuring the ceilings may take.
 const CEILINGS_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -72,8 +74,10 @@ pub trait Executor {
 #[derive(Debug)]
 pub struct Processes {
     machine: Machine,
-    trials_per_process: u32,
+    trials_per_job: u32,
     current: Option<(Child, Group, u32)>,
+    /// Processes that were started so far.
+    started: u32,
 }
 
 /// The trials that one process may serve.
@@ -81,20 +85,42 @@ pub struct Processes {
 struct Group {
     start: Start,
     replicate: u32,
+    isolation: Isolation,
 }
 
 impl Processes {
-    /// A new process for every trial, or for every `trials_per_job` of a group.
+    /// A new process for every trial or, with `isolation: Pod`, for every `trials_per_job` of a group.
     #[must_use]
-    pub fn new(machine: Machine, isolation: Isolation, trials_per_job: i32) -> Self {
-        let trials_per_process = match isolation {
-            Isolation::Process => 1,
-            Isolation::Pod => trials_per_job.unsigned_abs().max(1),
-        };
+    pub fn new(machine: Machine, trials_per_job: i32) -> Self {
+        // What a measuring process leaves behind becomes this one's to end.
+        orphans::adopt();
         Self {
             machine,
-            trials_per_process,
+            trials_per_job: trials_per_job.unsigned_abs().max(1),
             current: None,
+            started: 0,
+        }
+    }
+
+    /// The name of the tree of the process that was started last.
+    fn tree(&self) -> String {
+        format!("{}-{}", std::process::id(), self.started)
+    }
+
+    /// Lets a process end, and ends what it leaves behind.
+    fn close(&self, child: Child, group: &Group) {
+        // A server has its own time to end in.
+        child.close(if group.start.is_asked() {
+            SERVER_GRACE
+        } else {
+            GRACE
+        });
+        orphans::end(&self.tree());
+    }
+
+    fn close_current(&mut self) {
+        if let Some((child, group, _)) = self.current.take() {
+            self.close(child, &group);
         }
     }
 
@@ -106,31 +132,46 @@ impl Processes {
         gpus: u32,
         patience: Duration,
     ) -> Result<Reply<Answer>, String> {
-        let (mut child, served) = match self.current.take() {
-            Some((child, same, served)) if same == group && served < self.trials_per_process => {
-                (child, served)
-            }
-            other => {
-                if let Some((done, ..)) = other {
-                    done.close();
-                }
-                (start(gpus, group.start.environment(), &self.machine)?, 0)
-            }
+        let most = match group.isolation {
+            Isolation::Process => 1,
+            Isolation::Pod => self.trials_per_job,
+        };
+        let shared = self.current.as_ref();
+        if shared.is_none_or(|(_, current, served)| *current != group || *served >= most) {
+            self.close_current();
+            self.started += 1;
+            let child = start(gpus, group.start.environment(), &self.tree(), &self.machine)?;
+            self.current = Some((child, group, 0));
+        }
+        let Some((mut child, group, served)) = self.current.take() else {
+            return Err("no process could be started".into());
         };
         let reply = ask_child(&mut child, ask, patience)?;
-        if matches!(reply, Reply::Answer(_)) {
-            if served + 1 < self.trials_per_process {
-                self.current = Some((child, group, served + 1));
-            } else {
-                child.close();
-            }
+        if !matches!(reply, Reply::Answer(_)) {
+            drop(child);
+            orphans::end(&self.tree());
+        } else if served + 1 < most {
+            self.current = Some((child, group, served + 1));
+        } else {
+            self.close(child, &group);
         }
         Ok(reply)
     }
 }
 
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.close_current();
+    }
+}
+
 /// Starts this program again as `inferbench trial`, or the one that measures on GPUs, with these environment variables.
-fn start(gpus: u32, environment: &[(String, String)], machine: &Machine) -> Result<Child, String> {
+fn start(
+    gpus: u32,
+    environment: &[(String, String)],
+    tree: &str,
+    machine: &Machine,
+) -> Result<Child, String> {
     let failed = |error: &dyn std::fmt::Display| format!("no process could be started: {error}");
     let program = match program::for_gpus(gpus).map_err(|error| failed(&error))? {
         Some(program) => program,
@@ -144,6 +185,7 @@ fn start(gpus: u32, environment: &[(String, String)], machine: &Machine) -> Resu
     command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
     // The requests of a pod are its parent's.
     command.env_remove(REQUESTS_VARIABLE);
+    command.env(orphans::TREE_VARIABLE, tree);
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     Child::spawn(command, machine.memory).map_err(|error| failed(&error))
 }
@@ -155,10 +197,14 @@ fn ask_child(child: &mut Child, ask: &Ask, patience: Duration) -> Result<Reply<A
 
 impl Executor for Processes {
     fn run(&mut self, ask: Measure) -> Ended {
-        let gpus = ask.trial.request.combination.gpus;
+        let combination = &ask.trial.request.combination;
+        // The GPUs of a server are its own: who measures it computes on none.
+        let asked = combination.engine.takes_requests();
+        let gpus = if asked { 0 } else { combination.gpus };
         let group = Group {
             start: Start::of(&ask.trial.request),
             replicate: ask.trial.request.replicate,
+            isolation: ask.trial.request.measurement.isolation,
         };
         let patience = Duration::from_millis(ask.trial.timeout_ms).saturating_add(BACKSTOP);
         let failed = |message| Ended::Failed {
@@ -187,11 +233,11 @@ impl Executor for Processes {
     }
 
     fn ceilings(&mut self, dtype: Dtype, shape: ModelShape, gpus: u32) -> Result<Ceilings, String> {
-        let mut child = start(gpus, &[], &self.machine)?;
+        let mut child = start(gpus, &[], "ceilings", &self.machine)?;
         let ask = Ask::Ceilings { dtype, shape, gpus };
         match ask_child(&mut child, &ask, CEILINGS_PATIENCE)? {
             Reply::Answer(Answer::Ceilings(ceilings)) => {
-                child.close();
+                child.close(GRACE);
                 Ok(ceilings)
             }
             Reply::Answer(Answer::Failed { message, .. }) => Err(message),

@@ -116,10 +116,10 @@ impl Prepared {
         config.expect("the sweep was prepared with its models' configurations")
     }
 
-    /// The measurement with its defaults filled in, on this number of GPUs.
+    /// The measurement of a combination with its defaults filled in.
     #[must_use]
-    pub fn measurement(&self, gpus: u32) -> EffectiveMeasurement {
-        EffectiveMeasurement::of(&self.spec.measurement, gpus)
+    pub fn measurement(&self, combination: &Combination) -> EffectiveMeasurement {
+        EffectiveMeasurement::of(&self.spec.measurement, combination)
     }
 
     /// Measured by a runner of this identity rather than this one.
@@ -131,7 +131,21 @@ impl Prepared {
 
     /// From now on the trials share this process, and the records say so.
     pub fn share_process(&mut self) {
-        self.spec.measurement.isolation = Isolation::Pod;
+        self.spec.measurement.isolation = Some(Isolation::Pod);
+    }
+
+    /// The indices of a block in the order in which they are measured: trials that can share a start of their engine
+    /// stand together, as many as `trialsPerJob` says, where they are to share it.
+    #[must_use]
+    pub fn block(&self, replicate: u32) -> Vec<u32> {
+        let shares = |engine| self.spec.measurement.isolation_for(engine) == Isolation::Pod;
+        let together = self.spec.execution.trials_per_job.unsigned_abs().max(1);
+        if self.spec.design.factors.engines().iter().any(shares) {
+            let groups = self.expansion.groups(replicate, together as usize);
+            groups.into_iter().flatten().collect()
+        } else {
+            self.expansion.block(replicate)
+        }
     }
 
     /// All that fixes a trial.
@@ -179,13 +193,15 @@ impl Prepared {
 
     /// Why a combination can never run.
     fn unsupported(&self, combination: &Combination) -> Option<String> {
-        backend::unsupported(self.config(combination), combination)
+        let weights = &self.model(combination).weights;
+        backend::unsupported(self.config(combination), weights, combination)
     }
 
-    /// The memory that one rank of a combination is predicted to need; none where it can never run.
+    /// The memory that one rank of a combination is predicted to need; none where it can never run, and of engines that
+    /// are asked over HTTP, which lay out their own.
     #[must_use]
     pub fn memory(&self, combination: &Combination) -> Option<Memory> {
-        if self.unsupported(combination).is_some() {
+        if combination.engine.takes_requests() || self.unsupported(combination).is_some() {
             return None;
         }
         candle::memory(self.config(combination), combination)

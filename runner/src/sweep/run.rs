@@ -153,7 +153,7 @@ impl<'a> Run<'a> {
         progress: &mut Progress,
     ) -> Result<Ending, RunError> {
         for replicate in 0..self.sweep.spec.design.replicates.unsigned_abs() {
-            let mut pending: Vec<u32> = self.sweep.expansion.block(replicate);
+            let mut pending: Vec<u32> = self.sweep.block(replicate);
             // What failed or is invalid gets its next chance at the end of its block: what disturbed it may be over.
             while !pending.is_empty() {
                 let mut again = Vec::new();
@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
     fn expect(&mut self) {
         for trial in self.sweep.expansion.trials() {
             if !self.is_done(trial.index) {
-                let measurement = self.sweep.measurement(trial.combination.gpus);
+                let measurement = self.sweep.measurement(&trial.combination);
                 self.forecast.expect(self.class(&trial), measurement);
             }
         }

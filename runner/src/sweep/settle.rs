@@ -190,6 +190,7 @@ mod tests {
                 },
                 timeout_ms: 1500,
                 neighbours_allowed: false,
+                room: None,
             },
             weights: None,
             ceilings: None,

@@ -18,6 +18,8 @@ use nvml_wrapper::{
     sys_exports::field_id::NVML_FI_DEV_POWER_INSTANT,
 };
 
+use inferbench_engine::gpu::Gpu;
+
 use super::window::Span;
 use crate::machine::{processes::Processes, unix_ns};
 
@@ -88,6 +90,41 @@ struct Watched {
     /// The last sample of the activity counters with its time; absent where there are none.
     counters: Option<(i64, GpmSample<'static>)>,
     lost: Option<String>,
+}
+
+/// The first `count` GPUs by the library's account: those that a container was given, or this machine's in the order
+/// of their slots.
+///
+/// # Errors
+/// Where there is no library, no driver, or fewer GPUs.
+pub fn first(count: usize) -> Result<Vec<Gpu>, String> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let nvml = library(None)?;
+    let there = nvml
+        .device_count()
+        .map_err(|error| format!("NVML: {error}"))?;
+    if (there as usize) < count {
+        return Err(format!(
+            "{count} GPUs are asked for, and this machine has {there}"
+        ));
+    }
+    let gpu = |index| -> Result<Gpu, NvmlError> {
+        let device = nvml.device_by_index(index)?;
+        let capability = device.cuda_compute_capability()?;
+        Ok(Gpu {
+            name: device.name()?,
+            uuid: device.uuid()?,
+            compute_capability: (capability.major, capability.minor),
+            memory: device.memory_info()?.total,
+            cache: 0,
+        })
+    };
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let all =
+        (0..count).map(|index| gpu(index).map_err(|error| format!("NVML: GPU {index}: {error}")));
+    all.collect()
 }
 
 impl Gpus {

@@ -53,6 +53,12 @@ impl Clock {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// When the trial's time is over.
+    #[must_use]
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// The message of a record when the time is over.
     #[must_use]
     pub fn message(&self) -> String {

@@ -1,5 +1,7 @@
 //! The engine of a session: started for a trial, and kept for the next one that can share its start and has room in it.
 
+use std::path::{Path, PathBuf};
+
 use inferbench_engine::{Weights, threads::Threads, tokenizer::Tokenizer};
 
 use super::{start::Start, subject::Subject};
@@ -15,6 +17,7 @@ pub type Starter = fn(&Setup<'_>) -> Result<Box<dyn Backend>, BackendError>;
 pub struct Slot {
     starter: Starter,
     ready: Option<Ready>,
+    log: Option<PathBuf>,
 }
 
 /// An engine that is ready.
@@ -24,6 +27,19 @@ pub struct Ready {
     pub backend: Box<dyn Backend>,
     /// The model's tokenizer, where it has one.
     pub tokenizer: Option<Tokenizer>,
+    /// Whether it was started for the trial at hand, and not for an earlier one.
+    pub started_now: bool,
+}
+
+/// What a machine gives an engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Host<'a> {
+    /// The threads of this process.
+    pub threads: &'a Threads,
+    /// The GPUs of the trial, by their UUIDs.
+    pub gpu_uuids: &'a [String],
+    /// The memory there is, in bytes.
+    pub memory: Option<u64>,
 }
 
 /// Input ids that the check for finite logits runs over.
@@ -36,7 +52,14 @@ impl Slot {
         Self {
             starter,
             ready: None,
+            log: None,
         }
+    }
+
+    /// Where the server that was started last writes, where all of that is to be kept.
+    #[must_use]
+    pub fn log(&self) -> Option<&Path> {
+        self.log.as_deref()
     }
 
     /// The processes to watch until a trial's engine is ready: those of the one that it can share, else all that there
@@ -55,18 +78,22 @@ impl Slot {
     pub fn ready(
         &mut self,
         subject: &Subject<'_>,
-        threads: &Threads,
+        host: &Host<'_>,
     ) -> Result<&mut Ready, BackendError> {
         let start = subject.start();
-        let needed = subject.setup(Room::default(), threads).room;
+        let needed = subject.setup(Room::default(), host).room;
         let same = self.ready.take().filter(|ready| ready.start == start);
         let ready = match same {
-            Some(ready) if ready.backend.room().holds(needed) => ready,
+            Some(ready) if ready.backend.room().holds(needed) => Ready {
+                started_now: false,
+                ..ready
+            },
             other => {
                 // Room for what came before too, or two shapes in turn would load the model every time.
                 let before = other.as_ref().map(|ready| ready.backend.room());
                 drop(other);
-                let setup = subject.setup(before.unwrap_or_default(), threads);
+                let setup = subject.setup(before.unwrap_or_default(), host);
+                self.log.clone_from(&setup.log);
                 let backend = (self.starter)(&setup)?;
                 let tokenizer = match subject.weights.weights().map_err(BackendError::invalid)? {
                     Weights::Path(path) => Tokenizer::load(&path)?,
@@ -76,6 +103,7 @@ impl Slot {
                     start,
                     backend,
                     tokenizer,
+                    started_now: true,
                 }
             }
         };

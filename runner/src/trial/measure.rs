@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use inferbench_engine::EngineError;
 use inferbench_results::record::{Iteration, SequenceTimes, Warmup};
 
+use super::asked::{Asked, Batches, Wanted};
 use crate::{
     backend::{Backend, BackendError, Load, Served},
     machine::unix_ns,
@@ -22,6 +23,8 @@ pub struct Schedule {
     pub output: usize,
     /// Ids are below this.
     pub vocab: usize,
+    /// Whether requests are meant to find a part of their prompts in a prefix cache.
+    pub prefix_cache: bool,
     /// Warm-up iterations, at least.
     pub warmup_iterations: u32,
     /// Warm-up time, at least.
@@ -30,6 +33,30 @@ pub struct Schedule {
     pub iterations: u32,
     /// Time from start to last ids, summed over the timed iterations, at least.
     pub min_duration: Duration,
+}
+
+impl Timed {
+    /// Iterations, or requests of the window where they do not come in batches.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let requests = self
+            .asked
+            .as_ref()
+            .and_then(|asked| asked.requests.as_ref());
+        requests.map_or(self.iterations.len(), |requests| requests.requests.len())
+    }
+}
+
+impl Schedule {
+    /// What every request is to have.
+    #[must_use]
+    pub const fn wanted(&self) -> Wanted {
+        Wanted {
+            input: self.input,
+            output: self.output,
+            prefix_cache: self.prefix_cache,
+        }
+    }
 }
 
 /// Hooks into the loop: it asks them for prompts, and tells them of the timed window.
@@ -74,7 +101,7 @@ impl From<BackendError> for Stop {
 }
 
 /// A measurement that was timed to its end.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Timed {
     /// The warm-up; none where there was not one iteration of it.
     pub warmup: Option<Warmup>,
@@ -86,6 +113,8 @@ pub struct Timed {
     pub timed: Duration,
     /// The prompts' number at the first timed iteration.
     pub first_timed: u64,
+    /// What only requests have; none of an engine that is asked none.
+    pub asked: Option<Asked>,
 }
 
 /// Warms up and measures.
@@ -116,11 +145,13 @@ pub fn measure(
 
     let first_timed = number;
     let (mut iterations, mut timed) = (Vec::new(), Duration::ZERO);
+    let mut batches = Batches::default();
     let window_start = unix_at(epoch, Instant::now());
     hooks.before();
     while iterations.len() < schedule.iterations as usize || timed < schedule.min_duration {
         let served = iterate(engine, schedule, hooks, number)?;
         timed += served.last().unwrap_or_default();
+        batches.add(&served, &schedule.wanted());
         iterations.push(recorded(served, epoch));
         number += 1;
     }
@@ -132,6 +163,7 @@ pub fn measure(
         window,
         timed,
         first_timed,
+        asked: batches.finish(),
     })
 }
 
@@ -232,7 +264,7 @@ fn check_rows(
     }
 }
 
-fn unix_at((instant, unix): (Instant, i64), at: Instant) -> i64 {
+pub(super) fn unix_at((instant, unix): (Instant, i64), at: Instant) -> i64 {
     let nanos = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
     match at.checked_duration_since(instant) {
         Some(later) => unix.saturating_add(nanos(later)),
@@ -240,7 +272,7 @@ fn unix_at((instant, unix): (Instant, i64), at: Instant) -> i64 {
     }
 }
 
-fn millis(duration: Duration) -> f64 {
+pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
@@ -285,6 +317,8 @@ mod tests {
                 ids: Some(vec![vec![7; output]; prompts.len()]),
                 sequences: vec![times],
                 started: Instant::now(),
+                exchanges: Vec::new(),
+                lag: None,
             };
             (self.spoil)(&mut served);
             Ok(served)
@@ -323,6 +357,7 @@ mod tests {
         input: 3,
         output: 4,
         vocab: 10,
+        prefix_cache: false,
         warmup_iterations: 2,
         warmup: Duration::ZERO,
         iterations: 3,

@@ -1,14 +1,16 @@
 //! One trial, from its request to its record. A sweep starts a process that serves requests ([`serve`], in the words of
 //! [`protocol`]); its [`session`] goes through the steps of each: the [`subject`] is read from the request, an
-//! [`engine`] is made ready, the loop of [`measure`] times it under a [`watch`], the [`verdict`] says whether that can
-//! be vouched for, and [`recording`] makes the record.
+//! [`engine`] is made ready, the loop of [`measure`] (or, where they do not come in batches, of [`requests`]) times it
+//! under a [`watch`], the [`verdict`] says whether that can be vouched for, and [`recording`] makes the record.
 
+pub mod asked;
 pub mod clock;
 pub mod engine;
 pub mod measure;
 pub mod protocol;
 mod quality;
 pub mod recording;
+pub mod requests;
 pub mod roofline;
 pub mod serve;
 pub mod session;

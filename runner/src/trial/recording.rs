@@ -85,13 +85,24 @@ pub fn unmeasured(
         request: ask.request.clone(),
         effective: None,
         iterations: Vec::new(),
+        requests: None,
+        client: None,
+        server: None,
         warmup: None,
         telemetry: Telemetry::default(),
         roofline: None,
         quality: None,
         quality_missing: None,
         harness: None,
-        provenance: provenance(machine, ask.request.combination.gpus),
+        provenance: Provenance {
+            // Of a server only itself knows its version.
+            engine_version: if ask.request.combination.engine.takes_requests() {
+                String::new()
+            } else {
+                candle::version()
+            },
+            ..provenance(machine, ask.request.combination.gpus)
+        },
     }
 }
 

@@ -1,6 +1,9 @@
 //! From a model's configuration and a combination to the roofline's arithmetic.
 
-use inferbench_crds::{design::Combination, spec::Dtype};
+use inferbench_crds::{
+    design::{self, Combination},
+    spec::Dtype,
+};
 use inferbench_engine::{
     ceilings::{
         Ceilings,
@@ -11,6 +14,15 @@ use inferbench_engine::{
 use inferbench_results::record::Roofline;
 
 use crate::backend::candle::{backend, format, parallel};
+
+/// Whether a trial can be held against ceilings: where its load comes in batches, and the runner can measure the device
+/// itself. A server's GPU is out of its reach, as its program has nothing of CUDA, and an endpoint's machine is another.
+#[must_use]
+pub fn applies(combination: &Combination) -> bool {
+    let engine = &combination.engine;
+    let here = engine.endpoint.is_none() && (engine.server.is_none() || combination.gpus == 0);
+    here && matches!(combination.load(), design::Load::Batch(_))
+}
 
 /// The sizes of a model whose weights have this data type, on so many GPUs, or on the CPU.
 #[must_use]

@@ -2,20 +2,25 @@
 //! record itself, and answers on standard output; a sweep starts it.
 
 use std::{
+    fs,
     io::{self, BufRead, Write},
+    path::Path,
     sync::{Arc, mpsc},
     time::Duration,
 };
 
-use inferbench_crds::exit_code::is_permanent;
+use inferbench_crds::{exit_code::is_permanent, layout::log_path};
 use inferbench_engine::{ceilings::Ceilings, threads};
-use inferbench_results::record::{Outcome, TrialRecord};
+use inferbench_results::{
+    key::trial_key,
+    record::{Outcome, TrialRecord},
+};
 
 use super::{
     clock::Clock,
-    protocol::{Answer, Ask, Measure},
+    protocol::{Answer, Ask, Measure, TrialRequest},
     recording,
-    session::{NoRecord, Session},
+    session::{Finder, NoRecord, Session},
 };
 use crate::{
     process::{exit::Exit, fault, signals},
@@ -64,7 +69,8 @@ fn serve(session: &mut Session, ask: &Measure) -> (Answer, Exit) {
         Err(error) => return failed(format!("{error:#}"), Exit::BadStore),
     };
     // Whatever record there will be names them; where there are too few, the trial itself says so.
-    let _ = session.find_gpus(ask.trial.request.combination.gpus);
+    let combination = &ask.trial.request.combination;
+    let _ = session.find_gpus(combination.gpus, Finder::of(combination));
     let clock = Arc::new(Clock::start(Duration::from_millis(ask.trial.timeout_ms)));
     let (done, watched) = mpsc::channel::<()>();
     let watchdog = {
@@ -96,6 +102,9 @@ fn serve(session: &mut Session, ask: &Measure) -> (Answer, Exit) {
         let _ = watchdog.join();
     }
     drop(done);
+    if let Some(log) = session.server_log() {
+        keep_log(&store, log, &ask.trial);
+    }
     match result {
         Ok(record) => put(&store, &record, session.take_renewed_ceilings()),
         Err(NoRecord::Failed {
@@ -107,6 +116,21 @@ fn serve(session: &mut Session, ask: &Measure) -> (Answer, Exit) {
             permanent: false,
         }) => failed(message, Exit::Failed),
         Err(NoRecord::Interrupted) => failed("interrupted".into(), Exit::Failed),
+    }
+}
+
+/// Keeps beside the records all that a server has written so far.
+fn keep_log(store: &Store, log: &Path, trial: &TrialRequest) {
+    let key = trial_key(&trial.request, trial.attempt);
+    let kept = fs::read(log)
+        .map_err(|error| error.to_string())
+        .and_then(|text| {
+            store
+                .put(&log_path(&key), &text)
+                .map_err(|error| error.to_string())
+        });
+    if let Err(error) = kept {
+        eprintln!("inferbench trial: the server's log is not kept: {error}");
     }
 }
 

@@ -1,8 +1,11 @@
 //! A trial, from its request to its record, step by step; and what the trials of one process share.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use inferbench_crds::spec::Dtype;
+use inferbench_crds::{design::Combination, spec::Dtype};
 use inferbench_engine::{
     EngineError,
     ceilings::{Ceilings, roofline::ModelShape},
@@ -16,10 +19,10 @@ use inferbench_results::record::{
 
 use super::{
     clock::{Clock, JUDGING, LOADING, MEASURING, WARMING_UP},
-    engine::{Ready, Slot, Starter},
+    engine::{Host, Ready, Slot, Starter},
     measure::{Hooks, Stop, Timed, measure},
     protocol::Measure,
-    quality, recording, roofline,
+    quality, recording, requests, roofline,
     subject::Subject,
     verdict::{Evidence, invalid_reasons},
     watch::{Observed, Watch},
@@ -27,7 +30,10 @@ use super::{
 use crate::{
     backend::{self, BackendError, candle},
     machine::{self, Machine, ceilings, cgroup::Cgroup},
-    telemetry::{min_samples, nvml::Gpus},
+    telemetry::{
+        min_samples,
+        nvml::{self, Gpus},
+    },
 };
 
 /// The state that the trials of one process share.
@@ -39,6 +45,27 @@ pub struct Session {
     fresh: bool,
     engine: Slot,
     renewed: Option<Ceilings>,
+}
+
+/// Who looks for GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finder {
+    /// The engine in this process, which computes on them.
+    Engine,
+    /// The driver's management library: those of a server, on which this process does not compute.
+    Driver,
+}
+
+impl Finder {
+    /// Who looks for the GPUs of a combination.
+    #[must_use]
+    pub const fn of(combination: &Combination) -> Self {
+        if combination.engine.takes_requests() {
+            Self::Driver
+        } else {
+            Self::Engine
+        }
+    }
 }
 
 /// Why a trial has no record.
@@ -116,16 +143,25 @@ impl Session {
     ///
     /// # Errors
     /// [`EngineError::Device`] where there are fewer, or this build cannot use them.
-    pub fn find_gpus(&mut self, count: u32) -> Result<&[Gpu], EngineError> {
+    pub fn find_gpus(&mut self, count: u32, by: Finder) -> Result<&[Gpu], EngineError> {
         let count = count as usize;
         if self.machine.gpus.all.len() < count {
-            let all = gpu::find(count)?;
+            let all = match by {
+                Finder::Engine => gpu::find(count)?,
+                Finder::Driver => nvml::first(count).map_err(EngineError::Device)?,
+            };
             let (driver, cuda) = Gpus::open(&[])
                 .map(|gpus| gpus.versions())
                 .unwrap_or_default();
             self.machine.gpus = machine::Gpus { all, driver, cuda };
         }
         Ok(&self.machine.gpus.all[..count])
+    }
+
+    /// Where the server of the last trial writes, where all of that is to be kept.
+    #[must_use]
+    pub fn server_log(&self) -> Option<&Path> {
+        self.engine.log()
     }
 
     /// Ceilings that the last trial was judged by in place of those that came with it, which it had exceeded.
@@ -172,10 +208,14 @@ impl Session {
         clock: &Clock,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<TrialRecord, Stop> {
-        let gpus = self.find_gpus(ask.trial.request.combination.gpus)?;
+        let combination = &ask.trial.request.combination;
+        let gpus = self.find_gpus(combination.gpus, Finder::of(combination))?;
         let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         let subject = Subject::of(ask)?;
-        let (ceilings, ceilings_took) = took(|| self.given_ceilings(&subject));
+        let (ceilings, ceilings_took) = took(|| {
+            let judged = roofline::applies(combination);
+            judged.then(|| self.given_ceilings(&subject)).transpose()
+        });
         let ceilings = ceilings?;
         let fresh = std::mem::replace(&mut self.fresh, false);
 
@@ -183,8 +223,14 @@ impl Session {
         let mut watch = Watch::start(&self.machine, &self.cgroup, processes, &uuids);
         clock.enter(LOADING);
         let start = Instant::now();
-        let engine = self.engine.ready(&subject, &self.threads)?;
+        let host = Host {
+            threads: &self.threads,
+            gpu_uuids: &uuids,
+            memory: self.machine.memory,
+        };
+        let engine = self.engine.ready(&subject, &host)?;
         let start_took = start.elapsed();
+        engine.backend.begin(combination, clock.deadline());
         watch.follow(engine.backend.processes());
 
         clock.enter(WARMING_UP);
@@ -196,8 +242,25 @@ impl Session {
             watch: &mut watch,
             ready: None,
         };
-        let timed = measure(engine.backend.as_mut(), &subject.schedule, &mut hooks)?;
+        let timed = match requests::arrivals(combination, subject.seed) {
+            None => measure(engine.backend.as_mut(), &subject.schedule, &mut hooks)?,
+            Some(arrivals) => {
+                hooks.ready = machine::since_process_start();
+                let tokenizer = engine.tokenizer.as_ref();
+                let prompts = |number| subject.prompt(tokenizer, number);
+                let (backend, limit) = (engine.backend.as_mut(), clock.left());
+                requests::measure(
+                    backend,
+                    &subject.schedule,
+                    arrivals,
+                    limit,
+                    &prompts,
+                    &mut hooks,
+                )?
+            }
+        };
         let ready = hooks.ready.filter(|_| fresh);
+        let server = engine.backend.take_metrics();
 
         let logits_finite = engine.logits_are_finite(&subject)?;
         let observed = watch.finish(timed.window);
@@ -210,7 +273,7 @@ impl Session {
             valid: invalid_reasons.is_empty(),
             invalid_reasons,
             effective: Some(effective),
-            roofline: Some(self.judge_roofline(&subject, &timed, ceilings)),
+            roofline: ceilings.map(|ceilings| self.judge_roofline(&subject, &timed, ceilings)),
             quality,
             quality_missing,
             harness: Some(harness(
@@ -220,6 +283,9 @@ impl Session {
                 start_took + ceilings_took,
             )),
             iterations: timed.iterations,
+            client: timed.asked.as_ref().map(|asked| asked.client),
+            requests: timed.asked.and_then(|asked| asked.requests),
+            server,
             warmup: timed.warmup,
             telemetry: observed.telemetry,
             ..self.record(ask, clock, Outcome::Succeeded, None)
@@ -247,7 +313,11 @@ impl Session {
             window: observed.window,
             timed_s: timed.timed.as_secs_f64(),
             min_duration_s: subject.schedule.min_duration.as_secs_f64(),
-            iterations: count(timed.iterations.len()),
+            iterations: count(timed.count()),
+            objections: timed
+                .asked
+                .as_ref()
+                .map_or(Vec::new(), |asked| asked.objections.clone()),
             min_iterations: subject.schedule.iterations,
             cpus: count(self.machine.cpus.len()),
             // On GPUs one thread does nothing but enqueue.
@@ -363,10 +433,14 @@ fn effective(subject: &Subject<'_>, timed: &Timed, engine: &Ready) -> Effective 
     } else {
         "ids"
     };
+    let start = description.load.as_secs_f64();
+    let asked = combination.engine.server.is_some();
     Effective {
         architecture: description.architecture,
         model_params: description.model_params,
-        dtype: combination.dtype.name().into(),
+        dtype: description
+            .dtype
+            .unwrap_or_else(|| combination.dtype.name().into()),
         batch_size: count(subject.schedule.batch),
         input_len: count(subject.schedule.input),
         output_len: count(subject.schedule.output),
@@ -375,7 +449,9 @@ fn effective(subject: &Subject<'_>, timed: &Timed, engine: &Ready) -> Effective 
         engine_mode: description.mode,
         configuration: description.configuration,
         weight_bytes: description.weight_bytes,
-        model_load_s: description.load.as_secs_f64(),
+        // A server does not part its loading from its start.
+        model_load_s: if asked { 0.0 } else { start },
+        engine_start_s: (asked && engine.started_now).then_some(start),
         threads: description.threads,
         denormals_flushed: description.denormals_flushed,
         prompts: prompts.into(),

@@ -25,7 +25,7 @@ impl Start {
         let combination = &request.combination;
         let environment = combination.environment();
         Self {
-            levels: Levels::of(combination).of_start(),
+            levels: Levels::of_start(combination),
             engine: combination.engine.clone(),
             model: combination.model.clone(),
             revision: request.model_revision.clone(),
@@ -34,6 +34,12 @@ impl Start {
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
         }
+    }
+
+    /// Whether the engine is asked over HTTP rather than being part of the process that measures.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.engine.takes_requests()
     }
 
     /// The environment variables that the engine's process is to have.

@@ -5,16 +5,18 @@ use std::time::Duration;
 use inferbench_engine::{
     ceilings::roofline::{ModelShape, Workload},
     config::ModelConfig,
-    threads::Threads,
     tokenizer::{self, Tokenizer},
 };
 use inferbench_results::key::trial_key;
 
-use super::{measure::Schedule, protocol::Measure, roofline, start::Start};
+use super::{engine::Host, measure::Schedule, protocol::Measure, roofline, start::Start};
 use crate::{
     backend::{self, BackendError, Room, Setup},
     models::WeightsAt,
 };
+
+/// The number of the prompt that prefixes are taken from: beyond that of any request.
+const PREFIX: u64 = 1 << 40;
 
 /// The subject of a trial.
 pub struct Subject<'a> {
@@ -45,7 +47,7 @@ impl<'a> Subject<'a> {
         })?;
         let config = weights.weights().map_err(BackendError::invalid)?.config()?;
         let combination = &ask.trial.request.combination;
-        if let Some(why) = backend::unsupported(&config, combination) {
+        if let Some(why) = backend::unsupported(&config, weights, combination) {
             return Err(BackendError::Unsupported(why));
         }
         let workload = roofline::workload(combination).ok_or_else(|| {
@@ -57,6 +59,7 @@ impl<'a> Subject<'a> {
             input: combination.input_length as usize,
             output: combination.output_length as usize,
             vocab: config.vocab_size,
+            prefix_cache: combination.prefix_share.is_some(),
             warmup_iterations: measurement.warmup_iterations,
             warmup: Duration::from_millis(measurement.warmup_ms),
             iterations: measurement.iterations,
@@ -88,15 +91,29 @@ impl<'a> Subject<'a> {
 
     /// The settings that its engine is started with, with room for `least`, too.
     #[must_use]
-    pub fn setup<'b>(&'b self, least: Room, threads: &'b Threads) -> Setup<'b> {
+    pub fn setup<'b>(&'b self, least: Room, host: &Host<'b>) -> Setup<'b> {
         let combination = &self.ask.trial.request.combination;
+        let server = combination.engine.server.as_ref();
+        let keep_log = server.is_some_and(|server| server.keep_log);
+        let given = self.ask.trial.room.map_or(Room::default(), |room| Room {
+            sequences: room.requests as usize,
+            tokens: room.tokens as usize,
+        });
         Setup {
             weights: self.weights,
             dtype: combination.dtype,
             gpus: combination.gpus,
             parallel: self.workload.parallel,
-            room: Room::of(combination).and(least),
-            threads,
+            room: Room::of(combination).and(given).and(least),
+            combination,
+            vocab: self.config.vocab_size,
+            gpu_uuids: host.gpu_uuids,
+            memory: host.memory,
+            log: keep_log.then(|| {
+                let name = format!("inferbench-{}-{:016x}.log", std::process::id(), self.seed);
+                std::env::temp_dir().join(name)
+            }),
+            threads: host.threads,
         }
     }
 
@@ -123,14 +140,32 @@ impl<'a> Subject<'a> {
         batch: usize,
         input: usize,
     ) -> Result<Vec<Vec<u32>>, BackendError> {
-        let seed = self.prompt_seed(number);
-        Ok(tokenizer::prompts(
-            tokenizer,
-            &self.config,
-            batch,
-            input,
-            seed,
-        )?)
+        let make =
+            |batch, input, seed| tokenizer::prompts(tokenizer, &self.config, batch, input, seed);
+        let mut prompts = make(batch, input, self.prompt_seed(number))?;
+        let share = self.ask.trial.request.combination.prefix_share.unwrap_or(0);
+        let shared = input * share as usize / 100;
+        if shared > 0 {
+            // The same of every request of the trial, and of no other trial.
+            let prefix = make(1, shared, self.prompt_seed(PREFIX))?.concat();
+            for prompt in &mut prompts {
+                prompt[..shared].copy_from_slice(&prefix);
+            }
+        }
+        Ok(prompts)
+    }
+
+    /// The prompt of the request with this number, of a load that does not come in batches.
+    ///
+    /// # Errors
+    /// Where the tokenizer cannot make it.
+    pub fn prompt(
+        &self,
+        tokenizer: Option<&Tokenizer>,
+        number: u64,
+    ) -> Result<Vec<u32>, BackendError> {
+        let prompts = self.prompts_of(tokenizer, number, 1, self.schedule.input)?;
+        Ok(prompts.concat())
     }
 
     /// The seed of the prompts with this number.

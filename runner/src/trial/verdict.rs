@@ -34,6 +34,8 @@ pub struct Evidence {
     pub logits_finite: Option<bool>,
     /// For each GPU in use: processes of others seen on it.
     pub foreign_gpu_processes: Vec<u32>,
+    /// What the requests of a server say against themselves.
+    pub objections: Vec<String>,
     /// Why GPUs in use could not be watched.
     pub gpu_telemetry_missing: Option<String>,
 }
@@ -56,6 +58,7 @@ pub fn invalid_reasons(e: &Evidence) -> Vec<String> {
         ));
     }
     reasons.extend(disturbances(&e.window, e.threads, e.cpus));
+    reasons.extend(e.objections.iter().cloned());
     if e.samples < e.min_samples {
         reasons.push(format!(
             "{} samples of telemetry in the window, {} are needed",

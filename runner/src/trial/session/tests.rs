@@ -22,6 +22,7 @@ fn mean_times_follow_their_definitions() {
         window: (0, 1),
         timed: Duration::ZERO,
         first_timed: 0,
+        asked: None,
     };
     let (ttft, tpot) = mean_times(&timed);
     assert!((ttft - 0.015).abs() < 1e-12 && (tpot.unwrap() - 0.0035).abs() < 1e-12);
@@ -51,6 +52,7 @@ fn ask() -> Measure {
             },
             timeout_ms: 60_000,
             neighbours_allowed: true,
+            room: None,
         },
         weights: Some(crate::models::WeightsAt::Random {
             preset: "tiny-gpt2".into(),
@@ -139,7 +141,12 @@ fn an_engine_in_another_process_is_measured_as_its_own() {
 fn what_the_engine_computes_is_not_foreign() {
     let ask = ask();
     let subject = Subject::of(&ask).unwrap();
-    let mut engine = fake::start(&subject.setup(backend::Room::default(), &THREADS)).unwrap();
+    let host = Host {
+        threads: &THREADS,
+        gpu_uuids: &[],
+        memory: None,
+    };
+    let mut engine = fake::start(&subject.setup(backend::Room::default(), &host)).unwrap();
     let machine = Machine::look();
     let cgroup = Cgroup::of_this_process();
     let (own, none) = (engine.processes(), Processes::below([]));
