@@ -168,7 +168,7 @@ fn effort(sweep: &Prepared, plan: &Plan) -> Effort {
     let mut forecast = Forecast::default();
     let mut starts = 0;
     let mut last = None;
-    for index in expansion.order() {
+    for index in (0..expansion.replicates()).flat_map(|replicate| sweep.block(replicate)) {
         if !measured.contains(&(index % expansion.combinations_before_exclusion().max(1))) {
             continue;
         }
