@@ -23,6 +23,8 @@ COPIES = {
     "CHANGELOG.md": "changelog.md",
     "charts/inferbench/README.md": "reference/chart.md",
 }
+# Pages that are made of files, which stand for them in the repository.
+MADE = {CRD: "reference/resource.md", CLI: "reference/cli.md"}
 # Kubernetes' own types, which its reference describes.
 KUBERNETES = {"affinity", "env", "podOverrides", "resources", "tolerations", "conditions"}
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
@@ -35,13 +37,13 @@ def on_files(files, config):
     texts = {uri: (ROOT / path).read_text() for uri, path in sources.items()}
     for path, uri in COPIES.items():
         sources[uri], texts[uri] = path, (ROOT / path).read_text()
-    pages = {path: uri for uri, path in sources.items()}
+    pages = {path: uri for uri, path in sources.items()} | MADE
     linked = set()
     for uri, text in texts.items():
         text = relink(text, uri, sources[uri], pages, linked)
         replace(files, config, uri, text)
-    for uri, text in (("reference/resource.md", resource()), ("reference/cli.md", commands())):
-        replace(files, config, uri, text)
+    for path, text in ((CRD, resource()), (CLI, commands())):
+        replace(files, config, MADE[path], text)
     for path in sorted(linked):
         replace(files, config, shown(path), (ROOT / path).read_text())
     return files

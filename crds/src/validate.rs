@@ -15,6 +15,7 @@ use crate::{
     limits,
     node::Node,
     schema::check,
+    select::{self, Unfit},
     spec::{
         Design, Engine, Exclude, Factors, InferenceBenchmarkSpec, ModelSource, Parameter, Server,
         Store,
@@ -213,11 +214,24 @@ impl Found {
             );
         }
         let small = trials <= limits::TRIALS && design.exclude.len() <= limits::EXCLUDES as usize;
-        if small && trials > 0 && self.len() == before && Expansion::new(design).is_empty() {
-            self.add(
-                "spec.design.exclude",
-                format!("leaves out all {trials} trials, and at least one is needed"),
-            );
+        if small && trials > 0 && self.len() == before {
+            match select::of(design).and_then(Result::err) {
+                None | Some(Unfit::TooMany { candidates: 0, .. }) => {
+                    if Expansion::new(design).is_empty() {
+                        self.add(
+                            "spec.design.exclude",
+                            format!("leaves out all {trials} trials, and at least one is needed"),
+                        );
+                    }
+                }
+                Some(unfit) => {
+                    let member = match unfit {
+                        Unfit::TooLarge { .. } => "model",
+                        _ => "combinations",
+                    };
+                    self.add(format!("spec.design.select.{member}"), unfit.to_string());
+                }
+            }
         }
     }
 

@@ -460,6 +460,34 @@ fn exclude_names_parameters_of_the_design() {
     );
 }
 
+#[test]
+fn a_selection_needs_as_many_combinations_as_terms_and_no_more_than_there_are() {
+    let select =
+        |select: Value| move |value: &mut Value| value["spec"]["design"]["select"] = select;
+    expect(select(json!({ "combinations": 4 })), &[]);
+    expect(
+        select(json!({ "combinations": 3, "method": "Sobol" })),
+        &[
+            "spec.design.select.combinations: 3 is too few: the model MainEffects of these factors has 4 terms, and needs \
+             as many combinations",
+        ],
+    );
+    expect(
+        select(json!({ "combinations": 6, "model": "TwoFactor" })),
+        &[
+            "spec.design.select.combinations: 6 is too few: the model TwoFactor of these factors has 7 terms, and needs as \
+             many combinations",
+        ],
+    );
+    expect(
+        select(json!({ "combinations": 13 })),
+        &[
+            "spec.design.select.combinations: 13 is more than the 12 combinations that there are: leave out `select` to run \
+             them all",
+        ],
+    );
+}
+
 /// A resource whose engines are these, on the CPU, with no batch size.
 fn with_engines(engines: Value, change: impl FnOnce(&mut Value)) -> impl FnOnce(&mut Value) {
     move |value| {
