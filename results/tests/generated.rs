@@ -87,13 +87,13 @@ fn has_schema<T: JsonSchema>(name: &str, document: &impl serde::Serialize) {
         &format!("schemas/{name}.schema.json"),
         &(serde_json::to_string_pretty(&schema).unwrap() + "\n"),
     );
-    let validator = jsonschema::validator_for(&schema).unwrap();
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.add_resource(name, schema.clone()).unwrap();
+    let index = compiler.compile(name, &mut schemas).unwrap();
     let document = serde_json::to_value(document).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(&document)
-        .map(|error| error.to_string())
-        .collect();
-    assert!(errors.is_empty(), "{errors:?}");
+    if let Err(error) = schemas.validate(&document, index) {
+        panic!("{error:#}");
+    }
     let required = schema["required"].as_array().unwrap();
     assert!(required.len() > 3);
     for member in required {
@@ -103,7 +103,10 @@ fn has_schema<T: JsonSchema>(name: &str, document: &impl serde::Serialize) {
             .unwrap()
             .remove(member.as_str().unwrap())
             .unwrap();
-        assert!(!validator.is_valid(&without), "{member} is required");
+        assert!(
+            schemas.validate(&without, index).is_err(),
+            "{member} is required"
+        );
     }
 }
 
