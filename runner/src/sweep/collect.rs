@@ -8,10 +8,10 @@ use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
 
 use inferbench_crds::{
     layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY, TRIALS, record_key, record_path},
-    spec::Objectives,
+    spec::{Design, Objectives},
 };
 use inferbench_results::{
-    analysis::{Analysis, analyze},
+    analysis::{Analysis, analyze, analyze_design},
     columns::Table as _,
     figures::{self, Figure},
     key::{is_key, trial_key},
@@ -209,6 +209,7 @@ pub fn read_records<T: Send, E: From<StoreError>>(
 /// Collects a sweep: reads every stored attempt at the plan's trials and writes `trials.csv`, `trials.parquet`,
 /// `iterations.parquet`, `requests.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`,
 /// `figures/*.svg` and, last, `manifest.json`. The same records, plan and objectives make the same files.
+/// Where the `design` is known, and selects combinations, the analysis goes by the model that it declares.
 ///
 /// # Errors
 /// Where the store cannot be read or written to.
@@ -218,6 +219,7 @@ pub fn collect(
     plan: impl IntoIterator<Item = Planned>,
     max_attempt: u32,
     objectives: &Objectives,
+    design: Option<&Design>,
 ) -> Result<Collected, CollectError> {
     store.remove_leftovers(LEFTOVER_AGE)?;
     let mut plan: Vec<Planned> = plan.into_iter().collect();
@@ -260,18 +262,19 @@ pub fn collect(
     for portion in rows.chunks(CHUNK) {
         table.push(portion)?;
     }
-    let analysis = analyze(&rows, &summary, objectives);
+    let analysis = match design {
+        Some(design) => analyze_design(&rows, &summary, objectives, design),
+        None => analyze(&rows, &summary, objectives),
+    };
     let mut files = vec![
         (format!("{}.csv", Row::NAME), write_csv(&rows)?),
         (format!("{}.parquet", Row::NAME), table.finish()?),
     ];
     files.extend(tables.finish()?);
-    files.extend([
-        (
-            SUMMARY.into(),
-            document(SUMMARY, serde_json::to_vec_pretty(&summary))?,
-        ),
-    ]);
+    files.extend([(
+        SUMMARY.into(),
+        document(SUMMARY, serde_json::to_vec_pretty(&summary))?,
+    )]);
     let figures = figures::all(&summary, &analysis);
     files.extend(documents(&summary, &analysis, &figures)?);
     let entries = rows.iter().zip(records).map(|(row, record)| TrialEntry {
