@@ -12,7 +12,9 @@ use std::{
 };
 
 use inferbench_crds::{
-    InferenceBenchmark, InferenceBenchmarkStatus, contract::PodRequest, crd::crd,
+    InferenceBenchmark, InferenceBenchmarkStatus,
+    contract::{PROGRAM, PodRequest},
+    crd::crd,
 };
 use inferbench_fakekube::{
     FakeKube,
@@ -147,6 +149,7 @@ impl World {
         let (begun, strikes) = (started.clone(), Arc::clone(&faults));
         let processes = Processes::new(folder.path(), REPORT_VARIABLE, 4)
             .program("inferbench", env!("CARGO_BIN_EXE_inferbench"))
+            .program(PROGRAM, env!("CARGO_BIN_EXE_inferbench"))
             .adjust(move |_, environment| {
                 prepare(environment, &begun, &strikes);
             });
