@@ -24,6 +24,12 @@ generate:
     INFERBENCH_UPDATE=1 INSTA_UPDATE=always cargo test {{workspace}}
     scripts/check_chart --update
 
+# The documentation site, in target/site
+docs:
+    scripts/install-test-tools
+    NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+    .venv/bin/python scripts/check_site.py
+
 # Run the sweep of the README
 quickstart:
     cargo run --release -- run examples/quickstart.yaml

@@ -36,6 +36,9 @@ pub const API_KEY_VARIABLE: &str = "INFERBENCH_API_KEY";
 /// The environment variable with the folder that models are kept in.
 pub const CACHE_VARIABLE: &str = "INFERBENCH_CACHE";
 
+/// Where the volume of `results.store.persistentVolumeClaim` is mounted in a pod.
+pub const RESULTS_FOLDER: &str = "/var/lib/inferbench/results";
+
 /// Where a store is, as a pod sees it: a URL, or a folder on a mounted volume.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -7,7 +7,7 @@
 
 mod groups;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::{
     engine::Engine,
     factor::{self, Axis, Factor, Level, Number, Scope},
     limits,
+    select::{self, Selection},
     spec::{Design, Dtype, Exclude, Factors, Model, ModelSource, Order},
     splitmix::SplitMix64,
 };
@@ -256,6 +257,7 @@ pub struct Expansion {
     combinations: u32,
     replicates: u32,
     masks: Vec<Mask>,
+    selection: Option<Arc<Selection>>,
     /// By trial index: the position in the order of execution, or `LEFT_OUT`.
     run_order: Vec<u32>,
     included: u32,
@@ -293,10 +295,17 @@ impl Expansion {
             combinations,
             replicates,
             masks,
+            // What cannot be selected, `validate` reports; without a selection nothing is left.
+            selection: select::of(design).map(Result::unwrap_or_default),
             run_order: vec![LEFT_OUT; trials as usize],
             included: 0,
         };
-        let left_out = expansion.left_out();
+        let mut left_out = expansion.left_out();
+        if let Some(selection) = &expansion.selection {
+            left_out = (0..combinations)
+                .map(|index| !selection.has(index))
+                .collect();
+        }
 
         let mut block: Vec<u32> = Vec::with_capacity(combinations as usize);
         for replicate in 0..replicates {
@@ -331,6 +340,12 @@ impl Expansion {
             Some(positions) => self.masks.iter().any(|mask| mask.matches(&positions)),
         };
         (0..self.combinations).map(is_left_out).collect()
+    }
+
+    /// The combinations that `select` chose, and what they can tell; none of a design without it.
+    #[must_use]
+    pub fn selection(&self) -> Option<&Selection> {
+        self.selection.as_deref()
     }
 
     /// The levels of each factor, in the order of the mixed-radix index.
@@ -450,7 +465,7 @@ impl Expansion {
         self.included.checked_div(self.replicates).unwrap_or(0)
     }
 
-    /// The combinations with their mixed-radix indices, excluded ones left out, in the order of the index.
+    /// The combinations that are measured with their mixed-radix indices, in the order of the index.
     pub fn combinations(&self) -> impl Iterator<Item = (u32, Combination)> {
         (0..self.combinations)
             .filter(|&index| !self.is_excluded(index))
@@ -475,7 +490,8 @@ impl Expansion {
             })
     }
 
-    /// Whether the trial with this index is left out; an index beyond the design is.
+    /// Whether the trial with this index is left out, by `exclude` or because `select` did not choose its combination; an
+    /// index beyond the design is.
     #[must_use]
     pub fn is_excluded(&self, index: u32) -> bool {
         self.run_order(index).is_none()

@@ -1,5 +1,7 @@
 //! Reads resources from a file, and says everything that is wrong with it at once, each with its line.
 
+mod partial;
+
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
@@ -60,50 +62,76 @@ impl std::error::Error for FileError {}
 /// Everything that keeps the text from being read as resources: bad YAML, another kind, unknown fields, wrong types.
 /// A resource that reads well may still break a rule: [`load`] checks those too.
 pub fn parse(text: &str, file: &str) -> Result<Vec<InferenceBenchmark>, FileError> {
-    let resources = read(text, file)?.into_iter().map(|(_, resource)| resource);
-    Ok(resources.collect())
+    let mut problems = Vec::new();
+    let mut resources = Vec::new();
+    for node in documents(text, file)? {
+        match typed(&node) {
+            Ok(resource) => resources.push(resource),
+            Err(found) => problems.extend(found),
+        }
+    }
+    if problems.is_empty() {
+        Ok(resources)
+    } else {
+        Err(error(file, problems))
+    }
 }
 
-/// Reads the resources of a file and holds them to every rule.
+/// Reads the resources of a file and holds them to every rule; one that cannot be read, as far as it can be.
 ///
 /// # Errors
 /// All that [`parse`] and [`validate`] find, and names that stand twice.
 pub fn load(text: &str, file: &str, scope: Scope) -> Result<Vec<InferenceBenchmark>, FileError> {
-    let documents = read(text, file)?;
     let mut problems = Vec::new();
-    let mut names: BTreeMap<(Option<&str>, &str), usize> = BTreeMap::new();
-    for (index, (node, resource)) in documents.iter().enumerate() {
+    let mut resources = Vec::new();
+    let mut names: BTreeMap<(Option<String>, String), usize> = BTreeMap::new();
+    for (index, node) in documents(text, file)?.iter().enumerate() {
+        let (resource, violations) = match typed(node) {
+            Ok(resource) => {
+                let violations = validate(&resource, scope);
+                (resource, violations)
+            }
+            Err(found) => {
+                problems.extend(found);
+                match partial::read(node) {
+                    Some(part) => {
+                        let violations = part.rules(scope);
+                        (part.resource, violations)
+                    }
+                    None => continue,
+                }
+            }
+        };
         let places = Places::of(node);
         problems.extend(
-            validate(resource, scope)
+            violations
                 .into_iter()
                 .map(|violation| places.problem(violation)),
         );
-        let Some(name) = resource.metadata.name.as_deref() else {
-            continue;
-        };
-        if let Some(first) = names.insert((resource.metadata.namespace.as_deref(), name), index) {
-            let message = format!(
-                "{name:?} is the name of document {} of this file already",
-                first + 1
-            );
-            problems.push(places.problem(Violation {
-                path: "metadata.name".into(),
-                message,
-            }));
+        if let Some(name) = resource.metadata.name.clone() {
+            let key = (resource.metadata.namespace.clone(), name.clone());
+            if let Some(first) = names.insert(key, index) {
+                let message = format!(
+                    "{name:?} is the name of document {} of this file already",
+                    first + 1
+                );
+                problems.push(places.problem(Violation {
+                    path: "metadata.name".into(),
+                    message,
+                }));
+            }
         }
+        resources.push(resource);
     }
     if problems.is_empty() {
-        return Ok(documents
-            .into_iter()
-            .map(|(_, resource)| resource)
-            .collect());
+        Ok(resources)
+    } else {
+        Err(error(file, problems))
     }
-    Err(error(file, problems))
 }
 
-/// Reads the documents of a file, with the positions of their values.
-fn read(text: &str, file: &str) -> Result<Vec<(Node, InferenceBenchmark)>, FileError> {
+/// The documents of a file, with the positions of their values; at least one.
+fn documents(text: &str, file: &str) -> Result<Vec<Node>, FileError> {
     let options = serde_saphyr::options! { with_snippet: false };
     let nodes: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|bad| error(file, vec![syntax_problem(&bad)]))?;
@@ -118,19 +146,7 @@ fn read(text: &str, file: &str) -> Result<Vec<(Node, InferenceBenchmark)>, FileE
             }],
         ));
     }
-    let mut problems = Vec::new();
-    let mut documents = Vec::new();
-    for node in nodes {
-        match typed(&node) {
-            Ok(resource) => documents.push((node, resource)),
-            Err(found) => problems.extend(found),
-        }
-    }
-    if problems.is_empty() {
-        Ok(documents)
-    } else {
-        Err(error(file, problems))
-    }
+    Ok(nodes)
 }
 
 fn error(file: &str, mut problems: Vec<Problem>) -> FileError {

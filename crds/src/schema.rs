@@ -23,6 +23,8 @@ pub(crate) struct Finding {
     pub(crate) at: Option<Position>,
     /// Whether the value cannot even be read as the resource's type.
     pub(crate) misshapen: bool,
+    /// Whether it is a field that the resource does not have: another one may be meant.
+    pub(crate) unknown: bool,
 }
 
 /// Everything in a value that the schema does not allow, in the order of the value.
@@ -58,6 +60,7 @@ impl Walk {
             message,
             at,
             misshapen,
+            unknown: false,
         });
     }
 
@@ -132,7 +135,13 @@ impl Walk {
                 } else {
                     format!("is not a field{meant}")
                 };
-                self.add(&path, entry.key_at, true, message);
+                self.findings.push(Finding {
+                    path,
+                    message,
+                    at: entry.key_at,
+                    misshapen: true,
+                    unknown: true,
+                });
             }
         }
         for required in schema["required"]

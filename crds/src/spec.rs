@@ -12,6 +12,7 @@ use crate::{
     design::Setting,
     factor::{self, Level, Number},
     limits, patterns, presets,
+    select::Select,
     status::InferenceBenchmarkStatus,
 };
 pub use crate::{
@@ -68,6 +69,9 @@ pub struct Design {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::EXCLUDES))]
     pub exclude: Vec<Exclude>,
+    /// Some of the combinations in place of all, chosen by the seed before anything runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
     /// How often every combination is measured, each time in a fresh process and a block of its own.
     #[serde(default = "default_replicates")]
     #[schemars(range(min = 1, max = limits::REPLICATES))]
@@ -615,6 +619,14 @@ pub struct Objectives {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20), regex(pattern = patterns::DECIMAL))]
     pub cost_per_gpu_hour: Option<String>,
+}
+
+impl Objectives {
+    /// Whether any time is limited.
+    #[must_use]
+    pub const fn limit_times(&self) -> bool {
+        self.max_ttft.is_some() || self.max_tpot.is_some() || self.max_e2e.is_some()
+    }
 }
 
 /// The retention of finished Jobs.

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
+
 use crate::{
     Duration, InferenceBenchmark,
     contract::RESERVED_PREFIX,
@@ -13,6 +15,7 @@ use crate::{
     limits,
     node::Node,
     schema::check,
+    select::{self, Unfit},
     spec::{
         Design, Engine, Exclude, Factors, InferenceBenchmarkSpec, ModelSource, Parameter, Server,
         Store,
@@ -63,7 +66,62 @@ pub fn notes(spec: &InferenceBenchmarkSpec) -> Vec<String> {
                 engine.name
             )
         });
-    random.chain(servers).chain(batches).collect()
+    let shared = cpus_of_a_cluster(spec);
+    random.chain(servers).chain(batches).chain(shared).collect()
+}
+
+/// Trials on the CPUs of a cluster's nodes, which others share unless a pod is given CPUs of its own.
+fn cpus_of_a_cluster(spec: &InferenceBenchmarkSpec) -> Option<String> {
+    const FIELD: &str = "spec.runner.resources";
+    let factors = &spec.design.factors;
+    let store = spec.results.store.as_ref()?;
+    let local = store
+        .url
+        .as_deref()
+        .is_none_or(|url| url.starts_with("file:"));
+    let in_cluster = store.persistent_volume_claim.is_some() || !local;
+    let engines = factors.engines();
+    let computes = engines.iter().any(|engine| engine.endpoint.is_none());
+    if factors.gpus != [0] || !computes || !in_cluster {
+        return None;
+    }
+    Some(if has_whole_cpus(spec.runner.resources.as_ref()) {
+        format!(
+            "{FIELD}: in a cluster these CPUs are the trial's alone only on nodes whose kubelet has the CPU manager policy \
+             static; on others, whatever shares the node makes trials invalid"
+        )
+    } else {
+        format!(
+            "{FIELD}: in a cluster, trials on the CPU are invalid where other pods take part of it: give the pod CPUs of \
+             its own, by whole CPUs and memory as limits (and requests, if any, equal to them: class Guaranteed), on \
+             nodes whose kubelet has the CPU manager policy static"
+        )
+    })
+}
+
+/// Whether a pod with these resources is of the class Guaranteed, with whole CPUs: what the CPU manager gives CPUs to.
+fn has_whole_cpus(resources: Option<&ResourceRequirements>) -> bool {
+    let Some(limits) = resources.and_then(|resources| resources.limits.as_ref()) else {
+        return false;
+    };
+    let requests = resources.and_then(|resources| resources.requests.as_ref());
+    let equal = |name: &str| {
+        let request = requests.and_then(|requests| requests.get(name));
+        limits
+            .get(name)
+            .is_some_and(|limit| request.is_none_or(|request| request == limit))
+    };
+    let whole = limits.get("cpu").is_some_and(|cpu| {
+        let millis = cpu.0.strip_suffix('m').map(str::parse::<u64>);
+        match millis {
+            Some(millis) => millis.is_ok_and(|millis| millis > 0 && millis.is_multiple_of(1_000)),
+            None => cpu
+                .0
+                .parse::<f64>()
+                .is_ok_and(|cpus| cpus >= 1.0 && cpus.fract() == 0.0),
+        }
+    });
+    whole && equal("cpu") && equal("memory")
 }
 
 /// The factor that is the load of a design whose requests do not come in batches.
@@ -86,6 +144,13 @@ pub fn validate(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {
     for finding in check(&node, schema(), "") {
         found.add(finding.path, finding.message);
     }
+    found.extend(rules(resource, scope));
+    found.all()
+}
+
+/// Every rule beside the schema's that a resource breaks: those that relate fields to each other, and to where it runs.
+pub(crate) fn rules(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violation> {
+    let mut found = Found::default();
     if resource.metadata.name.is_none() && resource.metadata.generate_name.is_none() {
         found.add("metadata.name", "is required");
     }
@@ -149,11 +214,24 @@ impl Found {
             );
         }
         let small = trials <= limits::TRIALS && design.exclude.len() <= limits::EXCLUDES as usize;
-        if small && trials > 0 && self.len() == before && Expansion::new(design).is_empty() {
-            self.add(
-                "spec.design.exclude",
-                format!("leaves out all {trials} trials, and at least one is needed"),
-            );
+        if small && trials > 0 && self.len() == before {
+            match select::of(design).and_then(Result::err) {
+                None | Some(Unfit::TooMany { candidates: 0, .. }) => {
+                    if Expansion::new(design).is_empty() {
+                        self.add(
+                            "spec.design.exclude",
+                            format!("leaves out all {trials} trials, and at least one is needed"),
+                        );
+                    }
+                }
+                Some(unfit) => {
+                    let member = match unfit {
+                        Unfit::TooLarge { .. } => "model",
+                        _ => "combinations",
+                    };
+                    self.add(format!("spec.design.select.{member}"), unfit.to_string());
+                }
+            }
         }
     }
 

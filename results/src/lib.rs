@@ -23,5 +23,6 @@ pub mod report;
 pub mod row;
 pub mod sample;
 pub mod status;
+pub mod stopping;
 pub mod summary;
 pub mod tables;

@@ -11,7 +11,7 @@ use inferbench_results::{
     fixtures,
     manifest::{FileEntry, Manifest, TrialEntry},
     record::TrialRecord,
-    row::{IterationRow, Row, TelemetryRow},
+    row::{IterationRow, RequestRow, Row, TelemetryRow},
     summary::{Summary, summarize},
 };
 use schemars::{JsonSchema, generate::SchemaSettings};
@@ -68,6 +68,7 @@ fn columns_are_documented() {
          true or false, and empty where the engine does not take it.\n",
     );
     describe::<IterationRow>("iterations.parquet", &mut page);
+    describe::<RequestRow>("requests.parquet", &mut page);
     describe::<TelemetryRow>("telemetry.parquet", &mut page);
     is_fresh("columns.md", &page);
 }
@@ -115,6 +116,7 @@ fn records_have_a_schema() {
         fixtures::record(),
         fixtures::gpu_record(),
         fixtures::out_of_memory(),
+        fixtures::served(fixtures::open_loop(2.5), 0),
     ] {
         has_schema::<TrialRecord>("trial", &record);
     }

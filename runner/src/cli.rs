@@ -1,8 +1,8 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{env, ffi::OsStr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use inferbench_crds::{Duration, contract::REQUESTS_VARIABLE};
 use inferbench_results::compare::gate::Limit;
 
@@ -18,14 +18,31 @@ use inferbench_results::compare::gate::Limit;
   inferbench run examples/quickstart.yaml    measure it, or resume it
   inferbench report quickstart               what it says, as a page
   inferbench compare before after --fail-if slower=5%
+  inferbench fetch ib/thesis -n lab          report and tables of a sweep in a cluster
   inferbench generate --model tiny-llama --ids 1,2,3 --max-tokens 8
 
-Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 130 interrupted."
+Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 3 not quiet, 130 interrupted."
 )]
 pub struct Cli {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The name that makes this program a plugin of kubectl's, `kubectl inferbench …`, where it has it on the PATH.
+const PLUGIN: &str = "kubectl-inferbench";
+
+/// Reads this process' command line; what is wrong with it ends the process.
+#[must_use]
+pub fn parse() -> Cli {
+    let own = env::args_os().next().map(PathBuf::from);
+    let own = own.as_deref().and_then(|path| path.file_name());
+    let command = if own == Some(OsStr::new(PLUGIN)) {
+        Cli::command().bin_name("kubectl inferbench")
+    } else {
+        Cli::command()
+    };
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 /// The commands.
@@ -62,6 +79,16 @@ pub enum Command {
     Import(ImportArgs),
     /// Write a sweep's trials in the form of another project.
     Export(ExportArgs),
+    /// Bring a sweep's report and tables out of a cluster.
+    ///
+    /// By the kubectl on the PATH, with its configuration: what its user may read is enough. From a bucket they come
+    /// with the credentials of the sweep's Secret, from a volume or a store inside of the cluster by a pod of the runner's
+    /// image that lives as long as that takes. Every file is checked against the manifest, and that against the status.
+    /// As kubectl-inferbench on the PATH, by a link, this program is a plugin: kubectl inferbench fetch ib/NAME.
+    Fetch(FetchArgs),
+    /// Hand over the files of a collected sweep on standard output (the pod of `inferbench fetch` runs this).
+    #[command(hide = true)]
+    Pack(PackArgs),
     /// Check a sweep before any GPU is asked for (a Job starts this).
     #[command(hide = true)]
     Preflight(PreflightArgs),
@@ -93,6 +120,10 @@ pub struct RunArgs {
     /// no longer independent, time-outs are noticed between iterations only, and a crash ends the sweep.
     #[arg(long)]
     pub in_process: bool,
+    /// Measure nothing where something else is busy on this machine, and exit with 3; without it, the run says so and
+    /// goes on.
+    #[arg(long)]
+    pub require_quiet: bool,
 }
 
 /// Arguments of `validate`.
@@ -111,9 +142,12 @@ pub struct ValidateArgs {
 pub struct PlanArgs {
     /// The file with an InferenceBenchmark.
     pub file: PathBuf,
-    /// The form: a table for people (long designs are cut), or everything as JSON or CSV.
+    /// The form: a summary for people, with the combinations where there are few, or everything as JSON or CSV.
     #[arg(long, short, value_enum, default_value = "table")]
     pub output: PlanOutput,
+    /// List every combination, however many there are.
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// The forms of a plan.
@@ -380,14 +414,88 @@ pub struct LlmDArgs {
     pub out: String,
 }
 
+/// Arguments of `fetch`.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// The resource: its name, or ib/NAME.
+    #[arg(value_name = "ib/NAME", value_parser = resource)]
+    pub resource: String,
+    /// Its namespace; by default that of kubectl's context.
+    #[arg(long, short, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// The context of the kubeconfig; by default the current one.
+    #[arg(long, value_name = "CONTEXT")]
+    pub context: Option<String>,
+    /// The folder that the files go to; by default one named after the resource.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Let a pod send the files even if their bucket may be reached from here: it takes no reading of Secrets.
+    #[arg(long)]
+    pub by_pod: bool,
+    /// The image of that pod; by default the one that has measured.
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// How long that pod may take to start.
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub timeout: Duration,
+}
+
+/// Arguments of `pack`.
+#[derive(Debug, Args)]
+pub struct PackArgs {
+    /// The sweep's folder or URL; without it, nothing is handed over.
+    pub target: Option<String>,
+    /// The endpoint of an S3-compatible server.
+    #[arg(long)]
+    pub endpoint: Option<String>,
+    /// The region of a bucket.
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Wait so many seconds instead.
+    #[arg(long, default_value_t = 0, conflicts_with = "target")]
+    pub idle: u64,
+}
+
+/// The name of a resource, which may stand after its kind as kubectl writes it.
+fn resource(text: &str) -> Result<String, String> {
+    let (kind, name) = text.rsplit_once('/').unwrap_or(("ib", text));
+    let kinds = ["ib", "inferencebenchmark", "inferencebenchmarks"];
+    let kind = kind
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    if !kinds.contains(&kind.as_str()) {
+        return Err(format!("{text:?} is of another kind; ib/NAME is allowed"));
+    }
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    if name.is_empty() || name.starts_with(['-', '.']) || !name.chars().all(plain) {
+        return Err(format!("{name:?} is not the name of a resource"));
+    }
+    Ok(name.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn resources_are_named_as_kubectl_names_them() {
+        for text in [
+            "thesis",
+            "ib/thesis",
+            "inferencebenchmark/thesis",
+            "inferencebenchmarks.inferbench.dev/thesis",
+        ] {
+            assert_eq!(resource(text).as_deref(), Ok("thesis"), "{text}");
+        }
+        for text in ["", "ib/", "pod/thesis", "--all", "../thesis", "ib/.."] {
+            assert!(resource(text).is_err(), "{text}");
+        }
     }
 }

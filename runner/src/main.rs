@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use inferbench_runner::{cli::Cli, commands};
+use inferbench_runner::{cli, commands};
 
 fn main() -> ExitCode {
-    commands::run(&Cli::parse()).into()
+    commands::run(&cli::parse()).into()
 }

@@ -45,6 +45,7 @@ fn design(
             ..factors(models)
         },
         exclude: vec![],
+        select: None,
         replicates,
         order: Order::Randomized,
         seed,
@@ -62,6 +63,7 @@ fn thesis() -> Design {
             ..factors(7)
         },
         exclude: vec![],
+        select: None,
         replicates: 10,
         order: Order::Randomized,
         seed: 42,

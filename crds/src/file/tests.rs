@@ -66,6 +66,22 @@ fn complaints() {
             with_factors("batchSize: [0, one]") + "    replicates: 0\n",
         ),
         (
+            "shape_and_rules",
+            with_factors("batchSize: [one, 2]\ninputLength: [16]\ngpus: [0, 1]")
+                .replace("{preset: gpt2}", "{preset: gpt2}, path: /models/gpt2")
+                + "    exclude: [{inputLength: [32], batchSize: [1], gpus: [one, 2]}]\n    retrys: 2\n  results: {store: \
+                   {url: \"s3://bucket\", persistentVolumeClaim: {claimName: results}}}\n  execution: {trialTimeout: \
+                   1ms}\n",
+        ),
+        (
+            "what_is_left_out_is_not_missed",
+            with_factors("batchsize: [1, 2]\ninputLength: 16\nconcurency: [1]\ngpus: [1, many]\nengine: [{name: vllm, server: {preset: vlm}}]")
+                .replace("{random: {preset: gpt2}}", "{random: gpt2}")
+                + "    exclude: [{batchSize: [2], inputLength: [32], gpus: [2], prefixShare: [50]}]\n  results: {store: \
+                   {urll: \"s3://bucket\", region: x}}\n  measurement: {minDuration: 5}\n  execution: {trialTimeout: \
+                   1s}\n",
+        ),
+        (
             "ranges",
             with_factors("batchSize: [1, 0]\ngpus: [0, 1]") + "    exclude: [{gpus: [2]}]\n",
         ),
@@ -100,6 +116,10 @@ fn complaints() {
         (
             "second_document",
             with_factors("") + "---\n" + &with_factors("gpus: [0, 0]"),
+        ),
+        (
+            "every_document",
+            with_factors("gpus: [zero]") + "---\n" + &with_factors("gpus: [0, 1]"),
         ),
     ];
     for (name, text) in cases {

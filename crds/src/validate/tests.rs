@@ -55,6 +55,58 @@ fn quality_of_random_weights_is_noted() {
 }
 
 #[test]
+fn trials_on_the_cpus_of_a_cluster_are_noted_with_the_remedy() {
+    let noted = |gpus: i32, store: Value, resources: Value| {
+        let resource = resource(|value| {
+            value["spec"]["design"]["factors"]["gpus"] = json!([gpus]);
+            value["spec"]["results"] = json!({ "store": store });
+            value["spec"]["runner"] = json!({ "resources": resources });
+        });
+        notes(&resource.spec).join("\n")
+    };
+    let claim = json!({ "persistentVolumeClaim": { "claimName": "results" } });
+    let (shared, whole) = ("class Guaranteed", "are the trial's alone only on nodes");
+    let given = [
+        (json!({}), shared),
+        (
+            json!({ "requests": { "cpu": "4", "memory": "8Gi" } }),
+            shared,
+        ),
+        (json!({ "limits": { "cpu": "4" } }), shared),
+        (
+            json!({ "limits": { "cpu": "3500m", "memory": "8Gi" } }),
+            shared,
+        ),
+        (
+            json!({ "limits": { "cpu": 4, "memory": "8Gi" }, "requests": { "cpu": 2 } }),
+            shared,
+        ),
+        (json!({ "limits": { "cpu": 4, "memory": "8Gi" } }), whole),
+        (
+            json!({ "limits": { "cpu": "4000m", "memory": "8Gi" }, "requests": { "memory": "8Gi" } }),
+            whole,
+        ),
+    ];
+    for (resources, said) in given {
+        let note = noted(0, claim.clone(), resources.clone());
+        assert!(
+            note.starts_with("spec.runner.resources: in a cluster"),
+            "{resources}: {note}"
+        );
+        assert!(
+            note.contains(said) && note.contains("CPU manager policy static"),
+            "{resources}: {note}"
+        );
+        assert!(!note.contains('\n'), "{note}");
+    }
+    let bucket = json!({ "url": "s3://bucket" });
+    assert!(noted(0, bucket.clone(), json!({})).contains(shared));
+    // On GPUs, and where all stays on this machine, there is nothing to say.
+    assert_eq!(noted(1, bucket, json!({})), "");
+    assert_eq!(noted(0, json!({ "url": "file:///results" }), json!({})), "");
+}
+
+#[test]
 fn a_design_with_a_model_is_enough_locally_but_not_in_a_cluster() {
     let bare = resource(|value| {
         value["spec"]["design"]["factors"] =
@@ -404,6 +456,34 @@ fn exclude_names_parameters_of_the_design() {
         &[
             "spec.design.exclude[0].parameters.thread: is not a parameter of this design (did you mean `threads`?)",
             "spec.design.exclude[0].parameters.threads[0]: 3 is not a level of threads: 1, 2",
+        ],
+    );
+}
+
+#[test]
+fn a_selection_needs_as_many_combinations_as_terms_and_no_more_than_there_are() {
+    let select =
+        |select: Value| move |value: &mut Value| value["spec"]["design"]["select"] = select;
+    expect(select(json!({ "combinations": 4 })), &[]);
+    expect(
+        select(json!({ "combinations": 3, "method": "Sobol" })),
+        &[
+            "spec.design.select.combinations: 3 is too few: the model MainEffects of these factors has 4 terms, and needs \
+             as many combinations",
+        ],
+    );
+    expect(
+        select(json!({ "combinations": 6, "model": "TwoFactor" })),
+        &[
+            "spec.design.select.combinations: 6 is too few: the model TwoFactor of these factors has 7 terms, and needs as \
+             many combinations",
+        ],
+    );
+    expect(
+        select(json!({ "combinations": 13 })),
+        &[
+            "spec.design.select.combinations: 13 is more than the 12 combinations that there are: leave out `select` to run \
+             them all",
         ],
     );
 }

@@ -12,8 +12,7 @@ use serde::Serialize;
 
 use super::names;
 
-/// Where the volume of `results.store.persistentVolumeClaim` is mounted.
-pub const RESULTS_FOLDER: &str = "/var/lib/inferbench/results";
+pub use inferbench_crds::contract::RESULTS_FOLDER;
 
 /// How the operator was installed: what a resource does not say itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF as _, FisherSnedecor};
 
 use super::{
-    grid::{Absent, Grid},
+    grid::{Absent, Grid, mean},
     least_squares::{Factored, Normal},
 };
 use crate::sample::Factor;
@@ -35,6 +36,14 @@ pub struct FactorShare {
     pub first_order: f64,
     /// With all interactions that it takes part in (Sobol's S_T; type II: with the two-way ones).
     pub total: f64,
+    /// The part of `first_order` to be expected of no effect at all, by how differently the blocks show the factor: for
+    /// a factor that takes a fresh start it contains the variation between starts. Absent without two blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<f64>,
+    /// The probability of as large a `first_order` without an effect: F with levels − 1 and (levels − 1)·(blocks − 1)
+    /// degrees of freedom. Absent without two blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p: Option<f64>,
 }
 
 /// A pair's share of a variance.
@@ -51,6 +60,8 @@ pub struct InteractionShare {
 #[derive(Debug)]
 pub(super) struct Design {
     factors: Vec<Factor>,
+    /// The numbers of their levels.
+    sizes: Vec<usize>,
     /// Each factor's level in each measured cell, as its rank.
     pub ranks: Vec<(Factor, Vec<u16>)>,
     cells: Cells,
@@ -58,11 +69,8 @@ pub(super) struct Design {
 
 #[derive(Debug)]
 enum Cells {
-    /// Every combination of the levels, once: each one's level of each factor, and the numbers of levels.
-    Full {
-        sizes: Vec<usize>,
-        codes: Vec<Vec<usize>>,
-    },
+    /// Every combination of the levels, once: each one's level of each factor.
+    Full { codes: Vec<Vec<usize>> },
     /// Some of them: the dummy columns of each one, and the models whose residuals are compared.
     Part {
         rows: Vec<Vec<usize>>,
@@ -153,34 +161,102 @@ impl Design {
             .iter()
             .try_fold(1_usize, |all, size| all.checked_mul(*size));
         let cells = if full == Some(cells.len()) {
-            Cells::Full { sizes, codes }
+            Cells::Full { codes }
         } else {
             part(&sizes, &codes)?
         };
         Some(Self {
             factors,
+            sizes,
             ranks,
             cells,
         })
     }
 
-    /// Divides the variance of one value per measured cell; `None` where they do not vary.
-    pub fn decompose(&self, values: &[f64]) -> Option<Decomposition> {
-        let scale = values
+    /// Divides the variance of one value per measured cell, the mean of the cell's values in `blocks`; `None` where they
+    /// do not vary.
+    pub fn decompose(&self, means: &[f64], blocks: &[Vec<Option<f64>>]) -> Option<Decomposition> {
+        let scale = means
             .iter()
             .fold(0.0_f64, |most, value| most.max(value.abs()));
         if !(scale > 0.0 && scale.is_finite()) {
             return None;
         }
-        let count = values.len() as f64;
-        let centre = values.iter().map(|value| value / scale).sum::<f64>() / count;
-        let values: Vec<f64> = values.iter().map(|value| value / scale - centre).collect();
+        let count = means.len() as f64;
+        let centre = means.iter().map(|value| value / scale).sum::<f64>() / count;
+        let values: Vec<f64> = means.iter().map(|value| value / scale - centre).collect();
         let total: f64 = values.iter().map(|value| value * value).sum();
         if total <= ROUNDING * count {
             return None;
         }
-        Some(match &self.cells {
-            Cells::Full { sizes, codes } => self.full(sizes, codes, &values, total),
+        let mut found = self.divide(&values, total);
+        let deviations: Vec<Vec<f64>> = blocks
+            .iter()
+            .filter_map(|block| deviations(block, means, scale))
+            .collect();
+        if let Some(noise) = self.noise(&deviations) {
+            for ((share, squares), levels) in found.factors.iter_mut().zip(noise).zip(&self.sizes) {
+                share.noise = Some(squares / total);
+                let degrees = *levels as f64 - 1.0;
+                let blocks = deviations.len() as f64 - 1.0;
+                share.p = FisherSnedecor::new(degrees, degrees * blocks)
+                    .ok()
+                    .map(|f| f.sf(share.first_order * total / squares))
+                    .filter(|p| p.is_finite());
+            }
+        }
+        Some(found)
+    }
+
+    /// What the sum of squares of each factor's own effect, over the cells' means, is expected to be without an effect:
+    /// 1/(R(R − 1))·Σ of the same sums over each of R blocks' deviations from the means. In a full grid that is the mean
+    /// square of factor × block, the error of a factor whichever its scope: what starts differ by is in it where the
+    /// levels are of different starts, and is not where a start has all levels.
+    fn noise(&self, deviations: &[Vec<f64>]) -> Option<Vec<f64>> {
+        let blocks = deviations.len() as f64;
+        if blocks < 2.0 {
+            return None;
+        }
+        let mut sums = vec![0.0; self.factors.len()];
+        for block in deviations {
+            for (sum, squares) in sums.iter_mut().zip(self.alone(block)) {
+                *sum += squares;
+            }
+        }
+        Some(
+            sums.iter()
+                .map(|sum| sum / (blocks * (blocks - 1.0)))
+                .collect(),
+        )
+    }
+
+    /// The sum of squares of each factor's own effect, over centred values.
+    fn alone(&self, values: &[f64]) -> Vec<f64> {
+        match &self.cells {
+            Cells::Full { codes } => (0..self.sizes.len())
+                .map(|factor| between(&self.sizes, codes, 1 << factor, values))
+                .collect(),
+            Cells::Part {
+                rows,
+                columns,
+                terms,
+                ..
+            } => {
+                let mut normal = Normal::new(*columns);
+                for (row, value) in rows.iter().zip(values) {
+                    normal.add_target(row, *value);
+                }
+                let residual = |model: &Factored| normal.fit_factored(model).residual;
+                let main = terms.iter().filter(|term| term.of.1.is_none());
+                main.map(|term| (residual(&term.without) - residual(&term.with)).max(0.0))
+                    .collect()
+            }
+        }
+    }
+
+    fn divide(&self, values: &[f64], total: f64) -> Decomposition {
+        match &self.cells {
+            Cells::Full { codes } => self.full(codes, values, total),
             Cells::Part {
                 rows,
                 columns,
@@ -189,7 +265,7 @@ impl Design {
                 interactions,
             } => {
                 let mut normal = Normal::new(*columns);
-                for (row, value) in rows.iter().zip(&values) {
+                for (row, value) in rows.iter().zip(values) {
                     normal.add_target(row, *value);
                 }
                 let residual = |model: &Factored| normal.fit_factored(model).residual / total;
@@ -198,32 +274,14 @@ impl Design {
                     terms.iter().map(|term| (term.of, gain(term))).collect();
                 self.type_two(&gains, 1.0 - residual(all), *interactions)
             }
-        })
+        }
     }
 
     /// The variance of the means over every set of factors, and by inclusion and exclusion what each set adds: Sobol
     /// (2001), for levels of equal weight.
-    fn full(
-        &self,
-        sizes: &[usize],
-        codes: &[Vec<usize>],
-        values: &[f64],
-        total: f64,
-    ) -> Decomposition {
-        let k = sizes.len();
-        let explained = |set: usize| -> f64 {
-            let of_set = |factor: &usize| set >> factor & 1 == 1;
-            let size: usize = (0..k).filter(of_set).map(|factor| sizes[factor]).product();
-            let mut sums = vec![0.0; size];
-            for (code, value) in codes.iter().zip(values) {
-                let at = (0..k)
-                    .filter(of_set)
-                    .fold(0, |at, factor| at * sizes[factor] + code[factor]);
-                sums[at] += value;
-            }
-            let each = values.len() as f64 / size as f64;
-            sums.iter().map(|sum| sum * sum / each).sum::<f64>() / total
-        };
+    fn full(&self, codes: &[Vec<usize>], values: &[f64], total: f64) -> Decomposition {
+        let k = self.sizes.len();
+        let explained = |set: usize| between(&self.sizes, codes, set, values) / total;
         let every = (1 << k) - 1;
         let first: Vec<f64> = (0..k).map(|factor| explained(1 << factor)).collect();
         let factors = (0..k)
@@ -231,6 +289,8 @@ impl Design {
                 factor: self.factors[factor].clone(),
                 first_order: first[factor],
                 total: (1.0 - explained(every & !(1 << factor))).max(0.0),
+                noise: None,
+                p: None,
             })
             .collect();
         let interactions = pairs(k)
@@ -273,6 +333,8 @@ impl Design {
                     factor: self.factors[factor].clone(),
                     first_order: share((factor, None)),
                     total: share((factor, None)) + with(factor),
+                    noise: None,
+                    p: None,
                 })
                 .collect(),
             interactions: pairs(k)
@@ -284,6 +346,32 @@ impl Design {
                 .collect(),
         }
     }
+}
+
+/// The sum of squares between the means over a set of factors of a full grid.
+fn between(sizes: &[usize], codes: &[Vec<usize>], set: usize, values: &[f64]) -> f64 {
+    let of_set = |factor: &usize| set >> factor & 1 == 1;
+    let members = || (0..sizes.len()).filter(of_set);
+    let size: usize = members().map(|factor| sizes[factor]).product();
+    let mut sums = vec![0.0; size];
+    for (code, value) in codes.iter().zip(values) {
+        sums[members().fold(0, |at, factor| at * sizes[factor] + code[factor])] += value;
+    }
+    let each = values.len() as f64 / size as f64;
+    sums.iter().map(|sum| sum * sum / each).sum()
+}
+
+/// A block's deviations from the cells' means, around their own mean: a block that is slow throughout shows no factor
+/// differently. A missing trial deviates by nothing. `None` where nothing was measured.
+fn deviations(block: &[Option<f64>], means: &[f64], scale: f64) -> Option<Vec<f64>> {
+    let deviations: Vec<Option<f64>> = block
+        .iter()
+        .zip(means)
+        .map(|(value, mean)| value.map(|value| (value - mean) / scale))
+        .collect();
+    let centre = mean(deviations.iter().flatten().copied())?;
+    let around = |deviation: Option<f64>| deviation.map_or(0.0, |deviation| deviation - centre);
+    Some(deviations.into_iter().map(around).collect())
 }
 
 fn pairs(k: usize) -> impl Iterator<Item = (usize, usize)> {

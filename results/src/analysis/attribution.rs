@@ -1,8 +1,9 @@
 //! Which factors a metric's variance comes from, by exact decomposition and by a forest's permutation importance, and
 //! by what factor the metric changes per doubling of each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use inferbench_crds::factor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,37 @@ pub struct Effect {
     /// The metric's ratio at each level to that at the first one, in geometric means over the balanced part of the
     /// grid.
     pub ratios: Vec<LevelRatio>,
+    /// What the intervals rest on.
+    #[serde(default)]
+    pub evidence: Evidence,
+}
+
+/// What the intervals of an effect rest on. Each goes over blocks: a block has its own starts of the engine, so that
+/// what starts differ by is in the interval of a factor that takes a fresh start, and falls out of that of a factor
+/// whose levels one start can have.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Evidence {
+    /// The variation that the factor is judged against.
+    pub against: Against,
+    /// Blocks in which two levels or more were measured.
+    pub blocks: u32,
+    /// Degrees of freedom of the intervals: blocks − 1; where a selected design is judged by its model, the least of them.
+    pub degrees: u32,
+    /// Starts of the engine at the level that has the fewest, in all blocks together. Absent where records do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<u32>,
+}
+
+/// The variation that a factor is judged against.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Against {
+    /// Between starts of the engine: a change of level takes a fresh one.
+    Starts,
+    /// Between trials: a start can have all levels.
+    #[default]
+    Trials,
 }
 
 /// A level's ratio to the first one.
@@ -167,6 +199,14 @@ fn one(grid: &Grid<'_>, metric: &Metric, values: &Values, design: Option<&Design
     }
 }
 
+/// How the variance of a metric divides, without a forest.
+#[cfg(test)]
+pub(super) fn decomposed(grid: &Grid<'_>, values: &Values) -> Option<Decomposition> {
+    let measured: Vec<bool> = values.means.iter().map(Option::is_some).collect();
+    let means: Vec<f64> = values.means.iter().flatten().copied().collect();
+    Design::new(grid, &measured)?.decompose(&means, &by_block_of_measured(values))
+}
+
 fn shares(design: &Design, values: &Values) -> Option<Shares> {
     let means: Vec<f64> = values.means.iter().flatten().copied().collect();
     let Decomposition {
@@ -174,7 +214,7 @@ fn shares(design: &Design, values: &Values) -> Option<Shares> {
         explained,
         factors,
         interactions,
-    } = design.decompose(&means)?;
+    } = design.decompose(&means, &by_block_of_measured(values))?;
     let importance = importance(&design.ranks, &means, FOREST_SEED);
     let disagreements = disagreements(&factors, &importance);
     Some(Shares {
@@ -186,6 +226,17 @@ fn shares(design: &Design, values: &Values) -> Option<Shares> {
         importance,
         disagreements,
     })
+}
+
+/// The values by block of the cells that have any.
+fn by_block_of_measured(values: &Values) -> Vec<Vec<Option<f64>>> {
+    let of_block = |block: &Vec<Option<f64>>| {
+        let cells = block.iter().zip(&values.means);
+        cells
+            .filter_map(|(value, mean)| mean.map(|_| *value))
+            .collect()
+    };
+    values.by_block.iter().map(of_block).collect()
 }
 
 /// The variance between replicates of a combination (pooled, with its degrees of freedom) over that of all trials.
@@ -232,8 +283,37 @@ pub(super) fn effects(grid: &Grid<'_>, logarithms: &Values) -> Vec<Effect> {
             factor: axis.factor.clone(),
             per_doubling: doublings.get(&axis.factor).copied(),
             ratios: ratios(grid, position, axis, logarithms),
+            evidence: evidence(grid, position, axis, logarithms),
         })
         .collect()
+}
+
+fn evidence(grid: &Grid<'_>, position: usize, axis: &Axis, logarithms: &Values) -> Evidence {
+    let blocks = logarithms.by_block.iter().filter(|block| {
+        let levels: BTreeSet<u32> = grid
+            .cells
+            .iter()
+            .zip(*block)
+            .filter_map(|(cell, value)| value.map(|_| cell.at[position]))
+            .collect();
+        levels.len() > 1
+    });
+    let blocks = blocks.count() as u32;
+    // A parameter may be a member of requests: then trials that shared a start differ in it.
+    let takes_start = match &axis.factor {
+        Factor::Parameter(_) => !grid.is_within_starts(position),
+        builtin => builtin.scope() == factor::Scope::Start,
+    };
+    Evidence {
+        against: if takes_start {
+            Against::Starts
+        } else {
+            Against::Trials
+        },
+        blocks,
+        degrees: blocks.saturating_sub(1),
+        starts: grid.starts(position),
+    }
 }
 
 /// Each factor's ratio per doubling: the slopes of one regression of the logarithm on the logarithms of all counts and

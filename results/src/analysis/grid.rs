@@ -1,6 +1,6 @@
 //! The combinations of a scope as a grid: which levels there are, what is missing, and the part that is complete.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use inferbench_crds::factor::Kind;
 use schemars::JsonSchema;
@@ -151,6 +151,33 @@ impl<'a> Grid<'a> {
             .iter()
             .enumerate()
             .filter(|(_, axis)| axis.varies())
+    }
+
+    /// Starts of the engine at the level of an axis that has the fewest; `None` where a valid trial does not tell its
+    /// process.
+    pub fn starts(&self, position: usize) -> Option<u32> {
+        let mut starts: BTreeMap<u32, BTreeSet<&str>> = BTreeMap::new();
+        for cell in &self.cells {
+            let of_level = starts.entry(cell.at[position]).or_default();
+            for row in &cell.combination.valid {
+                of_level.insert(row.process_id.as_deref()?);
+            }
+        }
+        starts.values().map(|starts| starts.len() as u32).min()
+    }
+
+    /// Whether trials that shared a start of the engine had different levels of an axis.
+    pub fn is_within_starts(&self, position: usize) -> bool {
+        let mut levels: HashMap<&str, u32> = HashMap::new();
+        self.cells.iter().any(|cell| {
+            let mut processes = cell
+                .combination
+                .valid
+                .iter()
+                .filter_map(|row| row.process_id.as_deref());
+            let level = cell.at[position];
+            processes.any(|process| *levels.entry(process).or_insert(level) != level)
+        })
     }
 
     /// The axes that lie inside of the one at a position, and those inside of these.

@@ -1,5 +1,7 @@
 //! Least squares by normal equations: many small problems that share their columns.
 
+use inferbench_crds::select::algebra::{dot, sweep};
+
 /// The normal equations of a problem: all that least squares needs to know of its rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Normal {
@@ -145,6 +147,66 @@ impl Factored {
     }
 }
 
+/// (XᵀX)⁻¹ over the columns that do not depend on those before them.
+#[derive(Clone, Debug)]
+pub(crate) struct Inverse {
+    swept: Vec<f64>,
+    independent: Vec<bool>,
+}
+
+/// Inverts XᵀX.
+pub(crate) fn invert(mut gram: Vec<f64>, columns: usize) -> Inverse {
+    let independent = sweep(&mut gram, columns).independent;
+    Inverse {
+        swept: gram,
+        independent,
+    }
+}
+
+impl Inverse {
+    /// Columns that do not depend on those before them.
+    pub fn rank(&self) -> usize {
+        self.independent.iter().filter(|is| **is).count()
+    }
+
+    /// (XᵀX)⁻¹x; 0 at columns that depend on others.
+    pub fn times(&self, x: &[f64]) -> Vec<f64> {
+        let p = self.independent.len();
+        let entry = |row: usize| -> f64 {
+            let entries = self.swept[row * p..(row + 1) * p].iter().zip(x);
+            entries
+                .zip(&self.independent)
+                .filter(|(_, independent)| **independent)
+                .map(|((entry, x), _)| entry * x)
+                .sum()
+        };
+        (0..p)
+            .map(|row| {
+                if self.independent[row] {
+                    entry(row)
+                } else {
+                    0.0
+                }
+            })
+            .collect()
+    }
+
+    /// Whether the rows tell a linear function of the coefficients: no combination of columns that makes nothing has a
+    /// part in it, but for this much.
+    pub fn tells(&self, contrast: &[f64], part: f64) -> bool {
+        let p = self.independent.len();
+        (0..p)
+            .filter(|column| !self.independent[*column])
+            .all(|dependent| {
+                let others = (0..p).filter(|row| self.independent[*row]);
+                let made: f64 = others
+                    .map(|row| contrast[row] * self.swept[row * p + dependent])
+                    .sum();
+                (contrast[dependent] - made).abs() <= part
+            })
+    }
+}
+
 /// The coefficients, none of them negative, with the least residual: the best of the fits of every subset of the
 /// columns that has none below 0. Exact, and quick enough for a handful of columns.
 pub(crate) fn non_negative(normal: &Normal) -> Vec<f64> {
@@ -165,10 +227,6 @@ pub(crate) fn non_negative(normal: &Normal) -> Vec<f64> {
         }
     }
     best.1
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]

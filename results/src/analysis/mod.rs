@@ -14,11 +14,14 @@ pub mod forest;
 mod grid;
 pub mod importance;
 mod least_squares;
+pub mod selected;
 pub mod trust;
+#[cfg(test)]
+mod whole_plots;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use inferbench_crds::spec::Objectives;
+use inferbench_crds::spec::{Design, Objectives};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +29,8 @@ pub use self::grid::{Coverage, FactorLevels};
 
 use self::grid::Grid;
 use crate::{
+    interval::t_quantile,
+    numbers,
     row::Row,
     sample::{self, Combination, combine, latest_attempts},
     summary::Summary,
@@ -52,6 +57,9 @@ pub struct Analysis {
     pub cost_models: Vec<cost::CostModel>,
     /// Whether to trust it.
     pub trust: trust::Trust,
+    /// Of a design that selects combinations: what was declared and what was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selected: Option<selected::Selected>,
 }
 
 /// The analysis of one model's combinations, or of all.
@@ -99,6 +107,7 @@ pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Anal
             .collect();
         push(Some(model), &own);
     }
+    nested.extend(starts_across_blocks(&latest));
     Analysis {
         schema_version: ANALYSIS_VERSION.into(),
         sweep: summary.sweep.clone(),
@@ -107,7 +116,23 @@ pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Anal
         scopes,
         cost_models: cost::model(&combinations),
         trust: trust::judge(&summary.counts, &latest, &combinations),
+        selected: None,
     }
+}
+
+/// The same for the rows of this design: where it selects combinations, effects are those of the model that it declares.
+#[must_use]
+pub fn analyze_design(
+    rows: &[Row],
+    summary: &Summary,
+    objectives: &Objectives,
+    design: &Design,
+) -> Analysis {
+    let mut analysis = analyze(rows, summary, objectives);
+    if let Some(selection) = selected::Selection::new(rows, design) {
+        selection.describe(&mut analysis);
+    }
+    analysis
 }
 
 fn scope(model: Option<&str>, grid: Grid<'_>) -> Scope {
@@ -126,6 +151,24 @@ fn scope(model: Option<&str>, grid: Grid<'_>) -> Scope {
         curves: curves::follow(&grid),
         coverage: grid.coverage,
     }
+}
+
+/// A sentence where one start of the engine served several blocks, as it may in results from elsewhere.
+fn starts_across_blocks(latest: &[&Row]) -> Option<String> {
+    let mut blocks: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+    for row in latest {
+        let process = row.process_id.as_deref();
+        blocks
+            .entry(process.unwrap_or_default())
+            .or_default()
+            .insert(row.replicate);
+    }
+    blocks.remove("");
+    blocks.values().any(|blocks| blocks.len() > 1).then(|| {
+        "Replicates shared starts of the engine: what starts differ by is not in the intervals, which are too narrow for \
+         engines, GPUs and parameters."
+            .into()
+    })
 }
 
 fn notes(scopes: &[Scope], nested: Vec<String>) -> Vec<String> {
@@ -149,6 +192,7 @@ fn notes(scopes: &[Scope], nested: Vec<String>) -> Vec<String> {
                 .into(),
         );
     }
+    notes.extend(scopes.first().and_then(few_starts));
     for note in nested {
         if !notes.contains(&note) {
             notes.push(note);
@@ -160,6 +204,48 @@ fn notes(scopes: &[Scope], nested: Vec<String>) -> Vec<String> {
             .into(),
     );
     notes
+}
+
+/// Starts at a level below which its interval is said to rest on few.
+const FEW_STARTS: u32 = 3;
+
+/// A sentence about factors that were judged by few starts of the engine.
+fn few_starts(scope: &Scope) -> Option<String> {
+    let mut effects: Vec<&attribution::Effect> = Vec::new();
+    for effect in scope.attribution.iter().flat_map(|of| &of.effects) {
+        let few = effect
+            .evidence
+            .starts
+            .is_some_and(|starts| starts < FEW_STARTS);
+        let is_of_start = effect.evidence.against == attribution::Against::Starts;
+        if few && is_of_start && effects.iter().all(|known| known.factor != effect.factor) {
+            effects.push(effect);
+        }
+    }
+    let titles: Vec<&str> = effects.iter().map(|effect| effect.factor.title()).collect();
+    let starts = effects
+        .iter()
+        .filter_map(|effect| effect.evidence.starts)
+        .min()?;
+    let blocks = effects.iter().map(|effect| effect.evidence.blocks).min()?;
+    let started = match starts {
+        1 => "started once".into(),
+        starts => format!("started {starts} times"),
+    };
+    Some(format!(
+        "At some level of {} the engine was {started} only: {}",
+        numbers::listed(&titles),
+        match blocks {
+            0 | 1 =>
+                "without a second block nothing tells an effect from what any two starts differ by."
+                    .into(),
+            blocks => format!(
+                "with {} of freedom a 95% interval is {:.1} standard errors wide to each side; more replicates narrow it fast.",
+                numbers::counted(blocks - 1, "degree"),
+                t_quantile(f64::from(blocks) - 1.0)
+            ),
+        }
+    ))
 }
 
 #[cfg(test)]

@@ -95,8 +95,12 @@ pub struct Drift {
     pub trials: u32,
     /// Spearman's ρ between when each trial ran and what it measured, both as deviations from their combination's mean.
     pub spearman: f64,
-    /// The probability of one as far from 0 without any drift, with trials − combinations − 1 degrees of freedom.
+    /// The probability of one as far from 0 without any drift, with trials − combinations − 1 degrees of freedom; where
+    /// trials shared starts of the engine, ρ and p go over the starts' means in their place.
     pub p: f64,
+    /// Starts of the engine that ρ goes over where trials shared them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<u32>,
     /// Change from the first trial to the last, in percent, by least squares of the same deviations.
     pub change_pct: f64,
     /// Whether p is below 0.01.
@@ -273,20 +277,31 @@ fn outlying(metric: &Metric, deviations: &[Deviation<'_>]) -> Vec<Outlier> {
 /// A combination's mean takes one degree of freedom out of its trials, and where it ran takes part in it: so both sides
 /// are deviations from the combination's means, and the means are counted. With the plain order of execution and
 /// all trials counted, two replicates would find a drift of nothing in 5% of sweeps instead of 1%.
+///
+/// Trials that shared a start of the engine have what that start differs by in common, and count once, as their mean:
+/// each by itself, starts that differ by 5% would be taken for a drift in far more than 1% of sweeps.
 fn drifting(metric: &Metric, deviations: &[Deviation<'_>]) -> Option<Drift> {
-    if deviations.len() < MIN_TRIALS {
+    let starts = by_start(deviations);
+    if starts.len() < MIN_TRIALS {
         return None;
     }
-    let later: Vec<f64> = deviations.iter().map(|d| d.later).collect();
-    let values: Vec<f64> = deviations.iter().map(|d| d.from_mean).collect();
-    let rho = spearman(&later, &values)?;
-    // Each combination's trials add up to one.
-    let combinations: f64 = deviations.iter().map(|d| 1.0 / d.trials as f64).sum();
-    let p = spearman_p(rho, deviations.len() + 1 - combinations.round() as usize);
+    let over = |of: &dyn Fn(&Deviation<'_>) -> f64| -> Vec<f64> {
+        let means = starts
+            .iter()
+            .map(|start| start.iter().map(|d| of(d)).sum::<f64>() / start.len() as f64);
+        means.collect()
+    };
+    let rho = spearman(&over(&|d| d.later), &over(&|d| d.from_mean))?;
+    // Each combination's trials add up to one, and so do the starts of a plot.
+    let means: f64 = over(&|d| 1.0 / d.trials as f64).iter().sum();
+    let p = spearman_p(
+        rho,
+        starts.len() + 1 - (means.round() as usize).min(starts.len()),
+    );
     let (mut xy, mut xx) = (0.0, 0.0);
-    for (x, y) in later.iter().zip(&values) {
-        xy += x * y;
-        xx += x * x;
+    for deviation in deviations {
+        xy += deviation.later * deviation.from_mean;
+        xx += deviation.later * deviation.later;
     }
     let order = || deviations.iter().map(|d| f64::from(d.row.run_order));
     let first = order().fold(f64::INFINITY, f64::min);
@@ -297,9 +312,28 @@ fn drifting(metric: &Metric, deviations: &[Deviation<'_>]) -> Option<Drift> {
         trials: deviations.len() as u32,
         spearman: rho,
         p,
+        starts: (starts.len() < deviations.len()).then_some(starts.len() as u32),
         change_pct,
         flagged: p < DRIFT_P,
     })
+}
+
+/// The deviations of the trials of each start; a trial whose process is unknown is taken for one of its own.
+fn by_start<'a, 'b>(deviations: &'a [Deviation<'b>]) -> Vec<Vec<&'a Deviation<'b>>> {
+    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut starts: Vec<Vec<&Deviation<'_>>> = Vec::new();
+    for deviation in deviations {
+        let next = starts.len();
+        let at = match deviation.row.process_id.as_deref() {
+            Some(process) => *known.entry(process).or_insert(next),
+            None => next,
+        };
+        if at == next {
+            starts.push(Vec::new());
+        }
+        starts[at].push(deviation);
+    }
+    starts
 }
 
 /// The two-sided probability of a Spearman coefficient as far from 0 by chance, by Student's t with count − 2 degrees

@@ -22,11 +22,11 @@ pub fn file_name(row: &Row) -> String {
     format!("trial-{:05}-{}.json", row.trial_index, row.attempt)
 }
 
-/// The report of a trial; `None` where nothing was measured, or where it cannot be vouched for: the report has no
-/// place to say so.
+/// The report of a trial; `None` where nothing was measured, where it cannot be vouched for, which the report has no
+/// place to say, or where requests came one by one and not in batches.
 #[must_use]
 pub fn report(row: &Row) -> Option<Value> {
-    if is_invalid(row) {
+    if is_invalid(row) || row.of_requests() {
         return None;
     }
     let ttlt_ms = finite(row.mean_ttlt_ms).filter(|ms| *ms > 0.0)?;

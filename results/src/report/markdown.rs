@@ -50,6 +50,9 @@ pub fn markdown(report: &Report<'_>) -> String {
                 escaped(&scope_name(scope))
             );
             table(&effects, &mut out);
+            if let Some(said) = matters::evidence(&attributions) {
+                let _ = writeln!(out, "{}\n", escaped(&said));
+            }
         }
     }
     let _ = writeln!(out, "{}", escaped(&trust));

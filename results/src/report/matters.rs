@@ -1,6 +1,8 @@
 //! The section "What matters": effects, shares of variance, importances, correlations.
 
-use std::collections::BTreeSet;
+mod selected;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use maud::{Markup, html};
 
@@ -8,13 +10,14 @@ use super::{Report, page};
 use crate::{
     analysis::{
         Scope,
-        attribution::{Attribution, Method, Shares},
+        attribution::{Against, Attribution, Method, Shares},
     },
     figures::{
         Question, Table,
         lookup::{effect_headline, metric_title, scope_name},
         matters::CORRELATIONS,
     },
+    interval::t_quantile,
     numbers::{self, NOT_AVAILABLE},
     sample::Factor,
 };
@@ -31,6 +34,7 @@ pub(super) fn section(report: &Report<'_>) -> Markup {
             @match scopes.split_first() {
                 None => p.none { "There is no valid trial, so nothing can be said of factors." },
                 Some((first, others)) => {
+                    @if let Some(selected) = &report.analysis.selected { (selected::section(selected)) }
                     p {
                         "An effect is the factor by which a metric changes when a level doubles, with all factors fitted "
                         "together; ×1.00 means none. Shares and importances depend on the levels that were chosen: over a "
@@ -157,8 +161,41 @@ fn effects_of(attributions: &[&Attribution], scope: &Scope, caption: &str) -> Ma
             p.none { (caption) ": n/a, for no factor has two levels with valid trials." }
         } @else {
             (page::table(caption, &table, "analysis.json"))
+            @if let Some(said) = evidence(attributions) { p.small { (page::cut(&said)) } }
         }
     }
+}
+
+/// What the intervals of effects rest on, in words; `None` where there is no interval.
+pub(super) fn evidence(attributions: &[&Attribution]) -> Option<String> {
+    let effects = || attributions.iter().flat_map(|of| &of.effects);
+    let degrees = effects().map(|effect| effect.evidence.degrees).min()?;
+    if degrees == 0 {
+        return None;
+    }
+    let mut said = format!(
+        "Intervals go over blocks, with {} of freedom or more (Student’s t: {:.2} standard errors to each side).",
+        numbers::counted(degrees, "degree"),
+        t_quantile(f64::from(degrees))
+    );
+    let mut started: BTreeMap<&Factor, u32> = BTreeMap::new();
+    for effect in effects().filter(|effect| effect.evidence.against == Against::Starts) {
+        if let Some(starts) = effect.evidence.starts {
+            let least = started.entry(&effect.factor).or_insert(starts);
+            *least = starts.min(*least);
+        }
+    }
+    if !started.is_empty() {
+        let each = started
+            .iter()
+            .map(|(factor, starts)| format!("{} {starts}", factor.title()));
+        said += &format!(
+            " Factors that take a fresh start of the engine are judged against the variation between starts; starts at \
+             the level that has the fewest: {}.",
+            each.collect::<Vec<_>>().join(", ")
+        );
+    }
+    Some(said)
 }
 
 /// Metrics by factors.
@@ -320,6 +357,9 @@ fn remarks(attributions: &[&Attribution]) -> Vec<String> {
                 ));
             }
         }
+        if let Some(said) = of.log.as_ref().and_then(|shares| noise(&of.metric, shares)) {
+            remarks.push(said);
+        }
         for note in &of.notes {
             remarks.push(format!("{}: {note}", metric_title(&of.metric)));
         }
@@ -331,6 +371,28 @@ fn remarks(attributions: &[&Attribution]) -> Vec<String> {
         )
     }));
     remarks
+}
+
+/// Shares at least as large that noise could make are named.
+const NOTABLE: f64 = 0.01;
+/// From this probability on, a share may be nothing but noise.
+const MAY_BE_NOISE: f64 = 0.05;
+
+/// The factors whose share may come of what replicates, or starts of the engine, differ by.
+fn noise(metric: &str, shares: &Shares) -> Option<String> {
+    let may_be = shares
+        .factors
+        .iter()
+        .filter(|share| share.first_order >= NOTABLE && share.p.is_some_and(|p| p >= MAY_BE_NOISE));
+    let titles: Vec<&str> = may_be.map(|share| share.factor.title()).collect();
+    (!titles.is_empty()).then(|| {
+        format!(
+            "{}: the {} of {} may be nothing but what replicates and starts differ by (p ≥ 0.05).",
+            metric_title(metric),
+            if titles.len() == 1 { "share" } else { "shares" },
+            numbers::listed(&titles)
+        )
+    })
 }
 
 fn disagreements(scopes: &[Scope]) -> Vec<String> {

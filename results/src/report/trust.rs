@@ -221,7 +221,11 @@ fn drift(trust: &Trust) -> Markup {
             p.none { "Drift: n/a, for no combination was measured twice." }
         } @else {
             (page::table("Drift with the order of execution", &table, "analysis.json"))
-            p.small { "When each trial ran against what it measured, both as deviations from its combination’s mean; flagged where p < 0.01." }
+            p.small { "When each trial ran against what it measured, both as deviations from its combination’s mean; flagged where p < 0.01."
+                @if let Some(starts) = trust.drift.iter().find_map(|drift| drift.starts) {
+                    " Trials shared " (numbers::counted(starts, "start")) " of the engine, and each start counts once."
+                }
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 mod collect;
 mod compare;
 mod export;
+mod fetch;
 mod generate;
 mod import;
 mod input;
@@ -40,6 +41,8 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
         Command::Install(args) => install::run(args),
+        Command::Fetch(args) => fetch::run(args),
+        Command::Pack(args) => fetch::pack(args),
         Command::Preflight(args) => pod::preflight::run(&args.requests),
         // In a pod, whose requests are in a file, it is the parent of such processes.
         Command::Trial => match env::var_os(REQUESTS_VARIABLE) {

@@ -1,11 +1,16 @@
 //! `inferbench plan`: what a spec would measure, without measuring anything.
 
-use std::io::{self, Write};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Write},
+};
 
 use comfy_table::Table;
 use inferbench_crds::{
     design::Combination,
     factor::{Factor, Level, Levels},
+    spec::Isolation,
 };
 use inferbench_results::sample;
 use serde::Serialize;
@@ -20,13 +25,16 @@ use crate::{
     models::Need,
     process::{exit::Exit, print_error},
     sweep::{
+        estimate::{Class, Forecast, spoken},
         levels::Columns,
         prepared::{Fate, Prepared, gib},
     },
 };
 
-/// More lines than that are left to the other forms.
+/// More combinations than that are listed only where they are asked for.
 const MAX_LINES: usize = 40;
+/// Reasons for leaving combinations out that are named.
+const MAX_REASONS: usize = 5;
 
 /// The whole plan.
 #[derive(Debug, Serialize)]
@@ -90,7 +98,7 @@ pub fn run(args: &PlanArgs) -> Exit {
     };
     let plan = plan(&sweep, Machine::look().memory);
     let text = match args.output {
-        PlanOutput::Table => table(&plan),
+        PlanOutput::Table => table(&plan, &effort(&sweep, &plan), args.all),
         PlanOutput::Json => serde_json::to_string_pretty(&plan).unwrap_or_default(),
         PlanOutput::Csv => csv(&plan),
     };
@@ -144,6 +152,51 @@ fn plan(sweep: &Prepared, memory: Option<u64>) -> Plan {
     }
 }
 
+/// The work of the trials that will be measured, as far as it is known before anything is.
+struct Effort {
+    /// Fresh processes with a loaded model.
+    starts: usize,
+    /// Seconds that warming up and timing take at least, with the usual time of a start.
+    least_s: f64,
+}
+
+fn effort(sweep: &Prepared, plan: &Plan) -> Effort {
+    let (spec, expansion) = (&sweep.spec, &sweep.expansion);
+    let measured = plan.lines.iter().filter(|line| line.status == "measure");
+    let measured: BTreeSet<u32> = measured.map(|line| line.index).collect();
+    let per_start = spec.execution.trials_per_job.unsigned_abs().max(1);
+    let mut forecast = Forecast::default();
+    let mut starts = 0;
+    let mut last = None;
+    for index in (0..expansion.replicates()).flat_map(|replicate| sweep.block(replicate)) {
+        if !measured.contains(&(index % expansion.combinations_before_exclusion().max(1))) {
+            continue;
+        }
+        let Some(trial) = expansion.trial(index) else {
+            continue;
+        };
+        let combination = &trial.combination;
+        // How long an iteration takes is not known before one is measured.
+        let class = Class::new(0.0, combination.gpus);
+        forecast.expect(class, sweep.measurement(combination));
+        let shared = spec.measurement.isolation_for(&combination.engine) == Isolation::Pod;
+        let group = (trial.replicate, expansion.start(index));
+        last = match last {
+            Some((same, served)) if shared && same == group && served < per_start => {
+                Some((same, served + 1))
+            }
+            _ => {
+                starts += 1;
+                Some((group, 1))
+            }
+        };
+    }
+    Effort {
+        starts,
+        least_s: forecast.remaining_s(),
+    }
+}
+
 fn line(
     sweep: &Prepared,
     index: u32,
@@ -171,7 +224,91 @@ fn line(
     }
 }
 
-fn table(plan: &Plan) -> String {
+/// The plan at a glance.
+fn summary(plan: &Plan, effort: &Effort) -> String {
+    let mut text = format!(
+        "{}: {} combinations × {} replicates = {} trials; {} to measure",
+        plan.name, plan.combinations, plan.replicates, plan.trials, plan.to_measure
+    );
+    if plan.to_measure > 0 {
+        text += &format!(
+            ", in {} starts of an engine: at least {}",
+            effort.starts,
+            spoken(effort.least_s)
+        );
+    }
+    text.push('\n');
+    for (status, what) in [
+        ("excluded", "excluded"),
+        ("unsupported", "unsupported"),
+        ("outOfMemory", "cannot fit"),
+    ] {
+        let lines = plan.lines.iter().filter(|line| line.status == status);
+        text += &left_out(what, lines.filter_map(|line| line.reason.as_deref()));
+    }
+    let measured = plan.lines.iter().filter(|line| line.status == "measure");
+    if let Some(largest) = measured.filter_map(|line| line.peak_bytes).max() {
+        text += &format!("predicted peak memory {:.2} GiB per rank", gib(largest));
+        if let Some(all) = plan.machine_memory_bytes {
+            text += &format!("; this machine has {:.2} GiB", gib(all));
+        }
+        text.push('\n');
+    }
+    for model in &plan.models {
+        text += &format!(
+            "{}: {}, {:.1} M parameters, context {}\n",
+            model.name,
+            model.architecture,
+            model.params as f64 / 1e6,
+            model.context
+        );
+    }
+    for note in &plan.notes {
+        text += &format!("note: {note}\n");
+    }
+    text
+}
+
+/// How many combinations are left out, and for which reasons, the most frequent first; empty where there are none.
+/// Reasons that differ in numbers alone are one, of which the first is shown.
+fn left_out<'a>(what: &str, reasons: impl Iterator<Item = &'a str>) -> String {
+    let mut kinds: BTreeMap<String, (usize, &str, bool)> = BTreeMap::new();
+    for reason in reasons {
+        let kind = reason.split(|c: char| c.is_ascii_digit()).collect();
+        let (count, first, differ) = kinds.entry(kind).or_insert((0, reason, false));
+        *count += 1;
+        *differ |= *first != reason;
+    }
+    let total: usize = kinds.values().map(|(count, ..)| count).sum();
+    if total == 0 {
+        return String::new();
+    }
+    let mut kinds: Vec<_> = kinds.into_values().collect();
+    kinds.sort_by_key(|(count, ..)| Reverse(*count));
+    let mut text = format!("{what}: {total} combinations\n");
+    let width = total.to_string().len();
+    for (count, first, differ) in kinds.iter().take(MAX_REASONS) {
+        let such = if *differ { "such as: " } else { "" };
+        text += &format!("  {count:>width$}  {such}{first}\n");
+    }
+    let others = kinds.iter().skip(MAX_REASONS);
+    let others: usize = others.map(|(count, ..)| count).sum();
+    if others > 0 {
+        text += &format!("  {others:>width$}  other reasons\n");
+    }
+    text
+}
+
+/// The summary, and the combinations where there are few, or all are asked for.
+fn table(plan: &Plan, effort: &Effort, all: bool) -> String {
+    let mut text = summary(plan, effort) + "\n";
+    if !all && plan.lines.len() > MAX_LINES {
+        text += &format!(
+            "The {} combinations are listed with --all, or with --output csv or json.\n",
+            plan.lines.len()
+        );
+        return text;
+    }
     let mut table = Table::new();
     table.load_style(STYLE);
     let columns = Columns::of(plan.lines.iter().map(|line| &line.levels));
@@ -183,7 +320,7 @@ fn table(plan: &Plan) -> String {
             .chain([String::new()]),
     );
     let numbers = columns.starts()..=columns.count() + memory.len() - 1;
-    for line in plan.lines.iter().take(MAX_LINES) {
+    for line in &plan.lines {
         let amount = |bytes: Option<u64>| bytes.map_or(String::new(), |b| format!("{:.3}", gib(b)));
         let note = match (&line.reason, line.fits) {
             (Some(reason), _) => format!("{}: {reason}", line.status),
@@ -199,58 +336,7 @@ fn table(plan: &Plan) -> String {
         let cells = columns.cells(&line.levels).into_iter().chain(cells);
         table.add_row(aligned(cells, numbers.clone()));
     }
-    let mut text = format!("{}\n", table.trim_fmt());
-    if plan.lines.len() > MAX_LINES {
-        text += &format!(
-            "… {} more; all of them with --output csv or json\n",
-            plan.lines.len() - MAX_LINES
-        );
-    }
-    text += "\n";
-    for model in &plan.models {
-        text += &format!(
-            "{}: {}, {:.1} M parameters, context {}\n",
-            model.name,
-            model.architecture,
-            model.params as f64 / 1e6,
-            model.context
-        );
-    }
-    for note in &plan.notes {
-        text += &format!("note: {note}\n");
-    }
-    let count = |status| {
-        plan.lines
-            .iter()
-            .filter(|line| line.status == status)
-            .count()
-    };
-    text += &format!(
-        "{}: {} combinations × {} replicates = {} trials; {} to measure",
-        plan.name, plan.combinations, plan.replicates, plan.trials, plan.to_measure
-    );
-    for (status, what) in [
-        ("excluded", "combinations excluded"),
-        ("unsupported", "combinations unsupported"),
-        ("outOfMemory", "combinations that cannot fit"),
-    ] {
-        if count(status) > 0 {
-            text += &format!("; {} {what}", count(status));
-        }
-    }
-    let largest = plan
-        .lines
-        .iter()
-        .filter(|line| line.status == "measure")
-        .filter_map(|line| line.peak_bytes)
-        .max();
-    if let Some(largest) = largest {
-        text += &format!("\npredicted peak memory {:.2} GiB per rank", gib(largest));
-        if let Some(all) = plan.machine_memory_bytes {
-            text += &format!("; this machine has {:.2} GiB", gib(all));
-        }
-    }
-    text
+    text + &table.trim_fmt()
 }
 
 fn csv(plan: &Plan) -> String {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cli::RunArgs,
-    machine::Machine,
+    machine::{Machine, quiet},
     models::{Need, Resolved},
     process::{exit::Exit, lock::FolderLock, print_error, signals},
     store::{Store, StoreError},
@@ -89,6 +89,9 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     flag_other_machines(&ledger, &machine);
     let mut executor = executor(args, &sweep, &store, &machine);
     let mut run = Run::new(&sweep, &store, &at, &machine, file, ledger);
+    if run.finished() < sweep.expansion.len() as usize {
+        look_around(&sweep, &machine, args.require_quiet)?;
+    }
     match run.measure(executor.as_mut())? {
         Ending::Interrupted => Ok(interrupted(args, &run, &sweep)),
         ending => conclude(&run, &sweep, &store, reused, ending),
@@ -181,6 +184,33 @@ fn introduce(sweep: &Prepared, store: &Store, reused: usize) {
         },
         store.location()
     );
+}
+
+/// Says whether something else is busy on this machine, before the first trial; where quiet is required, that is the
+/// end.
+fn look_around(sweep: &Prepared, machine: &Machine, required: bool) -> Result<(), Exit> {
+    let cpus = machine.cpus.len();
+    let gpus = sweep.spec.design.factors.gpus.iter().copied().max();
+    // As trials are judged: on GPUs, a thread for each does nothing but enqueue.
+    let threads = match gpus.unwrap_or_default() {
+        0 => std::thread::available_parallelism().map_or(cpus, usize::from),
+        gpus => gpus.unsigned_abs() as usize,
+    };
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let Some(warning) = quiet::warning(&quiet::look(&machine.cpus), count(threads), count(cpus))
+    else {
+        return Ok(());
+    };
+    if required {
+        print_error(&format!(
+            "{warning} Nothing was measured, as --require-quiet asks"
+        ));
+        return Err(Exit::NotQuiet);
+    }
+    print_error(&format!(
+        "warning: {warning} The run goes on (not with --require-quiet)"
+    ));
+    Ok(())
 }
 
 /// Says which stored records come from another processor, device or driver than this machine would write.

@@ -4,6 +4,7 @@ pub mod activity;
 pub mod ceilings;
 pub mod cgroup;
 pub mod processes;
+pub mod quiet;
 
 use std::{
     collections::BTreeSet,

@@ -47,11 +47,11 @@ struct Trees {
 
 /// A process at the time of the last look.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Process {
+pub(super) struct Process {
     parent: u32,
     /// When it started, in ticks since boot: a number may come to be another process'.
-    start: u64,
-    cpu_time: Duration,
+    pub(super) start: u64,
+    pub(super) cpu_time: Duration,
     /// CPU time of ended children that it has waited for, theirs among it.
     waited_for: Duration,
 }
@@ -246,7 +246,7 @@ impl Process {
     }
 
     /// From the text of stat: fields are counted behind the name, which may itself hold spaces and brackets.
-    fn parse(stat: &str) -> Option<Self> {
+    pub(super) fn parse(stat: &str) -> Option<Self> {
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         // state, ppid, …; utime is field 14 of all, cutime 16, starttime 22.
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
@@ -267,7 +267,7 @@ pub fn own_cpu_time() -> Duration {
 }
 
 /// CPU time of all threads of a process so far.
-fn cpu_clock(pid: u32) -> Option<Duration> {
+pub(super) fn cpu_clock(pid: u32) -> Option<Duration> {
     let mut clock = 0;
     // SAFETY: the function writes one number.
     let failed = unsafe { libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock) };

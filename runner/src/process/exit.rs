@@ -12,6 +12,9 @@ pub enum Exit {
     Failed,
     /// The input is wrong: an unknown flag, a file that is no valid spec. Nothing was measured.
     BadInput,
+    /// The machine is busy with something else, and `--require-quiet` was given. Nothing was measured; trying again may
+    /// help.
+    NotQuiet,
     /// The trial's request cannot be read; trying again cannot help.
     BadRequest,
     /// The trial's model cannot be loaded as it lies there; trying again cannot help.
@@ -32,6 +35,7 @@ impl Exit {
             Exit::Ok => 0,
             Exit::Failed => 1,
             Exit::BadInput => 2,
+            Exit::NotQuiet => 3,
             Exit::BadRequest => 64,
             Exit::BadModel => 65,
             Exit::NoDevice => 69,
@@ -63,7 +67,13 @@ mod tests {
         ] {
             assert!(is_permanent(i32::from(exit.code())), "{exit:?}");
         }
-        for exit in [Exit::Ok, Exit::Failed, Exit::BadInput, Exit::Interrupted] {
+        for exit in [
+            Exit::Ok,
+            Exit::Failed,
+            Exit::BadInput,
+            Exit::NotQuiet,
+            Exit::Interrupted,
+        ] {
             assert!(!is_permanent(i32::from(exit.code())), "{exit:?}");
         }
     }

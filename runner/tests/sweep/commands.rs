@@ -130,12 +130,48 @@ fn the_plan_says_what_is_left_out_and_why() {
     };
     // What this machine has is no part of the golden text.
     let table = plan("table");
-    let table = table.split("; this machine has").next().unwrap();
+    let lines = table
+        .lines()
+        .map(|line| line.split("; this machine has").next().unwrap());
+    let table = lines.collect::<Vec<_>>().join("\n");
     insta::assert_snapshot!("plan_table", table);
     insta::assert_snapshot!("plan_csv", plan("csv"));
     let json: serde_json::Value = serde_json::from_str(&plan("json")).unwrap();
     assert_eq!(json["trials"], 60);
     assert_eq!(json["lines"].as_array().unwrap().len(), 24);
+}
+
+#[test]
+fn the_plan_of_a_large_design_is_a_summary() {
+    let lengths: Vec<String> = (1..=30).map(|length| length.to_string()).collect();
+    let lengths = format!("inputLength: [{}]", lengths.join(", "));
+    let place = Place::untouched(
+        &PLANNED
+            .replace("inputLength: [16]", &lengths)
+            .replace("2000000", "200000"),
+    );
+    let plan = |more: &[&str]| {
+        let output = place
+            .command(&[&["plan", "spec.yaml"], more].concat())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let short = plan(&[]);
+    let lines = short
+        .lines()
+        .map(|line| line.split("; this machine has").next().unwrap());
+    insta::assert_snapshot!("plan_summary", lines.collect::<Vec<_>>().join("\n"));
+    let long = plan(&["--all"]);
+    let summary = short.split("\n\n").next().unwrap();
+    assert!(long.starts_with(summary), "{long}");
+    // A line for each of 30 × 24 combinations, under the head and its line.
+    assert_eq!(
+        long.trim_end().lines().count(),
+        summary.lines().count() + 1 + 2 + 720
+    );
+    assert_eq!(plan(&["-o", "csv"]).lines().count(), 721);
 }
 
 #[test]

@@ -3,10 +3,13 @@
 mod commands;
 mod comparisons;
 mod faults;
+mod fetch;
 mod interruptions;
 mod parameters;
 mod place;
 mod pods;
 mod quality;
+mod quiet;
 mod reports;
 mod results;
+mod servers;

@@ -5,10 +5,10 @@
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
 
 use super::block::Packed;
-use super::product::{Epilogue, Product};
+use super::product::{Epilogue, Operands};
 use super::quantized::packed::{BF16, BLOCK, F16};
 use super::quantized::{Format, stream};
-use super::view::{View, build};
+use super::view::build;
 
 /// Up to this many rows of `x` the weights stream past them.
 const STREAM_ROWS: usize = 32;
@@ -44,36 +44,12 @@ fn product<B: Format + Sync>(
         CpuStorage::F16(weights) => bytes(&weights[first..last]),
         _ => return Ok(None),
     };
-    let (Some(xv), bv) = (View::of(x), bias.map(View::of)) else {
+    let operands = Operands::of(x, bias).filter(|_| k.is_multiple_of(BLOCK));
+    let Some((product, dims)) = operands
+        .as_ref()
+        .and_then(|operands| operands.product((n, k), epilogue))
+    else {
         return Ok(None);
-    };
-    let bias = match &bv {
-        None => None,
-        Some(view) => match view.as_ref().and_then(View::contiguous) {
-            Some(bias) => Some(bias),
-            None => return Ok(None),
-        },
-    };
-    let Some(values) = xv.contiguous() else {
-        return Ok(None);
-    };
-    let mut dims = xv.dims().to_vec();
-    let Some(last) = dims.last_mut() else {
-        return Ok(None);
-    };
-    let fits = *last == k && k.is_multiple_of(BLOCK) && bias.is_none_or(|bias| bias.len() == n);
-    if !fits || n * values.len() == 0 {
-        return Ok(None);
-    }
-    *last = n;
-    let product = Product {
-        x: values,
-        w: &[],
-        bias,
-        epilogue,
-        m: values.len() / k,
-        n,
-        k,
     };
     build(dims, |out| {
         if product.m <= STREAM_ROWS {

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
+use candle_core::Tensor;
 use pulp::{Simd, WithSimd};
 
 use super::math;
 use super::norm::add_row;
 use super::pool::Disjoint;
+use super::view::View;
 
 /// The last step of each product.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,56 @@ pub(super) struct Product<'a> {
     pub(super) m: usize,
     pub(super) n: usize,
     pub(super) k: usize,
+}
+
+/// What any weight matrix is multiplied with: `x` and the bias, f32 in CPU memory.
+pub(super) struct Operands<'a> {
+    x: View<'a>,
+    bias: Option<View<'a>>,
+}
+
+impl<'a> Operands<'a> {
+    /// `None` for any other device or dtype.
+    pub(super) fn of(x: &'a Tensor, bias: Option<&'a Tensor>) -> Option<Self> {
+        let bias = match bias {
+            Some(bias) => Some(View::of(bias)?),
+            None => None,
+        };
+        Some(Self {
+            x: View::of(x)?,
+            bias,
+        })
+    }
+
+    /// The product with a matrix of `n` rows and `k` columns, whose elements the caller sees to, and the shape of the
+    /// result; `None` where shapes do not fit, or something does not lie in order.
+    pub(super) fn product(
+        &self,
+        (n, k): (usize, usize),
+        epilogue: Epilogue,
+    ) -> Option<(Product<'_>, Vec<usize>)> {
+        let x = self.x.contiguous()?;
+        let bias = match &self.bias {
+            Some(bias) => Some(bias.contiguous()?),
+            None => None,
+        };
+        let mut dims = self.x.dims().to_vec();
+        let last = dims.last_mut()?;
+        if *last != k || n * k * x.len() == 0 || bias.is_some_and(|bias| bias.len() != n) {
+            return None;
+        }
+        *last = n;
+        let product = Product {
+            x,
+            w: &[],
+            bias,
+            epilogue,
+            m: x.len() / k,
+            n,
+            k,
+        };
+        Some((product, dims))
+    }
 }
 
 /// Bias and activation over a block of raw products.

@@ -15,8 +15,8 @@ use pulp::{Simd, WithSimd};
 
 use super::linear::linear;
 use super::pool::{Disjoint, share};
-use super::product::{Epilogue, Finish, Product};
-use super::view::{View, build};
+use super::product::{Epilogue, Finish, Operands, Product};
+use super::view::build;
 use crate::ops::arch::Arch;
 use packed::{BLOCK, Q4_0, Q8_0, unpack_anywhere};
 
@@ -60,44 +60,18 @@ fn product<B: Format + Sync>(
     }
     let (n, k) = w.shape().dims2()?;
     let packed = w.data()?;
-    let Some(xv) = View::of(x) else {
+    let fits = k.is_multiple_of(BLOCK) && packed.len() == n * k / BLOCK * B::BYTES;
+    let operands = Operands::of(x, bias).filter(|_| fits);
+    let Some((product, dims)) = operands
+        .as_ref()
+        .and_then(|operands| operands.product((n, k), epilogue))
+    else {
         return Ok(None);
     };
-    let bv = bias.map(View::of);
-    let bias_values = match &bv {
-        None => None,
-        Some(view) => match view.as_ref().and_then(View::contiguous) {
-            Some(bias) => Some(bias),
-            None => return Ok(None),
-        },
-    };
-    let Some(values) = xv.contiguous() else {
-        return Ok(None);
-    };
-    let mut dims = xv.dims().to_vec();
-    let Some(last) = dims.last_mut() else {
-        return Ok(None);
-    };
-    let fits = *last == k && k.is_multiple_of(BLOCK) && packed.len() == n * k / BLOCK * B::BYTES;
-    if !fits || n * values.len() == 0 || bias_values.is_some_and(|b| b.len() != n) {
-        return Ok(None);
-    }
-    *last = n;
-    let m = values.len() / k;
-    if m > STREAM_ROWS {
-        drop((xv, bv));
+    if product.m > STREAM_ROWS {
         let dense = unpacked::<B>(&packed, (n, k))?;
         return linear(x, &dense, bias, epilogue);
     }
-    let product = Product {
-        x: values,
-        w: &[],
-        bias: bias_values,
-        epilogue,
-        m,
-        n,
-        k,
-    };
     build(dims, |out| stream::<B>(product, &packed, out)).map(Some)
 }
 
