@@ -621,6 +621,14 @@ pub struct Objectives {
     pub cost_per_gpu_hour: Option<String>,
 }
 
+impl Objectives {
+    /// Whether any time is limited.
+    #[must_use]
+    pub const fn limit_times(&self) -> bool {
+        self.max_ttft.is_some() || self.max_tpot.is_some() || self.max_e2e.is_some()
+    }
+}
+
 /// The retention of finished Jobs.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]

@@ -97,7 +97,10 @@ fn loads_and_flags_of_llama_cpp_are_factors() {
     for record in of_engine(&records, "candle") {
         assert_eq!(record.outcome, Outcome::Unsupported);
         let why = record.message.as_deref().unwrap_or_default();
-        assert!(why.starts_with("concurrency is a load of servers and endpoints"), "{why}");
+        assert!(
+            why.starts_with("concurrency is a load of servers and endpoints"),
+            "{why}"
+        );
     }
     let measured = of_engine(&records, "llama");
     for record in &measured {
@@ -107,17 +110,32 @@ fn loads_and_flags_of_llama_cpp_are_factors() {
         let streams = record.request.combination.concurrency;
         assert_eq!(requests.max_in_flight, streams);
         for request in &requests.requests {
-            assert_eq!((request.token_ms.len(), request.input_tokens), (8, Some(12)), "{request:?}");
+            assert_eq!(
+                (request.token_ms.len(), request.input_tokens),
+                (8, Some(12)),
+                "{request:?}"
+            );
             assert_eq!(request.error, None);
         }
         let effective = record.effective.as_ref().expect("what ran");
         // The file's own data type, whatever the design has.
-        assert_eq!((&*effective.dtype, &*effective.engine), ("q4_1", "llama.cpp"));
+        assert_eq!(
+            (&*effective.dtype, &*effective.engine),
+            ("q4_1", "llama.cpp")
+        );
         assert_eq!(effective.configuration["total_slots"], "2");
         assert!(effective.configuration["command"].contains("--ubatch-size"));
         assert!(record.client.is_some() && record.iterations.is_empty());
-        assert!(record.telemetry.cpu.cpu_time_s > Some(0.0), "its CPU time is the server's");
-        assert!(place.out().join(format!("logs/{}.log", record.trial_key)).is_file());
+        assert!(
+            record.telemetry.cpu.cpu_time_s > Some(0.0),
+            "its CPU time is the server's"
+        );
+        assert!(
+            place
+                .out()
+                .join(format!("logs/{}.log", record.trial_key))
+                .is_file()
+        );
     }
     // One start for the loads of a flag, another for the other flag.
     let started = measured.iter().filter(|record| {
@@ -152,7 +170,10 @@ fn candle_and_llama_cpp_stand_side_by_side_on_the_same_weights() {
             assert_eq!(sequences, batch);
         }
     }
-    let revisions: Vec<&str> = records.iter().map(|record| &*record.request.model_revision).collect();
+    let revisions: Vec<&str> = records
+        .iter()
+        .map(|record| &*record.request.model_revision)
+        .collect();
     assert!(revisions.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
@@ -168,7 +189,8 @@ fn a_server_that_cannot_start_fails_with_what_it_said() {
     let output = place.run(&[]);
     let said = stderr(&output);
     assert!(
-        said.contains("FAILED: the process of llama exited with 2") && said.contains("unrecognized arguments: --frob"),
+        said.contains("FAILED: the process of llama exited with 2")
+            && said.contains("unrecognized arguments: --frob"),
         "{said}"
     );
     assert_eq!(output.status.code(), Some(1), "half of two trials failed");
