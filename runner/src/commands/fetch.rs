@@ -13,7 +13,7 @@ use crate::{
     cli::{FetchArgs, PackArgs},
     fetch::{
         kubectl::{Kubectl, KubectlError},
-        pack::{self, Receiver},
+        pack::{self, Receiver, Take},
         place::{self, Place},
         pod::{self, CONTAINER, Standing},
     },
@@ -151,7 +151,7 @@ fn by_pod(
     place: &Place,
     image: &str,
     patience: Duration,
-    take: &mut dyn FnMut(&str, Vec<u8>) -> Result<(), String>,
+    take: &mut Take<'_>,
 ) -> Result<(), KubectlError> {
     let pod = Pod {
         kubectl,
