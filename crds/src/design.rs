@@ -5,6 +5,8 @@
 //! times the combinations, plus that number: it says everything about the trial, so that a sweep's bookkeeping needs
 //! nothing but indices.
 
+mod groups;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
