@@ -8,6 +8,7 @@ use crate::{
     InferenceBenchmarkSpec,
     design::{Combination, Trial},
     engine::command::OPEN_CONCURRENCY,
+    limits,
     outcome::Outcome,
     spec::{Colocation, Factors, Isolation, Measurement, Model},
     status::{CollectedResults, Plan, Summary},
@@ -31,13 +32,24 @@ pub const RESERVED_PREFIX: &str = "INFERBENCH_";
 pub const NODE_VARIABLE: &str = "INFERBENCH_NODE";
 /// The environment variable with the digest of a pod's image, where it has one: it fixes the runner in a trial's key.
 pub const IMAGE_DIGEST_VARIABLE: &str = "INFERBENCH_IMAGE_DIGEST";
-/// The environment variable with the API key of an endpoint.
+/// The environment variable with the API key of the endpoint that a pod measures. A preflight has one for each endpoint
+/// that has a key: see [`api_key_variable`].
 pub const API_KEY_VARIABLE: &str = "INFERBENCH_API_KEY";
+/// The program as the pod of a server finds it: the pod's image is the server's, so that `inferbench install PATH`
+/// copies it there first, in a container of the runner's image.
+pub const PROGRAM: &str = "/opt/inferbench/inferbench";
 /// The environment variable with the folder that models are kept in.
 pub const CACHE_VARIABLE: &str = "INFERBENCH_CACHE";
 
 /// Where the volume of `results.store.persistentVolumeClaim` is mounted in a pod.
 pub const RESULTS_FOLDER: &str = "/var/lib/inferbench/results";
+
+/// The environment variable with the API key of an endpoint in a preflight, which looks at all of them: by the
+/// position of the engine among `design.factors.engine`.
+#[must_use]
+pub fn api_key_variable(engine: usize) -> String {
+    format!("{API_KEY_VARIABLE}_{engine}")
+}
 
 /// Where a store is, as a pod sees it: a URL, or a folder on a mounted volume.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -255,14 +267,20 @@ pub struct SweepRequest {
     pub chunks: Option<u32>,
 }
 
+/// The digit of a trial that has succeeded and is invalid.
+const INVALID: char = '6';
+
 /// The termination message of a pod that measures. It is written anew after every trial, so that it also stands where
 /// the pod was killed; the trial after the last outcome is then the one that the pod broke at.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrialReport {
-    /// One digit for each trial of the Job, in their order: [`Outcome::code`] of the record that is stored, 0 where
-    /// there is none. Trials beyond the last digit have none either.
+    /// One digit for each trial of the Job, in their order: [`Outcome::code`] of the record that is stored, 6 where
+    /// that has succeeded and is invalid, 0 where there is none. Trials beyond the last digit have none either.
     pub outcomes: String,
+    /// Why the first of the invalid ones is, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<String>,
     /// How many of these records were found in the store rather than made.
     #[serde(skip_serializing_if = "is_zero")]
     pub reused: u32,
@@ -283,11 +301,37 @@ impl TrialReport {
         self.best = self.best.into_iter().chain(throughput).reduce(f64::max);
     }
 
+    /// Marks the trial that was added last as invalid, for this reason. Only what has succeeded can be.
+    pub fn mark_invalid(&mut self, why: &str) {
+        if self.outcomes.ends_with('1') {
+            self.outcomes.pop();
+            self.outcomes.push(INVALID);
+            let shortened = || why.chars().take(limits::INVALID_REASON as usize).collect();
+            self.invalid.get_or_insert_with(shortened);
+        }
+    }
+
     /// The outcome of the Job's trial at a position; none where there is no record.
     #[must_use]
     pub fn outcome(&self, position: usize) -> Option<Outcome> {
-        let digit = self.outcomes.as_bytes().get(position)?;
-        Outcome::from_code(digit.wrapping_sub(b'0'))
+        match self.digit(position)? {
+            INVALID => Some(Outcome::Succeeded),
+            digit => Outcome::from_code(u8::try_from(digit.to_digit(10)?).ok()?),
+        }
+    }
+
+    /// Whether the Job's trial at a position has succeeded and is invalid.
+    #[must_use]
+    pub fn is_invalid(&self, position: usize) -> bool {
+        self.digit(position) == Some(INVALID)
+    }
+
+    fn digit(&self, position: usize) -> Option<char> {
+        self.outcomes
+            .as_bytes()
+            .get(position)
+            .copied()
+            .map(char::from)
     }
 }
 
@@ -366,19 +410,47 @@ mod tests {
     #[test]
     fn a_report_gives_outcomes_by_position() {
         let report = TrialReport {
-            outcomes: "1205x".into(),
+            outcomes: "12056x".into(),
             ..TrialReport::default()
         };
-        let found: Vec<_> = (0..6).map(|position| report.outcome(position)).collect();
+        let found: Vec<_> = (0..7).map(|position| report.outcome(position)).collect();
         let expected = [
             Some(Outcome::Succeeded),
             Some(Outcome::OutOfMemory),
             None,
             Some(Outcome::Failed),
+            Some(Outcome::Succeeded),
             None,
             None,
         ];
         assert_eq!(found, expected);
+        let invalid: Vec<usize> = (0..7).filter(|&at| report.is_invalid(at)).collect();
+        assert_eq!(invalid, [4]);
+    }
+
+    #[test]
+    fn only_what_has_succeeded_is_invalid() {
+        let mut report = TrialReport::default();
+        report.mark_invalid("nothing was added");
+        for (outcome, why) in [
+            (Outcome::Succeeded, None),
+            (Outcome::Succeeded, Some("the CPU was busy")),
+            (Outcome::OutOfMemory, Some("the CPU was busy, too")),
+            (Outcome::Succeeded, Some("the GPU was busy")),
+        ] {
+            report.add(outcome, false, None);
+            if let Some(why) = why {
+                report.mark_invalid(why);
+            }
+        }
+        assert_eq!(report.outcomes, "1626");
+        assert_eq!(report.invalid.as_deref(), Some("the CPU was busy"));
+        let long = "é".repeat(9_999);
+        let mut report = TrialReport::default();
+        report.add(Outcome::Succeeded, false, None);
+        report.mark_invalid(&long);
+        let kept = report.invalid.map_or(0, |why| why.chars().count());
+        assert_eq!(kept, limits::INVALID_REASON as usize);
     }
 
     #[test]
@@ -400,7 +472,9 @@ mod tests {
     #[test]
     fn the_report_of_the_largest_job_is_within_the_kubelets_bound() {
         let report = TrialReport {
-            outcomes: "1".repeat(1_000),
+            outcomes: "6".repeat(1_000),
+            // In JSON a control character takes six bytes.
+            invalid: Some("\u{1}".repeat(limits::INVALID_REASON as usize)),
             reused: 1_000,
             best: Some(-1.234_567_890_123_456_7e-300),
             message: Some("x".repeat(ERROR_BYTES)),

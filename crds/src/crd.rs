@@ -188,7 +188,7 @@ const RULES: &[[&str; 3]] = &[
 ];
 
 /// The columns of `kubectl get`: name, path and type.
-const COLUMNS: [[&str; 3]; 7] = [
+const COLUMNS: [[&str; 3]; 8] = [
     [
         "State",
         ".status.conditions[?(@.type==\"Succeeded\")].reason",
@@ -197,6 +197,7 @@ const COLUMNS: [[&str; 3]; 7] = [
     ["Done", ".status.counts.done", "integer"],
     ["Total", ".status.plan.trials", "integer"],
     ["Failed", ".status.counts.failed", "integer"],
+    ["Invalid", ".status.counts.invalid", "integer"],
     ["Active", ".status.counts.active", "integer"],
     ["Best", ".status.progress.best", "number"],
     ["Age", ".metadata.creationTimestamp", "date"],

@@ -202,7 +202,7 @@ pub const TABLE: &[Builtin] = &[
         short: "batch",
         column: "batch_size",
         unit: "sequences",
-        doc: "b: sequences in a batch.",
+        doc: "b: sequences in a batch; 1 where requests come one by one.",
         kind: Kind::Number,
         scope: Scope::Load,
         role: Role::Choice,
@@ -831,7 +831,8 @@ impl Levels {
         Self(builtins.chain(parameters).collect())
     }
 
-    /// These levels, and the implied one of each factor that is not among them.
+    /// These levels, and the implied one of each factor that is not among them; where requests come one by one, that is
+    /// a batch size of 1.
     pub fn new(levels: impl IntoIterator<Item = (Factor, Level)>) -> Self {
         let mut levels: BTreeMap<_, _> = levels.into_iter().collect();
         for factor in Factor::builtins() {
@@ -839,13 +840,36 @@ impl Levels {
                 levels.entry(factor).or_insert(implied);
             }
         }
-        Self(levels)
+        let mut levels = Self(levels);
+        if levels.of_requests() {
+            let batch_size = levels.0.entry(Factor::BATCH_SIZE);
+            batch_size.or_insert(Level::from(1));
+        }
+        levels
+    }
+
+    /// Whether the load is one of requests that come one by one, and not of batches.
+    #[must_use]
+    pub fn of_requests(&self) -> bool {
+        let load = [Factor::CONCURRENCY, Factor::REQUEST_RATE];
+        load.iter()
+            .any(|factor| self.number(factor).is_some_and(|number| number > 0.0))
     }
 
     /// The level of a factor; none of a parameter that the engine does not take.
     #[must_use]
     pub fn get(&self, factor: &Factor) -> Option<&Level> {
         self.0.get(factor)
+    }
+
+    /// The level of a factor as people are told it: none where that is no level at all, nor of the batch size where
+    /// requests come one by one.
+    #[must_use]
+    pub fn shown(&self, factor: &Factor) -> Option<&Level> {
+        let level = self.get(factor)?;
+        let absent = factor.may_be_absent() && factor.implied().as_ref() == Some(level);
+        let single = *factor == Factor::BATCH_SIZE && self.of_requests();
+        (!absent && !single).then_some(level)
     }
 
     /// The number that a factor's level is.
@@ -871,10 +895,13 @@ impl Levels {
         self.0.iter()
     }
 
-    /// Those that documents name: all but factors at their implied level.
+    /// Those that documents name: all but factors at their implied level, and the batch size where requests come one by
+    /// one.
     pub fn stated(&self) -> impl Iterator<Item = (&Factor, &Level)> {
-        self.iter()
-            .filter(|(factor, level)| factor.implied().as_ref() != Some(level))
+        let single = self.of_requests();
+        self.iter().filter(move |(factor, level)| {
+            factor.implied().as_ref() != Some(level) && !(single && **factor == Factor::BATCH_SIZE)
+        })
     }
 
     /// Those of a combination whose change forces a fresh start of the engine: trials that agree in them may share one.
@@ -910,7 +937,10 @@ impl JsonSchema for Levels {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let required = TABLE.iter().filter(|builtin| builtin.implied.is_none());
+        // Where requests come one by one, no batch size is named.
+        let required = TABLE.iter().filter(|builtin| {
+            builtin.implied.is_none() && builtin.name != Factor::BATCH_SIZE.name()
+        });
         let required: Vec<_> = required.map(|builtin| builtin.name).collect();
         let mut properties = properties_by_factor(|builtin| {
             // Results from elsewhere have data types and names that no spec may have.

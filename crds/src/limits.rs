@@ -76,5 +76,7 @@ pub const SUMMARY_PARETO: u32 = 16;
 pub const SUMMARY_BYTES: usize = 32 * 1_024;
 /// Characters of a metric's name.
 pub const METRIC_NAME: u32 = 32;
+/// Characters of why trials are invalid, as status and termination messages say it.
+pub const INVALID_REASON: u32 = 100;
 /// Characters of a condition's message.
 pub const CONDITION_MESSAGE: u32 = 256;

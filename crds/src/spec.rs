@@ -547,7 +547,8 @@ pub struct Execution {
     pub parallelism: i32,
     /// Whether two runner pods may share a node.
     pub colocation: Colocation,
-    /// Trials of one model, gpus and dtype inside one block that one Job measures.
+    /// Trials inside one block that one Job measures: such as one start of the engine can serve, as they differ in
+    /// their load alone.
     #[schemars(range(min = 1, max = 1_000))]
     pub trials_per_job: i32,
     /// The longest a trial may take; the runner itself ends it as `TimedOut`.
@@ -619,6 +620,14 @@ pub struct Objectives {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20), regex(pattern = patterns::DECIMAL))]
     pub cost_per_gpu_hour: Option<String>,
+}
+
+impl Objectives {
+    /// Whether any time is limited.
+    #[must_use]
+    pub const fn limit_times(&self) -> bool {
+        self.max_ttft.is_some() || self.max_tpot.is_some() || self.max_e2e.is_some()
+    }
 }
 
 /// The retention of finished Jobs.

@@ -13,10 +13,11 @@ use crate::{factor::Levels, limits};
 pub const MAX_BYTES: usize = 64 * 1_024;
 
 /// The types of the conditions, in the order in which they are shown.
-pub const CONDITIONS: [&str; 5] = [
+pub const CONDITIONS: [&str; 6] = [
     "Accepted",
     "Progressing",
     "Suspended",
+    "Valid",
     "ResultsAvailable",
     "Succeeded",
 ];
@@ -28,7 +29,8 @@ pub struct InferenceBenchmarkStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Accepted, Progressing, Suspended, ResultsAvailable and Succeeded. Succeeded is Unknown while the sweep runs.
+    /// Accepted, Progressing, Suspended, Valid, ResultsAvailable and Succeeded. Valid is Unknown until a trial is found
+    /// invalid or all have ended, and Succeeded while the sweep runs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -110,6 +112,8 @@ pub struct Counts {
     pub timed_out: i32,
     /// Broken.
     pub failed: i32,
+    /// Of those measured, how many were disturbed: their figures do not count.
+    pub invalid: i32,
     /// Of those done, how many were found in the store and not measured again.
     pub reused: i32,
 }
@@ -171,6 +175,10 @@ pub struct Summary {
     pub trials: i32,
     /// Trials that were measured but left out, as their measurement was disturbed.
     pub invalid: i32,
+    /// Why most of these are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limits::INVALID_REASON))]
+    pub invalid_reason: Option<String>,
     /// The observations that the intervals go over: `Replicates`, or `Iterations` where there is one replicate.
     #[schemars(length(max = 16))]
     pub intervals: String,
@@ -352,6 +360,7 @@ mod tests {
         Summary {
             trials: 50_000,
             invalid: 50_000,
+            invalid_reason: Some(text(limits::INVALID_REASON)),
             intervals: "Replicates".into(),
             factors: vec![
                 factor("model", 12, text(limits::MODEL_NAME)),

@@ -114,6 +114,37 @@ const ACCEPTED: &[(&str, Change)] = &[
             { "engine": ["a"], "gpus": [2] }, { "parameters": { "threads": ["auto"] } },
         ]);
     }),
+    ("servers, their options and their load", |spec| {
+        let factors = &mut spec["design"]["factors"];
+        factors["engine"] = json!([
+            { "name": "vllm", "server": { "preset": "vllm", "image": "vllm/vllm-openai:v0.25.1" } },
+            { "name": "own", "server": { "preset": "openai", "image": "a/b:c", "command": ["serve", "$(model)"] } },
+        ]);
+        factors["parameters"] = json!([
+            { "name": "slots", "levels": [16, 256], "engines": ["vllm"], "flag": "--max-num-seqs" },
+            { "name": "topK", "levels": [1, 50], "field": "top_k" },
+        ]);
+        factors["concurrency"] = json!([1, 8]);
+        factors["prefixShare"] = json!([0, 50]);
+        factors.as_object_mut().expect("a map").remove("batchSize");
+        spec["design"]["exclude"] = json!([
+            { "engine": ["own"], "concurrency": [8], "prefixShare": [50] },
+        ]);
+    }),
+    ("a rate of requests to an endpoint", |spec| {
+        let factors = &mut spec["design"]["factors"];
+        factors["engine"] = json!([{ "name": "gateway", "endpoint": {
+            "url": "http://llama.prod.svc:8000", "preset": "vllm", "apiKeySecretRef": { "name": "a", "key": "b" },
+        } }]);
+        factors["gpus"] = json!([0]);
+        factors["requestRate"] = json!([0.5, 2]);
+        factors["batchSize"] = json!([1]);
+        spec["design"]["exclude"] = json!([{ "requestRate": [0.5] }]);
+    }),
+    ("batches of a server", |spec| {
+        spec["design"]["factors"]["engine"] =
+            json!([{ "name": "vllm", "server": { "preset": "vllm", "image": "a" } }]);
+    }),
     ("CPU", |spec| spec["design"]["factors"]["gpus"] = json!([0])),
     ("50,000 trials", |spec| {
         spec["design"]["factors"]["batchSize"] = levels(50);
@@ -185,6 +216,52 @@ const REJECTED: &[(&str, Change)] = &[
     }),
     ("an engine of no kind", |spec| {
         spec["design"]["factors"]["engine"] = json!([{ "name": "a" }])
+    }),
+    ("an engine of two kinds", |spec| {
+        spec["design"]["factors"]["engine"] =
+            json!([{ "name": "a", "candle": {}, "server": { "preset": "vllm", "image": "a" } }]);
+    }),
+    ("a server without an image", |spec| {
+        spec["design"]["factors"]["engine"] =
+            json!([{ "name": "a", "server": { "preset": "vllm" } }]);
+    }),
+    ("a server that nobody can start", |spec| {
+        spec["design"]["factors"]["engine"] =
+            json!([{ "name": "a", "server": { "preset": "openai", "image": "a" } }]);
+    }),
+    ("two loads", |spec| {
+        let factors = &mut spec["design"]["factors"];
+        factors["engine"] = json!([{ "name": "a", "server": { "preset": "vllm", "image": "a" } }]);
+        factors["batchSize"] = json!([1]);
+        factors["concurrency"] = json!([1]);
+        factors["requestRate"] = json!([1]);
+    }),
+    ("batches beside concurrency", |spec| {
+        let factors = &mut spec["design"]["factors"];
+        factors["engine"] = json!([{ "name": "a", "server": { "preset": "vllm", "image": "a" } }]);
+        factors["concurrency"] = json!([1]);
+    }),
+    ("batches beside a rate", |spec| {
+        let factors = &mut spec["design"]["factors"];
+        factors["engine"] = json!([{ "name": "a", "server": { "preset": "vllm", "image": "a" } }]);
+        factors["batchSize"] = json!([2]);
+        factors["requestRate"] = json!([1]);
+    }),
+    ("excluded concurrency of none", |spec| {
+        spec["design"]["exclude"] = json!([{ "concurrency": [1] }])
+    }),
+    ("excluded requestRate of none", |spec| {
+        spec["design"]["exclude"] = json!([{ "requestRate": [1] }])
+    }),
+    ("excluded prefixShare of none", |spec| {
+        spec["design"]["exclude"] = json!([{ "prefixShare": [0] }])
+    }),
+    ("excluded requestRate", |spec| {
+        let factors = &mut spec["design"]["factors"];
+        factors["engine"] = json!([{ "name": "a", "server": { "preset": "vllm", "image": "a" } }]);
+        factors["batchSize"] = json!([1]);
+        factors["requestRate"] = json!([1, 2.5]);
+        spec["design"]["exclude"] = json!([{ "requestRate": [2] }]);
     }),
     ("a parameter that sets a reserved variable", |spec| {
         spec["design"]["factors"]["parameters"] =

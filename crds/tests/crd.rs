@@ -191,7 +191,9 @@ fn kubectl_shows_the_columns() {
         .collect();
     assert_eq!(
         names,
-        ["State", "Done", "Total", "Failed", "Active", "Best", "Age"]
+        [
+            "State", "Done", "Total", "Failed", "Invalid", "Active", "Best", "Age"
+        ]
     );
     assert_eq!(crd["spec"]["names"]["shortNames"][0], "ib");
     assert_eq!(

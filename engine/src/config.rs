@@ -27,9 +27,9 @@ pub enum Family {
     Qwen2,
     /// Qwen3: Llama with RMS norms over each query and key head.
     Qwen3,
-    /// Gemma 3 (text), through candle-transformers.
+    /// Gemma 3 (text), in candle's own operations.
     Gemma3,
-    /// Phi-3, through candle-transformers.
+    /// Phi-3, in candle's own operations.
     Phi3,
 }
 
@@ -55,7 +55,7 @@ impl Family {
         self.row().2
     }
 
-    /// Whether the model runs through candle-transformers rather than the engine's own code: one
+    /// Whether the model runs in candle's own operations rather than the engine's kernels: one
     /// device only, and not tuned.
     pub fn is_reference(self) -> bool {
         matches!(self, Family::Gemma3 | Family::Phi3)

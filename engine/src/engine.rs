@@ -48,7 +48,7 @@ pub struct EngineInfo {
     pub vocab_size: usize,
     /// The longest sequence that the model has positions for.
     pub max_position: usize,
-    /// `reference` for models through candle-transformers; of the engine's own `graph` where decode steps are launched
+    /// `reference` for models in candle's own operations; of the engine's own `graph` where decode steps are launched
     /// as a CUDA graph, else `eager`.
     pub mode: &'static str,
     /// The format of the weights.
@@ -279,7 +279,7 @@ impl Engine {
         // Ranks that fail are of no more use.
         if self.config.family.is_reference() {
             return Err(EngineError::Unsupported(
-                "models through candle-transformers give no hidden states to judge by".into(),
+                "reference models give no hidden states to judge by".into(),
             ));
         }
         match self.run(Call::Score { input }, &rows)? {

@@ -40,7 +40,7 @@ fn is_of_a_layer(tensor: &str) -> bool {
     tensor.contains(".layers.") || tensor.contains(".h.")
 }
 
-/// The most stages that the layers can be divided into: reference models (through candle-transformers) come in one.
+/// The most stages that the layers can be divided into: reference models come in one.
 pub fn max_stages(config: &ModelConfig) -> usize {
     if config.family.is_reference() {
         1
@@ -54,7 +54,7 @@ pub fn max_stages(config: &ModelConfig) -> usize {
 /// - `parallel.tensor` has to divide the query heads. Key and value heads are split where it divides them, and
 ///   replicated where they divide it.
 /// - `parallel.pipeline` has to be within [`max_stages`].
-/// - Reference models (through candle-transformers) run on one rank each; there may be several replicas.
+/// - Reference models run on one rank each; there may be several replicas.
 /// - `input` has to be within [`ModelConfig::max_prompt`], and `input + output` within
 ///   [`ModelConfig::max_sequence`].
 /// - A quantized `format` needs rows of whole blocks on every rank, and no reference model.

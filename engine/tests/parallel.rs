@@ -216,7 +216,7 @@ fn half_precision_goes_from_stage_to_stage() {
     }
 }
 
-/// Models through candle-transformers come whole, as often as wanted.
+/// Reference models come whole, as often as wanted.
 #[test]
 fn a_reference_model_has_replicas_and_no_stages() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gemma3");

@@ -8,13 +8,14 @@ use inferbench_operator::{
     controller::{
         bounds::{Bounds, Limits},
         run::{Clock, Settings, run},
-        sweep::Defaults,
+        sweep::{Defaults, light, resources},
     },
     lease,
     metrics::Metrics,
     server::{self, Shown},
     traces::{self, Logs},
 };
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::Config;
 use tokio::{
     net::TcpListener,
@@ -33,6 +34,9 @@ struct Cli {
     /// User, group and volume group of runner pods; without it the platform chooses them, as OpenShift does.
     #[arg(long, env = "INFERBENCH_RUNNER_USER", value_parser = clap::value_parser!(i64).range(1..))]
     runner_user: Option<i64>,
+    /// CPU and memory of the pods of preflight and collection, as JSON: `{"requests": {…}, "limits": {…}}`.
+    #[arg(long, env = "INFERBENCH_LIGHT_RESOURCES", value_parser = resources)]
+    light_resources: Option<ResourceRequirements>,
     /// A namespace to work in; may be repeated, or several given with commas. All of them by default.
     #[arg(long, env = "INFERBENCH_WATCH_NAMESPACE", value_delimiter = ',')]
     watch_namespace: Vec<String>,
@@ -152,6 +156,7 @@ async fn operate(cli: Cli) -> Result<ExitCode, String> {
         defaults: Defaults {
             image: cli.runner_image,
             user: cli.runner_user,
+            light: cli.light_resources.unwrap_or_else(light),
         },
         identity: cli.identity,
         limit: Duration::from_secs(cli.call_timeout),

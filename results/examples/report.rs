@@ -1,6 +1,6 @@
 //! Writes the report and the figures of a made-up sweep into a folder, for looking at and for
 //! `scripts/check_report.py`:
-//! `cargo run -p inferbench-results --example report -- FOLDER [study|cpu|gaps|empty|hostile|large]`.
+//! `cargo run -p inferbench-results --example report -- FOLDER [study|cpu|gaps|empty|hostile|large|servers|open]`.
 
 use std::{fs, path::PathBuf, time::Instant};
 
@@ -8,7 +8,7 @@ use inferbench_crds::{Duration, spec::Objectives};
 use inferbench_results::{
     analysis::analyze,
     figures,
-    fixtures::study::Study,
+    fixtures::{servers::Servers, study::Study},
     report::{Report, html, markdown},
     summary::summarize,
 };
@@ -55,11 +55,16 @@ fn main() -> std::io::Result<()> {
         },
         _ => Study::default(),
     };
-    let rows = study.rows();
-    let objectives = if kind == "study" {
+    let rows = match kind.as_str() {
+        "servers" => Servers::default().rows(),
+        "open" => Servers::open().rows(),
+        _ => study.rows(),
+    };
+    let objectives = if ["study", "servers", "open"].contains(&kind.as_str()) {
         Objectives {
             max_ttft: Some(Duration::from_millis(200)),
             max_tpot: Some(Duration::from_millis(20)),
+            max_e2e: None,
             cost_per_gpu_hour: Some("2.50".into()),
         }
     } else {

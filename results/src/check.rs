@@ -3,11 +3,12 @@
 
 use std::fmt;
 
+use inferbench_crds::design::Load;
 use jiff::Timestamp;
 
 use crate::{
     key::trial_key,
-    record::{Outcome, SCHEMA_VERSION, SequenceTimes, TrialRecord},
+    record::{Outcome, RequestTimes, Requests, SCHEMA_VERSION, SequenceTimes, TrialRecord},
     record_v1,
 };
 
@@ -63,8 +64,8 @@ impl TrialRecord {
         serde_json::to_vec(self).map_err(|error| NotARecord(vec![error.to_string()]))
     }
 
-    /// Whether the record can be what it says: schema and key, token counts and lengths, times in order, finite
-    /// numbers, and a verdict that agrees with what ran.
+    /// Whether the record can be what it says: schema and key, token counts and lengths, times in order, a window that
+    /// holds its requests, finite numbers, and a verdict that agrees with what ran.
     ///
     /// # Errors
     /// Every problem at once, each with the member's path, its value and what is allowed.
@@ -73,6 +74,7 @@ impl TrialRecord {
         self.check_identity(&mut problems);
         self.check_verdict(&mut problems);
         self.check_iterations(&mut problems);
+        self.check_requests(&mut problems);
         self.check_effective(&mut problems);
         self.check_numbers(&mut problems);
         if problems.0.is_empty() {
@@ -128,8 +130,19 @@ impl TrialRecord {
         } else {
             1
         };
-        problems.unless(!succeeded || self.iterations.len() >= least, || {
-            format!("iterations: {} of at least {least}", self.iterations.len())
+        let batches = matches!(self.request.combination.load(), Load::Batch(_));
+        let (member, measured) = match &self.requests {
+            Some(of) => ("requests.requests without an error", of.answered().count()),
+            None => ("iterations", self.iterations.len()),
+        };
+        problems.unless(!succeeded || measured >= least, || {
+            format!("{member}: {measured} of at least {least}")
+        });
+        problems.unless(batches || self.iterations.is_empty(), || {
+            "iterations: there, yet requests came one by one".into()
+        });
+        problems.unless(!batches || self.requests.is_none(), || {
+            "requests: there, yet they came in batches".into()
         });
     }
 
@@ -163,6 +176,114 @@ impl TrialRecord {
                 );
             }
         }
+    }
+
+    fn check_requests(&self, problems: &mut Problems) {
+        let Some(of) = &self.requests else { return };
+        problems.unless(of.window_s.is_finite() && of.window_s > 0.0, || {
+            format!("requests.windowS: {} is no length above 0", of.window_s)
+        });
+        problems.unless(Requests::COUNTINGS.contains(&of.counting.as_str()), || {
+            let allowed = Requests::COUNTINGS.join(", ");
+            format!("requests.counting: {:?} is none of {allowed}", of.counting)
+        });
+        let load = self.request.combination.load();
+        problems.unless(
+            of.saturated.is_none() || matches!(load, Load::Rate(_)),
+            || "requests.saturated: there, yet the load is no request rate".into(),
+        );
+        if let Load::Concurrency(streams) = load {
+            problems.unless(of.max_in_flight <= streams, || {
+                format!("requests.maxInFlight: {} of {streams}", of.max_in_flight)
+            });
+        }
+        let mut last = i64::MIN;
+        for (at, request) in of.requests.iter().enumerate() {
+            let member = format!("requests.requests[{at}]");
+            let intended = request.intended_unix_ns;
+            problems.unless(intended >= last, || {
+                format!("{member}.intendedUnixNs: {intended} is before the one before it")
+            });
+            last = intended;
+            let (into_ms, window_ms) = (of.into_window_ms(intended), of.window_s * 1e3);
+            problems.unless(
+                (-BORDER_MS..=window_ms + BORDER_MS).contains(&into_ms),
+                || format!("{member}.intendedUnixNs: {into_ms} ms into a window of {window_ms} ms"),
+            );
+            self.check_request(&member, request, problems);
+        }
+        // What is listed is part of what came; borders are left out, for they are rounded.
+        let before_end = |request: &RequestTimes, ms: f64| {
+            of.into_window_ms(request.intended_unix_ns) + ms < of.window_s * 1e3 - BORDER_MS
+        };
+        let requests = || of.requests.iter();
+        let tokens = requests().map(|request| {
+            let times = request.token_ms.iter();
+            times.filter(|ms| before_end(request, **ms)).count() as u64
+        });
+        let tokens: u64 = tokens.sum();
+        problems.unless(of.window_output_tokens >= tokens, || {
+            format!(
+                "requests.windowOutputTokens: {}, yet {tokens} of the listed requests came in it",
+                of.window_output_tokens
+            )
+        });
+        let completed = requests()
+            .filter(|request| request.e2e_ms().is_some_and(|ms| before_end(request, ms)))
+            .count();
+        problems.unless(of.window_completed as usize >= completed, || {
+            format!(
+                "requests.windowCompleted: {}, yet {completed} of the listed requests ended in it",
+                of.window_completed
+            )
+        });
+    }
+
+    fn check_request(&self, member: &str, request: &RequestTimes, problems: &mut Problems) {
+        let asked = &self.request.combination;
+        let (output_len, tokens) = (asked.output_length as usize, request.token_ms.len());
+        match &request.error {
+            None => problems.unless(tokens == output_len, || {
+                format!("{member}.tokenMs: {tokens} tokens instead of {output_len}")
+            }),
+            Some(error) => {
+                problems.unless(!error.is_empty(), || format!("{member}.error: empty"));
+                problems.unless(tokens <= output_len, || {
+                    format!("{member}.tokenMs: {tokens} tokens of at most {output_len}")
+                });
+            }
+        }
+        problems.unless(request.error.is_some() || request.sent_ms.is_some(), || {
+            format!("{member}.sentMs: absent, yet it did not fail")
+        });
+        problems.unless(request.sent_ms.is_none_or(|sent| sent >= 0.0), || {
+            format!("{member}.sentMs: {:?} is before 0", request.sent_ms)
+        });
+        let times = &request.token_ms;
+        problems.unless(times.iter().all(|ms| ms.is_finite()), || {
+            format!("{member}.tokenMs: not all finite")
+        });
+        let sent = request.sent_ms.unwrap_or(0.0);
+        let follows = |first: &f64| *first > 0.0 && *first >= sent;
+        problems.unless(
+            times.first().is_none_or(follows) && times.is_sorted(),
+            || format!("{member}.tokenMs: not after sentMs and in order"),
+        );
+        let served = request.input_tokens;
+        problems.unless(
+            !self.valid || served.is_none_or(|served| served == asked.input_length),
+            || {
+                format!(
+                    "{member}.inputTokens: {} instead of {}",
+                    served.unwrap_or_default(),
+                    asked.input_length
+                )
+            },
+        );
+        let cached = request.cached_tokens.unwrap_or(0);
+        problems.unless(cached <= served.unwrap_or(cached), || {
+            format!("{member}.cachedTokens: {cached} is more than its inputTokens")
+        });
     }
 
     /// A valid record ran what was asked; an invalid one may say what else ran.
@@ -226,6 +347,9 @@ impl TrialRecord {
     }
 }
 
+/// Times at the border of a window may be off by this much, for they are rounded.
+const BORDER_MS: f64 = 1.0;
+
 #[derive(Default)]
 struct Problems(Vec<String>);
 
@@ -250,6 +374,8 @@ mod tests {
             fixtures::record(),
             fixtures::out_of_memory(),
             fixtures::gpu_record(),
+            fixtures::served(fixtures::closed_loop(4), 0),
+            fixtures::served(fixtures::open_loop(2.5), 0),
         ] {
             let document = record.write().unwrap();
             assert_eq!(
@@ -349,6 +475,108 @@ mod tests {
             assert!(error.contains(named), "{named:?} not in {error:?}");
             assert!(record.write().is_err());
         }
+    }
+
+    #[test]
+    fn p12_every_lie_about_requests_is_named() {
+        type Lie = fn(&mut TrialRecord, &mut Requests);
+        let lies: [(Lie, &str); 19] = [
+            (
+                |r, _| r.iterations = fixtures::record().iterations,
+                "iterations: there",
+            ),
+            (
+                |r, _| r.request = fixtures::request(),
+                "requests: there, yet they came in batches",
+            ),
+            (
+                |_, of| of.requests.truncate(4),
+                "requests.requests without an error: 4 of at least 5",
+            ),
+            (
+                |_, of| of.window_s = 0.0,
+                "requests.windowS: 0 is no length above 0",
+            ),
+            (|_, of| of.window_s = f64::NAN, "requests.windowS: NaN"),
+            (
+                |_, of| of.counting = "words".into(),
+                "requests.counting: \"words\" is none of tokenIds",
+            ),
+            (
+                |_, of| of.saturated = Some(true),
+                "requests.saturated: there",
+            ),
+            (|_, of| of.max_in_flight = 5, "requests.maxInFlight: 5 of 4"),
+            (
+                |_, of| of.requests.swap(0, 9),
+                "requests.requests[1].intendedUnixNs",
+            ),
+            (
+                |_, of| of.window_start_unix_ns += 1_000_000_000,
+                "requests.requests[0].intendedUnixNs: -1000 ms",
+            ),
+            (
+                |_, of| of.requests[3].token_ms.truncate(3),
+                "requests.requests[3].tokenMs: 3 tokens instead of 4",
+            ),
+            (
+                |_, of| of.requests[3].sent_ms = None,
+                "requests.requests[3].sentMs: absent",
+            ),
+            (
+                |_, of| of.requests[3].sent_ms = Some(-1.0),
+                "requests.requests[3].sentMs: Some(-1.0) is before 0",
+            ),
+            (
+                |_, of| of.requests[3].token_ms.swap(0, 2),
+                "requests.requests[3].tokenMs: not after sentMs and in order",
+            ),
+            (
+                |_, of| of.requests[3].token_ms[0] = 0.01,
+                "requests.requests[3].tokenMs: not after sentMs",
+            ),
+            (
+                |_, of| of.requests[3].input_tokens = Some(2),
+                "requests.requests[3].inputTokens: 2 instead of 3",
+            ),
+            (
+                |_, of| of.requests[3].cached_tokens = Some(4),
+                "requests.requests[3].cachedTokens: 4",
+            ),
+            (
+                |_, of| of.window_output_tokens = 3,
+                "requests.windowOutputTokens: 3, yet",
+            ),
+            (
+                |_, of| of.window_completed = 0,
+                "requests.windowCompleted: 0, yet",
+            ),
+        ];
+        for (lie, named) in lies {
+            let mut record = fixtures::served(fixtures::closed_loop(4), 0);
+            let mut requests = record.requests.take().unwrap();
+            lie(&mut record, &mut requests);
+            record.requests = Some(requests);
+            let error = record.check().unwrap_err().to_string();
+            assert!(error.contains(named), "{named:?} not in {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_failed_may_be_short_and_says_why() {
+        let mut record = fixtures::served(fixtures::closed_loop(4), 0);
+        let request = &mut record.requests.as_mut().unwrap().requests[7];
+        request.error = Some("the stream ended without [DONE]".into());
+        request.token_ms.truncate(1);
+        record.check().unwrap();
+        record.requests.as_mut().unwrap().requests[7].error = Some(String::new());
+        assert!(
+            record
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("error: empty")
+        );
     }
 
     #[test]

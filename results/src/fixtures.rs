@@ -1,12 +1,15 @@
 //! Made-up records for tests and benches, here and in the crates that store and collect them. Plausible and
 //! deterministic, and nothing but that: no figure in them was measured. Behind the feature `fixtures`.
 
+pub mod servers;
 pub mod study;
 
 use std::collections::BTreeMap;
 
 use inferbench_crds::{
     design::Combination,
+    engine::{Engine, Preset, Server},
+    factor::Number,
     spec::{Dtype, Isolation, Model, ModelSource, RandomSource},
     splitmix::SplitMix64,
 };
@@ -14,8 +17,9 @@ use inferbench_crds::{
 use crate::{
     key::trial_key,
     record::{
-        CpuTelemetry, Effective, EffectiveMeasurement, GpuTelemetry, Iteration, Outcome, Phase,
-        Provenance, Request, Roofline, SCHEMA_VERSION, Sample, Telemetry, TrialRecord, Warmup,
+        Client, CpuTelemetry, Effective, EffectiveMeasurement, GpuTelemetry, Iteration, Outcome,
+        Phase, Provenance, Request, RequestTimes, Requests, Roofline, SCHEMA_VERSION, Sample,
+        ServerMetrics, Telemetry, TrialRecord, Warmup,
     },
     row::Row,
 };
@@ -234,6 +238,87 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
         },
         request,
     }
+}
+
+/// A request to a server: so many in flight, 3 input tokens, 4 output tokens, at least 5 requests.
+#[must_use]
+pub fn closed_loop(concurrency: u32) -> Request {
+    let mut request = request();
+    request.combination.engine = Engine {
+        name: "vllm".into(),
+        candle: None,
+        server: Some(Server {
+            preset: Preset::Vllm,
+            ..Server::default()
+        }),
+        endpoint: None,
+    };
+    request.combination.batch_size = 1;
+    request.combination.concurrency = concurrency;
+    request.measurement.isolation = Isolation::Pod;
+    request
+}
+
+/// The same with so many requests a second.
+#[must_use]
+pub fn open_loop(rate: f64) -> Request {
+    let mut request = closed_loop(0);
+    request.combination.request_rate = Number::new(rate).unwrap_or_default();
+    request
+}
+
+/// A valid record of a [`closed_loop`] or an [`open_loop`]: 40 requests in a window of 2 s, the first token 20 ms after
+/// the intended time, then one every 5 ms, all a little slower from request to request.
+#[must_use]
+pub fn served(request: Request, trial_index: u32) -> TrialRecord {
+    let levels = request.combination.clone();
+    let mut record = measured(request, trial_index);
+    let start_ns = START_NS + i64::from(trial_index) * 8_000_000_000;
+    record.iterations.clear();
+    record.roofline = None;
+    record.requests = Some(Requests {
+        window_start_unix_ns: start_ns,
+        window_s: 2.0,
+        window_output_tokens: 40 * u64::from(levels.output_length) + 7,
+        window_completed: 41,
+        max_in_flight: levels.concurrency.clamp(1, 8),
+        saturated: (!levels.request_rate.is_zero()).then_some(false),
+        counting: "tokenIds".into(),
+        requests: (0..40)
+            .map(|at| RequestTimes {
+                intended_unix_ns: start_ns + i64::from(at) * 48_000_000,
+                sent_ms: Some(0.05),
+                token_ms: (0..levels.output_length)
+                    .map(|token| 20.0 + 0.1 * f64::from(at) + 5.0 * f64::from(token))
+                    .collect(),
+                input_tokens: Some(levels.input_length),
+                cached_tokens: Some(0),
+                error: None,
+            })
+            .collect(),
+    });
+    record.client = Some(Client {
+        send_lag_p50_ms: Some(0.05),
+        send_lag_p99_ms: Some(0.2),
+        send_lag_max_ms: Some(0.3),
+        stamp_lag_p99_ms: Some(0.1),
+        cpu_s: Some(0.06),
+        cpu_pct: Some(3.0),
+    });
+    record.server = Some(ServerMetrics {
+        kv_use_max_pct: Some(12.5),
+        preemptions: Some(0.0),
+        queue_mean: Some(0.25),
+        queue_max: Some(2.0),
+        prefix_hit_pct: Some(0.0),
+        samples: Vec::new(),
+    });
+    if let Some(ran) = &mut record.effective {
+        ran.engine = "vllm".into();
+        ran.engine_mode = "server".into();
+        ran.engine_start_s = Some(12.5);
+    }
+    record
 }
 
 /// A sweep over these levels, whose time to last token is a function of the levels with relative noise; the time to

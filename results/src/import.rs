@@ -5,12 +5,18 @@
 //! tells no first token, so that TTFT, TPOT and the rates of their own stay empty. The file says nothing of what was
 //! run; `FILE.pytorch.json`, which vLLM writes beside it where `SAVE_TO_PYTORCH_BENCHMARK_FORMAT` is set, holds all
 //! arguments. Either is read; what a file does not say has to be told.
+//!
+//! `vllm bench serve --save-result` writes statistics over requests that came one by one, in a closed loop
+//! (`--max-concurrency`) or an open one (`--request-rate`). Its times begin when a request was sent and not when it was
+//! meant to be, and its ITL has one gap for each event: it is read where that is one for each token. Its goodput has
+//! objectives of its own, which the file does not tell, and is left out.
 
 mod vllm;
+mod vllm_serve;
 
 use thiserror::Error;
 
-pub use self::vllm::VllmOptions;
+pub use self::{vllm::VllmOptions, vllm_serve::VllmServeOptions};
 use crate::row::Row;
 
 /// A file with its name.
@@ -32,7 +38,7 @@ pub struct ImportError {
     pub problem: String,
 }
 
-/// The rows of `before`, then one per file. Files of one combination are its replicates, in their order.
+/// The rows of `before`, then one per file of `vllm bench latency`. Files of one combination are its replicates, in their order.
 ///
 /// # Errors
 /// Where a file is not of that form, does not say what has not been told, contradicts what has been, or was imported
@@ -42,13 +48,35 @@ pub fn vllm_latency(
     files: &[File],
     options: &VllmOptions,
 ) -> Result<Vec<Row>, ImportError> {
+    added(before, files, |bytes| vllm::row(bytes, options))
+}
+
+/// The rows of `before`, then one per file of `vllm bench serve`. Files of one combination are its replicates, in their
+/// order.
+///
+/// # Errors
+/// Where a file is not of that form, has a load or lengths that are no levels of ours, does not say what has not been
+/// told, contradicts what has been, or was imported before: a copy is no replicate.
+pub fn vllm_serve(
+    before: Vec<Row>,
+    files: &[File],
+    options: &VllmServeOptions,
+) -> Result<Vec<Row>, ImportError> {
+    added(before, files, |bytes| vllm_serve::row(bytes, options))
+}
+
+fn added(
+    before: Vec<Row>,
+    files: &[File],
+    read: impl Fn(&[u8]) -> Result<Row, String>,
+) -> Result<Vec<Row>, ImportError> {
     let mut rows = before;
     for file in files {
         let failed = |problem| ImportError {
             file: file.name.clone(),
             problem,
         };
-        let mut row = vllm::row(&file.bytes, options).map_err(failed)?;
+        let mut row = read(&file.bytes).map_err(failed)?;
         if let Some(other) = rows.iter().find(|other| other.sweep != row.sweep) {
             return Err(failed(format!(
                 "the sweep is called {:?}, but the table to add to holds {:?}; one table is one sweep",
@@ -57,7 +85,7 @@ pub fn vllm_latency(
         }
         if let Some(twin) = rows.iter().find(|other| other.trial_key == row.trial_key) {
             return Err(failed(format!(
-                "latencies: the very same as those of trial {}; a copy, or the .pytorch.json of one run, is no replicate",
+                "the very same latencies as those of trial {}; a copy, or the .pytorch.json of one run, is no replicate",
                 twin.trial_index
             )));
         }
@@ -193,7 +221,7 @@ mod tests {
         );
         let error = vllm_latency(rows, &first, &told()).unwrap_err().to_string();
         assert!(
-            error.contains("a.json: latencies: the very same as those of trial 0"),
+            error.contains("a.json: the very same latencies as those of trial 0"),
             "{error}"
         );
     }

@@ -2,9 +2,12 @@
 //!
 //! `b` sequences in a batch, `s` input tokens and `n` output tokens of each. Times are in ms, counted from the moment
 //! at which the input ids are ready on the host; rates are in tokens/s. A batch shares its timings, so `b` is never a
-//! sample size: one iteration is one observation.
+//! sample size: one iteration is one observation. Where requests come one by one, each of them is one, and its times are
+//! counted from the moment at which it was meant to be sent.
 
-use crate::record::Iteration;
+use inferbench_crds::{Duration, spec::Objectives};
+
+use crate::record::{Iteration, RequestTimes, Requests};
 
 /// The shape of a trial, all lengths exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,33 +111,63 @@ impl Stats {
     }
 }
 
-/// Median, 90th percentile and maximum of the inter-token latencies of all iterations of a trial, pooled.
+/// The least number of observations for which a quantile q is given: the first k with q^k ≤ 2.5%, so that the greatest
+/// of them is an upper 97.5% confidence limit of the quantile. With fewer the quantile may well lie beyond everything
+/// that was seen. (It holds for independent observations; the gaps of one iteration are neighbours.)
+pub const P50_SAMPLES: usize = 6;
+/// The same of the 90th percentile.
+pub const P90_SAMPLES: usize = 36;
+/// The same of the 99th percentile.
+pub const P99_SAMPLES: usize = 368;
+
+/// Quantiles of a sample, each where there are enough observations for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Quantiles {
+    /// The 50th percentile, from [`P50_SAMPLES`] on.
+    pub p50: Option<f64>,
+    /// The 90th percentile, from [`P90_SAMPLES`] on.
+    pub p90: Option<f64>,
+    /// The 99th percentile, from [`P99_SAMPLES`] on.
+    pub p99: Option<f64>,
+}
+
+impl Quantiles {
+    /// The quantiles of a sample.
+    #[must_use]
+    pub fn of(sample: &[f64]) -> Self {
+        Self::of_sorted(&sorted(sample))
+    }
+
+    fn of_sorted(sorted: &[f64]) -> Self {
+        let from = |least: usize, q: f64| (sorted.len() >= least).then(|| quantile(sorted, q));
+        Self {
+            p50: from(P50_SAMPLES, 0.5),
+            p90: from(P90_SAMPLES, 0.9),
+            p99: from(P99_SAMPLES, 0.99),
+        }
+    }
+}
+
+/// The inter-token latencies of a trial, those of all iterations or requests pooled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ItlStats {
     /// The median in ms.
     pub median_ms: f64,
-    /// The 90th percentile in ms, from [`P90_SAMPLES`] on.
-    pub p90_ms: Option<f64>,
+    /// The quantiles in ms.
+    pub quantiles: Quantiles,
     /// The maximum in ms.
     pub max_ms: f64,
 }
-
-/// The least number of inter-token latencies for which a 90th percentile is given: the first k with 0.9^k ≤ 2.5%, so
-/// that the greatest of them is an upper 97.5% confidence limit of the percentile. With fewer the percentile may well
-/// lie beyond everything that was seen. (It holds for independent latencies; those of one iteration are neighbours.)
-pub const P90_SAMPLES: usize = 36;
 
 impl ItlStats {
     /// The statistics of pooled latencies in ms; `None` of none.
     #[must_use]
     pub fn of(gaps: &[f64]) -> Option<Self> {
         let sorted = sorted(gaps);
-        let max_ms = *sorted.last()?;
-        let p90_ms = (sorted.len() >= P90_SAMPLES).then(|| quantile(&sorted, 0.9));
         Some(Self {
+            max_ms: *sorted.last()?,
             median_ms: quantile(&sorted, 0.5),
-            p90_ms,
-            max_ms,
+            quantiles: Quantiles::of_sorted(&sorted),
         })
     }
 }
@@ -188,6 +221,142 @@ impl TrialMetrics {
     }
 }
 
+/// One request that was answered, or one sequence of a server's batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answer {
+    /// Time to its first token, ms.
+    pub ttft_ms: f64,
+    /// Its time per output token after the first, ms; `None` for one.
+    pub tpot_ms: Option<f64>,
+    /// Time to its last token, ms.
+    pub e2e_ms: f64,
+}
+
+impl Answer {
+    /// The requests that did not fail.
+    #[must_use]
+    pub fn of_requests(requests: &Requests) -> Vec<Self> {
+        let answered = requests.answered();
+        answered
+            .filter_map(|request| Self::of(&request.token_ms))
+            .collect()
+    }
+
+    /// Every sequence of every batch.
+    #[must_use]
+    pub fn of_batches(iterations: &[Iteration]) -> Vec<Self> {
+        let groups = iterations.iter().flat_map(|iteration| &iteration.sequences);
+        groups
+            .filter_map(|times| Some((Self::of(&times.token_ms)?, times.count as usize)))
+            .flat_map(|(answer, count)| std::iter::repeat_n(answer, count))
+            .collect()
+    }
+
+    fn of(token_ms: &[f64]) -> Option<Self> {
+        let (ttft_ms, e2e_ms) = (*token_ms.first()?, *token_ms.last()?);
+        let gaps = token_ms.len() - 1;
+        Some(Self {
+            ttft_ms,
+            tpot_ms: (gaps > 0).then(|| (e2e_ms - ttft_ms) / gaps as f64),
+            e2e_ms,
+        })
+    }
+
+    /// Whether it keeps to every objective. One of one output token has no time per output token, and so keeps to any.
+    #[must_use]
+    pub fn keeps_to(&self, objectives: &Objectives) -> bool {
+        let within = |ms: Option<f64>, limit: Option<Duration>| {
+            let limit = limit.map(|limit| limit.std().as_secs_f64() * 1e3);
+            ms.zip(limit).is_none_or(|(ms, limit)| ms <= limit)
+        };
+        within(Some(self.ttft_ms), objectives.max_ttft)
+            && within(self.tpot_ms, objectives.max_tpot)
+            && within(Some(self.e2e_ms), objectives.max_e2e)
+    }
+}
+
+/// One time of all answers: statistics, and the quantiles that these suffice for.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Times {
+    /// Mean, median, spread and range, ms; `None` without answers.
+    pub stats: Option<Stats>,
+    /// The quantiles, ms.
+    pub quantiles: Quantiles,
+}
+
+/// The times of requests, or of the sequences of a server's batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AnswerTimes {
+    /// Time to first token.
+    pub ttft: Times,
+    /// Time per output token.
+    pub tpot: Times,
+    /// Time to last token.
+    pub e2e: Times,
+}
+
+impl AnswerTimes {
+    /// The times of these answers.
+    #[must_use]
+    pub fn of(answers: &[Answer]) -> Self {
+        let times = |of: fn(&Answer) -> Option<f64>| {
+            let sample: Vec<f64> = answers.iter().filter_map(of).collect();
+            Times {
+                stats: Stats::of(&sample),
+                quantiles: Quantiles::of(&sample),
+            }
+        };
+        Self {
+            ttft: times(|answer| Some(answer.ttft_ms)),
+            tpot: times(|answer| answer.tpot_ms),
+            e2e: times(|answer| Some(answer.e2e_ms)),
+        }
+    }
+}
+
+/// All metrics of a closed or an open loop: latencies of the requests that were intended in the window and did not
+/// fail, rates of all that came in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestMetrics {
+    /// The latencies.
+    pub times: AnswerTimes,
+    /// Inter-token latencies, pooled; `None` for n = 1, and where events with several tokens cannot be told apart.
+    pub itl: Option<ItlStats>,
+    /// Output tokens that came in the window / its length, tokens/s.
+    pub output_throughput: f64,
+    /// Requests that ended well in the window / its length.
+    pub request_throughput: f64,
+    /// Requests that were intended in the window and keep to every objective / its length; `None` without objectives.
+    pub goodput: Option<f64>,
+}
+
+impl RequestMetrics {
+    /// The metrics of these requests under these objectives.
+    #[must_use]
+    pub fn of(requests: &Requests, objectives: &Objectives) -> Self {
+        let answers = Answer::of_requests(requests);
+        let tells_tokens = requests.counting != Requests::FINAL_USAGE;
+        let answered = requests.answered().filter(|_| tells_tokens);
+        let gaps: Vec<f64> = answered.flat_map(RequestTimes::itl_ms).collect();
+        let good = answers.iter().filter(|answer| answer.keeps_to(objectives));
+        let good = objectives.limit_times().then(|| good.count() as f64);
+        Self {
+            times: AnswerTimes::of(&answers),
+            itl: ItlStats::of(&gaps),
+            output_throughput: requests.window_output_tokens as f64 / requests.window_s,
+            request_throughput: f64::from(requests.window_completed) / requests.window_s,
+            goodput: good.map(|good| good / requests.window_s),
+        }
+    }
+}
+
+impl RequestTimes {
+    /// The gaps between its tokens in ms; 0 within one event.
+    pub fn itl_ms(&self) -> impl Iterator<Item = f64> + '_ {
+        self.token_ms.windows(2).map(|pair| pair[1] - pair[0])
+    }
+}
+
 fn sorted(sample: &[f64]) -> Vec<f64> {
     let mut sorted = sample.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
@@ -237,7 +406,7 @@ mod tests {
             metrics.itl.unwrap(),
             ItlStats {
                 median_ms: 3.5,
-                p90_ms: None,
+                quantiles: Quantiles::default(),
                 max_ms: 7.0
             }
         );
@@ -299,13 +468,93 @@ mod tests {
     }
 
     #[test]
-    fn the_percentile_comes_with_its_samples() {
-        assert!(
-            0.9f64.powi(P90_SAMPLES as i32) <= 0.025 && 0.9f64.powi(P90_SAMPLES as i32 - 1) > 0.025
+    fn a_quantile_comes_with_its_samples() {
+        for (q, least) in [
+            (0.5f64, P50_SAMPLES),
+            (0.9, P90_SAMPLES),
+            (0.99, P99_SAMPLES),
+        ] {
+            assert!(q.powi(least as i32) <= 0.025 && q.powi(least as i32 - 1) > 0.025);
+        }
+        let gaps: Vec<f64> = (1..=401).map(f64::from).collect();
+        let of = |count: usize| ItlStats::of(&gaps[..count]).unwrap().quantiles;
+        assert_eq!((of(5).p50, of(7).p50), (None, Some(4.0)));
+        assert_eq!((of(35).p90, of(41).p90), (None, Some(37.0)));
+        assert_eq!((of(367).p99, of(401).p99), (None, Some(397.0)));
+    }
+
+    fn request(token_ms: &[f64]) -> RequestTimes {
+        RequestTimes {
+            intended_unix_ns: 0,
+            sent_ms: Some(0.1),
+            token_ms: token_ms.to_vec(),
+            input_tokens: None,
+            cached_tokens: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_loop_by_hand() {
+        let failed = RequestTimes {
+            error: Some("the stream ended".into()),
+            ..request(&[1.0, 2.0])
+        };
+        let mut requests = Requests {
+            window_start_unix_ns: 0,
+            window_s: 2.0,
+            window_output_tokens: 11,
+            window_completed: 4,
+            max_in_flight: 2,
+            saturated: None,
+            counting: "tokenIds".into(),
+            requests: vec![
+                request(&[10.0, 12.0, 14.0]),
+                failed,
+                request(&[20.0, 20.0, 40.0]),
+            ],
+        };
+        let objectives = Objectives {
+            max_ttft: Some(Duration::from_millis(15)),
+            max_tpot: Some(Duration::from_millis(20)),
+            ..Objectives::default()
+        };
+        let metrics = RequestMetrics::of(&requests, &objectives);
+        let mean = |times: Times| times.stats.unwrap().mean;
+        assert_eq!(mean(metrics.times.ttft), 15.0);
+        assert_eq!(mean(metrics.times.e2e), 27.0);
+        assert_eq!(mean(metrics.times.tpot), 6.0);
+        let itl = metrics.itl.unwrap();
+        assert_eq!((itl.median_ms, itl.max_ms), (2.0, 20.0));
+        assert_eq!(
+            (metrics.output_throughput, metrics.request_throughput),
+            (5.5, 2.0)
         );
-        let gaps: Vec<f64> = (1..=41).map(f64::from).collect();
-        assert_eq!(ItlStats::of(&gaps[..35]).unwrap().p90_ms, None);
-        assert_eq!(ItlStats::of(&gaps).unwrap().p90_ms, Some(37.0));
+        assert_eq!(metrics.goodput, Some(0.5));
+        let late = Objectives {
+            max_e2e: Some(Duration::from_millis(40)),
+            ..Objectives::default()
+        };
+        assert_eq!(RequestMetrics::of(&requests, &late).goodput, Some(1.0));
+        requests.counting = Requests::FINAL_USAGE.into();
+        let metrics = RequestMetrics::of(&requests, &Objectives::default());
+        assert_eq!((metrics.itl, metrics.goodput), (None, None));
+    }
+
+    #[test]
+    fn every_sequence_of_a_batch_is_an_answer() {
+        let times = |count, token_ms: &[f64]| SequenceTimes {
+            count,
+            token_ms: token_ms.to_vec(),
+        };
+        let iteration = Iteration {
+            start_unix_ns: 0,
+            sequences: vec![times(2, &[5.0, 9.0]), times(1, &[8.0, 10.0])],
+        };
+        let answers = Answer::of_batches(&[iteration]);
+        assert_eq!(answers.len(), 3);
+        let ttft = AnswerTimes::of(&answers).ttft.stats.unwrap();
+        assert_eq!((ttft.mean, ttft.max), (6.0, 8.0));
     }
 
     prop_compose! {

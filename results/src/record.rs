@@ -135,6 +135,25 @@ pub struct RequestTimes {
     pub error: Option<String>,
 }
 
+impl Requests {
+    /// The counting by the usage at a stream's end: how many tokens an event has is not known.
+    pub const FINAL_USAGE: &str = "finalUsage";
+    /// The ways of counting.
+    pub const COUNTINGS: [&str; 4] = ["tokenIds", "timings", "continuousUsage", Self::FINAL_USAGE];
+
+    /// The requests that did not fail.
+    pub fn answered(&self) -> impl Iterator<Item = &RequestTimes> {
+        let requests = self.requests.iter();
+        requests.filter(|request| request.error.is_none())
+    }
+
+    /// From the opening of the window to a time, in ms.
+    #[must_use]
+    pub fn into_window_ms(&self, unix_ns: i64) -> f64 {
+        unix_ns.saturating_sub(self.window_start_unix_ns) as f64 / 1e6
+    }
+}
+
 impl RequestTimes {
     /// Time to first token; none where there was none.
     #[must_use]
@@ -319,6 +338,11 @@ pub struct SequenceTimes {
     pub count: u32,
     /// For each output token: ms from the iteration's start until it was on the host.
     pub token_ms: Vec<f64>,
+}
+
+impl Effective {
+    /// The member of `configuration` that says how the tokens of a server's batches were counted.
+    pub const TOKEN_COUNTING: &str = "tokenCounting";
 }
 
 impl Iteration {

@@ -5,15 +5,17 @@ mod levels;
 
 use std::sync::Arc;
 
-use inferbench_crds::{factor::Levels, outcome::Outcome};
+use inferbench_crds::{factor::Levels, outcome::Outcome, spec::Objectives};
 use jiff::Timestamp;
 
 pub use self::levels::FurtherLevels;
 pub(crate) use self::levels::of_column;
 use crate::{
     columns::table,
-    metrics::{Shape, Stats, TrialMetrics},
-    record::{GpuTelemetry, Phase, Request, Roofline, TrialRecord},
+    metrics::{
+        Answer, AnswerTimes, ItlStats, Quantiles, RequestMetrics, Shape, Stats, TrialMetrics,
+    },
+    record::{Effective, GpuTelemetry, Iteration, Phase, Request, Requests, Roofline, TrialRecord},
 };
 
 table! {
@@ -52,7 +54,7 @@ table! {
         "" model_params: Option<u64>,
         /// Data type of the weights; cache and activations have the same, or f32 where weights are quantized.
         "" dtype: String,
-        /// b: sequences in a batch.
+        /// b: sequences in a batch; 1 where requests come one by one.
         "sequences" batch_size: u32,
         /// s: input tokens of each sequence.
         "tokens" input_len: u32,
@@ -60,9 +62,9 @@ table! {
         "tokens" output_len: u32,
         /// Devices of the engine; 0 for CPU.
         "" gpus: u32,
-        /// Timed iterations.
+        /// Timed iterations; where requests come one by one, those that did not fail.
         "" iterations: Option<u32>,
-        /// Time to first token of the whole batch, from input ids on the host: mean over iterations.
+        /// Time to first token of the whole batch, from input ids on the host; where requests come one by one, of each from the time at which it was meant to be sent: mean over iterations.
         "ms" mean_ttft_ms: Option<f64>,
         /// Time to first token: median over iterations.
         "ms" median_ttft_ms: Option<f64>,
@@ -72,7 +74,7 @@ table! {
         "ms" min_ttft_ms: Option<f64>,
         /// Time to first token: maximum over iterations.
         "ms" max_ttft_ms: Option<f64>,
-        /// Time to last token of the whole batch: mean over iterations.
+        /// Time to last token of the whole batch; where requests come one by one, of each (E2E): mean over iterations.
         "ms" mean_ttlt_ms: Option<f64>,
         /// Time to last token: median over iterations.
         "ms" median_ttlt_ms: Option<f64>,
@@ -92,22 +94,74 @@ table! {
         "ms" min_tpot_ms: Option<f64>,
         /// Time per output token: maximum over iterations.
         "ms" max_tpot_ms: Option<f64>,
-        /// Inter-token latency, the gaps of all iterations pooled: median.
+        /// Inter-token latency, the gaps of all iterations pooled: median; empty, with the other columns of it, where the server does not tell how many tokens an event has.
         "ms" median_itl_ms: Option<f64>,
         /// Inter-token latency: 90th percentile; empty below 36 gaps, where it may lie beyond all that was seen.
         "ms" p90_itl_ms: Option<f64>,
         /// Inter-token latency: maximum.
         "ms" max_itl_ms: Option<f64>,
-        /// b·n / mean(ttlt).
+        /// Time to first token of requests, or of the sequences of a server's batches: 50th percentile; empty below 6, where it may lie beyond all that was seen.
+        "ms" p50_ttft_ms: Option<f64>,
+        /// Time to first token of requests, or of the sequences of a server's batches: 90th percentile; empty below 36, where it may lie beyond all that was seen.
+        "ms" p90_ttft_ms: Option<f64>,
+        /// Time to first token of requests, or of the sequences of a server's batches: 99th percentile; empty below 368, where it may lie beyond all that was seen.
+        "ms" p99_ttft_ms: Option<f64>,
+        /// Time per output token of requests, or of the sequences of a server's batches: 50th percentile; empty below 6, where it may lie beyond all that was seen.
+        "ms" p50_tpot_ms: Option<f64>,
+        /// Time per output token of requests, or of the sequences of a server's batches: 90th percentile; empty below 36, where it may lie beyond all that was seen.
+        "ms" p90_tpot_ms: Option<f64>,
+        /// Time per output token of requests, or of the sequences of a server's batches: 99th percentile; empty below 368, where it may lie beyond all that was seen.
+        "ms" p99_tpot_ms: Option<f64>,
+        /// Inter-token latency: 50th percentile; empty below 6, where it may lie beyond all that was seen.
+        "ms" p50_itl_ms: Option<f64>,
+        /// Inter-token latency: 99th percentile; empty below 368, where it may lie beyond all that was seen.
+        "ms" p99_itl_ms: Option<f64>,
+        /// Time to last token of requests, or of the sequences of a server's batches: 50th percentile; empty below 6, where it may lie beyond all that was seen.
+        "ms" p50_e2e_ms: Option<f64>,
+        /// Time to last token of requests, or of the sequences of a server's batches: 90th percentile; empty below 36, where it may lie beyond all that was seen.
+        "ms" p90_e2e_ms: Option<f64>,
+        /// Time to last token of requests, or of the sequences of a server's batches: 99th percentile; empty below 368, where it may lie beyond all that was seen.
+        "ms" p99_e2e_ms: Option<f64>,
+        /// b·n / mean(ttlt); where requests come one by one, the output tokens that came in the timed window / its length.
         "tokens/s" output_throughput: Option<f64>,
-        /// b·(n − 1) / (mean(ttlt) − mean(ttft)); empty for n = 1.
+        /// b·(n − 1) / (mean(ttlt) − mean(ttft)); empty for n = 1, and where requests come one by one.
         "tokens/s" decode_throughput: Option<f64>,
-        /// b·s / mean(ttft).
+        /// b·s / mean(ttft); empty where requests come one by one.
         "tokens/s" prefill_throughput: Option<f64>,
-        /// mean(ttlt) / (b·n): exactly the inverse of output_throughput.
+        /// mean(ttlt) / (b·n): exactly the inverse of output_throughput; empty where requests come one by one.
         "ms" normalized_latency_ms: Option<f64>,
         /// output_throughput / gpus; empty on CPU.
         "tokens/s" output_throughput_per_gpu: Option<f64>,
+        /// Requests that ended well in the timed window / its length; of a server's batches, b / mean(ttlt). With the columns after it, of servers and endpoints alone.
+        "requests/s" request_throughput: Option<f64>,
+        /// Requests that keep to every objective on time, a second of the timed window; empty without such objectives.
+        "requests/s" goodput: Option<f64>,
+        /// Requests that were meant to be sent in the timed window; of a server's batches, sequences.
+        "" requests: Option<u32>,
+        /// Of these, the ones that failed.
+        "" request_errors: Option<u32>,
+        /// Whether requests came faster than they were served, so that waiting grew with time; where they come at random.
+        "" saturated: Option<bool>,
+        /// The most requests in flight at once.
+        "requests" max_in_flight: Option<u32>,
+        /// How tokens were counted: `tokenIds`, `timings`, `continuousUsage` or `finalUsage`.
+        "" token_counting: Option<String>,
+        /// The greatest share of the server's cache in use in the timed window.
+        "%" kv_use_max_pct: Option<f64>,
+        /// Requests that lost their place in that cache and began again.
+        "" preemptions: Option<f64>,
+        /// Requests that waited in the server: mean over the timed window.
+        "requests" queue_mean: Option<f64>,
+        /// The most that waited.
+        "requests" queue_max: Option<f64>,
+        /// Share of the prompts' tokens that the server found in its prefix cache.
+        "%" prefix_hit_pct: Option<f64>,
+        /// From the time at which a request was meant to be sent until it was: 99th percentile.
+        "ms" client_send_lag_p99_ms: Option<f64>,
+        /// From the time at which bytes could be read until they had their time stamp: 99th percentile.
+        "ms" client_stamp_lag_p99_ms: Option<f64>,
+        /// CPU time of the client's thread over the timed window.
+        "%" client_cpu_pct: Option<f64>,
         /// GPUs on which any kernel was seen to run in the timed window.
         "" gpus_active: Option<u32>,
         /// Share of time in which any kernel ran: mean over time and devices. Not the share of the device in use.
@@ -130,7 +184,7 @@ table! {
         "W" gpu_power_mean_w: Option<f64>,
         /// Energy over the timed window, summed over the devices.
         "J" gpu_energy_j: Option<f64>,
-        /// gpu_energy_j / (b·n·iterations).
+        /// gpu_energy_j / (b·n·iterations); where requests come one by one, / the output tokens that came in the timed window.
         "J" joules_per_output_token: Option<f64>,
         /// Clock of the multiprocessors: mean over time and devices.
         "MHz" sm_clock_mean_mhz: Option<f64>,
@@ -172,6 +226,8 @@ table! {
         "" prompt_similarity: Option<f64>,
         /// From the start of loading to a usable model.
         "s" model_load_s: Option<f64>,
+        /// From the start of a server's process until it answered a request; empty where an earlier trial had started it.
+        "s" engine_start_s: Option<f64>,
         /// Time to first token of the process's very first iteration.
         "ms" first_iteration_ttft_ms: Option<f64>,
         /// The level of the engine; empty for candle where nothing ran.
@@ -226,6 +282,39 @@ table! {
         "ms" ttlt_ms: Option<f64>,
         /// Inter-token latencies: the n − 1 gaps.
         "ms" itl_ms: Vec<f32>,
+    }
+}
+
+table! {
+    /// One row of `requests.parquet`.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct RequestRow = "requests", "one request of a stored attempt whose requests come one by one" {
+        /// The record's key.
+        "" trial_key: Arc<str>,
+        /// The trial's number in the design.
+        "" trial_index: u32,
+        /// The attempt.
+        "" attempt: u32,
+        /// The request's number, from 0, in the order of intention.
+        "" request: u32,
+        /// When it was meant to be sent.
+        "ns since the Unix epoch" intended_unix_ns: i64,
+        /// From then until its last byte was sent; empty where it was not.
+        "ms" sent_ms: Option<f64>,
+        /// Time to first token; empty where there was none.
+        "ms" ttft_ms: Option<f64>,
+        /// Time to last token; empty where it failed.
+        "ms" e2e_ms: Option<f64>,
+        /// The gaps between its tokens, 0 within one event.
+        "ms" itl_ms: Vec<f32>,
+        /// Input tokens that the server says it served; empty where it does not say.
+        "tokens" input_tokens: Option<u32>,
+        /// Of these, the ones that it found in its prefix cache.
+        "tokens" cached_tokens: Option<u32>,
+        /// Output tokens that came.
+        "tokens" output_tokens: u32,
+        /// Why it failed; empty where it did not.
+        "" error: Option<String>,
     }
 }
 
@@ -292,9 +381,15 @@ impl Row {
         }
     }
 
-    /// The row of a record, which has passed its check.
+    /// The row of a record, which has passed its check, without objectives: see [`Self::under`].
     #[must_use]
     pub fn of(record: &TrialRecord) -> Self {
+        Self::under(record, &Objectives::default())
+    }
+
+    /// The row of a record, which has passed its check; its goodput is that under these objectives.
+    #[must_use]
+    pub fn under(record: &TrialRecord, objectives: &Objectives) -> Self {
         let cpu = &record.telemetry.cpu;
         let provenance = &record.provenance;
         let mut row = Self {
@@ -332,8 +427,22 @@ impl Row {
             ..Self::asked(&record.request)
         };
         row.set_effective(record);
-        row.set_metrics(record);
-        row.set_gpus(&record.telemetry.gpus);
+        let tokens = match &record.requests {
+            Some(requests) => {
+                row.set_requests(requests, objectives);
+                requests.window_output_tokens as f64
+            }
+            None => {
+                row.set_metrics(&record.iterations);
+                if record.client.is_some() {
+                    row.set_answers(&record.iterations, objectives);
+                }
+                let iterations = row.iterations.unwrap_or_default();
+                f64::from(iterations) * f64::from(row.batch_size) * f64::from(row.output_len)
+            }
+        };
+        row.set_server(record);
+        row.set_gpus(&record.telemetry.gpus, tokens);
         if let Some(roofline) = &record.roofline {
             row.set_roofline(roofline);
         }
@@ -350,6 +459,8 @@ impl Row {
         let mut row = Self {
             replicate: request.replicate,
             model_revision: request.model_revision.clone(),
+            // No stated level where requests come one by one.
+            batch_size: request.combination.batch_size,
             ..Self::default()
         };
         for (factor, level) in Levels::of(&request.combination).stated() {
@@ -369,6 +480,7 @@ impl Row {
         self.output_len = ran.output_len;
         self.gpus = ran.gpus;
         self.model_load_s = Some(ran.model_load_s);
+        self.engine_start_s = finite(ran.engine_start_s);
         // The level that was asked for tells engines apart that are one program.
         self.engine = self.engine.take().or_else(|| text(&ran.engine));
         self.engine_mode = text(&ran.engine_mode);
@@ -376,16 +488,66 @@ impl Row {
         self.prompt_seed = Some(ran.prompt_seed);
     }
 
-    fn set_metrics(&mut self, record: &TrialRecord) {
+    fn set_metrics(&mut self, iterations: &[Iteration]) {
         let shape = Shape {
             batch_size: self.batch_size,
             input_len: self.input_len,
             output_len: self.output_len,
         };
-        let Some(metrics) = TrialMetrics::of(&record.iterations, shape) else {
+        let Some(metrics) = TrialMetrics::of(iterations, shape) else {
             return;
         };
-        self.iterations = u32::try_from(record.iterations.len()).ok();
+        self.iterations = u32::try_from(iterations.len()).ok();
+        self.set_times(Some(metrics.ttft), Some(metrics.ttlt), metrics.tpot);
+        self.set_itl(metrics.itl);
+        self.output_throughput = finite(Some(metrics.output_throughput));
+        // Two tokens within one tick of the clock have no rate.
+        self.decode_throughput = finite(metrics.decode_throughput);
+        self.prefill_throughput = finite(Some(metrics.prefill_throughput));
+        self.normalized_latency_ms = finite(Some(metrics.normalized_latency_ms));
+        self.set_rate_per_gpu();
+    }
+
+    /// The metrics of requests that come one by one.
+    fn set_requests(&mut self, requests: &Requests, objectives: &Objectives) {
+        let metrics = RequestMetrics::of(requests, objectives);
+        let failed = requests.requests.iter().filter(|r| r.error.is_some());
+        let failed = failed.count();
+        let count = |number: usize| u32::try_from(number).ok();
+        self.iterations = count(requests.requests.len() - failed);
+        self.requests = count(requests.requests.len());
+        self.request_errors = count(failed);
+        let times = &metrics.times;
+        self.set_times(times.ttft.stats, times.e2e.stats, times.tpot.stats);
+        self.set_quantiles(times);
+        self.set_itl(metrics.itl);
+        self.output_throughput = finite(Some(metrics.output_throughput));
+        self.set_rate_per_gpu();
+        self.request_throughput = finite(Some(metrics.request_throughput));
+        self.goodput = finite(metrics.goodput);
+        self.saturated = requests.saturated;
+        self.max_in_flight = Some(requests.max_in_flight);
+        self.token_counting = text(&requests.counting);
+    }
+
+    /// The metrics of each sequence of a server's batches.
+    fn set_answers(&mut self, iterations: &[Iteration], objectives: &Objectives) {
+        let answers = Answer::of_batches(iterations);
+        self.requests = u32::try_from(answers.len()).ok();
+        self.set_quantiles(&AnswerTimes::of(&answers));
+        let rate = self
+            .mean_ttlt_ms
+            .map(|ttlt| f64::from(self.batch_size) / ttlt * 1e3);
+        self.request_throughput = finite(rate);
+        self.max_in_flight = Some(self.batch_size);
+        if objectives.limit_times() {
+            let good = answers.iter().filter(|answer| answer.keeps_to(objectives));
+            let share = good.count() as f64 / answers.len() as f64;
+            self.goodput = finite(rate.map(|rate| rate * share));
+        }
+    }
+
+    fn set_times(&mut self, ttft: Option<Stats>, ttlt: Option<Stats>, tpot: Option<Stats>) {
         let spread = |stats: Option<Stats>| match stats {
             Some(stats) => [
                 Some(stats.mean),
@@ -402,38 +564,68 @@ impl Row {
             self.std_ttft_ms,
             self.min_ttft_ms,
             self.max_ttft_ms,
-        ] = spread(Some(metrics.ttft));
+        ] = spread(ttft);
         [
             self.mean_ttlt_ms,
             self.median_ttlt_ms,
             self.std_ttlt_ms,
             self.min_ttlt_ms,
             self.max_ttlt_ms,
-        ] = spread(Some(metrics.ttlt));
+        ] = spread(ttlt);
         [
             self.mean_tpot_ms,
             self.median_tpot_ms,
             self.std_tpot_ms,
             self.min_tpot_ms,
             self.max_tpot_ms,
-        ] = spread(metrics.tpot);
-        self.median_itl_ms = metrics.itl.map(|itl| itl.median_ms);
-        self.p90_itl_ms = metrics.itl.and_then(|itl| itl.p90_ms);
-        self.max_itl_ms = metrics.itl.map(|itl| itl.max_ms);
-        self.output_throughput = finite(Some(metrics.output_throughput));
-        // Two tokens within one tick of the clock have no rate.
-        self.decode_throughput = finite(metrics.decode_throughput);
-        self.prefill_throughput = finite(Some(metrics.prefill_throughput));
-        self.normalized_latency_ms = finite(Some(metrics.normalized_latency_ms));
+        ] = spread(tpot);
+    }
+
+    fn set_itl(&mut self, itl: Option<ItlStats>) {
+        self.median_itl_ms = itl.map(|itl| itl.median_ms);
+        self.max_itl_ms = itl.map(|itl| itl.max_ms);
+        let Quantiles { p50, p90, p99 } = itl.map(|itl| itl.quantiles).unwrap_or_default();
+        [self.p50_itl_ms, self.p90_itl_ms, self.p99_itl_ms] = [p50, p90, p99];
+    }
+
+    fn set_quantiles(&mut self, times: &AnswerTimes) {
+        let of = |Quantiles { p50, p90, p99 }| [p50, p90, p99];
+        [self.p50_ttft_ms, self.p90_ttft_ms, self.p99_ttft_ms] = of(times.ttft.quantiles);
+        [self.p50_tpot_ms, self.p90_tpot_ms, self.p99_tpot_ms] = of(times.tpot.quantiles);
+        [self.p50_e2e_ms, self.p90_e2e_ms, self.p99_e2e_ms] = of(times.e2e.quantiles);
+    }
+
+    fn set_rate_per_gpu(&mut self) {
         self.output_throughput_per_gpu = self
             .output_throughput
             .filter(|_| self.gpus > 0)
             .map(|rate| rate / f64::from(self.gpus));
     }
 
+    /// What server and client told of themselves.
+    fn set_server(&mut self, record: &TrialRecord) {
+        if let Some(server) = &record.server {
+            self.kv_use_max_pct = finite(server.kv_use_max_pct);
+            self.preemptions = finite(server.preemptions);
+            self.queue_mean = finite(server.queue_mean);
+            self.queue_max = finite(server.queue_max);
+            self.prefix_hit_pct = finite(server.prefix_hit_pct);
+        }
+        if let Some(client) = &record.client {
+            self.client_send_lag_p99_ms = finite(client.send_lag_p99_ms);
+            self.client_stamp_lag_p99_ms = finite(client.stamp_lag_p99_ms);
+            self.client_cpu_pct = finite(client.cpu_pct);
+        }
+        let configured = record.effective.as_ref().and_then(|ran| {
+            let counting = ran.configuration.get(Effective::TOKEN_COUNTING)?;
+            text(counting)
+        });
+        self.token_counting = self.token_counting.take().or(configured);
+    }
+
     /// Sums, means and maxima over devices hold for all of them or not at all: a device that is silent on a member
-    /// leaves it empty.
-    fn set_gpus(&mut self, gpus: &[GpuTelemetry]) {
+    /// leaves it empty. `tokens` are the output tokens of the timed window.
+    fn set_gpus(&mut self, gpus: &[GpuTelemetry], tokens: f64) {
         if gpus.is_empty() {
             return;
         }
@@ -463,15 +655,10 @@ impl Row {
         self.mem_clock_mean_mhz = mean(|gpu| gpu.mem_clock_mean_mhz);
         self.gpu_temp_max_c =
             all(|gpu| gpu.temp_max_c).and_then(|temps| temps.into_iter().max_by(f64::total_cmp));
-        self.joules_per_output_token =
-            self.gpu_energy_j
-                .zip(self.iterations)
-                .map(|(energy, iterations)| {
-                    energy
-                        / (f64::from(self.batch_size)
-                            * f64::from(self.output_len)
-                            * f64::from(iterations))
-                });
+        self.joules_per_output_token = self
+            .gpu_energy_j
+            .filter(|_| tokens > 0.0)
+            .map(|energy| energy / tokens);
         let mut reasons: Vec<&str> = gpus
             .iter()
             .filter_map(|gpu| gpu.throttle_reasons.as_deref())
@@ -523,7 +710,7 @@ impl IterationRow {
     #[must_use]
     pub fn of(record: &TrialRecord, trial_index: u32) -> Vec<Self> {
         let trial_key: Arc<str> = record.trial_key.as_str().into();
-        let row = |(at, iteration): (usize, &crate::record::Iteration)| Self {
+        let row = |(at, iteration): (usize, &Iteration)| Self {
             trial_key: Arc::clone(&trial_key),
             trial_index,
             attempt: record.attempt,
@@ -534,6 +721,31 @@ impl IterationRow {
             itl_ms: iteration.itl_ms().map(|gap| gap as f32).collect(),
         };
         record.iterations.iter().enumerate().map(row).collect()
+    }
+}
+
+impl RequestRow {
+    /// The rows of a record's requests; none where they came in batches.
+    #[must_use]
+    pub fn of(record: &TrialRecord, trial_index: u32) -> Vec<Self> {
+        let trial_key: Arc<str> = record.trial_key.as_str().into();
+        let row = |(at, request): (usize, &crate::record::RequestTimes)| Self {
+            trial_key: Arc::clone(&trial_key),
+            trial_index,
+            attempt: record.attempt,
+            request: u32::try_from(at).unwrap_or(u32::MAX),
+            intended_unix_ns: request.intended_unix_ns,
+            sent_ms: finite(request.sent_ms),
+            ttft_ms: request.ttft_ms(),
+            e2e_ms: request.e2e_ms(),
+            itl_ms: request.itl_ms().map(|gap| gap as f32).collect(),
+            input_tokens: request.input_tokens,
+            cached_tokens: request.cached_tokens,
+            output_tokens: u32::try_from(request.token_ms.len()).unwrap_or(u32::MAX),
+            error: optional(&request.error),
+        };
+        let requests = record.requests.iter().flat_map(|of| &of.requests);
+        requests.enumerate().map(row).collect()
     }
 }
 
@@ -717,6 +929,92 @@ mod tests {
             (row.batch_size, row.invalid_reasons.as_deref()),
             (1, Some("one; two, with a comma"))
         );
+    }
+
+    #[test]
+    fn requests_have_columns_of_their_own() {
+        let mut record = fixtures::served(fixtures::open_loop(2.5), 3);
+        let objectives = Objectives {
+            max_ttft: Some(inferbench_crds::Duration::from_millis(21)),
+            ..Objectives::default()
+        };
+        let row = Row::under(&record, &objectives);
+        assert_eq!(
+            (row.iterations, row.requests, row.request_errors),
+            (Some(40), Some(40), Some(0))
+        );
+        // 20 ms, and 0.1 ms more from one request to the next; 40 of them suffice for the 90th percentile.
+        assert!((row.mean_ttft_ms.unwrap() - 21.95).abs() < 1e-9);
+        assert!((row.p90_ttft_ms.unwrap() - 23.51).abs() < 1e-9);
+        assert_eq!(row.p99_ttft_ms, None);
+        assert!((row.mean_ttlt_ms.unwrap() - 36.95).abs() < 1e-9);
+        assert!((row.p50_itl_ms.unwrap() - 5.0).abs() < 1e-9);
+        assert_eq!(
+            (row.output_throughput, row.request_throughput),
+            (Some(83.5), Some(20.5))
+        );
+        // Of 40 in 2 s, those with at most 21 ms.
+        assert_eq!(row.goodput, Some(5.5));
+        assert_eq!(Row::of(&record).goodput, None);
+        assert_eq!(
+            (
+                row.decode_throughput,
+                row.prefill_throughput,
+                row.normalized_latency_ms
+            ),
+            (None, None, None)
+        );
+        assert_eq!(
+            (row.saturated, row.token_counting.as_deref()),
+            (Some(false), Some("tokenIds"))
+        );
+        assert_eq!(
+            (row.engine.as_deref(), row.engine_start_s),
+            (Some("vllm"), Some(12.5))
+        );
+        assert_eq!(
+            (row.kv_use_max_pct, row.queue_max, row.client_cpu_pct),
+            (Some(12.5), Some(2.0), Some(3.0))
+        );
+        record.telemetry.gpus = fixtures::gpu_record().telemetry.gpus;
+        assert_eq!(Row::of(&record).joules_per_output_token, Some(20.0 / 167.0));
+        record.requests.as_mut().unwrap().counting = Requests::FINAL_USAGE.into();
+        let row = Row::of(&record);
+        assert_eq!(
+            (row.median_itl_ms, row.max_itl_ms, row.p50_itl_ms),
+            (None, None, None)
+        );
+        let rows = RequestRow::of(&record, 9);
+        assert_eq!(
+            (rows.len(), rows[1].output_tokens, rows[1].itl_ms.len()),
+            (40, 4, 3)
+        );
+        assert!(
+            rows.iter()
+                .all(|row| row.trial_index == 9 && row.error.is_none())
+        );
+        assert!(RequestRow::of(&fixtures::record(), 0).is_empty());
+    }
+
+    #[test]
+    fn sequences_of_a_servers_batch_are_requests() {
+        let mut record = fixtures::record();
+        assert_eq!(Row::of(&record).requests, None);
+        record.client = Some(crate::record::Client::default());
+        let objectives = Objectives {
+            max_e2e: Some(inferbench_crds::Duration::from_secs(1)),
+            ..Objectives::default()
+        };
+        let row = Row::under(&record, &objectives);
+        assert_eq!(
+            (row.requests, row.iterations, row.max_in_flight),
+            (Some(10), Some(5), Some(2))
+        );
+        let rate = row.request_throughput.unwrap();
+        assert!((rate * 4.0 - row.output_throughput.unwrap()).abs() < 1e-9);
+        assert_eq!(row.goodput, Some(rate));
+        assert!(row.p50_ttft_ms.is_some() && row.p90_ttft_ms.is_none());
+        assert!(row.normalized_latency_ms.is_some());
     }
 
     #[test]

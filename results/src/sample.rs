@@ -92,6 +92,38 @@ pub const METRICS: &[Metric] = &[
         get: |row| row.p90_itl_ms,
     },
     Metric {
+        name: "p50TtftMs",
+        title: "median TTFT of requests",
+        unit: "ms",
+        better: Better::Lower,
+        basis: Basis::Unknown,
+        get: |row| row.p50_ttft_ms,
+    },
+    Metric {
+        name: "p99TtftMs",
+        title: "99th percentile of TTFT",
+        unit: "ms",
+        better: Better::Lower,
+        basis: Basis::Unknown,
+        get: |row| row.p99_ttft_ms,
+    },
+    Metric {
+        name: "p99TpotMs",
+        title: "99th percentile of TPOT",
+        unit: "ms",
+        better: Better::Lower,
+        basis: Basis::Unknown,
+        get: |row| row.p99_tpot_ms,
+    },
+    Metric {
+        name: "p99E2eMs",
+        title: "99th percentile of E2E",
+        unit: "ms",
+        better: Better::Lower,
+        basis: Basis::Unknown,
+        get: |row| row.p99_e2e_ms,
+    },
+    Metric {
         name: "outputThroughput",
         title: "output throughput",
         unit: "tokens/s",
@@ -130,6 +162,22 @@ pub const METRICS: &[Metric] = &[
         better: Better::Higher,
         basis: Basis::Ttlt,
         get: |row| row.output_throughput_per_gpu,
+    },
+    Metric {
+        name: "requestThroughput",
+        title: "request throughput",
+        unit: "requests/s",
+        better: Better::Higher,
+        basis: Basis::Unknown,
+        get: |row| row.request_throughput,
+    },
+    Metric {
+        name: "goodput",
+        title: "goodput",
+        unit: "requests/s",
+        better: Better::Higher,
+        basis: Basis::Unknown,
+        get: |row| row.goodput,
     },
     Metric {
         name: "gpuUtilMeanPct",
@@ -281,6 +329,9 @@ impl Metric {
             ),
             Basis::Unknown => (None, None, [None; 3]),
         };
+        // Of requests that come one by one, a rate is no mean time's inverse.
+        let follows = self.better != Better::Higher || !row.of_requests();
+        let sd = sd.filter(|_| follows);
         let within = match (mean, sd, row.iterations) {
             (Some(mean), Some(sd), Some(count)) if mean > 0.0 && count > 1 => Some(Within {
                 sd: value * sd / mean,

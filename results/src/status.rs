@@ -37,6 +37,10 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
     let mut status = Status {
         trials: count(summary.counts.succeeded - summary.counts.invalid),
         invalid: count(summary.counts.invalid),
+        invalid_reason: analysis.trust.invalid.first().map(|reason| {
+            let most = limits::INVALID_REASON as usize;
+            reason.example.chars().take(most).collect()
+        }),
         intervals: if measured(Over::Replicates) || !measured(Over::Iterations) {
             "Replicates".into()
         } else {

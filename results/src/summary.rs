@@ -103,8 +103,17 @@ pub struct CombinationSummary {
     pub trials: u32,
     /// Trials left out because they cannot be vouched for.
     pub invalid: u32,
+    /// Valid trials in which requests came faster than they were served.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub saturated: u32,
     /// The metrics.
     pub metrics: Estimates,
+}
+
+// The signature is serde's.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The respect in which a combination is the best of its model.
@@ -155,6 +164,7 @@ pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary 
             levels: combination.levels.clone(),
             trials: combination.valid.len() as u32,
             invalid: combination.invalid,
+            saturated: saturated(&combination.valid),
             metrics: estimates(&[combination]),
         })
         .collect();
@@ -175,6 +185,12 @@ pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary 
         levels,
         combinations: summaries,
     }
+}
+
+fn saturated(rows: &[&Row]) -> u32 {
+    rows.iter()
+        .filter(|row| row.saturated == Some(true))
+        .count() as u32
 }
 
 fn count(rows: &[Row], latest: &[&Row]) -> Counts {
@@ -253,7 +269,7 @@ fn best(combinations: &[CombinationSummary], objectives: &Objectives) -> Vec<Bes
             .copied()
             .filter(|c| keeps_to(c, objectives))
             .collect();
-        let limited = objectives.max_ttft.is_some() || objectives.max_tpot.is_some();
+        let limited = objectives.limit_times();
         found.extend(pick(
             Criterion::HighestOutputThroughput,
             candidates,
@@ -285,6 +301,7 @@ pub fn keeps_to(combination: &CombinationSummary, objectives: &Objectives) -> bo
         })
     };
     within(objectives.max_ttft, "ttftMs")
+        && within(objectives.max_e2e, "ttltMs")
         && (combination.levels.number(&Factor::OUTPUT_LENGTH) == Some(1.0)
             || within(objectives.max_tpot, "tpotMs"))
 }
@@ -394,18 +411,27 @@ fn notes(
                 .into(),
         );
     }
-    let limited = objectives.max_ttft.is_some() || objectives.max_tpot.is_some();
-    if limited
+    if objectives.limit_times()
         && !best
             .iter()
             .any(|b| b.criterion == Criterion::HighestOutputThroughputWithinObjectives)
     {
         notes.push("No combination keeps to the objectives.".into());
     }
-    if !measured.is_empty() {
+    let any = |metric: &str| combinations.iter().any(|c| c.metrics.contains_key(metric));
+    // Of what is asked over HTTP alone.
+    let asked = any("requestThroughput");
+    if any("normalizedLatencyMs") && !asked {
         notes.push(
             "normalizedLatencyMs is exactly the inverse of outputThroughput. ttftMs starts after tokenizing and has \
              no scheduler in it."
+                .into(),
+        );
+    }
+    if asked {
+        notes.push(
+            "ttftMs of servers and endpoints counts from the time at which a request was meant to be sent: HTTP, \
+             tokenizing and waiting are in it, which they are not for candle."
                 .into(),
         );
     }

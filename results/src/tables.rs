@@ -360,7 +360,7 @@ mod tests {
     use super::*;
     use crate::{
         fixtures,
-        row::{IterationRow, TelemetryRow},
+        row::{IterationRow, RequestRow, TelemetryRow},
     };
 
     /// The columns and their order.
@@ -368,14 +368,17 @@ mod tests {
         outcome, valid, invalid_reasons, model, model_revision, architecture, model_params, dtype, batch_size, \
         input_len, output_len, gpus, iterations, mean_ttft_ms, median_ttft_ms, std_ttft_ms, min_ttft_ms, max_ttft_ms, \
         mean_ttlt_ms, median_ttlt_ms, std_ttlt_ms, min_ttlt_ms, max_ttlt_ms, mean_tpot_ms, median_tpot_ms, \
-        std_tpot_ms, min_tpot_ms, max_tpot_ms, median_itl_ms, p90_itl_ms, max_itl_ms, output_throughput, \
-        decode_throughput, prefill_throughput, normalized_latency_ms, output_throughput_per_gpu, gpus_active, \
+        std_tpot_ms, min_tpot_ms, max_tpot_ms, median_itl_ms, p90_itl_ms, max_itl_ms, p50_ttft_ms, p90_ttft_ms, p99_ttft_ms, \
+        p50_tpot_ms, p90_tpot_ms, p99_tpot_ms, p50_itl_ms, p99_itl_ms, p50_e2e_ms, p90_e2e_ms, p99_e2e_ms, output_throughput, \
+        decode_throughput, prefill_throughput, normalized_latency_ms, output_throughput_per_gpu, request_throughput, goodput, requests, \
+        request_errors, saturated, max_in_flight, token_counting, kv_use_max_pct, preemptions, queue_mean, queue_max, \
+        prefix_hit_pct, client_send_lag_p99_ms, client_stamp_lag_p99_ms, client_cpu_pct, gpus_active, \
         gpu_util_mean_pct, gpu_util_max_pct, gpu_dram_active_mean_pct, gpu_tensor_active_mean_pct, gpu_mem_total_mib, \
         gpu_mem_before_mib, gpu_mem_peak_mib, \
         gpu_mem_after_mib, gpu_power_mean_w, gpu_energy_j, joules_per_output_token, sm_clock_mean_mhz, \
         mem_clock_mean_mhz, gpu_temp_max_c, throttle_reasons, cpu_time_s, rss_peak_mib, cpu_throttled_ms, cpu_steal_pct, cpu_freq_mean_mhz, numa_nodes, \
         smt, concurrent_trials, decode_roofline_fraction, prefill_roofline_fraction, roofline_bound, mean_log_likelihood, \
-        perplexity, repetition_rate, prompt_similarity, model_load_s, first_iteration_ttft_ms, engine, engine_mode, engine_version, runner_version, device, device_uuid, driver, \
+        perplexity, repetition_rate, prompt_similarity, model_load_s, engine_start_s, first_iteration_ttft_ms, engine, engine_mode, engine_version, runner_version, device, device_uuid, driver, \
         cuda, cpu, threads, node, image_digest, prompt_seed";
 
     #[test]
@@ -389,6 +392,7 @@ mod tests {
         for column in Row::COLUMNS
             .iter()
             .chain(IterationRow::COLUMNS)
+            .chain(RequestRow::COLUMNS)
             .chain(TelemetryRow::COLUMNS)
         {
             assert!(

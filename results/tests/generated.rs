@@ -11,7 +11,7 @@ use inferbench_results::{
     fixtures,
     manifest::{FileEntry, Manifest, TrialEntry},
     record::TrialRecord,
-    row::{IterationRow, Row, TelemetryRow},
+    row::{IterationRow, RequestRow, Row, TelemetryRow},
     summary::{Summary, summarize},
 };
 use schemars::{JsonSchema, generate::SchemaSettings};
@@ -68,6 +68,7 @@ fn columns_are_documented() {
          true or false, and empty where the engine does not take it.\n",
     );
     describe::<IterationRow>("iterations.parquet", &mut page);
+    describe::<RequestRow>("requests.parquet", &mut page);
     describe::<TelemetryRow>("telemetry.parquet", &mut page);
     is_fresh("columns.md", &page);
 }
@@ -86,13 +87,13 @@ fn has_schema<T: JsonSchema>(name: &str, document: &impl serde::Serialize) {
         &format!("schemas/{name}.schema.json"),
         &(serde_json::to_string_pretty(&schema).unwrap() + "\n"),
     );
-    let validator = jsonschema::validator_for(&schema).unwrap();
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.add_resource(name, schema.clone()).unwrap();
+    let index = compiler.compile(name, &mut schemas).unwrap();
     let document = serde_json::to_value(document).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(&document)
-        .map(|error| error.to_string())
-        .collect();
-    assert!(errors.is_empty(), "{errors:?}");
+    if let Err(error) = schemas.validate(&document, index) {
+        panic!("{error:#}");
+    }
     let required = schema["required"].as_array().unwrap();
     assert!(required.len() > 3);
     for member in required {
@@ -102,7 +103,10 @@ fn has_schema<T: JsonSchema>(name: &str, document: &impl serde::Serialize) {
             .unwrap()
             .remove(member.as_str().unwrap())
             .unwrap();
-        assert!(!validator.is_valid(&without), "{member} is required");
+        assert!(
+            schemas.validate(&without, index).is_err(),
+            "{member} is required"
+        );
     }
 }
 
@@ -112,6 +116,7 @@ fn records_have_a_schema() {
         fixtures::record(),
         fixtures::gpu_record(),
         fixtures::out_of_memory(),
+        fixtures::served(fixtures::open_loop(2.5), 0),
     ] {
         has_schema::<TrialRecord>("trial", &record);
     }

@@ -6,7 +6,7 @@ use inferbench_crds::{Duration, outcome::Outcome, spec::Objectives};
 use inferbench_results::{
     analysis::{Analysis, analyze},
     figures::{self, Figure},
-    fixtures::study::Study,
+    fixtures::{servers::Servers, study::Study},
     report::{Report, html, markdown},
     row::Row,
     summary::{Summary, summarize},
@@ -66,6 +66,7 @@ fn objectives() -> Objectives {
     Objectives {
         max_ttft: Some(Duration::from_millis(60)),
         max_tpot: Some(Duration::from_millis(25)),
+        max_e2e: None,
         cost_per_gpu_hour: Some("2.50".into()),
     }
 }
@@ -622,4 +623,81 @@ fn many_levels_stay_within_a_page() {
     let text = words(&made.html());
     assert!(text.contains("3 more models are in analysis.json only."));
     assert!(text.contains("The first 250 of 3,456"));
+}
+
+fn figure<'a>(made: &'a Made, name: &str) -> Option<&'a Figure> {
+    made.figures.iter().find(|figure| figure.name == name)
+}
+
+#[test]
+fn engines_stand_side_by_side_over_the_same_load() {
+    let made = Made::of("servers", &Servers::default().rows(), objectives());
+    check(&made);
+    let engines = figure(&made, "engines").unwrap();
+    // 3 input lengths, each with throughput, TTFT and TPOT.
+    assert_eq!(engines.drawing.as_ref().unwrap().panels.len(), 9);
+    assert!(
+        engines.caption.starts_with(
+            "As against llama-cpp, at the same model, lengths and load: an output throughput ×"
+        ),
+        "{}",
+        engines.caption
+    );
+    let curves = figure(&made, "load-curves").unwrap();
+    assert_eq!(curves.drawing.as_ref().unwrap().panels.len(), 6);
+    assert!(
+        curves
+            .table
+            .header
+            .contains(&"99th percentile of TTFT, ms".into())
+    );
+    let labels: Vec<&str> = curves
+        .drawing
+        .as_ref()
+        .unwrap()
+        .legend
+        .iter()
+        .map(|key| key.label.as_str())
+        .collect();
+    assert_eq!(
+        labels,
+        ["Llama-cpp", "Vllm, maxNumSeqs 16", "Vllm, maxNumSeqs 256"]
+    );
+    let goodput = figure(&made, "goodput").unwrap();
+    assert!(
+        goodput.caption.contains("requests/s"),
+        "{}",
+        goodput.caption
+    );
+    // Nobody chose a batch size, and nothing has a rate.
+    let seen = words(&made.html());
+    assert!(
+        !seen.contains("batch size 1,") && !seen.contains("request rate"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn saturated_points_are_marked() {
+    let made = Made::of("servers", &Servers::open().rows(), Objectives::default());
+    check(&made);
+    let curves = figure(&made, "load-curves").unwrap();
+    let legend = &curves.drawing.as_ref().unwrap().legend;
+    assert!(legend.last().unwrap().label.starts_with("saturated"));
+    assert_eq!(curves.table.header.last().unwrap(), "saturated trials");
+    assert!(
+        curves
+            .table
+            .rows
+            .iter()
+            .any(|row| row.last().unwrap() == "3")
+    );
+}
+
+#[test]
+fn batches_of_one_engine_have_no_figures_of_servers() {
+    let made = made(&small());
+    for name in ["engines", "load-curves", "goodput"] {
+        assert_eq!(figure(&made, name), None, "{name}");
+    }
 }

@@ -21,8 +21,7 @@ use inferbench_results::compare::gate::Limit;
   inferbench fetch ib/thesis -n lab          report and tables of a sweep in a cluster
   inferbench generate --model tiny-llama --ids 1,2,3 --max-tokens 8
 
-Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 3 not quiet (run --require-quiet),
-130 interrupted."
+Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 3 not quiet, 130 interrupted."
 )]
 pub struct Cli {
     /// The command.

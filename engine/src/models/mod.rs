@@ -81,7 +81,7 @@ impl Model {
         match self.head() {
             Some(head) => head.logits(states),
             None => {
-                bail!("neither an earlier stage nor candle-transformers gives logits of states")
+                bail!("neither an earlier stage nor a reference model gives logits of states")
             }
         }
     }
@@ -116,7 +116,7 @@ impl Model {
             Model::Gpt2(model) => model.normed(input, at, cache, comm, wanted),
             Model::Llama(model) => model.normed(input, at, cache, comm, wanted),
             Model::Reference(_) => {
-                bail!("a model through candle-transformers gives no hidden states")
+                bail!("a reference model gives no hidden states")
             }
         }
     }

@@ -12,7 +12,10 @@ mod server;
 use std::sync::Arc;
 
 use clap::Parser;
-use inferbench_operator::{client::client, controller::sweep::Defaults};
+use inferbench_operator::{
+    client::client,
+    controller::sweep::{Defaults, light},
+};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
@@ -82,6 +85,7 @@ fn defaults() -> Defaults {
     Defaults {
         image: format!("ghcr.io/inferbench/runner@sha256:{}", "ab".repeat(32)),
         user: Some(65_532),
+        light: light(),
     }
 }
 

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use inferbench_crds::{
     Duration,
     contract::{
-        CACHE_VARIABLE, IMAGE_DIGEST_VARIABLE, NODE_VARIABLE, REQUESTS_FILE, REQUESTS_VARIABLE,
+        API_KEY_VARIABLE, CACHE_VARIABLE, IMAGE_DIGEST_VARIABLE, NODE_VARIABLE, PROGRAM,
+        REQUESTS_FILE, REQUESTS_VARIABLE, api_key_variable,
     },
     crd::{API_VERSION, KIND},
     design::Trial,
     exit_code, handover,
-    spec::{ClaimRef, Colocation},
+    spec::{ClaimRef, Colocation, Engine, Isolation, SecretKeyRef, Server},
 };
 use k8s_openapi::{
     DeepMerge,
@@ -46,22 +47,34 @@ pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
 const COLLECTOR_RETRIES: i32 = 3;
 /// The longest that one pod of a collection may take, in seconds.
 const COLLECTOR_DEADLINE: i64 = 3_600;
-/// Requests of a pod that only checks or collects.
-const SMALL: [(&str, &str); 2] = [("cpu", "500m"), ("memory", "1Gi")];
 /// The folder of what a pod is asked for.
 pub const REQUESTS_FOLDER: &str = "/var/run/inferbench";
+/// The folder of [`PROGRAM`].
+pub const PROGRAM_FOLDER: &str = "/opt/inferbench";
+/// The folder that a server writes to: gone with its pod, so that every start finds the same.
+const ENGINE_FOLDER: &str = "/var/cache/engine";
 
 /// The differences between the three kinds of Jobs.
-struct Kind {
+struct Kind<'a> {
     role: Role,
     command: &'static str,
     requests: String,
     gpus: Option<u32>,
+    /// Of trials: what they measure.
+    engine: Option<&'a Engine>,
     deadline: i64,
     backoff_limit: i32,
 }
 
-/// The Job that measures these trials, one after the other: of one model, one number of GPUs and one dtype.
+impl Kind<'_> {
+    /// The server that the pod starts.
+    fn server(&self) -> Option<&Server> {
+        self.engine?.server.as_ref()
+    }
+}
+
+/// The Job that measures these trials, one after the other: of one start, and so of one engine, one model, one number
+/// of GPUs and one dtype.
 #[must_use]
 pub fn trials(sweep: &Sweep, trials: &[Trial]) -> Job {
     let execution = &sweep.spec.execution;
@@ -70,15 +83,26 @@ pub fn trials(sweep: &Sweep, trials: &[Trial]) -> Job {
     let first = indices.first().copied().unwrap_or(0);
     // Every trial may be measured again where something disturbed it.
     let attempts = i64::from(sweep.spec.measurement.remeasure_invalid).saturating_add(1);
-    let measuring = seconds(execution.trial_timeout)
-        .saturating_mul(execution.trials_per_job.into())
-        .saturating_mul(attempts);
+    let measured = attempts.saturating_mul(execution.trials_per_job.into());
+    let measuring = seconds(execution.trial_timeout).saturating_mul(measured);
+    let engine = trials.first().map(|trial| &trial.combination.engine);
+    let starting = engine.and_then(|engine| {
+        let each = seconds(engine.server.as_ref()?.startup_timeout());
+        let starts = match sweep.spec.measurement.isolation_for(engine) {
+            Isolation::Process => measured,
+            Isolation::Pod => attempts,
+        };
+        Some(each.saturating_mul(starts))
+    });
     let kind = Kind {
         role: Role::Trial,
         command: "trial",
         requests: request::of_trials(sweep, trials),
         gpus: Some(gpus),
-        deadline: seconds(execution.startup_timeout).saturating_add(measuring),
+        engine,
+        deadline: seconds(execution.startup_timeout)
+            .saturating_add(starting.unwrap_or(0))
+            .saturating_add(measuring),
         backoff_limit: execution.retries,
     };
     let name = names::trials(&sweep.name, &sweep.uid, first);
@@ -98,6 +122,7 @@ pub fn preflight(sweep: &Sweep, attempt: u32) -> Job {
         command: "preflight",
         requests: request::of_sweep(sweep, None),
         gpus: None,
+        engine: None,
         deadline: seconds(execution.startup_timeout).saturating_mul(models.max(1)),
         backoff_limit: execution.retries,
     };
@@ -118,6 +143,7 @@ pub fn collector(sweep: &Sweep, ledger: &str, failed: u32, attempt: u32) -> Job 
         command: "collect",
         requests: request::of_sweep(sweep, Some((ledger.to_owned(), chunks))),
         gpus: None,
+        engine: None,
         deadline: COLLECTOR_DEADLINE,
         backoff_limit: COLLECTOR_RETRIES,
     };
@@ -154,10 +180,11 @@ pub fn chunks(sweep: &Sweep, failed: u32) -> u32 {
     handover::chunks(bytes)
 }
 
-fn job(sweep: &Sweep, name: String, kind: Kind) -> Job {
+fn job(sweep: &Sweep, name: String, kind: Kind<'_>) -> Job {
     let labels = labels(sweep, &kind);
     let mut template = template(sweep, &kind);
     override_pod(sweep, &mut template);
+    install(sweep, &kind, &mut template);
     keep_apart(sweep, &kind, &mut template);
     Job {
         metadata: ObjectMeta {
@@ -196,7 +223,7 @@ fn owner(sweep: &Sweep) -> OwnerReference {
     }
 }
 
-fn labels(sweep: &Sweep, kind: &Kind) -> BTreeMap<String, String> {
+fn labels(sweep: &Sweep, kind: &Kind<'_>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         (names::APP.to_owned(), "inferbench".to_owned()),
         (names::MANAGED_BY.to_owned(), names::MANAGER.to_owned()),
@@ -241,7 +268,7 @@ fn failure_policy() -> PodFailurePolicy {
     }
 }
 
-fn template(sweep: &Sweep, kind: &Kind) -> PodTemplateSpec {
+fn template(sweep: &Sweep, kind: &Kind<'_>) -> PodTemplateSpec {
     let runner = &sweep.spec.runner;
     // What only checks or collects needs neither the drivers nor the GPUs that this class would give it.
     let runtime_class = runner
@@ -273,11 +300,16 @@ fn template(sweep: &Sweep, kind: &Kind) -> PodTemplateSpec {
     }
 }
 
-fn container(sweep: &Sweep, kind: &Kind) -> Container {
+fn container(sweep: &Sweep, kind: &Kind<'_>) -> Container {
+    // An explicit command: the operator cannot know what an image would run by itself, and `inferbench` starts it.
+    let (image, program) = match kind.server() {
+        Some(server) => (server.image.as_deref().unwrap_or_default(), PROGRAM),
+        None => (sweep.image(), "inferbench"),
+    };
     Container {
         name: names::CONTAINER.into(),
-        image: Some(sweep.image().to_owned()),
-        command: Some(vec!["inferbench".into()]),
+        image: Some(image.to_owned()),
+        command: Some(vec![program.into()]),
         args: Some(vec![kind.command.into()]),
         env: Some(env(sweep, kind)),
         env_from: credentials(sweep).map(|from| vec![from]),
@@ -292,20 +324,60 @@ fn container(sweep: &Sweep, kind: &Kind) -> Container {
 /// The variables that the operator sets; a spec may set none of them.
 pub const RESERVED_ENV: [&str; 3] = ["HF_HUB_CACHE", "HF_TOKEN", "HOME"];
 
-fn env(sweep: &Sweep, kind: &Kind) -> Vec<EnvVar> {
-    let value = |name: &str, value: String| EnvVar {
+/// What the operator sets in the pod of a server beside [`RESERVED_ENV`]; a spec with servers may set none of them.
+///
+/// The root of the file system is read-only there, too, and the user is none that the image knows: what servers and
+/// their compilers keep has to be told where to go, or they end with an error, some of them after minutes.
+pub const SERVER_ENV: [(&str, &str); 9] = [
+    // What has no variable of its own goes below the home folder.
+    ("HOME", ENGINE_FOLDER),
+    // Python asks for the user's name here first, and fails where it finds none and the image's passwd has none either.
+    ("USER", "inferbench"),
+    ("TMPDIR", "/tmp"),
+    ("XDG_CACHE_HOME", "/var/cache/engine/cache"),
+    ("XDG_CONFIG_HOME", "/var/cache/engine/config"),
+    ("HF_HOME", "/var/cache/engine/huggingface"),
+    ("VLLM_CACHE_ROOT", "/var/cache/engine/vllm"),
+    ("TRITON_CACHE_DIR", "/var/cache/engine/triton"),
+    ("TORCHINDUCTOR_CACHE_DIR", "/var/cache/engine/inductor"),
+];
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar {
         name: name.into(),
-        value: Some(value),
+        value: Some(value.into()),
         value_from: None,
-    };
+    }
+}
+
+/// An image that is made for GPUs would otherwise be given all of the node's by some container runtimes.
+fn no_gpus() -> EnvVar {
+    variable("NVIDIA_VISIBLE_DEVICES", "void")
+}
+
+fn env(sweep: &Sweep, kind: &Kind<'_>) -> Vec<EnvVar> {
     let from = |name: &str, source: EnvVarSource| EnvVar {
         name: name.into(),
         value: None,
         value_from: Some(source),
     };
+    let secret = |name: &str, key: &SecretKeyRef| {
+        let key = SecretKeySelector {
+            name: key.name.clone(),
+            key: key.key.clone(),
+            optional: None,
+        };
+        from(
+            name,
+            EnvVarSource {
+                secret_key_ref: Some(key),
+                ..EnvVarSource::default()
+            },
+        )
+    };
     let cache = request::cache_folder(sweep);
     let mut env = vec![
-        value(REQUESTS_VARIABLE, REQUESTS_FILE.into()),
+        variable(REQUESTS_VARIABLE, REQUESTS_FILE),
         from(
             NODE_VARIABLE,
             EnvVarSource {
@@ -313,36 +385,39 @@ fn env(sweep: &Sweep, kind: &Kind) -> Vec<EnvVar> {
                 ..EnvVarSource::default()
             },
         ),
-        value("HF_HUB_CACHE", format!("{cache}/hub")),
-        value(CACHE_VARIABLE, cache),
-        value("HOME", "/tmp".into()),
+        variable("HF_HUB_CACHE", &format!("{cache}/hub")),
+        variable(CACHE_VARIABLE, &cache),
     ];
+    match kind.server() {
+        Some(_) => env.extend(SERVER_ENV.map(|(name, value)| variable(name, value))),
+        None => env.push(variable("HOME", "/tmp")),
+    }
     if let Some((_, digest)) = sweep.image().split_once('@') {
-        env.push(value(IMAGE_DIGEST_VARIABLE, digest.into()));
+        env.push(variable(IMAGE_DIGEST_VARIABLE, digest));
     }
     if kind.gpus.unwrap_or(0) == 0 {
-        // An image that is made for GPUs would otherwise be given all of the node's by some container runtimes.
-        env.push(value("NVIDIA_VISIBLE_DEVICES", "void".into()));
+        env.push(no_gpus());
     }
     if let Some(token) = &sweep.spec.runner.hugging_face_token_secret_ref {
-        let key = SecretKeySelector {
-            name: token.name.clone(),
-            key: token.key.clone(),
-            optional: None,
-        };
-        env.push(from(
-            "HF_TOKEN",
-            EnvVarSource {
-                secret_key_ref: Some(key),
-                ..EnvVarSource::default()
-            },
-        ));
+        env.push(secret("HF_TOKEN", token));
+    }
+    if let Some(key) = kind.engine.and_then(api_key) {
+        env.push(secret(API_KEY_VARIABLE, key));
+    }
+    if kind.role == Role::Preflight {
+        let engines = sweep.spec.design.factors.engine.iter().enumerate();
+        let keys = engines.filter_map(|(at, engine)| Some((at, api_key(engine)?)));
+        env.extend(keys.map(|(at, key)| secret(&api_key_variable(at), key)));
     }
     for given in &sweep.spec.runner.env {
         env.retain(|own| own.name != given.name);
         env.push(given.clone());
     }
     env
+}
+
+fn api_key(engine: &Engine) -> Option<&SecretKeyRef> {
+    engine.endpoint.as_ref()?.api_key_secret_ref.as_ref()
 }
 
 fn field(path: &str) -> ObjectFieldSelector {
@@ -369,28 +444,28 @@ fn credentials(sweep: &Sweep) -> Option<EnvFromSource> {
     })
 }
 
-fn resources(sweep: &Sweep, kind: &Kind) -> Option<ResourceRequirements> {
+fn resources(sweep: &Sweep, kind: &Kind<'_>) -> Option<ResourceRequirements> {
     let runner = &sweep.spec.runner;
     let Some(gpus) = kind.gpus else {
-        let requests = SMALL.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())));
-        return Some(ResourceRequirements {
-            requests: Some(requests.into()),
-            ..ResourceRequirements::default()
-        });
+        return Some(sweep.light.clone());
     };
     let mut resources = runner.resources.clone();
     if gpus > 0 {
-        let resource = runner.gpu_resource.as_deref().unwrap_or(GPU_RESOURCE);
         resources
             .get_or_insert_default()
             .limits
             .get_or_insert_default()
-            .insert(resource.to_owned(), Quantity(gpus.to_string()));
+            .insert(gpu_resource(sweep).to_owned(), Quantity(gpus.to_string()));
     }
     resources
 }
 
-fn volumes(sweep: &Sweep, kind: &Kind) -> Vec<Volume> {
+fn gpu_resource(sweep: &Sweep) -> &str {
+    let given = sweep.spec.runner.gpu_resource.as_deref();
+    given.unwrap_or(GPU_RESOURCE)
+}
+
+fn volumes(sweep: &Sweep, kind: &Kind<'_>) -> Vec<Volume> {
     let named = |name: &str| Volume {
         name: format!("{}{name}", names::VOLUME_PREFIX),
         ..Volume::default()
@@ -426,8 +501,15 @@ fn volumes(sweep: &Sweep, kind: &Kind) -> Vec<Volume> {
     if let Some(claim) = results_claim(sweep) {
         volumes.push(claimed(named("results"), claim));
     }
-    if kind.gpus.unwrap_or(0) > 1 {
-        // What the ranks of one model exchange goes through shared memory, and a pod's own is 64 MiB.
+    if kind.server().is_some() {
+        for name in ["program", "engine"] {
+            volumes.push(Volume {
+                empty_dir: Some(EmptyDirVolumeSource::default()),
+                ..named(name)
+            });
+        }
+    }
+    if shares_memory(kind) {
         let memory = EmptyDirVolumeSource {
             medium: Some("Memory".into()),
             size_limit: None,
@@ -438,6 +520,12 @@ fn volumes(sweep: &Sweep, kind: &Kind) -> Vec<Volume> {
         });
     }
     volumes
+}
+
+/// Whether a pod needs more shared memory than the 64 MiB that it has: the ranks of one model exchange through it what
+/// they compute, and the processes of one server their requests.
+fn shares_memory(kind: &Kind<'_>) -> bool {
+    kind.gpus.unwrap_or(0) > 1 || kind.server().is_some()
 }
 
 fn claimed(volume: Volume, claim: &ClaimRef) -> Volume {
@@ -455,6 +543,9 @@ fn results_claim(sweep: &Sweep) -> Option<&ClaimRef> {
     store.persistent_volume_claim.as_ref()
 }
 
+/// Where the operator's volumes are mounted in the pod of a server, beside [`MOUNTS`].
+pub const SERVER_MOUNTS: [&str; 2] = [PROGRAM_FOLDER, ENGINE_FOLDER];
+
 /// Where the operator's volumes are mounted; nothing else may be.
 pub const MOUNTS: [&str; 5] = [
     REQUESTS_FOLDER,
@@ -464,13 +555,16 @@ pub const MOUNTS: [&str; 5] = [
     "/dev/shm",
 ];
 
-fn mounts(sweep: &Sweep, kind: &Kind) -> Vec<VolumeMount> {
-    let mount = |name: &str, path: &str, read_only: Option<bool>| VolumeMount {
+fn mount(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
+    VolumeMount {
         name: format!("{}{name}", names::VOLUME_PREFIX),
         mount_path: path.into(),
         read_only,
         ..VolumeMount::default()
-    };
+    }
+}
+
+fn mounts(sweep: &Sweep, kind: &Kind<'_>) -> Vec<VolumeMount> {
     let mut mounts = vec![
         mount("requests", REQUESTS_FOLDER, Some(true)),
         mount("tmp", "/tmp", None),
@@ -479,10 +573,48 @@ fn mounts(sweep: &Sweep, kind: &Kind) -> Vec<VolumeMount> {
     if results_claim(sweep).is_some() {
         mounts.push(mount("results", RESULTS_FOLDER, None));
     }
-    if kind.gpus.unwrap_or(0) > 1 {
+    if kind.server().is_some() {
+        mounts.push(mount("program", PROGRAM_FOLDER, Some(true)));
+        mounts.push(mount("engine", ENGINE_FOLDER, None));
+    }
+    if shares_memory(kind) {
         mounts.push(mount("shm", "/dev/shm", None));
     }
     mounts
+}
+
+/// Has `inferbench` copied into the pod of a server, whose image does not have it. After the overrides, which are to
+/// change nothing of that.
+fn install(sweep: &Sweep, kind: &Kind<'_>, template: &mut PodTemplateSpec) {
+    let (Some(_), Some(spec)) = (kind.server(), &mut template.spec) else {
+        return;
+    };
+    let mut containers = spec.containers.iter();
+    let runner = containers.find(|container| container.name == names::CONTAINER);
+    // As much as the container after it, which it takes nothing from: a pod is of the class Guaranteed, and has its
+    // CPUs for itself, only where all of its containers are. Without GPUs.
+    let mut resources = runner.and_then(|runner| runner.resources.clone());
+    for amounts in resources
+        .iter_mut()
+        .flat_map(|all| [&mut all.limits, &mut all.requests])
+        .flatten()
+    {
+        amounts.remove(gpu_resource(sweep));
+    }
+    let installer = Container {
+        name: names::INSTALLER.into(),
+        image: Some(sweep.image().to_owned()),
+        command: Some(vec!["inferbench".into()]),
+        args: Some(vec!["install".into(), PROGRAM.into()]),
+        env: Some(vec![no_gpus()]),
+        resources,
+        security_context: Some(container_security()),
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        volume_mounts: Some(vec![mount("program", PROGRAM_FOLDER, None)]),
+        ..Container::default()
+    };
+    let others = spec.init_containers.get_or_insert_default();
+    others.insert(0, installer);
 }
 
 /// With this user, group and volume group; without one, the platform chooses them, and refuses any other.
@@ -536,7 +668,7 @@ fn override_pod(sweep: &Sweep, template: &mut PodTemplateSpec) {
 
 /// Keeps pods that measure off a node where another one measures, whatever sweep it belongs to. After everything else:
 /// lists of affinity terms replace each other when they are merged.
-fn keep_apart(sweep: &Sweep, kind: &Kind, template: &mut PodTemplateSpec) {
+fn keep_apart(sweep: &Sweep, kind: &Kind<'_>, template: &mut PodTemplateSpec) {
     if sweep.spec.execution.colocation != Colocation::Forbid || kind.role != Role::Trial {
         return;
     }

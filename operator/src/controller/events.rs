@@ -56,6 +56,13 @@ pub fn of_reconcile(
         events.push(normal("MeasuringStarted", "Measure", note));
     }
     events.extend(failures(sweep, old, new, plan));
+    if before.status("Valid") != "False" && after.status("Valid") == "False" {
+        let note = format!(
+            "{} status.counts.invalid counts those that follow.",
+            after.message("Valid")
+        );
+        events.push(warning("InvalidTrials", "Measure", note));
+    }
     events.extend(stuck(&before, &after, plan));
     let inputs = |status: &InferenceBenchmarkStatus| {
         let results = status.results.as_ref();

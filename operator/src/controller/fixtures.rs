@@ -8,7 +8,7 @@ use inferbench_crds::{
 };
 
 use super::{
-    sweep::{Defaults, Sweep},
+    sweep::{Defaults, Sweep, light},
     validate::validate,
 };
 
@@ -18,6 +18,7 @@ pub fn defaults() -> Defaults {
     Defaults {
         image: format!("ghcr.io/inferbench/runner@sha256:{}", "ab".repeat(32)),
         user: Some(65_532),
+        light: light(),
     }
 }
 

@@ -28,6 +28,8 @@ pub const INPUTS: &str = "inferbench.dev/inputs";
 pub const REQUESTS: &str = "inferbench.dev/requests";
 /// The container that runs `inferbench`.
 pub const CONTAINER: &str = "runner";
+/// The init container that copies `inferbench` into the pod of a server, whose image is the server's.
+pub const INSTALLER: &str = "inferbench-install";
 /// The beginning of the names of the operator's volumes.
 pub const VOLUME_PREFIX: &str = "inferbench-";
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         batch::v1::{Job, JobCondition, JobStatus},
-        core::v1::{ContainerStatus, PodStatus},
+        core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus},
     },
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     jiff::Timestamp,
@@ -155,9 +155,10 @@ pub struct PodView {
     pub stuck: Option<(String, String)>,
     /// Whether its container ever ran.
     pub ran: bool,
-    /// The exit code of its container.
+    /// The exit code of its container, or of one before it that failed.
     pub exit_code: Option<i32>,
-    /// Why it ended: the pod's reason (`DeadlineExceeded`, `Evicted`), else its container's (`OOMKilled`, `Error`).
+    /// Why it ended: the pod's reason (`DeadlineExceeded`, `Evicted`), else its container's (`OOMKilled`, `Error`),
+    /// else, as `Init:Error`, that of one before it.
     pub reason: String,
     /// Its container's termination message.
     pub report: String,
@@ -253,6 +254,10 @@ impl PodView {
             .into_iter()
             .flatten()
             .find(|container| container.name == names::CONTAINER);
+        // What has to end first; where it fails, the runner's container is never started.
+        let before = status.init_container_statuses.as_deref();
+        let before = before.unwrap_or_default();
+        let broken = before.iter().find_map(broken);
         let state = runner.and_then(|runner| runner.state.as_ref());
         let ended = state.and_then(|state| state.terminated.as_ref());
         let running = state.is_some_and(|state| state.running.is_some());
@@ -276,7 +281,11 @@ impl PodView {
         let reason = status
             .reason
             .clone()
-            .or_else(|| ended.and_then(|ended| ended.reason.clone()));
+            .or_else(|| ended.and_then(|ended| ended.reason.clone()))
+            .or_else(|| {
+                let reason = broken?.reason.as_deref();
+                Some(format!("Init:{}", reason.unwrap_or("Error")))
+            });
         let target = conditions
             .into_iter()
             .flatten()
@@ -296,10 +305,10 @@ impl PodView {
             deleting: metadata.deletion_timestamp.is_some(),
             phase,
             stuck: unschedulable
-                .or_else(|| runner.and_then(waits))
+                .or_else(|| before.iter().chain(runner).find_map(waits))
                 .filter(|_| phase == PodPhase::Pending),
             ran: running || ended.is_some(),
-            exit_code: ended.map(|ended| ended.exit_code),
+            exit_code: ended.or(broken).map(|ended| ended.exit_code),
             disrupted: target || reason.as_deref() == Some("Evicted"),
             reason: reason.unwrap_or_default(),
             report: ended
@@ -307,6 +316,12 @@ impl PodView {
                 .unwrap_or_default(),
         })
     }
+}
+
+/// How a container ended that did not end well.
+fn broken(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let ended = container.state.as_ref()?.terminated.as_ref()?;
+    (ended.exit_code != 0).then_some(ended)
 }
 
 fn waits(container: &ContainerStatus) -> Option<(String, String)> {

@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 use inferbench_crds::{Violation, contract::RESERVED_PREFIX, violation::Found};
 
 use super::{
-    build::{GPU_RESOURCE, MOUNTS, REQUESTS_FOLDER, RESERVED_ENV},
+    build::{
+        GPU_RESOURCE, MOUNTS, PROGRAM_FOLDER, REQUESTS_FOLDER, RESERVED_ENV, SERVER_ENV,
+        SERVER_MOUNTS,
+    },
     names,
 };
 
@@ -29,7 +32,10 @@ const POD: [(&str, &str); 6] = [
 
 /// Fields of the runner's container that the operator alone decides on.
 const RUNNER: [(&str, &str); 9] = [
-    ("image", "use runner.image, which becomes part of the plan"),
+    (
+        "image",
+        "use runner.image, or the image of an engine's server, which become part of the plan",
+    ),
     ("command", "the container has to run inferbench"),
     ("args", "the container has to run inferbench"),
     ("envFrom", "use runner.env"),
@@ -46,9 +52,19 @@ const RUNNER: [(&str, &str); 9] = [
     ("tty", "inferbench reads no terminal"),
 ];
 
-/// Everything in the overrides that is not allowed. `gpu_resource` is the sweep's.
+/// The sweep that overrides are for, as far as it says what they may do.
+#[derive(Clone, Copy)]
+struct Of<'a> {
+    /// The extended resource of a GPU.
+    gpu_resource: &'a str,
+    /// Whether pods start servers.
+    servers: bool,
+}
+
+/// Everything in the overrides that is not allowed. `gpu_resource` is the sweep's, and `servers` says whether any of
+/// its engines is one: their pods have more of the operator's in them.
 #[must_use]
-pub fn check(overrides: &Value, gpu_resource: Option<&str>) -> Vec<Violation> {
+pub fn check(overrides: &Value, gpu_resource: Option<&str>, servers: bool) -> Vec<Violation> {
     let mut found = Found::default();
     let Some(template) = overrides.as_object() else {
         found.add(ROOT, "is not an object");
@@ -63,7 +79,11 @@ pub fn check(overrides: &Value, gpu_resource: Option<&str>) -> Vec<Violation> {
     }
     metadata(&mut found, template);
     if let Some(Value::Object(pod)) = template.get("spec") {
-        self::pod(&mut found, pod, gpu_resource.unwrap_or(GPU_RESOURCE));
+        let of = Of {
+            gpu_resource: gpu_resource.unwrap_or(GPU_RESOURCE),
+            servers,
+        };
+        self::pod(&mut found, pod, of);
     }
     found.all()
 }
@@ -116,7 +136,7 @@ fn metadata(found: &mut Found, template: &Map<String, Value>) {
     }
 }
 
-fn pod(found: &mut Found, pod: &Map<String, Value>, gpu_resource: &str) {
+fn pod(found: &mut Found, pod: &Map<String, Value>, of: Of<'_>) {
     let path = format!("{ROOT}.spec");
     for (field, why) in POD {
         if pod.contains_key(field) {
@@ -160,7 +180,7 @@ fn pod(found: &mut Found, pod: &Map<String, Value>, gpu_resource: &str) {
                 container,
                 &format!("{path}.{list}[{index}]"),
                 list,
-                gpu_resource,
+                of,
             );
         }
     }
@@ -171,8 +191,9 @@ fn container(
     container: &Map<String, Value>,
     path: &str,
     list: &str,
-    gpu_resource: &str,
+    of: Of<'_>,
 ) {
+    let gpu_resource = of.gpu_resource;
     let name = text(container, "name");
     if name.is_empty() {
         found.add(format!("{path}.name"), "is required");
@@ -195,11 +216,12 @@ fn container(
             );
         }
     }
-    if name != names::CONTAINER {
+    let is_runner = name == names::CONTAINER;
+    if (is_runner && list == "initContainers") || (name == names::INSTALLER && of.servers) {
+        found.add(format!("{path}.name"), format!("{name:?} is reserved"));
         return;
     }
-    if list == "initContainers" {
-        found.add(format!("{path}.name"), "\"runner\" is reserved");
+    if !is_runner {
         return;
     }
     for (field, why) in RUNNER {
@@ -209,7 +231,7 @@ fn container(
     }
     for (index, env) in items(container, "env") {
         let name = text(env, "name");
-        if is_reserved_env(name) {
+        if is_reserved_env(name, of.servers) {
             found.add(
                 format!("{path}.env[{index}].name"),
                 format!("{name:?} is reserved"),
@@ -219,12 +241,13 @@ fn container(
     for (index, mount) in items(container, "volumeMounts") {
         let path = format!("{path}.volumeMounts[{index}]");
         let at = text(mount, "mountPath");
-        if hides(at) {
+        if hides(at, of.servers) {
+            let own: Vec<&str> = mounts(of.servers).collect();
             found.add(
                 format!("{path}.mountPath"),
                 format!(
                     "{at:?} is where the operator mounts its own: {}",
-                    MOUNTS.join(", ")
+                    own.join(", ")
                 ),
             );
         }
@@ -293,10 +316,19 @@ fn security(found: &mut Found, of: &Map<String, Value>, path: &str) {
     }
 }
 
-/// Whether an environment variable is the operator's to set.
+/// Whether an environment variable is the operator's to set, in a sweep with or without servers.
 #[must_use]
-pub fn is_reserved_env(name: &str) -> bool {
-    name.starts_with(RESERVED_PREFIX) || RESERVED_ENV.contains(&name)
+pub fn is_reserved_env(name: &str, servers: bool) -> bool {
+    let mut of_servers = SERVER_ENV.iter().map(|(name, _)| *name);
+    name.starts_with(RESERVED_PREFIX)
+        || RESERVED_ENV.contains(&name)
+        || (servers && of_servers.any(|own| own == name))
+}
+
+/// Where the operator mounts its own.
+fn mounts(servers: bool) -> impl Iterator<Item = &'static str> {
+    let of_servers = SERVER_MOUNTS.iter().filter(move |_| servers);
+    MOUNTS.iter().chain(of_servers).copied()
 }
 
 /// Whether a label or annotation is ours, or that of a controller whose work depends on it.
@@ -314,8 +346,8 @@ fn is_reserved(key: &str) -> bool {
 }
 
 /// Whether a mount at this path would take the place of one of the operator's, lie over it, or change what a pod is
-/// asked for.
-fn hides(path: &str) -> bool {
+/// asked for, or what it runs.
+fn hides(path: &str, servers: bool) -> bool {
     let parts = |path: &str| -> Vec<String> {
         let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
         parts.map(str::to_owned).collect()
@@ -323,7 +355,8 @@ fn hides(path: &str) -> bool {
     let given = parts(path);
     given.iter().any(|part| part == "..")
         || given.starts_with(&parts(REQUESTS_FOLDER))
-        || MOUNTS.iter().any(|own| parts(own).starts_with(&given))
+        || (servers && given.starts_with(&parts(PROGRAM_FOLDER)))
+        || mounts(servers).any(|own| parts(own).starts_with(&given))
 }
 
 fn items<'a>(

@@ -132,10 +132,14 @@ pub struct Plan {
 }
 
 /// Sums over the Jobs that have just been recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// Trials whose records were found rather than made.
     pub reused: u32,
+    /// Trials that were measured and are invalid.
+    pub invalid: u32,
+    /// Why one of these is.
+    pub why_invalid: Option<String>,
     /// The highest output throughput, in tokens/s.
     pub best: Option<f64>,
     /// How long their Jobs took, from start to end.

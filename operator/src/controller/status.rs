@@ -4,7 +4,10 @@
 use std::fmt::Write as _;
 
 use inferbench_crds::{
-    InferenceBenchmarkStatus, Outcome, Violation, limits,
+    InferenceBenchmarkStatus, Outcome, Violation,
+    contract::Collected,
+    limits,
+    spec::OnFailure,
     status::{CONDITIONS, Counts, MAX_BYTES, Plan as Pinned, Progress},
 };
 use k8s_openapi::{
@@ -55,13 +58,17 @@ pub fn status(
         }
     }
     let before = old.counts.unwrap_or_default();
-    let counts = counts(sweep, plan, before.reused);
+    let mut counts = counts(sweep, plan, before);
+    if let Some(collected) = collected(plan) {
+        // It has read every record, also those whose pods could not tell.
+        counts.invalid = collected.summary.invalid;
+    }
     status.counts = Some(counts);
     if records {
         status.ledger = Some(plan.ledger.status());
         status.progress = Some(progress(sweep, old, plan, counts, now));
     }
-    status.conditions = conditions(sweep, old, plan, counts, now);
+    status.conditions = conditions(sweep, old, &status, plan, now);
     if records || status.results != old.results {
         fit(&mut status);
     }
@@ -123,6 +130,12 @@ pub fn rejected(
         ),
         ("Suspended", "False", "NotSuspended", ""),
         (
+            "Valid",
+            "Unknown",
+            "Invalid",
+            "The spec breaks rules: see Accepted.",
+        ),
+        (
             "ResultsAvailable",
             "False",
             "Invalid",
@@ -144,7 +157,15 @@ pub fn rejected(
     status
 }
 
-fn counts(sweep: &Sweep, plan: &Plan, reused: i32) -> Counts {
+/// The handover of a collection that the plan records.
+fn collected(plan: &Plan) -> Option<&Collected> {
+    plan.actions.iter().find_map(|action| match action {
+        Action::Collect { collected, .. } => Some(&**collected),
+        _ => None,
+    })
+}
+
+fn counts(sweep: &Sweep, plan: &Plan, before: Counts) -> Counts {
     let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
     let count = |outcome| number(plan.tally.count(outcome));
     let ended = plan.tally.ended();
@@ -159,7 +180,8 @@ fn counts(sweep: &Sweep, plan: &Plan, reused: i32) -> Counts {
         unsupported: count(Outcome::Unsupported),
         timed_out: count(Outcome::TimedOut),
         failed: count(Outcome::Failed),
-        reused: reused.saturating_add(number(plan.measured.reused)),
+        invalid: before.invalid.saturating_add(number(plan.measured.invalid)),
+        reused: before.reused.saturating_add(number(plan.measured.reused)),
     }
 }
 
@@ -216,46 +238,30 @@ fn estimate(
 fn conditions(
     sweep: &Sweep,
     old: &InferenceBenchmarkStatus,
+    new: &InferenceBenchmarkStatus,
     plan: &Plan,
-    counts: Counts,
     now: Timestamp,
 ) -> Vec<Condition> {
-    let all_ended = counts.pending == 0 && counts.active == 0;
+    let counts = new.counts.unwrap_or_default();
     let finished = plan.phase == Phase::Finished;
     let suspended = sweep.spec.suspend && !finished;
     let progressing = progressing(sweep, plan, counts, suspended);
-    let succeeded = if finished && plan.over_budget {
-        let failed = counts.failed;
-        let (total, most) = (sweep.plan.trials, sweep.spec.execution.max_failed_percent);
-        let message = format!(
-            "{failed} of {total} trials failed, and execution allows {most}%{}.",
-            if sweep.spec.execution.on_failure == inferbench_crds::spec::OnFailure::Stop {
-                " and stops at the first"
-            } else {
-                ""
-            }
-        );
-        ("False", "TooManyFailures", message)
-    } else if finished && all_ended {
-        let message = format!(
-            "All {} trials ended; {} failed.",
-            sweep.plan.trials, counts.failed
-        );
-        ("True", "Succeeded", message)
+    let valid = valid(sweep, old, new, plan);
+    let succeeded = if finished {
+        ended(sweep, plan, counts, &valid.2)
     } else {
+        None
+    };
+    let succeeded = succeeded.unwrap_or_else(|| {
         let reason = match (&plan.problem, plan.phase) {
             _ if suspended => "Suspended",
-            (Some(problem), Phase::Preflight | Phase::Collecting)
-                if problem.reason.ends_with("Failed") =>
-            {
-                problem.reason.as_str()
-            }
+            (Some(problem), _) if stands(plan) => problem.reason.as_str(),
             (_, Phase::Preflight) => "Preflight",
             (_, Phase::Measuring) => "Measuring",
             (_, Phase::Collecting | Phase::Finished) => "Collecting",
         };
         ("Unknown", reason, "The sweep has not ended.".to_owned())
-    };
+    });
     let results = match (&plan.actions, old.results.is_some()) {
         (actions, false)
             if !actions
@@ -296,6 +302,7 @@ fn conditions(
             progressing.2.as_str(),
         ),
         pause,
+        (valid.0, valid.1, valid.2.as_str()),
         results,
         (succeeded.0, succeeded.1, succeeded.2.as_str()),
     ];
@@ -304,6 +311,118 @@ fn conditions(
             condition(old, sweep.generation, now, kind, value, reason, message)
         })
         .collect()
+}
+
+/// Whether a sweep that has finished has succeeded, and why; none where some of its trials have not ended.
+fn ended(
+    sweep: &Sweep,
+    plan: &Plan,
+    counts: Counts,
+    why_invalid: &str,
+) -> Option<(&'static str, &'static str, String)> {
+    let total = sweep.plan.trials;
+    if plan.over_budget {
+        let (failed, most) = (counts.failed, sweep.spec.execution.max_failed_percent);
+        let stop = match sweep.spec.execution.on_failure {
+            OnFailure::Stop => " and stops at the first",
+            OnFailure::Continue => "",
+        };
+        let message =
+            format!("{failed} of {total} trials failed, and execution allows {most}%{stop}.");
+        return Some(("False", "TooManyFailures", message));
+    }
+    if counts.pending > 0 || counts.active > 0 {
+        return None;
+    }
+    if counts.succeeded == 0 {
+        let Counts {
+            out_of_memory,
+            unsupported,
+            timed_out,
+            failed,
+            ..
+        } = counts;
+        let message = format!(
+            "None of {total} trials has a measurement: {out_of_memory} OutOfMemory, {unsupported} Unsupported, \
+             {timed_out} TimedOut, {failed} Failed."
+        );
+        return Some(("False", "NoValidResults", message));
+    }
+    if counts.invalid >= counts.succeeded {
+        let message = format!("No trial is valid. {why_invalid}");
+        return Some(("False", "NoValidResults", message));
+    }
+    let invalid = match counts.invalid {
+        0 => String::new(),
+        invalid => format!(", {invalid} invalid"),
+    };
+    let message = format!(
+        "All {total} trials ended; {} failed{invalid}.",
+        counts.failed
+    );
+    Some(("True", "Succeeded", message))
+}
+
+/// Whether the measurements can be vouched for, as far as they are known. A message stays as it is until the number of
+/// invalid trials is another one, or the collection has told the reason of most.
+fn valid(
+    sweep: &Sweep,
+    old: &InferenceBenchmarkStatus,
+    new: &InferenceBenchmarkStatus,
+    plan: &Plan,
+) -> (&'static str, &'static str, String) {
+    let counts = new.counts.unwrap_or_default();
+    let measured = counts.succeeded;
+    if counts.invalid == 0 {
+        return match plan.phase {
+            Phase::Finished if measured > 0 => (
+                "True",
+                "AllValid",
+                format!("All {measured} trials that were measured are valid."),
+            ),
+            Phase::Finished => (
+                "Unknown",
+                "NothingMeasured",
+                "No trial has a measurement.".into(),
+            ),
+            _ => (
+                "Unknown",
+                "NotCollected",
+                "No trial has been found invalid so far.".into(),
+            ),
+        };
+    }
+    let before = old.counts.unwrap_or_default();
+    let said = old.conditions.iter();
+    let said = said
+        .filter(|condition| condition.type_ == "Valid" && condition.status == "False")
+        .find(|_| before.invalid == counts.invalid && collected(plan).is_none());
+    if let Some(said) = said {
+        return ("False", "InvalidTrials", said.message.clone());
+    }
+    let invalid = counts.invalid;
+    let summary = new.summary.as_ref().filter(|it| it.invalid == invalid);
+    let why = summary.and_then(|summary| summary.invalid_reason.as_deref());
+    let why = why.or(plan.measured.why_invalid.as_deref());
+    let why = why.map_or(String::new(), |why| format!("; for example, {why}"));
+    let message = format!("Invalid trials: {invalid}{why}. {}", remedy(sweep));
+    ("False", "InvalidTrials", message)
+}
+
+/// What to do where measurements are disturbed.
+fn remedy(sweep: &Sweep) -> &'static str {
+    let factors = &sweep.spec.design.factors;
+    let endpoint = factors.engine.iter().any(|one| one.endpoint.is_some());
+    if factors.gpus == [0] && !endpoint {
+        "Ask for whole CPUs, limits as requests, under a static CPU manager: docs/operator.md."
+    } else {
+        "See docs/operator.md, InvalidTrials."
+    }
+}
+
+/// Whether a problem leaves nothing that moves: while some trials run, others may wait.
+fn stands(plan: &Plan) -> bool {
+    plan.problem.is_some() && (plan.phase != Phase::Measuring || !plan.running)
 }
 
 /// Whether the sweep moves, and if not, why.
@@ -321,10 +440,8 @@ fn progressing(
         );
     }
     if let Some(Problem { reason, message }) = &plan.problem {
-        // While some trials run, others may wait: that is no standstill.
-        let stands = plan.phase != Phase::Measuring || !plan.running;
         return (
-            if stands { "False" } else { "True" },
+            if stands(plan) { "False" } else { "True" },
             reason.clone(),
             message.clone(),
         );

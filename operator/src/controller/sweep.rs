@@ -8,19 +8,53 @@ use inferbench_crds::{
     spec::{Objectives, Store},
     status::{PinnedModel, Plan},
 };
+use k8s_openapi::{
+    api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity,
+};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::names;
 
 pub use inferbench_crds::contract::RESULTS_FOLDER;
 
 /// How the operator was installed: what a resource does not say itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Defaults {
     /// The runner's image.
     pub image: String,
     /// The user, group and volume group of pods; none where the platform chooses them.
     pub user: Option<i64>,
+    /// CPU and memory of the pods of preflight and collection.
+    pub light: ResourceRequirements,
+}
+
+/// CPU and memory of the pods of preflight and collection, where the operator is told nothing else. They wait for a
+/// store most of the time, and a collection of 20,000 rows needs some 200 MiB.
+#[must_use]
+pub fn light() -> ResourceRequirements {
+    let requests = [("cpu", "100m"), ("memory", "256Mi")];
+    let requests = requests.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())));
+    ResourceRequirements {
+        requests: Some(requests.into()),
+        ..ResourceRequirements::default()
+    }
+}
+
+/// Requests and limits from JSON, as a flag has them: with anything else in it, no Job could be created.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn resources(text: &str) -> Result<ResourceRequirements, String> {
+    let wrong =
+        |what: String| format!("{what}: {{\"requests\": {{…}}, \"limits\": {{…}}}} is allowed");
+    let given: Value = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    let read: ResourceRequirements =
+        serde_json::from_value(given.clone()).map_err(|error| wrong(error.to_string()))?;
+    if read.claims.is_some() || serde_json::to_value(&read).ok() != Some(given) {
+        return Err(wrong("has more than requests and limits".into()));
+    }
+    Ok(read)
 }
 
 /// A resource that was accepted.
@@ -42,6 +76,8 @@ pub struct Sweep {
     pub expansion: Expansion,
     /// The user, group and volume group of its pods; none where the platform chooses them.
     pub user: Option<i64>,
+    /// CPU and memory of the pods of its preflight and collection.
+    pub light: ResourceRequirements,
 }
 
 /// The plan's hash covers these.
@@ -117,7 +153,7 @@ impl Sweep {
         !self.plan.models.is_empty()
     }
 
-    /// The image that all pods run.
+    /// The runner's image: all pods run it, but for those of servers, which have its program and the server's image.
     #[must_use]
     pub fn image(&self) -> &str {
         self.plan.image.as_deref().unwrap_or_default()
@@ -157,6 +193,29 @@ impl Sweep {
             target: format!("{base}/{namespace}/{name}-{uid}"),
             endpoint: store.and_then(|store| store.endpoint.clone()),
             region: store.and_then(|store| store.region.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_are_requests_and_limits_and_nothing_else() {
+        let json = r#"{"limits":{"memory":"1Gi"},"requests":{"cpu":"50m","memory":"1Gi"}}"#;
+        let read = resources(json).expect("fine");
+        assert_eq!(serde_json::to_string(&read).expect("JSON"), json);
+        assert_eq!(resources("{}"), Ok(ResourceRequirements::default()));
+        for wrong in [
+            "",
+            "[]",
+            r#"{"request": {}}"#,
+            r#"{"requests": {"cpu": 1}}"#,
+            r#"{"claims": []}"#,
+        ] {
+            let why = resources(wrong).expect_err(wrong);
+            assert!(why.ends_with("is allowed"), "{why}");
         }
     }
 }

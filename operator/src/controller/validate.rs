@@ -27,16 +27,20 @@ pub fn validate(
     let spec = &resource.spec;
     let runner = &spec.runner;
     let gpu_resource = runner.gpu_resource.as_deref();
+    let engines = &spec.design.factors.engine;
+    let servers = engines.iter().any(|engine| engine.server.is_some());
     if let Some(patch) = &runner.pod_overrides {
-        found.extend(overrides::check(patch, gpu_resource));
+        found.extend(overrides::check(patch, gpu_resource, servers));
     }
     for (index, env) in runner.env.iter().enumerate() {
         // Names that begin with INFERBENCH_ are found already.
-        if overrides::is_reserved_env(&env.name) && !env.name.starts_with(RESERVED_PREFIX) {
-            let advice = if env.name == "HF_TOKEN" {
-                ": use runner.huggingFaceTokenSecretRef"
-            } else {
-                ""
+        if overrides::is_reserved_env(&env.name, servers) && !env.name.starts_with(RESERVED_PREFIX)
+        {
+            let advice = match env.name.as_str() {
+                "HF_TOKEN" => ": use runner.huggingFaceTokenSecretRef",
+                "HF_HUB_CACHE" => ": use runner.modelCache",
+                _ if servers => ": the env of an engine's server sets it for that process",
+                _ => "",
             };
             found.add(
                 format!("spec.runner.env[{index}].name"),
@@ -70,7 +74,7 @@ pub fn validate(
             "spec",
             format!(
                 "has {} bytes without runner, and at most {most} can be handed to a pod: write fewer or shorter \
-                 entries of design.exclude",
+                 entries of design.exclude, or arguments of servers",
                 bytes - MAX_TEXT
             ),
         );
@@ -104,6 +108,7 @@ fn sweep(resource: &InferenceBenchmark, defaults: &Defaults) -> Sweep {
         plan,
         expansion,
         user: defaults.user,
+        light: defaults.light.clone(),
     }
 }
 

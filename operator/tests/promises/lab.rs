@@ -14,7 +14,7 @@ use inferbench_operator::{
     controller::{
         names,
         run::{Clock, Settings, run},
-        sweep::Defaults,
+        sweep::{Defaults, light},
     },
     lease,
     metrics::Metrics,
@@ -357,6 +357,7 @@ async fn replica(kube: FakeKube, name: &'static str, skew: SignedDuration) {
             defaults: Defaults {
                 image: format!("ghcr.io/inferbench/runner@sha256:{}", "ab".repeat(32)),
                 user: Some(65_532),
+                light: light(),
             },
             identity: name.into(),
             limit: LIMIT,

@@ -127,7 +127,9 @@ struct Timed<'a> {
 /// measured or not.
 pub(super) fn model(combinations: &[Combination<'_>]) -> Vec<CostModel> {
     let mut groups: BTreeMap<Levels, Vec<&Combination<'_>>> = BTreeMap::new();
-    for combination in combinations {
+    // Requests that come one by one share the engine with others: their times are no batch's.
+    let batches = combinations.iter().filter(|c| !c.levels.of_requests());
+    for combination in batches {
         groups
             .entry(configuration(&combination.levels))
             .or_default()

@@ -98,7 +98,7 @@ fn front(
     latency: &str,
     objectives: &Objectives,
 ) -> Vec<FrontPoint> {
-    let limited = objectives.max_ttft.is_some() || objectives.max_tpot.is_some();
+    let limited = objectives.limit_times();
     let mut candidates: Vec<(&CombinationSummary, Estimate, Estimate)> = combinations
         .iter()
         .filter_map(|c| Some((*c, *c.metrics.get(rate)?, *c.metrics.get(latency)?)))
@@ -158,6 +158,7 @@ mod tests {
             ]),
             trials: 2,
             invalid: 0,
+            saturated: 0,
             metrics: [
                 ("outputThroughput".into(), estimate(rate)),
                 ("ttftMs".into(), estimate(latency)),

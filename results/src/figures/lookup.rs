@@ -172,7 +172,7 @@ pub(crate) fn level_cells<'a>(
     columns: &'a [Factor],
 ) -> impl Iterator<Item = String> + 'a {
     columns.iter().map(|factor| {
-        let level = levels.get(factor);
+        let level = levels.shown(factor);
         level.map_or_else(String::new, |level| level_cell(factor, level))
     })
 }

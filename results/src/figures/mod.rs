@@ -15,6 +15,7 @@ pub mod palette;
 mod panels;
 mod png;
 pub mod scene;
+mod servers;
 mod svg;
 
 use self::{
@@ -136,11 +137,9 @@ impl Table {
 #[must_use]
 pub fn all(summary: &Summary, analysis: &Analysis) -> Vec<Figure> {
     let context = Context::new(summary, analysis);
-    let mut figures = vec![
-        decisions::fronts(&context),
-        matters::effects(&context),
-        matters::importances(&context),
-    ];
+    let mut figures = vec![decisions::fronts(&context)];
+    figures.extend(servers::all(&context));
+    figures.extend([matters::effects(&context), matters::importances(&context)]);
     figures.extend(matters::correlations(&context));
     figures.extend([
         behaviour::factors(&context),

@@ -152,7 +152,7 @@ fn row_of(run: &Run, options: &VllmOptions) -> Result<Row, String> {
     let cached = is_true(&run.args, "enable_prefix_caching");
     Ok(Row {
         sweep: options.sweep.clone(),
-        trial_key: key(&run.latencies_s),
+        trial_key: hashed(&run.latencies_s),
         outcome: Some(Outcome::Succeeded),
         valid: Some(!cached),
         invalid_reasons: cached.then(|| {
@@ -188,18 +188,18 @@ fn row_of(run: &Run, options: &VllmOptions) -> Result<Row, String> {
     })
 }
 
-/// A hash of the latencies, by which a run is known again.
-fn key(latencies_s: &[f64]) -> String {
-    let bytes: Vec<u8> = latencies_s
+/// A hash of what was measured, by which a run is known again.
+pub(super) fn hashed(measured: &[f64]) -> String {
+    let bytes: Vec<u8> = measured
         .iter()
-        .flat_map(|seconds| seconds.to_be_bytes())
+        .flat_map(|number| number.to_be_bytes())
         .collect();
     let mut key = sha256_hex(&bytes);
     key.truncate(KEY_LEN);
     key
 }
 
-fn given<'a>(args: &'a Map<String, Value>, member: &str) -> Option<&'a Value> {
+pub(super) fn given<'a>(args: &'a Map<String, Value>, member: &str) -> Option<&'a Value> {
     args.get(member).filter(|value| !value.is_null())
 }
 
@@ -207,16 +207,21 @@ fn is_true(args: &Map<String, Value>, member: &str) -> bool {
     given(args, member) == Some(&Value::Bool(true))
 }
 
-fn text(args: &Map<String, Value>, member: &str) -> Option<String> {
+pub(super) fn text(args: &Map<String, Value>, member: &str) -> Option<String> {
     let text = given(args, member)?.as_str()?.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn missing(member: &str, option: &str) -> String {
+pub(super) fn missing(member: &str, option: &str) -> String {
     format!("{member}: the file does not say; tell it with {option}")
 }
 
-fn contradicts(member: &str, said: impl Display, option: &str, told: impl Display) -> String {
+pub(super) fn contradicts(
+    member: &str,
+    said: impl Display,
+    option: &str,
+    told: impl Display,
+) -> String {
     format!("{member}: {said}, but {option} says {told}; allowed is one of the two for a file")
 }
 
@@ -283,7 +288,7 @@ fn dtype(args: &Map<String, Value>, told: Option<&str>) -> Result<String, String
     }
 }
 
-fn our_dtype(name: &str) -> String {
+pub(super) fn our_dtype(name: &str) -> String {
     match name.trim_start_matches("torch.") {
         "bfloat16" | "bf16" => "bf16".into(),
         "half" | "float16" | "f16" => "f16".into(),

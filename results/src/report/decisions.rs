@@ -39,7 +39,7 @@ pub(super) fn section(report: &Report<'_>) -> Markup {
                     @if priced { " Cost is per million output tokens, at full use of the GPUs." }
                 }
             }
-            (page::figures(report.figures, Question::Decide, &["fronts"]))
+            (page::figures(report.figures, Question::Decide, &["engines", "load-curves", "goodput", "fronts"]))
         }
     }
 }

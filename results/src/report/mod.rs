@@ -34,9 +34,11 @@ impl Report<'_> {
     fn limits(&self) -> Option<String> {
         let ttft = self.objectives.max_ttft.map(|limit| ("TTFT", limit));
         let tpot = self.objectives.max_tpot.map(|limit| ("TPOT", limit));
+        let e2e = self.objectives.max_e2e.map(|limit| ("TTLT", limit));
         let parts: Vec<String> = ttft
             .into_iter()
             .chain(tpot)
+            .chain(e2e)
             .map(|(name, limit)| {
                 let ms = limit.std().as_secs_f64() * 1000.0;
                 format!("{name} ≤ {}\u{202f}ms", crate::numbers::tick(ms))

@@ -65,6 +65,7 @@ impl FurtherLevels {
         match stated.next() {
             Some((_, level)) => cell_of(level, column.kind),
             None => of_column(&column.name)
+                .filter(|factor| !factor.may_be_absent())
                 .and_then(|factor| factor.implied())
                 .map_or(Cell::Empty, |implied| owned(cell_of(&implied, column.kind))),
         }
@@ -93,7 +94,7 @@ fn column(factor: &Factor, levels: &[&Level]) -> Column {
         name: factor.column(),
         unit: factor.unit(),
         kind,
-        nullable: factor.implied().is_none(),
+        nullable: factor.implied().is_none() || factor.may_be_absent(),
         doc: match factor.row() {
             Some(builtin) => builtin.doc.into(),
             None => format!(
@@ -155,6 +156,14 @@ impl Row {
         Levels::new(typed.chain(further))
     }
 
+    /// Whether requests come one by one, and not in batches.
+    #[must_use]
+    pub fn of_requests(&self) -> bool {
+        let load = [Factor::CONCURRENCY, Factor::REQUEST_RATE];
+        load.iter()
+            .any(|factor| self.further.0.contains_key(factor))
+    }
+
     /// Sets the level of a factor; false where its typed column cannot hold it.
     pub fn set_level(&mut self, factor: &Factor, level: &Level) -> bool {
         match TYPED.iter().find(|(of, _)| of == factor) {
@@ -210,6 +219,43 @@ mod tests {
         assert_eq!(row.levels(), Levels::of(&request.combination));
         request.combination.batch_size = 16;
         assert_ne!(row.levels(), Levels::of(&request.combination));
+    }
+
+    #[test]
+    fn a_load_that_is_not_there_has_an_empty_cell() {
+        let cells = |row: &Row| {
+            let names = ["concurrency", "request_rate", "prefix_share"];
+            let columns = Row::further_columns(std::slice::from_ref(row));
+            names.map(|name| {
+                let column = columns.iter().find(|column| column.name == name).unwrap();
+                owned(row.further_cell(column))
+            })
+        };
+        let batches = Row::of(&fixtures::record());
+        assert_eq!(
+            cells(&batches),
+            [Cell::Empty, Cell::Empty, Cell::Integer(0)]
+        );
+        assert!(!batches.of_requests());
+        let row = Row::of(&fixtures::served(fixtures::closed_loop(8), 0));
+        assert_eq!(
+            cells(&row),
+            [Cell::Integer(8), Cell::Empty, Cell::Integer(0)]
+        );
+        let row = Row::of(&fixtures::served(fixtures::open_loop(2.5), 0));
+        assert_eq!(
+            cells(&row),
+            [Cell::Empty, Cell::Number(2.5), Cell::Integer(0)]
+        );
+        assert!(row.of_requests() && row.batch_size == 1);
+        let levels = row.levels();
+        assert_eq!(levels, Levels::of(&fixtures::open_loop(2.5).combination));
+        assert_eq!(levels.shown(&Factor::BATCH_SIZE), None);
+        assert!(
+            levels
+                .stated()
+                .all(|(factor, _)| *factor != Factor::BATCH_SIZE)
+        );
     }
 
     #[test]

@@ -7,17 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::{
-    InferenceBenchmark,
-    contract::StoreAt,
-    layout::{MANIFEST, REPORT},
-};
+use inferbench_crds::{InferenceBenchmark, contract::StoreAt, layout::REPORT};
 
 use crate::{
     cli::{FetchArgs, PackArgs},
     fetch::{
         kubectl::{Kubectl, KubectlError},
-        pack::{self, Receiver},
+        pack::{self, Receiver, Take},
         place::{self, Place},
         pod::{self, CONTAINER, Standing},
     },
@@ -28,6 +24,8 @@ use crate::{
 
 /// The resources, as no other API's can be meant.
 const RESOURCES: &str = "inferencebenchmarks.inferbench.dev";
+/// The file that tells a folder of fetched files from others.
+const MARK: &str = ".inferbench-fetch";
 /// How often a pod that is not ready yet is looked at.
 const LOOK_UP: Duration = Duration::from_secs(1);
 
@@ -59,20 +57,14 @@ pub fn run(args: &FetchArgs) -> Exit {
     }
 }
 
-/// Refuses a folder that holds anything but what was fetched before.
+/// Refuses a folder that holds anything but what was fetched before, whole or in part.
 fn free(out: &Path) -> Result<(), String> {
     let used = out
         .read_dir()
         .is_ok_and(|mut entries| entries.next().is_some());
-    if used && !out.join(MANIFEST).is_file() {
+    if used && !out.join(MARK).is_file() {
         return Err(format!(
-            "{}: the folder holds files, but none that were fetched ({MANIFEST} is missing); choose another with --out",
-            out.display()
-        ));
-    }
-    if out.join("trials").is_dir() {
-        return Err(format!(
-            "{}: the folder holds the records of a sweep; choose another with --out",
+            "{}: the folder holds files, but none that were fetched ({MARK} is missing); choose another with --out",
             out.display()
         ));
     }
@@ -92,6 +84,10 @@ fn fetch(args: &FetchArgs, out: &Path) -> Result<usize, KubectlError> {
     kubectl.namespace = Some(place.namespace.clone());
     let refused = |error: &dyn std::fmt::Display| KubectlError::Refused(error.to_string());
     let store = Store::open(&out.to_string_lossy(), &StoreOptions::default())
+        .map_err(|error| refused(&error))?;
+    let from = format!("{}\n", place.store.target);
+    store
+        .put(MARK, from.as_bytes())
         .map_err(|error| refused(&error))?;
     let mut receiver = Receiver::new(&store, &place.manifest_sha256);
     let mut files = 0;
@@ -155,7 +151,7 @@ fn by_pod(
     place: &Place,
     image: &str,
     patience: Duration,
-    take: &mut dyn FnMut(&str, Vec<u8>) -> Result<(), String>,
+    take: &mut Take<'_>,
 ) -> Result<(), KubectlError> {
     let pod = Pod {
         kubectl,

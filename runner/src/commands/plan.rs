@@ -168,7 +168,7 @@ fn effort(sweep: &Prepared, plan: &Plan) -> Effort {
     let mut forecast = Forecast::default();
     let mut starts = 0;
     let mut last = None;
-    for index in expansion.order() {
+    for index in (0..expansion.replicates()).flat_map(|replicate| sweep.block(replicate)) {
         if !measured.contains(&(index % expansion.combinations_before_exclusion().max(1))) {
             continue;
         }
@@ -270,24 +270,29 @@ fn summary(plan: &Plan, effort: &Effort) -> String {
 }
 
 /// How many combinations are left out, and for which reasons, the most frequent first; empty where there are none.
+/// Reasons that differ in numbers alone are one, of which the first is shown.
 fn left_out<'a>(what: &str, reasons: impl Iterator<Item = &'a str>) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, (usize, &str, bool)> = BTreeMap::new();
     for reason in reasons {
-        *counts.entry(reason).or_default() += 1;
+        let kind = reason.split(|c: char| c.is_ascii_digit()).collect();
+        let (count, first, differ) = kinds.entry(kind).or_insert((0, reason, false));
+        *count += 1;
+        *differ |= *first != reason;
     }
-    let total: usize = counts.values().sum();
+    let total: usize = kinds.values().map(|(count, ..)| count).sum();
     if total == 0 {
         return String::new();
     }
-    let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
-    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let mut kinds: Vec<_> = kinds.into_values().collect();
+    kinds.sort_by_key(|(count, ..)| Reverse(*count));
     let mut text = format!("{what}: {total} combinations\n");
     let width = total.to_string().len();
-    for (reason, count) in counts.iter().take(MAX_REASONS) {
-        text += &format!("  {count:>width$}  {reason}\n");
+    for (count, first, differ) in kinds.iter().take(MAX_REASONS) {
+        let such = if *differ { "such as: " } else { "" };
+        text += &format!("  {count:>width$}  {such}{first}\n");
     }
-    let others = counts.iter().skip(MAX_REASONS);
-    let others: usize = others.map(|(_, count)| count).sum();
+    let others = kinds.iter().skip(MAX_REASONS);
+    let others: usize = others.map(|(count, ..)| count).sum();
     if others > 0 {
         text += &format!("  {others:>width$}  other reasons\n");
     }

@@ -15,6 +15,9 @@ use inferbench_results::{
 
 use crate::store::Store;
 
+/// The use that is made of the name and the bytes of each file.
+pub type Take<'a> = dyn FnMut(&str, Vec<u8>) -> Result<(), String> + 'a;
+
 /// The last line.
 const END: &str = "end";
 /// The most bytes that are believed of one file.
@@ -24,10 +27,7 @@ const MOST_BYTES: u64 = 4 << 30;
 ///
 /// # Errors
 /// Where the store cannot be read or lacks one of them; or whatever `take` returns.
-pub fn files(
-    store: &Store,
-    take: &mut dyn FnMut(&str, Vec<u8>) -> Result<(), String>,
-) -> Result<(), String> {
+pub fn files(store: &Store, take: &mut Take<'_>) -> Result<(), String> {
     let read = |name: &str| {
         let bytes = store.get(name).map_err(|error| error.to_string())?;
         bytes.ok_or_else(|| format!("{}: {name} is missing", store.location()))
@@ -66,10 +66,7 @@ pub fn write(store: &Store, out: &mut dyn Write) -> Result<(), String> {
 ///
 /// # Errors
 /// Where it is cut short or is no pack; or whatever `take` returns.
-pub fn read(
-    from: &mut dyn BufRead,
-    take: &mut dyn FnMut(&str, Vec<u8>) -> Result<(), String>,
-) -> Result<(), String> {
+pub fn read(from: &mut dyn BufRead, take: &mut Take<'_>) -> Result<(), String> {
     let broken =
         |what: &dyn std::fmt::Display| format!("what the pod sends is no whole pack: {what}");
     loop {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    activity::{Counters, Interval, MAX_FOREIGN_PCT, disturbances},
+    activity::{Counters, Interval, disturbances},
     cgroup::Cgroup,
     processes::{Process, Processes, cpu_clock},
 };
@@ -87,8 +87,7 @@ pub fn warning(look: &Look, threads: u32, cpus: u32) -> Option<String> {
     }
     let _ = write!(
         text,
-        "Trials that lose more than {MAX_FOREIGN_PCT} % of their CPU time so are invalid: their numbers are marked, and \
-         no part of any mean. {}",
+        "Trials that are disturbed beyond these limits are invalid: their numbers are marked, and no part of any mean. {}",
         remedy(&look.activity, &disturbances)
     );
     Some(text)
@@ -228,7 +227,7 @@ mod tests {
           the hypervisor gave 12.0 % of the CPU time to others (at most 5 %)
           other processes took 80.0 % of the CPU time that was needed (at most 10 %)
           busy, in percent of a CPU: rustc (pid 100) 97 %, cc1 (pid 101) 41 %, a (pid 102) 9 %, b (pid 103) 8 %, c (pid 104) 7 %
-        Trials that lose more than 10 % of their CPU time so are invalid: their numbers are marked, and no part of any mean. End what is busy, or wait for it. Measure on a machine with CPUs of its own.
+        Trials that are disturbed beyond these limits are invalid: their numbers are marked, and no part of any mean. End what is busy, or wait for it. Measure on a machine with CPUs of its own.
         ");
         let hidden = Interval {
             throttled_ms: Some(200.0),

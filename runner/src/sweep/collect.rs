@@ -8,17 +8,17 @@ use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
 
 use inferbench_crds::{
     layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY, TRIALS, record_key, record_path},
-    spec::Objectives,
+    spec::{Design, Objectives},
 };
 use inferbench_results::{
-    analysis::{Analysis, analyze},
+    analysis::{Analysis, analyze, analyze_design},
     columns::Table as _,
     figures::{self, Figure},
     key::{is_key, trial_key},
     manifest::{FileEntry, Manifest, TrialEntry},
     record::TrialRecord,
     report::{Report, html},
-    row::{IterationRow, Planned, Row, TelemetryRow},
+    row::{IterationRow, Planned, RequestRow, Row, TelemetryRow},
     summary::{Summary, summarize},
     tables::{ParquetTable, TableError, write_csv},
 };
@@ -207,9 +207,9 @@ pub fn read_records<T: Send, E: From<StoreError>>(
 }
 
 /// Collects a sweep: reads every stored attempt at the plan's trials and writes `trials.csv`, `trials.parquet`,
-/// `iterations.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`, `figures/*.svg` and,
-/// last,
-/// `manifest.json`. The same records, plan and objectives make the same files.
+/// `iterations.parquet`, `requests.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`,
+/// `figures/*.svg` and, last, `manifest.json`. The same records, plan and objectives make the same files.
+/// Where the `design` is known, and selects combinations, the analysis goes by the model that it declares.
 ///
 /// # Errors
 /// Where the store cannot be read or written to.
@@ -219,6 +219,7 @@ pub fn collect(
     plan: impl IntoIterator<Item = Planned>,
     max_attempt: u32,
     objectives: &Objectives,
+    design: Option<&Design>,
 ) -> Result<Collected, CollectError> {
     store.remove_leftovers(LEFTOVER_AGE)?;
     let mut plan: Vec<Planned> = plan.into_iter().collect();
@@ -227,9 +228,7 @@ pub fn collect(
 
     let mut trials: Vec<(Row, Option<FileEntry>)> = Vec::with_capacity(plan.len());
     let mut has_record = vec![false; plan.len()];
-    let mut iterations = ParquetTable::<IterationRow>::new()?;
-    let mut telemetry = ParquetTable::<TelemetryRow>::new()?;
-    let mut pending: (Vec<IterationRow>, Vec<TelemetryRow>) = Default::default();
+    let mut tables = Tables::new()?;
     let corrupt = read_records(
         store,
         &found.attempts,
@@ -238,28 +237,18 @@ pub fn collect(
             let trial_index = plan[attempt.planned].trial_index;
             let row = Row {
                 trial_index,
-                ..Row::of(&stored.record)
+                ..Row::under(&stored.record, objectives)
             };
-            let iterations = IterationRow::of(&stored.record, trial_index);
-            let telemetry = TelemetryRow::of(&stored.record, trial_index);
-            (attempt.planned, row, stored.file, iterations, telemetry)
+            let parts = Parts::of(&stored.record, trial_index);
+            (attempt.planned, row, stored.file, parts)
         },
-        |(planned, row, file, mut some, mut samples)| {
+        |(planned, row, file, parts)| {
             has_record[planned] = true;
             trials.push((row, Some(file)));
-            pending.0.append(&mut some);
-            pending.1.append(&mut samples);
-            if trials.len().is_multiple_of(CHUNK) {
-                iterations.push(&pending.0)?;
-                telemetry.push(&pending.1)?;
-                pending.0.clear();
-                pending.1.clear();
-            }
+            tables.add(parts, trials.len().is_multiple_of(CHUNK))?;
             Ok::<(), CollectError>(())
         },
     )?;
-    iterations.push(&pending.0)?;
-    telemetry.push(&pending.1)?;
     let missing = plan
         .iter()
         .zip(&has_record)
@@ -273,23 +262,19 @@ pub fn collect(
     for portion in rows.chunks(CHUNK) {
         table.push(portion)?;
     }
-    let analysis = analyze(&rows, &summary, objectives);
+    let analysis = match design {
+        Some(design) => analyze_design(&rows, &summary, objectives, design),
+        None => analyze(&rows, &summary, objectives),
+    };
     let mut files = vec![
         (format!("{}.csv", Row::NAME), write_csv(&rows)?),
         (format!("{}.parquet", Row::NAME), table.finish()?),
-        (
-            format!("{}.parquet", IterationRow::NAME),
-            iterations.finish()?,
-        ),
-        (
-            format!("{}.parquet", TelemetryRow::NAME),
-            telemetry.finish()?,
-        ),
-        (
-            SUMMARY.into(),
-            document(SUMMARY, serde_json::to_vec_pretty(&summary))?,
-        ),
     ];
+    files.extend(tables.finish()?);
+    files.extend([(
+        SUMMARY.into(),
+        document(SUMMARY, serde_json::to_vec_pretty(&summary))?,
+    )]);
     let figures = figures::all(&summary, &analysis);
     files.extend(documents(&summary, &analysis, &figures)?);
     let entries = rows.iter().zip(records).map(|(row, record)| TrialEntry {
@@ -317,6 +302,75 @@ pub fn collect(
         corrupt: corrupt.into_iter().map(|(_, corrupt)| corrupt).collect(),
         strangers: found.strangers,
     })
+}
+
+/// The rows that a record has in the tables of its parts.
+struct Parts {
+    iterations: Vec<IterationRow>,
+    requests: Vec<RequestRow>,
+    telemetry: Vec<TelemetryRow>,
+}
+
+impl Parts {
+    fn of(record: &TrialRecord, trial_index: u32) -> Self {
+        Self {
+            iterations: IterationRow::of(record, trial_index),
+            requests: RequestRow::of(record, trial_index),
+            telemetry: TelemetryRow::of(record, trial_index),
+        }
+    }
+}
+
+/// The tables of records' parts, while they are made.
+struct Tables {
+    iterations: ParquetTable<IterationRow>,
+    requests: ParquetTable<RequestRow>,
+    telemetry: ParquetTable<TelemetryRow>,
+    pending: Parts,
+}
+
+impl Tables {
+    fn new() -> Result<Self, TableError> {
+        Ok(Self {
+            iterations: ParquetTable::new()?,
+            requests: ParquetTable::new()?,
+            telemetry: ParquetTable::new()?,
+            pending: Parts {
+                iterations: Vec::new(),
+                requests: Vec::new(),
+                telemetry: Vec::new(),
+            },
+        })
+    }
+
+    /// Adds a record's rows, and writes all that wait where `write` says so.
+    fn add(&mut self, mut parts: Parts, write: bool) -> Result<(), TableError> {
+        self.pending.iterations.append(&mut parts.iterations);
+        self.pending.requests.append(&mut parts.requests);
+        self.pending.telemetry.append(&mut parts.telemetry);
+        if write { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<(), TableError> {
+        self.iterations.push(&self.pending.iterations)?;
+        self.requests.push(&self.pending.requests)?;
+        self.telemetry.push(&self.pending.telemetry)?;
+        self.pending.iterations.clear();
+        self.pending.requests.clear();
+        self.pending.telemetry.clear();
+        Ok(())
+    }
+
+    /// The files, by name.
+    fn finish(mut self) -> Result<Vec<(String, Vec<u8>)>, TableError> {
+        self.write()?;
+        let name = |name: &str| format!("{name}.parquet");
+        Ok(vec![
+            (name(IterationRow::NAME), self.iterations.finish()?),
+            (name(RequestRow::NAME), self.requests.finish()?),
+            (name(TelemetryRow::NAME), self.telemetry.finish()?),
+        ])
+    }
 }
 
 /// The documents that are made of a summary, an analysis and their figures: `analysis.json`, `report.html` and

@@ -26,6 +26,7 @@ pub fn make(
         sweep.planned(outcomes),
         sweep.remeasure_invalid(),
         &sweep.spec.objectives,
+        Some(&sweep.spec.design),
     )?;
     for corrupt in &collected.corrupt {
         print_error(corrupt);

@@ -4,10 +4,13 @@
 mod bucket;
 mod faults;
 mod lifecycle;
+#[path = "../sweep/llama.rs"]
+mod llama;
 #[expect(dead_code, reason = "the sweeps on this machine use more of it")]
 #[path = "../sweep/place.rs"]
 mod place;
 #[path = "../store/server.rs"]
 mod server;
+mod servers;
 mod volume;
 mod world;

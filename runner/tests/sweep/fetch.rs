@@ -223,6 +223,10 @@ fn what_was_changed_on_the_way_is_refused() {
     );
     assert!(!cluster.place.path().join("tiny/manifest.json").exists());
     assert!(cluster.deleted());
+    // What has arrived so far is in nobody's way.
+    fs::write(cluster.results().join("trials.csv"), "trial_index\n").unwrap();
+    assert_eq!(cluster.fetch(&[]).status.code(), Some(0));
+    cluster.arrived("tiny");
 }
 
 #[test]

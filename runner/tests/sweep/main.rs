@@ -5,6 +5,7 @@ mod comparisons;
 mod faults;
 mod fetch;
 mod interruptions;
+mod llama;
 mod parameters;
 mod place;
 mod pods;

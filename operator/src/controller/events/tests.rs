@@ -183,6 +183,24 @@ fn a_sweep_tells_its_story_once() {
 }
 
 #[test]
+fn invalid_trials_are_told_once() {
+    let mut story = Story::of(sweep(SPEC));
+    let mut measuring = story.plan(ledger(&story.sweep, 0));
+    story.reconcile(&unmoved(&measuring));
+    measuring.measured.invalid = 1;
+    measuring.measured.why_invalid = Some("the CPU was busy".into());
+    let events = story.reconcile(&unmoved(&measuring));
+    assert_eq!(reasons(&events), [("InvalidTrials", true)]);
+    assert_eq!(
+        events[0].note,
+        "Invalid trials: 1; for example, the CPU was busy. See docs/operator.md, InvalidTrials. status.counts.invalid \
+         counts those that follow."
+    );
+    let events = story.reconcile(&unmoved(&measuring));
+    assert_eq!(reasons(&events), [], "a second one is no news");
+}
+
+#[test]
 fn what_keeps_it_from_going_on_is_told_when_it_begins_to() {
     let mut story = Story::of(sweep(SPEC));
     let quiet = unmoved(&story.plan(ledger(&story.sweep, 0)));

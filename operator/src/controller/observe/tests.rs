@@ -145,6 +145,40 @@ fn a_pod_that_has_ended_says_why() {
 }
 
 #[test]
+fn a_container_that_has_to_end_first_may_be_what_is_wrong() {
+    let runner = json!({"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "PodInitializing"}}});
+    let with = |phase: &str, state: serde_json::Value| {
+        let before = json!({"name": names::INSTALLER, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": state});
+        pod(
+            json!({"phase": phase, "initContainerStatuses": [before], "containerStatuses": [runner]}),
+        )
+    };
+    let pulling = with(
+        "Pending",
+        json!({"waiting": {"reason": "ErrImagePull", "message": "why"}}),
+    );
+    assert_eq!(pulling.stuck, Some(("ErrImagePull".into(), "why".into())));
+    let copying = with("Pending", json!({"running": {}}));
+    assert_eq!((copying.stuck, copying.ran), (None, false));
+    // It has measured nothing, so that this is no lack of memory of a trial.
+    let killed = with(
+        "Failed",
+        json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+    );
+    assert_eq!(
+        (killed.reason.as_str(), killed.exit_code, killed.ran),
+        ("Init:OOMKilled", Some(137), false)
+    );
+    let done = with(
+        "Pending",
+        json!({"terminated": {"exitCode": 0, "reason": "Completed"}}),
+    );
+    assert_eq!((done.reason.as_str(), done.exit_code), ("", None));
+}
+
+#[test]
 fn a_pod_that_was_driven_out_is_told_from_one_that_broke() {
     let target =
         json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);

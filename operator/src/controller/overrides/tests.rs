@@ -3,8 +3,12 @@
 use super::*;
 
 fn refused(yaml: &str) -> Vec<String> {
+    refused_of(yaml, false)
+}
+
+fn refused_of(yaml: &str, servers: bool) -> Vec<String> {
     let value: Value = serde_saphyr::from_str(yaml).expect("YAML");
-    check(&value, None)
+    check(&value, None, servers)
         .iter()
         .map(ToString::to_string)
         .collect()
@@ -187,6 +191,24 @@ fn each_forbidden_field_is_named() {
             "{yaml}: {found:?}"
         );
     }
+}
+
+#[test]
+fn the_pods_of_servers_have_more_that_is_the_operators() {
+    let cases = [
+        "spec: {initContainers: [{name: inferbench-install, image: a}]}",
+        "spec: {containers: [{name: inferbench-install, image: a}]}",
+        "spec: {containers: [{name: runner, env: [{name: VLLM_CACHE_ROOT, value: /a}]}]}",
+        "spec: {containers: [{name: runner, volumeMounts: [{name: a, mountPath: /opt}]}]}",
+        "spec: {containers: [{name: runner, volumeMounts: [{name: a, mountPath: /opt/inferbench/inferbench}]}]}",
+        "spec: {containers: [{name: runner, volumeMounts: [{name: a, mountPath: /var/cache/engine}]}]}",
+    ];
+    for yaml in cases {
+        assert_eq!(refused_of(yaml, true).len(), 1, "{yaml}");
+        assert_eq!(refused_of(yaml, false), [""; 0], "{yaml}");
+    }
+    let kept = "spec: {containers: [{name: runner, volumeMounts: [{name: a, mountPath: /var/cache/engine/vllm}]}]}";
+    assert_eq!(refused_of(kept, true), [""; 0]);
 }
 
 #[test]

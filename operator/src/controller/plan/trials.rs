@@ -18,9 +18,12 @@ pub(super) struct Live {
     jobs: usize,
     /// Their trials.
     trials: BTreeSet<u32>,
-    /// By number of GPUs: the room for pods of this shape, as far as it is known.
-    shapes: BTreeMap<u32, Shape>,
+    /// The room for pods of a form, as far as it is known.
+    shapes: BTreeMap<Form, Shape>,
 }
+
+/// What pods have to find on a node: the GPUs, and the image of the engine, by its name.
+type Form = (u32, String);
 
 /// The room for pods of a shape, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,10 +45,10 @@ impl Live {
         self.jobs == 0
     }
 
-    fn add(&mut self, job: &JobView) -> &mut Shape {
+    fn add(&mut self, job: &JobView, form: Form) -> &mut Shape {
         self.jobs += 1;
         self.trials.extend(&job.trials);
-        let shape = self.shapes.entry(job.gpus).or_default();
+        let shape = self.shapes.entry(form).or_default();
         shape.waits = true;
         shape
     }
@@ -54,6 +57,10 @@ impl Live {
 /// The reports of all pods of a Job on its trials, taken together.
 struct Reports<'p> {
     outcomes: Vec<Option<Outcome>>,
+    /// Whether each of them is invalid.
+    invalid: Vec<bool>,
+    /// Why the first of these is.
+    why_invalid: Option<String>,
     best: Option<f64>,
     reused: u32,
     /// The newest pod that has ended, and what it said.
@@ -67,8 +74,11 @@ impl<'p> Reports<'p> {
         let of = |position| reports.iter().find_map(|report| report.outcome(position));
         let best = reports.iter().filter_map(|report| report.best);
         let last = last_ended(pods).map(|pod| (pod, read(&&pod).and_then(|it| it.message)));
+        let is_invalid = |at| reports.iter().any(|report| report.is_invalid(at));
         Self {
             outcomes: (0..job.trials.len()).map(of).collect(),
+            invalid: (0..job.trials.len()).map(is_invalid).collect(),
+            why_invalid: reports.iter().find_map(|report| report.invalid.clone()),
             best: best.filter(|best| best.is_finite()).reduce(f64::max),
             // What a later pod found, an earlier one of this very Job has measured.
             reused: reports.first().map_or(0, |report| report.reused),
@@ -94,7 +104,7 @@ impl Planner<'_> {
             if let Some(end) = &job.end {
                 let before = self.ended.len();
                 if self.record_ended(job, end, &pods) {
-                    let shape = live.shapes.entry(job.gpus).or_default();
+                    let shape = live.shapes.entry(self.form(job)).or_default();
                     shape.runs |= self.ended.len() > before;
                     if end.complete {
                         self.delete(job);
@@ -102,7 +112,7 @@ impl Planner<'_> {
                         kept.push((job, end));
                     }
                 } else {
-                    live.add(job);
+                    live.add(job, self.form(job));
                 }
                 continue;
             }
@@ -115,13 +125,13 @@ impl Planner<'_> {
                 self.delete(job);
             } else if !job.deleting && self.is_driven_out(job, &pods) {
                 self.delete(job);
-                live.add(job);
+                live.add(job, self.form(job));
                 continue;
             }
             if pods.is_empty() {
                 self.note_if_stuck(job);
             }
-            let shape = live.add(job);
+            let shape = live.add(job, self.form(job));
             let current = pods.iter().rev().find(|pod| !pod.deleting).copied();
             shape.runs |= current.is_some_and(|pod| pod.phase == PodPhase::Running);
             let stuck = current.filter(|pod| pod.phase == PodPhase::Pending);
@@ -215,13 +225,20 @@ impl Planner<'_> {
     /// Records what a Job's pods are known to have stored.
     fn record_known(&mut self, job: &JobView, reports: &Reports<'_>) {
         let before = self.ended.len();
-        for (&index, outcome) in job.trials.iter().zip(&reports.outcomes) {
+        let told = reports.outcomes.iter().zip(&reports.invalid);
+        for (&index, (outcome, &invalid)) in job.trials.iter().zip(told) {
             if let Some(outcome) = *outcome {
                 let why = match outcome {
                     Outcome::Failed => "the runner recorded it as failed",
                     _ => "",
                 };
+                let known = self.ended.len();
                 self.record(index, outcome, why);
+                if invalid && self.ended.len() > known {
+                    self.measured.invalid += 1;
+                    let why = &mut self.measured.why_invalid;
+                    *why = why.take().or_else(|| reports.why_invalid.clone());
+                }
             }
         }
         if self.ended.len() > before {
@@ -248,8 +265,9 @@ impl Planner<'_> {
         for (job, pod) in expired {
             let reports = Reports::of(job, &self.pods_of(job));
             self.record_known(job, &reports);
-            let runs = live.shapes.get(&job.gpus).is_some_and(|shape| shape.runs);
-            if !runs && failed.insert(job.gpus) {
+            let form = self.form(job);
+            let runs = live.shapes.get(&form).is_some_and(|shape| shape.runs);
+            if !runs && failed.insert(form) {
                 let waited = if pod.scheduled.is_none() {
                     "pendingTimeout"
                 } else {
@@ -287,19 +305,21 @@ impl Planner<'_> {
             return;
         }
         let expansion = &self.sweep.expansion;
-        let gpus = expansion.levels(&Factor::GPUS).len();
+        let levels = |factor| expansion.levels(factor).len();
+        let forms = levels(&Factor::GPUS) * levels(&Factor::ENGINE).max(1);
         let mut shapes = live.shapes.clone();
         let is_open = |shape: &Shape| !shape.stuck && (shape.runs || !shape.waits);
         let mut created: Vec<Create> = Vec::new();
         for mut group in Groups::new(expansion, &self.ledger, request::trials_per_job(self.sweep)) {
-            if room == 0 || (shapes.len() >= gpus && !shapes.values().any(is_open)) {
+            if room == 0 || (shapes.len() >= forms && !shapes.values().any(is_open)) {
                 break;
             }
             group.retain(|index| !live.trials.contains(index));
             let Some(&first) = group.first() else {
                 continue;
             };
-            let shape = shapes.entry(expansion.gpus(first)).or_default();
+            let form = (expansion.gpus(first), self.engine(first));
+            let shape = shapes.entry(form).or_default();
             if is_open(shape) && !self.is_taken(first) {
                 shape.waits = true;
                 room -= 1;
@@ -307,6 +327,24 @@ impl Planner<'_> {
             }
         }
         self.creates.append(&mut created);
+    }
+
+    fn form(&self, job: &JobView) -> Form {
+        let first = job.trials.first();
+        (
+            job.gpus,
+            first.map_or(String::new(), |&first| self.engine(first)),
+        )
+    }
+
+    /// The name of the engine of a trial; empty where the design has only one.
+    fn engine(&self, index: u32) -> String {
+        let expansion = &self.sweep.expansion;
+        if expansion.levels(&Factor::ENGINE).len() < 2 {
+            return String::new();
+        }
+        let level = expansion.level(index, &Factor::ENGINE);
+        level.map_or(String::new(), ToString::to_string)
     }
 
     /// Whether the name of a Job that begins with this trial is still taken.

@@ -129,6 +129,7 @@ fn what_is_recorded_is_counted_with_progress() {
         best: Some(1_234.56),
         took: Duration::from_secs(30),
         trials: 3,
+        ..Measured::default()
     };
     let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
     let counts = status.counts.expect("counted");
@@ -152,6 +153,7 @@ fn what_is_recorded_is_counted_with_progress() {
         best: Some(7.0),
         took: Duration::from_secs(110),
         trials: 1,
+        ..Measured::default()
     };
     let later = super::status(&sweep, &status, &plan, at(0));
     let progress = later.progress.expect("there");
@@ -174,10 +176,11 @@ fn a_problem_is_told_until_it_has_gone() {
         said(&stuck, "Progressing"),
         ("False", "Unschedulable", message)
     );
-    assert_eq!(said(&stuck, "Succeeded").1, "Measuring");
+    assert_eq!(said(&stuck, "Succeeded").1, "Unschedulable");
     plan.running = true;
     let partly = status(&sweep, &stuck, &plan, at(10));
     assert_eq!(said(&partly, "Progressing").0, "True");
+    assert_eq!(said(&partly, "Succeeded").1, "Measuring");
     plan.problem = None;
     let fine = status(&sweep, &partly, &plan, at(20));
     assert_eq!(said(&fine, "Progressing").1, "Measuring");
@@ -188,20 +191,124 @@ fn a_problem_is_told_until_it_has_gone() {
 }
 
 #[test]
-fn a_failed_preflight_shows_in_the_state_column() {
+fn what_holds_up_a_preflight_shows_in_the_state_column() {
     let sweep = fresh(SPEC);
     let mut plan = quiet(&sweep, ledger(&sweep, &[]));
     let message = "pod p ended with exit code 73: s3://bucket refuses the credentials";
-    plan.problem = Some(Problem {
-        reason: "PreflightFailed".into(),
-        message: message.into(),
-    });
-    let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    for reason in [
+        "PreflightFailed",
+        "ImagePullFailed",
+        "ClaimNotReady",
+        "PodCannotStart",
+        "Unschedulable",
+        "PodNotCreated",
+        "NameTaken",
+    ] {
+        plan.problem = Some(Problem {
+            reason: reason.into(),
+            message: message.into(),
+        });
+        let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+        assert_eq!(said(&status, "Progressing"), ("False", reason, message));
+        assert_eq!(said(&status, "Succeeded").1, reason);
+    }
+}
+
+/// A plan that collects, with so many invalid trials.
+fn collects(plan: &Plan, invalid: i32, reason: Option<&str>) -> Plan {
+    let collected = Collected {
+        summary: Summary {
+            invalid,
+            invalid_reason: reason.map(str::to_owned),
+            ..Summary::default()
+        },
+        ..Collected::default()
+    };
+    let mut plan = plan.clone();
+    plan.phase = Phase::Finished;
+    plan.actions = vec![Action::Collect {
+        collected: Box::new(collected),
+        inputs: "abc".into(),
+    }];
+    plan
+}
+
+#[test]
+fn invalid_trials_are_told_from_the_first_one_on() {
+    let sweep = sweep(SPEC);
+    let one = ledger(&sweep, &[(0, Outcome::Succeeded)]);
+    let mut plan = quiet(&sweep, one);
+    let old = InferenceBenchmarkStatus::default();
+    let fine = status(&sweep, &old, &plan, at(0));
+    assert_eq!(said(&fine, "Valid").0, "Unknown");
+    plan.measured.invalid = 1;
+    plan.measured.why_invalid = Some("2 other processes used GPU 1".into());
+    let first = status(&sweep, &fine, &plan, at(1));
+    assert_eq!(first.counts.expect("counted").invalid, 1);
+    let message = "Invalid trials: 1; for example, 2 other processes used GPU 1. See docs/operator.md, InvalidTrials.";
+    assert_eq!(said(&first, "Valid"), ("False", "InvalidTrials", message));
+    // Nothing new is recorded: nothing changes, however often it is looked at.
+    plan.measured = Measured::default();
+    assert_eq!(status(&sweep, &first, &plan, at(2)), first);
+    // The collection knows better than the pods.
+    let all: Vec<(u32, Outcome)> = (0..4).map(|index| (index, Outcome::Succeeded)).collect();
+    let done = quiet(&sweep, ledger(&sweep, &all));
+    let most = "the GPUs could not be watched: no driver";
+    let some = status(&sweep, &first, &collects(&done, 3, Some(most)), at(3));
+    assert_eq!(some.counts.expect("counted").invalid, 3);
+    assert!(said(&some, "Valid").2.contains(most), "{some:?}");
     assert_eq!(
-        said(&status, "Progressing"),
-        ("False", "PreflightFailed", message)
+        said(&some, "Succeeded"),
+        (
+            "True",
+            "Succeeded",
+            "All 4 trials ended; 0 failed, 3 invalid."
+        )
     );
-    assert_eq!(said(&status, "Succeeded").1, "PreflightFailed");
+    let mut rests = done.clone();
+    rests.phase = Phase::Finished;
+    assert_eq!(status(&sweep, &some, &rests, at(9)), some);
+    let valid = status(&sweep, &first, &collects(&done, 0, None), at(3));
+    assert_eq!(
+        said(&valid, "Valid"),
+        (
+            "True",
+            "AllValid",
+            "All 4 trials that were measured are valid."
+        )
+    );
+}
+
+#[test]
+fn a_sweep_without_a_valid_trial_has_not_succeeded() {
+    let on_cpu = sweep(&SPEC.replace("gpus: [1]", "gpus: [0]"));
+    let all: Vec<(u32, Outcome)> = (0..4).map(|index| (index, Outcome::Succeeded)).collect();
+    let plan = quiet(&on_cpu, ledger(&on_cpu, &all));
+    let old = InferenceBenchmarkStatus::default();
+    let why = "x".repeat(limits::INVALID_REASON as usize);
+    let none = status(&on_cpu, &old, &collects(&plan, 4, Some(&why)), at(0));
+    let (value, reason, message) = said(&none, "Succeeded");
+    assert_eq!((value, reason), ("False", "NoValidResults"));
+    assert!(
+        message.starts_with("No trial is valid. Invalid trials: 4; for example, xx")
+            && message.ends_with(
+                "whole CPUs, limits as requests, under a static CPU manager: docs/operator.md."
+            ),
+        "{message}"
+    );
+    let sweep = sweep(SPEC);
+    let all: Vec<(u32, Outcome)> = (0..4).map(|index| (index, Outcome::OutOfMemory)).collect();
+    let plan = quiet(&sweep, ledger(&sweep, &all));
+    let nothing = status(&sweep, &old, &collects(&plan, 0, None), at(0));
+    assert_eq!(
+        said(&nothing, "Succeeded"),
+        (
+            "False",
+            "NoValidResults",
+            "None of 4 trials has a measurement: 4 OutOfMemory, 0 Unsupported, 0 TimedOut, 0 Failed."
+        )
+    );
+    assert_eq!(said(&nothing, "Valid").0, "Unknown");
 }
 
 #[test]
@@ -359,6 +466,7 @@ results: {{store: {{url: 's3://bucket'}}}}",
         best: Some(1.234e100),
         took: Duration::from_secs(9),
         trials: 9,
+        ..Measured::default()
     };
     let collected = Collected {
         results: CollectedResults {

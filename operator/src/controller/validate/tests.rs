@@ -77,6 +77,25 @@ runner:
 }
 
 #[test]
+fn caches_of_servers_are_the_operators() {
+    let env = "\nrunner: {env: [{name: HF_HOME, value: /a}, {name: USER, value: a}]}\n";
+    let server = SPEC.replace(
+        "{factors: {",
+        "{factors: {engine: [{name: vllm, server: {preset: vllm, image: a}}], ",
+    );
+    let found = refused(&(server.clone() + env));
+    assert_eq!(
+        found[0],
+        "spec.runner.env[0].name: \"HF_HOME\" is set by the operator: the env of an engine's server sets it for that \
+         process"
+    );
+    assert_eq!(found.len(), 2);
+    assert!(validate(&resource(&(SPEC.to_owned() + env)), &defaults()).is_ok());
+    let own = server.replace("image: a}", "image: a, env: [{name: HF_HOME, value: /a}]}");
+    assert!(validate(&resource(&own), &defaults()).is_ok());
+}
+
+#[test]
 fn a_spec_that_no_annotation_holds_is_refused() {
     let levels: Vec<u32> = (100_000..100_064).collect();
     let excludes: Vec<String> = (0..256)

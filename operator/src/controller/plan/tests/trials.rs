@@ -75,10 +75,61 @@ fn a_job_that_ended_is_recorded_deleted_and_followed() {
             reused: 1,
             best: Some(12.5),
             took: Duration::from_secs(100),
-            trials: 3
+            trials: 3,
+            ..Measured::default()
         }
     );
     world::check_order(&plan.actions);
+}
+
+#[test]
+fn what_is_invalid_is_counted_with_its_record_and_once() {
+    let sweep = one_shape("parallelism: 1, trialsPerJob: 3");
+    let job = ended(job(Role::Trial, &[0, 1, 2]), true);
+    let mut report = outcomes("662");
+    report.invalid = Some("the CPU was busy".into());
+    let pod = said(&job, 0, "Completed", &report);
+    let mut memory = known(&sweep);
+    let fresh = plan(&sweep, &memory, &[job.clone()], &[pod.clone()], at(101));
+    assert_eq!(
+        records(&fresh),
+        [
+            (0, Outcome::Succeeded),
+            (1, Outcome::Succeeded),
+            (2, Outcome::OutOfMemory)
+        ]
+    );
+    assert_eq!(fresh.measured.invalid, 2);
+    assert_eq!(
+        fresh.measured.why_invalid.as_deref(),
+        Some("the CPU was busy")
+    );
+    // One of them was recorded before.
+    memory.ledger.record(0, Outcome::Succeeded).expect("new");
+    let later = plan(&sweep, &memory, &[job], &[pod], at(101));
+    assert_eq!(later.measured.invalid, 1);
+}
+
+#[test]
+fn an_engine_whose_pods_do_not_start_holds_up_no_other() {
+    let engines = "engine: [{name: own, candle: {}}, {name: vllm, server: {preset: vllm, image: a}}]\n    gpus: [1]";
+    let spec = ONE_SHAPE.replace("gpus: [1]", engines);
+    let sweep =
+        crate::controller::fixtures::sweep(&format!("{spec}execution: {{parallelism: 3}}\n"));
+    // In the order of the factors, the engine's own six trials come first.
+    let (runs, stuck) = (job(Role::Trial, &[0]), job(Role::Trial, &[6]));
+    let mut waiting = pod(&stuck, PodPhase::Pending);
+    waiting.stuck = Some(("ErrImagePull".into(), String::new()));
+    let jobs = [runs.clone(), stuck];
+    let plan = plan(
+        &sweep,
+        &known(&sweep),
+        &jobs,
+        &[pod(&runs, PodPhase::Running), waiting],
+        at(5),
+    );
+    assert_eq!(creates(&plan), [&Create::Trials(vec![1])]);
+    assert_eq!(plan.problem.expect("a problem").reason, "ImagePullFailed");
 }
 
 #[test]
