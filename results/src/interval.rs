@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF as _, StudentsT};
+use statrs::distribution::{ContinuousCDF as _, FisherSnedecor, StudentsT};
 
 /// The values that an interval goes over.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
@@ -277,6 +277,17 @@ fn cv(sd: f64, mean: f64) -> Option<f64> {
     Some(sd / mean.abs()).filter(|cv| cv.is_finite())
 }
 
+/// The probability of a ratio of variances at least as large where both are the same, with the degrees of freedom of
+/// either; `None` for what is no ratio.
+pub(crate) fn f_probability(ratio: f64, above: f64, below: f64) -> Option<f64> {
+    // The distribution panics at what is no number.
+    if !(ratio.is_finite() && ratio >= 0.0) {
+        return None;
+    }
+    let distribution = FisherSnedecor::new(above, below).ok()?;
+    Some(distribution.sf(ratio)).filter(|p| p.is_finite())
+}
+
 /// Student's t for a two-sided 95% interval; 12.71 with one degree of freedom, that is with two blocks.
 #[must_use]
 pub fn t_quantile(degrees: f64) -> f64 {
@@ -319,6 +330,22 @@ mod tests {
                 "{degrees}: {}",
                 t_quantile(degrees)
             );
+        }
+    }
+
+    #[test]
+    fn probabilities_of_ratios_are_fishers() {
+        let close = |found: Option<f64>, p: f64| (found.unwrap() - p).abs() < 1e-6;
+        assert!(close(f_probability(4.0, 2.0, 10.0), 0.052_922_149));
+        assert!(close(f_probability(0.0, 2.0, 10.0), 1.0));
+        assert!(close(f_probability(f64::MAX, 2.0, 10.0), 0.0));
+        for (ratio, above) in [
+            (f64::NAN, 2.0),
+            (f64::INFINITY, 2.0),
+            (-1.0, 2.0),
+            (1.0, 0.0),
+        ] {
+            assert_eq!(f_probability(ratio, above, 10.0), None);
         }
     }
 

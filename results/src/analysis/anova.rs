@@ -5,13 +5,12 @@ use std::ops::Range;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF as _, FisherSnedecor};
 
 use super::{
     grid::{Absent, Grid, mean},
     least_squares::{Factored, Normal},
 };
-use crate::sample::Factor;
+use crate::{interval::f_probability, sample::Factor};
 
 /// How shares were computed.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
@@ -199,10 +198,8 @@ impl Design {
                 share.noise = Some(squares / total);
                 let degrees = *levels as f64 - 1.0;
                 let blocks = deviations.len() as f64 - 1.0;
-                share.p = FisherSnedecor::new(degrees, degrees * blocks)
-                    .ok()
-                    .map(|f| f.sf(share.first_order * total / squares))
-                    .filter(|p| p.is_finite());
+                let ratio = share.first_order * total / squares;
+                share.p = f_probability(ratio, degrees, degrees * blocks);
             }
         }
         Some(found)

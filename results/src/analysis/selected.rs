@@ -16,7 +16,6 @@ use inferbench_crds::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF as _, FisherSnedecor};
 
 use super::{
     Analysis,
@@ -25,7 +24,7 @@ use super::{
     least_squares::{Inverse, invert},
 };
 use crate::{
-    interval::{Interval, t_quantile},
+    interval::{Interval, f_probability, t_quantile},
     row::Row,
     sample::{Factor, Metric, is_invalid, latest_attempts},
 };
@@ -702,14 +701,12 @@ impl Fitted {
         let lack_of_fit = match (self.residual, self.replicates) {
             (Some(residual), Some((replicates, degrees))) if replicates > 0.0 => {
                 let f = residual / replicates;
-                FisherSnedecor::new(self.spare(), degrees)
-                    .ok()
-                    .map(|of| LackOfFit {
-                        f,
-                        of_model: self.spare() as u32,
-                        of_replicates: degrees as u32,
-                        p: of.sf(f),
-                    })
+                f_probability(f, self.spare(), degrees).map(|p| LackOfFit {
+                    f,
+                    of_model: self.spare() as u32,
+                    of_replicates: degrees as u32,
+                    p,
+                })
             }
             _ => None,
         };
@@ -732,7 +729,7 @@ impl Fitted {
             terms: self.inverse.rank() as u32,
             r2: self.r2,
             residual: self.residual.map(f64::sqrt),
-            lack_of_fit: lack_of_fit.filter(|lack| lack.f.is_finite() && lack.p.is_finite()),
+            lack_of_fit,
             aliased,
         }
     }
