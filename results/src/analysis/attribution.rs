@@ -67,7 +67,8 @@ pub struct Evidence {
     pub against: Against,
     /// Blocks in which two levels or more were measured.
     pub blocks: u32,
-    /// Degrees of freedom of the intervals: blocks − 1; where a selected design is judged by its model, the least of them.
+    /// Degrees of freedom of the intervals: blocks − 1. Of a selected design with a single block, combinations − terms of
+    /// its model.
     pub degrees: u32,
     /// Starts of the engine at the level that has the fewest, in all blocks together. Absent where records do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
