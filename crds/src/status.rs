@@ -171,6 +171,10 @@ pub struct Summary {
     pub trials: i32,
     /// Trials that were measured but left out, as their measurement was disturbed.
     pub invalid: i32,
+    /// The most frequent reason of these, without figures, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limits::SUMMARY_REASON))]
+    pub invalid_reason: Option<String>,
     /// The observations that the intervals go over: `Replicates`, or `Iterations` where there is one replicate.
     #[schemars(length(max = 16))]
     pub intervals: String,
@@ -352,6 +356,7 @@ mod tests {
         Summary {
             trials: 50_000,
             invalid: 50_000,
+            invalid_reason: Some("x".repeat(limits::SUMMARY_REASON as usize)),
             intervals: "Replicates".into(),
             factors: vec![
                 factor("model", 12, text(limits::MODEL_NAME)),

@@ -25,3 +25,4 @@ pub mod sample;
 pub mod status;
 pub mod summary;
 pub mod tables;
+pub mod validity;

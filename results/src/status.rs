@@ -37,6 +37,10 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
     let mut status = Status {
         trials: count(summary.counts.succeeded - summary.counts.invalid),
         invalid: count(summary.counts.invalid),
+        invalid_reason: summary.basis.main_reason.as_ref().map(|main| {
+            let said = format!("{}. {}", main.reason, main.remedy);
+            said.chars().take(limits::SUMMARY_REASON as usize).collect()
+        }),
         intervals: if measured(Over::Replicates) || !measured(Over::Iterations) {
             "Replicates".into()
         } else {
