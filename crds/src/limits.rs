@@ -30,6 +30,8 @@ pub const CONCURRENCY: u32 = 10_000;
 pub const REQUEST_RATE: u32 = 100_000;
 /// Characters of the name of an environment variable.
 pub const ENV_NAME: u32 = 253;
+/// Characters of the reason for which trials are invalid.
+pub const SUMMARY_REASON: u32 = 300;
 /// Data types of a design.
 pub const DTYPES: u32 = 5;
 /// Entries of `exclude`.

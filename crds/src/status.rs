@@ -175,9 +175,9 @@ pub struct Summary {
     pub trials: i32,
     /// Trials that were measured but left out, as their measurement was disturbed.
     pub invalid: i32,
-    /// Why most of these are.
+    /// The most frequent reason of these, without figures, and what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = limits::INVALID_REASON))]
+    #[schemars(length(max = limits::SUMMARY_REASON))]
     pub invalid_reason: Option<String>,
     /// The observations that the intervals go over: `Replicates`, or `Iterations` where there is one replicate.
     #[schemars(length(max = 16))]
@@ -360,7 +360,7 @@ mod tests {
         Summary {
             trials: 50_000,
             invalid: 50_000,
-            invalid_reason: Some(text(limits::INVALID_REASON)),
+            invalid_reason: Some("x".repeat(limits::SUMMARY_REASON as usize)),
             intervals: "Replicates".into(),
             factors: vec![
                 factor("model", 12, text(limits::MODEL_NAME)),

@@ -1,6 +1,6 @@
 //! Writes the report and the figures of a made-up sweep into a folder, for looking at and for
 //! `scripts/check_report.py`:
-//! `cargo run -p inferbench-results --example report -- FOLDER [study|cpu|gaps|empty|hostile|large|servers|open]`.
+//! `cargo run -p inferbench-results --example report -- FOLDER [study|cpu|gaps|empty|hostile|large|servers|open|busy]`.
 
 use std::{fs, path::PathBuf, time::Instant};
 
@@ -10,7 +10,7 @@ use inferbench_results::{
     figures,
     fixtures::{servers::Servers, study::Study},
     report::{Report, html, markdown},
-    summary::summarize,
+    summary::{doubtful, summarize},
 };
 
 fn main() -> std::io::Result<()> {
@@ -56,6 +56,17 @@ fn main() -> std::io::Result<()> {
         _ => Study::default(),
     };
     let rows = match kind.as_str() {
+        "busy" => {
+            let mut rows = study.rows();
+            for row in &mut rows {
+                row.valid = Some(false);
+                row.invalid_reasons = Some(
+                    "other processes took 30.0 % of the CPU time that was needed (at most 10 %)"
+                        .into(),
+                );
+            }
+            rows
+        }
         "servers" => Servers::default().rows(),
         "open" => Servers::open().rows(),
         _ => study.rows(),
@@ -79,6 +90,7 @@ fn main() -> std::io::Result<()> {
         analysis: &analysis,
         objectives: &objectives,
         figures: &figures,
+        doubtful: &doubtful(&rows),
     };
     let page = html(&report);
     println!(

@@ -26,3 +26,4 @@ pub mod status;
 pub mod stopping;
 pub mod summary;
 pub mod tables;
+pub mod validity;

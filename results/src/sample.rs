@@ -416,6 +416,12 @@ pub fn gpus(levels: &Levels) -> u32 {
     levels.number(&Factor::GPUS).map_or(0, |gpus| gpus as u32)
 }
 
+/// Whether a trial was measured and can be vouched for.
+#[must_use]
+pub fn is_valid(row: &Row) -> bool {
+    row.outcome == Some(Outcome::Succeeded) && row.valid == Some(true)
+}
+
 /// Whether a trial was measured but cannot be vouched for.
 #[must_use]
 pub fn is_invalid(row: &Row) -> bool {

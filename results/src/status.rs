@@ -37,9 +37,9 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
     let mut status = Status {
         trials: count(summary.counts.succeeded - summary.counts.invalid),
         invalid: count(summary.counts.invalid),
-        invalid_reason: analysis.trust.invalid.first().map(|reason| {
-            let most = limits::INVALID_REASON as usize;
-            reason.example.chars().take(most).collect()
+        invalid_reason: summary.basis.main_reason.as_ref().map(|main| {
+            let said = format!("{}. {}", main.reason, main.remedy);
+            said.chars().take(limits::SUMMARY_REASON as usize).collect()
         }),
         intervals: if measured(Over::Replicates) || !measured(Over::Iterations) {
             "Replicates".into()

@@ -14,8 +14,9 @@ use crate::{
     row::Row,
     sample::{
         Combination, Factor, Level, Levels, METRICS, Metric, combine, factors, gpus, is_invalid,
-        latest_attempts, model,
+        is_valid, latest_attempts, model,
     },
+    validity::Basis,
 };
 
 /// Changes whenever the meaning or the shape of a summary does.
@@ -34,6 +35,9 @@ pub struct Summary {
     pub objectives: Objectives,
     /// How the trials ended.
     pub counts: Counts,
+    /// The trials that the figures rest on.
+    #[serde(default)]
+    pub basis: Basis,
     /// Notes that a reader needs beside these figures.
     pub notes: Vec<String>,
     /// The units of the metrics.
@@ -176,6 +180,7 @@ pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary 
         sweep: sweep.into(),
         objectives: objectives.clone(),
         counts,
+        basis: Basis::of_latest(&latest),
         notes,
         units: METRICS
             .iter()
@@ -185,6 +190,35 @@ pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary 
         levels,
         combinations: summaries,
     }
+}
+
+/// The combinations without a valid trial, by their invalid ones: what is known of them is worth a look, and marked. No
+/// figure of a summary or an analysis rests on them.
+#[must_use]
+pub fn doubtful(rows: &[Row]) -> Vec<CombinationSummary> {
+    let latest = latest_attempts(rows);
+    let mut by_levels: BTreeMap<Levels, Vec<&Row>> = BTreeMap::new();
+    for row in &latest {
+        by_levels.entry(row.levels()).or_default().push(row);
+    }
+    by_levels.retain(|_, rows| !rows.iter().any(|row| is_valid(row)));
+    let invalid = by_levels.into_iter().filter_map(|(levels, mut rows)| {
+        rows.retain(|row| is_invalid(row));
+        (!rows.is_empty()).then_some(Combination {
+            levels,
+            valid: rows,
+            invalid: 0,
+        })
+    });
+    invalid
+        .map(|combination| CombinationSummary {
+            trials: 0,
+            invalid: combination.valid.len() as u32,
+            saturated: saturated(&combination.valid),
+            metrics: estimates(&[&combination]),
+            levels: combination.levels,
+        })
+        .collect()
 }
 
 fn saturated(rows: &[&Row]) -> u32 {
@@ -251,7 +285,8 @@ fn level_summaries(combinations: &[Combination<'_>]) -> Vec<LevelSummary> {
     summaries
 }
 
-fn best(combinations: &[CombinationSummary], objectives: &Objectives) -> Vec<Best> {
+/// The best combinations of each model.
+pub(crate) fn best(combinations: &[CombinationSummary], objectives: &Objectives) -> Vec<Best> {
     let mut by_model: BTreeMap<&str, Vec<&CombinationSummary>> = BTreeMap::new();
     for combination in combinations
         .iter()
@@ -508,6 +543,30 @@ mod tests {
                 .collect::<Vec<_>>(),
             clean.levels.iter().map(|l| &l.metrics).collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn a_combination_without_a_valid_trial_is_doubtful() {
+        let mut rows = rows(3);
+        assert!(doubtful(&rows).is_empty());
+        let first = rows[0].levels();
+        for row in rows.iter_mut().filter(|row| row.levels() == first) {
+            row.valid = Some(false);
+            row.mean_ttft_ms = Some(7.0 + f64::from(row.replicate));
+        }
+        // Beside valid ones it says nothing.
+        rows[1].valid = Some(false);
+        let found = doubtful(&rows);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (&found[0].levels, found[0].trials, found[0].invalid),
+            (&first, 0, 3)
+        );
+        assert_eq!(found[0].metrics["ttftMs"].mean, 8.0);
+        let summary = summarize("sweep", &rows, &Objectives::default());
+        assert_eq!((summary.basis.valid, summary.basis.invalid), (8, 4));
+        let own = summary.combinations.iter().find(|c| c.levels == first);
+        assert!(own.unwrap().metrics.is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use inferbench_results::{
     fixtures::{servers::Servers, study::Study},
     report::{Report, html, markdown},
     row::Row,
-    summary::{Summary, summarize},
+    summary::{CombinationSummary, Summary, doubtful, summarize},
 };
 
 struct Made {
@@ -17,6 +17,7 @@ struct Made {
     analysis: Analysis,
     objectives: Objectives,
     figures: Vec<Figure>,
+    doubtful: Vec<CombinationSummary>,
 }
 
 impl Made {
@@ -29,6 +30,7 @@ impl Made {
             analysis,
             objectives,
             figures,
+            doubtful: doubtful(rows),
         }
     }
 
@@ -38,6 +40,7 @@ impl Made {
             analysis: &self.analysis,
             objectives: &self.objectives,
             figures: &self.figures,
+            doubtful: &self.doubtful,
         }
     }
 
@@ -700,4 +703,57 @@ fn batches_of_one_engine_have_no_figures_of_servers() {
     for name in ["engines", "load-curves", "goodput"] {
         assert_eq!(figure(&made, name), None, "{name}");
     }
+}
+
+#[test]
+fn numbers_of_invalid_trials_are_shown_and_marked() {
+    let mut rows = small().rows();
+    for row in &mut rows {
+        row.valid = Some(false);
+        row.invalid_reasons = Some(
+            "other processes took 30.0 % of the CPU time that was needed (at most 10 %)".into(),
+        );
+    }
+    let mut made = Made::of("busy", &rows, Objectives::default());
+    check(&made);
+    let text = words(&made.html());
+    for said in [
+        "160 of 160 measured trials cannot be vouched for, because other processes took CPU time",
+        "What to do: end them",
+        "What the invalid trials say is shown with †",
+        "† is the mean of trials that cannot be vouched for",
+    ] {
+        assert!(text.contains(said), "{said} is missing in\n{text}");
+    }
+    assert!(made.html().contains("<td class=\"n doubt\">"));
+    for nothing in ["Not drawn", "What matters", "How it behaves", ": none."] {
+        assert!(!text.contains(nothing), "{nothing} in\n{text}");
+    }
+    assert!(made.markdown().contains('†'));
+    // Valid trials alone.
+    made.doubtful.clear();
+    check(&made);
+    assert!(!made.html().contains('†') && !made.markdown().contains('†'));
+}
+
+#[test]
+fn one_invalid_combination_is_marked_among_valid_ones() {
+    let mut rows = small().rows();
+    let first = rows[0].levels();
+    for row in rows.iter_mut().filter(|row| row.levels() == first) {
+        row.valid = Some(false);
+    }
+    let made = Made::of("made-up", &rows, Objectives::default());
+    check(&made);
+    assert_eq!(made.doubtful.len(), 1);
+    let page = made.html();
+    let (_, combinations) = page.split_once("id=\"combinations\"").unwrap();
+    assert_eq!(combinations.matches(" doubt\">").count(), 5);
+    assert!(
+        !page
+            .split_once("id=\"trust\"")
+            .unwrap()
+            .0
+            .contains(" doubt\">")
+    );
 }

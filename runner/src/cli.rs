@@ -120,6 +120,9 @@ pub struct RunArgs {
     /// no longer independent, time-outs are noticed between iterations only, and a crash ends the sweep.
     #[arg(long)]
     pub in_process: bool,
+    /// Show valid trials alone at the end. Else combinations that have none are shown, too, and marked.
+    #[arg(long)]
+    pub valid_only: bool,
     /// Measure nothing where something else is busy on this machine, and exit with 3; without it, the run says so and
     /// goes on.
     #[arg(long)]
@@ -276,6 +279,9 @@ pub struct ReportArgs {
     /// The longest time from a request to its last token, such as 5s.
     #[arg(long, value_name = "DURATION")]
     pub max_e2e: Option<Duration>,
+    /// Show valid trials alone. Else combinations that have none are shown, too, and marked.
+    #[arg(long)]
+    pub valid_only: bool,
     /// The price of a GPU for an hour, such as 2.50.
     #[arg(long, value_name = "PRICE", value_parser = price)]
     pub cost_per_gpu_hour: Option<String>,

@@ -348,7 +348,8 @@ pub fn spearman_p(rho: f64, count: usize) -> f64 {
     StudentsT::new(0.0, 1.0, degrees).map_or(1.0, |student| 2.0 * student.sf(t))
 }
 
-fn reasons(latest: &[&Row]) -> Vec<Reason> {
+/// Why trials are invalid, the most frequent reason first.
+pub(crate) fn reasons(latest: &[&Row]) -> Vec<Reason> {
     let mut kinds: BTreeMap<String, Reason> = BTreeMap::new();
     for row in latest.iter().filter(|row| is_invalid(row)) {
         let text = row

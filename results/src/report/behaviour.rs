@@ -26,48 +26,59 @@ use crate::{
 /// Predictions that a report lists at most.
 const PREDICTIONS: usize = 60;
 
-pub(super) fn section(report: &Report<'_>) -> Markup {
+const FIGURES: [&str; 6] = [
+    "factors",
+    "gpu-utilization-by-batch-size",
+    "gpu-utilization-by-gpus",
+    "metrics-by-batch-size-and-gpus",
+    "replicates",
+    "curves",
+];
+
+/// The section, where there is a valid trial.
+pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
     let scopes = &report.analysis.scopes;
-    html! {
+    let levels = levels(report);
+    if levels.rows.is_empty() && !page::drawn(report.figures, &FIGURES) {
+        return None;
+    }
+    Some(html! {
         section id="behaves" {
             h2 { "How it behaves" }
-            (page::figures(report.figures, Question::Behaves, &[
-                "factors",
-                "gpu-utilization-by-batch-size",
-                "gpu-utilization-by-gpus",
-                "metrics-by-batch-size-and-gpus",
-                "replicates",
-                "curves",
-            ]))
-            details.keep {
-                summary { "Each level of each factor" }
-                (page::table("Means over all measured combinations with the level", &levels(report), "summary.json"))
-                p.small {
-                    "Where fewer combinations are measured than there are, levels are averaged over different ones: the "
-                    "figures above go over the balanced part instead. CV is the spread between replicates over the mean."
-                }
-            }
-            p {
-                "Four families are fitted to each metric along each numeric factor, to relative errors: constant, linear, "
-                "power and inverse. The one of the lowest AICc is chosen, the simpler one where two are as good. The "
-                "exponent n is that of the power family, whichever was chosen: 1 is proportional, 0 no effect, −1 inverse."
-            }
-            @for (at, scope) in scopes.iter().enumerate() {
-                @if at == 0 {
-                    (curves(scope))
-                } @else {
-                    details.keep {
-                        summary { "Curves of " bdi { (scope_name(scope)) } }
-                        (curves(scope))
+            (page::figures(report.figures, Question::Behaves, &FIGURES))
+            @if !levels.rows.is_empty() {
+                details.keep {
+                    summary { "Each level of each factor" }
+                    (page::table("Means over all measured combinations with the level", &levels, "summary.json"))
+                    p.small {
+                        "Where fewer combinations are measured than there are, levels are averaged over different ones: the "
+                        "figures above go over the balanced part instead. CV is the spread between replicates over the mean."
                     }
                 }
             }
-            @if scopes.is_empty() { p.none { "Curves: none, for there is no valid trial." } }
+            @if scopes.iter().any(|scope| !scope.curves.is_empty()) {
+                p {
+                    "Four families are fitted to each metric along each numeric factor, to relative errors: constant, linear, "
+                    "power and inverse. The one of the lowest AICc is chosen, the simpler one where two are as good. The "
+                    "exponent n is that of the power family, whichever was chosen: 1 is proportional, 0 no effect, −1 inverse."
+                }
+                @for (at, scope) in scopes.iter().enumerate().filter(|(_, scope)| !scope.curves.is_empty()) {
+                    @if at == 0 {
+                        (curves(scope))
+                    } @else {
+                        details.keep {
+                            summary { "Curves of " bdi { (scope_name(scope)) } }
+                            (curves(scope))
+                        }
+                    }
+                }
+            }
             (costs(report))
         }
-    }
+    })
 }
 
+/// The levels with a valid trial.
 fn levels(report: &Report<'_>) -> Table {
     let mut header = vec![
         "factor".to_owned(),
@@ -78,7 +89,12 @@ fn levels(report: &Report<'_>) -> Table {
     header.extend(FIRST.iter().map(|metric| metric_heading(metric)));
     header.push("CV of TTLT".into());
     let mut table = Table::new(header);
-    for level in &report.summary.levels {
+    for level in report
+        .summary
+        .levels
+        .iter()
+        .filter(|level| level.measured > 0)
+    {
         let mut row = vec![
             level.factor.title().into(),
             name(&level.level.to_string()),
@@ -177,6 +193,9 @@ fn costs(report: &Report<'_>) -> Markup {
         Some(format!("{}: {reason}", configuration(model)))
     });
     let refused: Vec<String> = refused.take(12).collect();
+    if fitted.rows.is_empty() && refused.is_empty() {
+        return html! {};
+    }
     html! {
         h3 { "What an iteration costs" }
         p {

@@ -14,10 +14,14 @@ use crate::{
     summary::{Best, Criterion},
 };
 
-pub(super) fn section(report: &Report<'_>) -> Markup {
+/// The section, where there is something to decide upon.
+pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
     let best = best(report);
     let priced = report.objectives.cost_per_gpu_hour.is_some();
-    html! {
+    if best.rows.is_empty() {
+        return None;
+    }
+    Some(html! {
         section id="decide" {
             h2 { "What to run" }
             p {
@@ -30,26 +34,29 @@ pub(super) fn section(report: &Report<'_>) -> Markup {
                     None => { " Without a price per GPU hour there is no cost per token." },
                 }
             }
-            @if best.rows.is_empty() {
-                p.none { "There is no combination with a valid measurement." }
-            } @else {
-                (page::table("Best combinations of each model", &best, "summary.json"))
-                p.small {
-                    "Means with 95% intervals. “As good” counts the other combinations of the model whose interval overlaps."
-                    @if priced { " Cost is per million output tokens, at full use of the GPUs." }
-                }
+            (page::table("Best combinations of each model", &best, "summary.json"))
+            p.small {
+                "Means with 95% intervals. “As good” counts the other combinations of the model whose interval overlaps."
+                @if priced { " Cost is per million output tokens, at full use of the GPUs." }
+                (page::marked(&best))
             }
             (page::figures(report.figures, Question::Decide, &["engines", "load-curves", "goodput", "fronts"]))
         }
-    }
+    })
 }
 
-/// The best combinations as a table.
+/// The best combinations as a table; of a model without any valid trial those of its invalid ones, marked.
 pub(super) fn best(report: &Report<'_>) -> Table {
     let found = &report.summary.best;
-    let priced = found
-        .iter()
-        .any(|best| best.cost_per_million_output_tokens.is_some());
+    let known = |of: &Best| {
+        found
+            .iter()
+            .any(|best| model(&best.levels) == model(&of.levels))
+    };
+    let mut doubted = crate::summary::best(report.doubtful, report.objectives);
+    doubted.retain(|of| !known(of));
+    let all = || found.iter().chain(&doubted);
+    let priced = all().any(|best| best.cost_per_million_output_tokens.is_some());
     let mut header = vec![
         "model",
         "best at",
@@ -65,6 +72,11 @@ pub(super) fn best(report: &Report<'_>) -> Table {
     let mut table = Table::new(header);
     for best in found {
         table.push(row(best, priced));
+    }
+    for best in &doubted {
+        let mut row = row(best, priced);
+        row[3..].iter_mut().for_each(page::mark);
+        table.push(row);
     }
     table
 }

@@ -7,14 +7,17 @@ use crate::{
     interval::Interval,
     numbers,
     sample::{Factor, model},
-    summary::{Best, Criterion},
+    summary::{Best, CombinationSummary, Criterion},
+    validity::MARK,
 };
 
 /// The sentences, each with what it answers.
 pub(super) fn sentences(report: &Report<'_>) -> Vec<String> {
     let context = Context::new(report.summary, report.analysis);
     let mut said = Vec::new();
+    said.extend(report.summary.basis.headline());
     said.extend(best(report));
+    said.extend(doubted(report));
     said.extend(drivers(report, &context));
     said.push(trust(report));
     said
@@ -76,6 +79,28 @@ fn best(report: &Report<'_>) -> Vec<String> {
         ));
     }
     said
+}
+
+/// The fastest combination of invalid trials, where none has a valid one.
+fn doubted(report: &Report<'_>) -> Option<String> {
+    if report.summary.basis.valid > 0 {
+        return None;
+    }
+    let rate = |of: &CombinationSummary| of.metrics.get("outputThroughput").map(|of| of.mean);
+    let measured = report
+        .doubtful
+        .iter()
+        .filter_map(|of| Some((rate(of)?, of)));
+    let (rate, of) = measured
+        .filter(|(rate, _)| rate.is_finite())
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    Some(format!(
+        "What the invalid trials say is shown with {MARK}, and may be off: the highest output throughput is {}{MARK}, for \
+         {} at {}.",
+        numbers::with_unit(rate, "tokens/s"),
+        name(model(&of.levels)),
+        in_words(&of.levels)
+    ))
 }
 
 /// The factors that drive TTLT and output throughput.

@@ -23,6 +23,18 @@ const COMBINATIONS: usize = 250;
 #[must_use]
 pub fn html(report: &Report<'_>) -> String {
     let sweep = name(&report.summary.sweep);
+    // What has nothing to say is not there.
+    let sections: Vec<(&str, &str, Markup)> = [
+        ("decide", "What to run", decisions::section(report)),
+        ("matters", "What matters", matters::section(report)),
+        ("behaves", "How it behaves", behaviour::section(report)),
+        ("trust", "Whether to trust it", Some(trust::section(report))),
+        ("combinations", "All combinations", combinations(report)),
+        ("glossary", "Glossary", Some(glossary(report))),
+    ]
+    .into_iter()
+    .filter_map(|(id, title, section)| Some((id, title, section?)))
+    .collect();
     let page = markup! {
         (DOCTYPE)
         html lang="en" {
@@ -34,7 +46,9 @@ pub fn html(report: &Report<'_>) -> String {
                 style { (PreEscaped(style())) }
             }
             body {
-                a.skip href="#decide" { "Skip to the answers" }
+                @if let Some((first, ..)) = sections.first() {
+                    a.skip href=(format!("#{first}")) { "Skip to the answers" }
+                }
                 header {
                     p.kind { "inferbench report" }
                     h1 { bdi { (sweep) } }
@@ -43,22 +57,14 @@ pub fn html(report: &Report<'_>) -> String {
                     }
                     nav aria-label="Sections" {
                         ul {
-                            li { a href="#decide" { "What to run" } }
-                            li { a href="#matters" { "What matters" } }
-                            li { a href="#behaves" { "How it behaves" } }
-                            li { a href="#trust" { "Whether to trust it" } }
-                            li { a href="#combinations" { "All combinations" } }
-                            li { a href="#glossary" { "Glossary" } }
+                            @for (id, title, _) in &sections {
+                                li { a href=(format!("#{id}")) { (title) } }
+                            }
                         }
                     }
                 }
                 main {
-                    (decisions::section(report))
-                    (matters::section(report))
-                    (behaviour::section(report))
-                    (trust::section(report))
-                    (combinations(report))
-                    (glossary())
+                    @for (_, _, section) in &sections { (section) }
                 }
                 footer {
                     p {
@@ -84,8 +90,11 @@ fn style() -> String {
     )
 }
 
-fn combinations(report: &Report<'_>) -> Markup {
+fn combinations(report: &Report<'_>) -> Option<Markup> {
     let all = &report.summary.combinations;
+    if all.is_empty() {
+        return None;
+    }
     let columns = level_columns(all.iter().map(|combination| &combination.levels));
     let mut header = vec!["model".to_owned()];
     header.extend(columns.iter().map(level_heading));
@@ -98,11 +107,18 @@ fn combinations(report: &Report<'_>) -> Markup {
         row.extend(level_cells(&combination.levels, &columns));
         row.push(numbers::count(combination.trials));
         row.push(numbers::count(combination.invalid));
-        row.extend(behaviour::estimates(&combination.metrics));
+        let doubt = report.doubt(&combination.levels);
+        let metrics = doubt.map_or(&combination.metrics, |doubt| &doubt.metrics);
+        let mut values = behaviour::estimates(metrics);
+        if doubt.is_some() {
+            values.iter_mut().for_each(page::mark);
+        }
+        row.extend(values);
         table.push(row);
     }
     let left_out = all.len().saturating_sub(COMBINATIONS);
-    markup! {
+    let none_valid = report.summary.basis.valid == 0;
+    Some(markup! {
         section id="combinations" {
             h2 { "All combinations" }
             @if left_out > 0 {
@@ -111,16 +127,24 @@ fn combinations(report: &Report<'_>) -> Markup {
                     "; all are in " a href="summary.json" { "summary.json" } "."
                 }
             }
-            details {
+            // Where nothing else has numbers, these stand open.
+            details open[none_valid] {
                 summary { (numbers::counted(table.rows.len() as u64, "combination")) }
                 (page::table("Means with 95% intervals", &table, "summary.json"))
+                p.small { (page::marked(&table)) }
             }
         }
-    }
+    })
 }
 
-fn glossary() -> Markup {
-    let words = [
+fn glossary(report: &Report<'_>) -> Markup {
+    let asked = report
+        .summary
+        .combinations
+        .iter()
+        .chain(report.doubtful)
+        .any(|c| c.metrics.contains_key("requestThroughput"));
+    let mut words = vec![
         (
             "Combination",
             "one level of each factor: model, batch size, input and output length, GPUs, data type. Its mean over valid \
@@ -174,6 +198,25 @@ fn glossary() -> Markup {
             "a full grid over the levels that are left when those with missing combinations are dropped.",
         ),
     ];
+    if asked {
+        words.extend([
+            (
+                "Concurrency, request rate",
+                "a closed loop keeps so many requests in flight; an open one has so many a second come at random, whether \
+                 others are done or not. TTFT, TTLT (E2E) and TPOT are of single requests then, counted from the time at \
+                 which each was meant to be sent, and throughput is that of the timed window.",
+            ),
+            (
+                "Goodput",
+                "requests a second that keep to every objective on time.",
+            ),
+            (
+                "Saturated",
+                "requests came faster than they were served: waiting grows as long as one measures, so its latencies say \
+                 little.",
+            ),
+        ]);
+    }
     markup! {
         section id="glossary" {
             h2 { "Glossary" }

@@ -3,13 +3,10 @@
 use std::fmt::Write as _;
 
 use super::{Report, decisions, headline, matters};
-use crate::{
-    figures::{
-        Table,
-        lookup::{name, scope_name},
-        scene::printable,
-    },
-    numbers::NOT_AVAILABLE,
+use crate::figures::{
+    Table,
+    lookup::{name, scope_name},
+    scene::printable,
 };
 
 /// Rows that a table has at most.
@@ -27,9 +24,7 @@ pub fn markdown(report: &Report<'_>) -> String {
         best.left_out = best.rows.len() - ROWS;
         best.rows.truncate(ROWS);
     }
-    if best.rows.is_empty() {
-        out.push_str("No combination has a valid measurement.\n\n");
-    } else {
+    if !best.rows.is_empty() {
         table(&best, &mut out);
     }
     for scope in report.analysis.scopes.iter().take(1) {
@@ -38,12 +33,7 @@ pub fn markdown(report: &Report<'_>) -> String {
             .filter_map(|metric| scope.attribution.iter().find(|of| of.metric == *metric))
             .collect();
         let effects = matters::effects_table(&attributions, scope);
-        if effects.rows.is_empty() {
-            let _ = writeln!(
-                out,
-                "Effects of factors: {NOT_AVAILABLE}, for none has two levels with valid trials.\n"
-            );
-        } else {
+        if !effects.rows.is_empty() {
             let _ = writeln!(
                 out,
                 "Effects ({}), with 95% intervals where there are replicates:\n",

@@ -25,64 +25,69 @@ use crate::{
 /// The metrics of the tables that stand open, as far as they were measured.
 pub(super) const FIRST: [&str; 4] = ["ttftMs", "ttltMs", "tpotMs", "outputThroughput"];
 
-pub(super) fn section(report: &Report<'_>) -> Markup {
+/// The section, where factors have effects.
+pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
     let scopes = &report.analysis.scopes;
     let disagreements = disagreements(scopes);
-    html! {
+    let (first, others) = scopes.split_first()?;
+    let attributed = scopes.iter().any(|scope| !scope.attribution.is_empty());
+    let names = ["effects", "importances"];
+    if !attributed
+        && !page::drawn(report.figures, &names)
+        && !page::drawn(report.figures, &CORRELATIONS)
+    {
+        return None;
+    }
+    Some(html! {
         section id="matters" {
             h2 { "What matters" }
-            @match scopes.split_first() {
-                None => p.none { "There is no valid trial, so nothing can be said of factors." },
-                Some((first, others)) => {
-                    @if let Some(selected) = &report.analysis.selected { (selected::section(selected)) }
-                    p {
-                        "An effect is the factor by which a metric changes when a level doubles, with all factors fitted "
-                        "together; ×1.00 means none. Shares and importances depend on the levels that were chosen: over a "
-                        "wider range a factor has a larger share."
-                    }
-                    (effects(first))
-                    (page::figures(report.figures, Question::Matters, &["effects"]))
-                    h3 { "Where the variance comes from" }
-                    p {
-                        "S₁ is a factor’s share of the variance by itself, Sₜ with all interactions that it takes part in. On the log scale, relative changes count; the raw scale, on which large values dominate, "
-                        "stands beside it for parity with the study. Permutation importance goes from 0 to 2 and is, for "
-                        "independent factors, twice Sₜ."
-                    }
-                    (shares(first))
-                    (interactions(first))
-                    @if !disagreements.is_empty() {
-                        h4 { "Where the two methods disagree" }
-                        ul { @for text in &disagreements { li { (page::cut(text)) } } }
-                    }
-                    (page::figures(report.figures, Question::Matters, &["importances", CORRELATIONS[0]]))
-                    @for (at, scope) in others.iter().enumerate() {
-                        @if let Some(name) = CORRELATIONS.get(at + 1) {
-                            details.keep {
-                                summary { "Correlations of " bdi { (scope_name(scope)) } }
-                                (page::figures(report.figures, Question::Matters, &[name]))
-                            }
-                        }
-                    }
-                    @for scope in others {
-                        details.keep {
-                            summary { "Effects and shares of " bdi { (scope_name(scope)) } }
-                            (effects(scope))
-                            (shares(scope))
-                            (interactions(scope))
-                        }
-                    }
-                    @let rest = rest(first);
-                    @if !rest.is_empty() {
-                        details.keep {
-                            summary { "Other metrics" }
-                            (effects_of(&rest, first, &format!("Effects on other metrics, {}", scope_name(first))))
-                            (shares_of(&rest, &format!("Shares of other metrics, {}", scope_name(first))))
-                        }
+            @if let Some(selected) = &report.analysis.selected { (selected::section(selected)) }
+            p {
+                "An effect is the factor by which a metric changes when a level doubles, with all factors fitted "
+                "together; ×1.00 means none. Shares and importances depend on the levels that were chosen: over a "
+                "wider range a factor has a larger share."
+            }
+            (effects(first))
+            (page::figures(report.figures, Question::Matters, &["effects"]))
+            h3 { "Where the variance comes from" }
+            p {
+                "S₁ is a factor’s share of the variance by itself, Sₜ with all interactions that it takes part in. On the log scale, relative changes count; the raw scale, on which large values dominate, "
+                "stands beside it for parity with the study. Permutation importance goes from 0 to 2 and is, for "
+                "independent factors, twice Sₜ."
+            }
+            (shares(first))
+            (interactions(first))
+            @if !disagreements.is_empty() {
+                h4 { "Where the two methods disagree" }
+                ul { @for text in &disagreements { li { (page::cut(text)) } } }
+            }
+            (page::figures(report.figures, Question::Matters, &["importances", CORRELATIONS[0]]))
+            @for (at, scope) in others.iter().enumerate() {
+                @if let Some(name) = CORRELATIONS.get(at + 1).filter(|name| page::drawn(report.figures, &[**name])) {
+                    details.keep {
+                        summary { "Correlations of " bdi { (scope_name(scope)) } }
+                        (page::figures(report.figures, Question::Matters, &[name]))
                     }
                 }
             }
+            @for scope in others {
+                details.keep {
+                    summary { "Effects and shares of " bdi { (scope_name(scope)) } }
+                    (effects(scope))
+                    (shares(scope))
+                    (interactions(scope))
+                }
+            }
+            @let rest = rest(first);
+            @if !rest.is_empty() {
+                details.keep {
+                    summary { "Other metrics" }
+                    (effects_of(&rest, first, &format!("Effects on other metrics, {}", scope_name(first))))
+                    (shares_of(&rest, &format!("Shares of other metrics, {}", scope_name(first))))
+                }
+            }
         }
-    }
+    })
 }
 
 fn first(scope: &Scope) -> Vec<&Attribution> {

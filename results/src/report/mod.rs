@@ -12,7 +12,12 @@ mod trust;
 
 use inferbench_crds::spec::Objectives;
 
-use crate::{analysis::Analysis, figures::Figure, summary::Summary};
+use crate::{
+    analysis::Analysis,
+    figures::Figure,
+    sample::Levels,
+    summary::{CombinationSummary, Summary},
+};
 
 pub use self::{html::html, markdown::markdown};
 
@@ -27,9 +32,17 @@ pub struct Report<'a> {
     pub objectives: &'a Objectives,
     /// [`crate::figures::all`] of the same.
     pub figures: &'a [Figure],
+    /// The combinations without a valid trial, which are shown and marked: [`crate::summary::doubtful`] of the same
+    /// rows. Empty to show valid trials alone.
+    pub doubtful: &'a [CombinationSummary],
 }
 
 impl Report<'_> {
+    /// What the invalid trials of a combination say that has no valid one.
+    fn doubt(&self, levels: &Levels) -> Option<&CombinationSummary> {
+        self.doubtful.iter().find(|of| of.levels == *levels)
+    }
+
     /// The objectives in words; `None` where there are none.
     fn limits(&self) -> Option<String> {
         let ttft = self.objectives.max_ttft.map(|limit| ("TTFT", limit));

@@ -176,9 +176,9 @@ fn outliers(trust: &Trust) -> Markup {
     }
     table.left_out = trust.outliers.len().saturating_sub(OUTLIERS);
     html! {
-        @if trust.outliers_among == 0 {
-            p.none { "Outliers: n/a, for no combination has enough replicates to tell." }
-        } @else {
+        @if trust.outliers_among > 0 && table.rows.is_empty() {
+            p.small { "No outliers among " (numbers::counted(trust.outliers_among, "trial")) "." }
+        } @else if trust.outliers_among > 0 {
             (page::table("Outliers, kept in all figures", &table, "analysis.json"))
             p.small {
                 "Among " (numbers::counted(trust.outliers_among, "trial")) ". A trial stands out where the modified z-score "
@@ -217,9 +217,7 @@ fn drift(trust: &Trust) -> Markup {
         ]);
     }
     html! {
-        @if table.rows.is_empty() {
-            p.none { "Drift: n/a, for no combination was measured twice." }
-        } @else {
+        @if !table.rows.is_empty() {
             (page::table("Drift with the order of execution", &table, "analysis.json"))
             p.small { "When each trial ran against what it measured, both as deviations from its combination’s mean; flagged where p < 0.01."
                 @if let Some(starts) = trust.drift.iter().find_map(|drift| drift.starts) {

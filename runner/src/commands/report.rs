@@ -12,7 +12,7 @@ use inferbench_results::{
     figures,
     report::{Report, markdown},
     row::Row,
-    summary::{Summary, summarize},
+    summary::{CombinationSummary, Summary, doubtful, summarize},
     tables::write_csv,
 };
 
@@ -43,10 +43,15 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
     let objectives = objectives(args)?;
     let summary = summarize(&names.join(" + "), &rows, &objectives);
     let analysis = analyze(&rows, &summary, &objectives);
+    let doubtful = if args.valid_only {
+        Vec::new()
+    } else {
+        doubtful(&rows)
+    };
     match args.format {
-        ReportFormat::Html => write(args, &rows, &summary, &analysis),
+        ReportFormat::Html => write(args, &rows, &summary, &analysis, &doubtful),
         ReportFormat::Md => {
-            print!("{}", text(&summary, &analysis));
+            print!("{}", text(&summary, &analysis, &doubtful));
             Ok(())
         }
         ReportFormat::Json => match serde_json::to_string_pretty(&analysis) {
@@ -62,12 +67,13 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
     }
 }
 
-fn text(summary: &Summary, analysis: &Analysis) -> String {
+fn text(summary: &Summary, analysis: &Analysis, doubtful: &[CombinationSummary]) -> String {
     markdown(&Report {
         summary,
         analysis,
         objectives: &summary.objectives,
         figures: &figures::all(summary, analysis),
+        doubtful,
     })
 }
 
@@ -78,6 +84,7 @@ fn write(
     rows: &[Row],
     summary: &Summary,
     analysis: &Analysis,
+    doubtful: &[CombinationSummary],
 ) -> Result<(), Exit> {
     let failed = |error: &dyn std::fmt::Display| {
         print_error(error);
@@ -93,8 +100,8 @@ fn write(
         return Err(Exit::BadInput);
     }
     let figures = figures::all(summary, analysis);
-    let documents =
-        collect::documents(summary, analysis, &figures).map_err(|error| failed(&error))?;
+    let documents = collect::documents(summary, analysis, &figures, doubtful)
+        .map_err(|error| failed(&error))?;
     for (path, bytes) in &documents {
         put(&store, path, bytes)?;
     }

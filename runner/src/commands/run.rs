@@ -94,7 +94,7 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     }
     match run.measure(executor.as_mut())? {
         Ending::Interrupted => Ok(interrupted(args, &run, &sweep)),
-        ending => conclude(&run, &sweep, &store, reused, ending),
+        ending => conclude(args, &run, &sweep, &store, reused, ending),
     }
 }
 
@@ -252,6 +252,7 @@ fn interrupted(args: &RunArgs, run: &Run<'_>, sweep: &Prepared) -> Exit {
 
 /// Collects, and says how it went.
 fn conclude(
+    args: &RunArgs,
     run: &Run<'_>,
     sweep: &Prepared,
     store: &Store,
@@ -262,7 +263,7 @@ fn conclude(
     write_failures(store, &failures)?;
     tables::make(store, sweep, &tables::of_failures(sweep, &failures))
         .map_err(|error| RunError::Failed(error.to_string()))?;
-    let lines = table::lines(ledger.latest());
+    let lines = table::lines(ledger.latest(), args.valid_only);
     let mut out = std::io::stdout().lock();
     // A reader that has seen enough closes the pipe.
     let _ = writeln!(out, "\n{}\n", table::render(&lines));

@@ -18,7 +18,10 @@ pub const STYLE: TableStyle =
 /// More lines than that are left to trials.csv.
 pub const MAX_LINES: usize = 30;
 
-/// A combination over its replicates; means over the valid ones.
+/// The mark of numbers that cannot be vouched for.
+pub const MARK: &str = "†";
+
+/// A combination over its replicates; means over the valid ones, or over the invalid ones where it is doubtful.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
     /// Its levels.
@@ -27,6 +30,8 @@ pub struct Line {
     pub trials: usize,
     /// Trials that were measured and can be vouched for.
     pub valid: usize,
+    /// Whether it has no valid trial, so that its numbers are those of invalid ones.
+    pub doubtful: bool,
     /// Outcomes other than success, with their numbers.
     pub others: BTreeMap<Outcome, usize>,
     /// Mean time to first token, ms.
@@ -41,9 +46,10 @@ pub struct Line {
     pub prefill: Option<f64>,
 }
 
-/// Sums up the last attempts at all trials, in the order of the levels.
+/// Sums up the last attempts at all trials, in the order of the levels. Where a combination has no valid trial, its
+/// numbers are those of its invalid ones, unless valid ones alone are to be shown.
 #[must_use]
-pub fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Line> {
+pub fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>, valid_only: bool) -> Vec<Line> {
     let mut groups: BTreeMap<_, Vec<&Row>> = BTreeMap::new();
     for row in rows {
         groups.entry(row.levels()).or_default().push(row);
@@ -53,12 +59,13 @@ pub fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Line> {
         .into_iter()
         .map(|(levels, rows)| {
             let succeeded = |row: &&&Row| row.outcome == Some(Outcome::Succeeded);
-            let valid: Vec<&Row> = rows
+            let (valid, invalid): (Vec<&Row>, Vec<&Row>) = rows
                 .iter()
                 .filter(succeeded)
-                .filter(|row| row.valid == Some(true))
                 .copied()
-                .collect();
+                .partition(|row| row.valid == Some(true));
+            let doubtful = valid.is_empty() && !invalid.is_empty() && !valid_only;
+            let shown = if doubtful { &invalid } else { &valid };
             let mut others = BTreeMap::new();
             for outcome in rows.iter().filter_map(|row| row.outcome) {
                 if outcome != Outcome::Succeeded {
@@ -66,13 +73,14 @@ pub fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Line> {
                 }
             }
             let mean = |field: fn(&Row) -> Option<f64>| {
-                let values: Vec<f64> = valid.iter().filter_map(|row| field(row)).collect();
+                let values: Vec<f64> = shown.iter().filter_map(|row| field(row)).collect();
                 (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
             };
             Line {
                 levels,
                 trials: rows.len(),
                 valid: valid.len(),
+                doubtful,
                 others,
                 ttft_ms: mean(|row| row.mean_ttft_ms),
                 tpot_ms: mean(|row| row.mean_tpot_ms),
@@ -111,9 +119,15 @@ pub fn render(lines: &[Line]) -> String {
     );
     let numbers = columns.starts()..=columns.count() + metrics.len() - 1;
     for line in shown {
-        let number = |value: Option<f64>| value.map_or(String::new(), significant);
-        let percent =
-            |value: Option<f64>| value.map_or(String::new(), |v| format!("{:.0}", v * 100.0));
+        let mark = if line.doubtful { MARK } else { "" };
+        let number = |value: Option<f64>| {
+            value.map_or(String::new(), |value| {
+                format!("{}{mark}", significant(value))
+            })
+        };
+        let percent = |value: Option<f64>| {
+            value.map_or(String::new(), |value| format!("{:.0}{mark}", value * 100.0))
+        };
         let others: Vec<String> = line
             .others
             .iter()
@@ -141,6 +155,11 @@ pub fn render(lines: &[Line]) -> String {
             lines.len()
         ));
     }
+    if lines.iter().any(|line| line.doubtful) {
+        text.push_str(&format!(
+            "\n{MARK} of invalid trials alone, which nothing vouches for: trials.csv says why"
+        ));
+    }
     text
 }
 
@@ -150,6 +169,7 @@ pub fn best(lines: &[Line]) -> Vec<String> {
     let by = |field: fn(&Line) -> Option<f64>, sign: f64| {
         lines
             .iter()
+            .filter(|line| !line.doubtful)
             .filter_map(|line| Some((field(line)?, line)))
             .max_by(|a, b| (sign * a.0).total_cmp(&(sign * b.0)))
     };
@@ -231,8 +251,31 @@ mod tests {
             row(4, 300.4, true),
             lost,
         ];
-        let lines = lines(&rows);
+        let lines = lines(&rows, false);
         insta::assert_snapshot!(format!("{}\n\n{}", render(&lines), best(&lines).join("\n")));
+    }
+
+    #[test]
+    fn numbers_of_invalid_trials_alone_are_shown_and_marked() {
+        let rows = [
+            row(1, 80.0, true),
+            row(4, 310.0, false),
+            row(4, 290.0, false),
+        ];
+        let all = lines(&rows, false);
+        let text = render(&all);
+        assert!(
+            text.contains("300†") && text.contains("80†") && text.contains("0/2"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("80.0†") && text.ends_with("trials.csv says why"),
+            "{text}"
+        );
+        // Nothing is best that nobody vouches for.
+        assert!(best(&all).iter().all(|line| line.contains("batch 1")));
+        let text = render(&lines(&rows, true));
+        assert!(!text.contains(MARK) && !text.contains("300"), "{text}");
     }
 
     #[test]
@@ -240,7 +283,7 @@ mod tests {
         let rows: Vec<Row> = (1..=100)
             .map(|batch| row(batch, f64::from(batch), true))
             .collect();
-        let text = render(&lines(&rows));
+        let text = render(&lines(&rows, false));
         assert!(text.contains("the 30 highest of 100"));
         assert_eq!(
             text.lines().filter(|line| line.contains("gpt2")).count(),

@@ -34,6 +34,9 @@ pub fn run(requests: &Path) -> Exit {
     let mut report = TrialReport::default();
     let ended = measure_all(requests, &mut |outcome| {
         report.add(outcome.outcome, outcome.reused, outcome.throughput);
+        if let Some(why) = &outcome.invalid {
+            report.mark_invalid(why);
+        }
         leave(&report);
     });
     match ended {
@@ -52,6 +55,8 @@ struct Ended {
     outcome: Outcome,
     reused: bool,
     throughput: Option<f64>,
+    /// Why it cannot be vouched for; none where it can.
+    invalid: Option<String>,
 }
 
 fn measure_all(requests: &Path, ended: &mut dyn FnMut(Ended)) -> Result<(), Broken> {
@@ -148,6 +153,11 @@ impl Pod {
                 outcome: record.outcome,
                 reused,
                 throughput: Row::of(&record).output_throughput.filter(|_| record.valid),
+                invalid: record
+                    .invalid_reasons
+                    .first()
+                    .cloned()
+                    .filter(|_| !record.valid),
             });
         }
     }

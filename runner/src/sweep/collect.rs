@@ -19,7 +19,7 @@ use inferbench_results::{
     record::TrialRecord,
     report::{Report, html},
     row::{IterationRow, Planned, RequestRow, Row, TelemetryRow},
-    summary::{Summary, summarize},
+    summary::{CombinationSummary, Summary, doubtful, summarize},
     tables::{ParquetTable, TableError, write_csv},
 };
 use rayon::prelude::*;
@@ -276,7 +276,7 @@ pub fn collect(
         document(SUMMARY, serde_json::to_vec_pretty(&summary))?,
     )]);
     let figures = figures::all(&summary, &analysis);
-    files.extend(documents(&summary, &analysis, &figures)?);
+    files.extend(documents(&summary, &analysis, &figures, &doubtful(&rows))?);
     let entries = rows.iter().zip(records).map(|(row, record)| TrialEntry {
         trial_index: row.trial_index,
         attempt: row.attempt,
@@ -374,7 +374,7 @@ impl Tables {
 }
 
 /// The documents that are made of a summary, an analysis and their figures: `analysis.json`, `report.html` and
-/// `figures/*.svg`.
+/// `figures/*.svg`; `doubtful` are the combinations without a valid trial that the report is to show.
 ///
 /// # Errors
 /// Where the analysis cannot be written as JSON: never in practice.
@@ -382,12 +382,14 @@ pub fn documents(
     summary: &Summary,
     analysis: &Analysis,
     figures: &[Figure],
+    doubtful: &[CombinationSummary],
 ) -> Result<Vec<(String, Vec<u8>)>, CollectError> {
     let report = Report {
         summary,
         analysis,
         objectives: &summary.objectives,
         figures,
+        doubtful,
     };
     let mut documents = vec![
         (

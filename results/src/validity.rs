@@ -1,0 +1,256 @@
+//! What a sweep's figures rest on: how many trials are valid, why the others are not, and what to do about it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    analysis::trust::reasons,
+    numbers,
+    row::Row,
+    sample::{is_invalid, is_valid, latest_attempts},
+};
+
+/// Stands behind values of trials that cannot be vouched for.
+pub const MARK: &str = "†";
+
+/// What figures rest on.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Basis {
+    /// Trials that were measured and are valid: all figures go over these.
+    pub valid: u32,
+    /// Trials that were measured and cannot be vouched for.
+    pub invalid: u32,
+    /// The most frequent reason; absent where none is invalid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main_reason: Option<MainReason>,
+}
+
+/// The most frequent reason for which trials are invalid.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MainReason {
+    /// The reason, without figures.
+    pub reason: String,
+    /// Trials that have it.
+    pub trials: u32,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// A reason as records have it begins or contains this; what it is called, and the remedy.
+const KNOWN: &[(&str, &str, &str)] = &[
+    (
+        "other processes took",
+        "other processes took CPU time that was needed",
+        "end them, or wait until they are done; in a cluster give trials whole CPUs (Guaranteed pods, static CPU manager)",
+    ),
+    (
+        "the CPU quota stopped",
+        "the CPU quota stopped the process",
+        "ask for whole CPUs, requests and limits alike",
+    ),
+    (
+        "the hypervisor gave",
+        "the hypervisor gave CPU time to others",
+        "use a machine whose CPUs are not shared",
+    ),
+    (
+        "other processes used GPU",
+        "other processes used the GPUs",
+        "keep the GPUs for the trials alone",
+    ),
+    (
+        "other trials ran",
+        "other trials ran on the same machine",
+        "forbid it: execution.colocation: Forbid, or a parallelism of 1",
+    ),
+    (
+        "samples of telemetry",
+        "there were too few samples of telemetry",
+        "measure longer: measurement.minDuration",
+    ),
+    (
+        "were timed",
+        "the timed window was too short",
+        "raise execution.trialTimeout, or ask for fewer iterations",
+    ),
+    (
+        "the GPUs could not be watched",
+        "the GPUs could not be watched",
+        "give the container the driver's utilities, as NVIDIA's container toolkit does",
+    ),
+    (
+        " lag",
+        "the client was late itself",
+        "leave CPUs to the client: fewer threads for the server, or a lower load",
+    ),
+    (
+        "prefix cache",
+        "the server's prefix cache was at work",
+        "switch it off among the server's arguments",
+    ),
+    (
+        "preempt",
+        "the server preempted requests",
+        "lower the load, or give the server more memory for its cache",
+    ),
+    (
+        "requests failed",
+        "requests failed",
+        "see the server's log, which server.keepLog keeps",
+    ),
+];
+
+impl Basis {
+    /// What figures of these rows rest on: the latest attempt at each trial.
+    #[must_use]
+    pub fn of(rows: &[Row]) -> Self {
+        Self::of_latest(&latest_attempts(rows))
+    }
+
+    pub(crate) fn of_latest(latest: &[&Row]) -> Self {
+        let count = |holds: fn(&Row) -> bool| latest.iter().filter(|row| holds(row)).count() as u32;
+        // Already the most frequent first; those that are known by one name count as one.
+        let mut named: Vec<MainReason> = Vec::new();
+        for reason in reasons(latest) {
+            let (said, remedy) = told(&reason.kind);
+            match named.iter_mut().find(|of| of.reason == said) {
+                Some(of) => of.trials += reason.trials,
+                None => named.push(MainReason {
+                    reason: said,
+                    trials: reason.trials,
+                    remedy: remedy.into(),
+                }),
+            }
+        }
+        let invalid = count(is_invalid);
+        // Of equals the first.
+        let main_reason = named.into_iter().rev().max_by_key(|of| of.trials);
+        Self {
+            valid: count(is_valid),
+            invalid,
+            main_reason: main_reason.map(|reason| MainReason {
+                trials: reason.trials.min(invalid),
+                ..reason
+            }),
+        }
+    }
+
+    /// How many trials are invalid, the main reason and the remedy, in a sentence or two; none where all are valid.
+    #[must_use]
+    pub fn headline(&self) -> Option<String> {
+        if self.invalid == 0 {
+            return None;
+        }
+        let measured = self.valid + self.invalid;
+        let mut said = format!(
+            "{} of {} measured {} cannot be vouched for",
+            numbers::count(self.invalid),
+            numbers::count(measured),
+            if measured == 1 { "trial" } else { "trials" },
+        );
+        if let Some(MainReason {
+            reason,
+            trials,
+            remedy,
+        }) = &self.main_reason
+        {
+            let mostly = if *trials == self.invalid {
+                "because"
+            } else {
+                "mostly because"
+            };
+            said += &format!(", {mostly} {reason}. What to do: {remedy}");
+        }
+        Some(said + ".")
+    }
+}
+
+/// A reason as people are told it, and what to do.
+fn told(kind: &str) -> (String, &'static str) {
+    let known = KNOWN.iter().find(|(part, ..)| kind.contains(part));
+    match known {
+        Some((_, said, remedy)) => ((*said).into(), remedy),
+        None => {
+            // Limits in brackets are no part of the reason.
+            let said = kind.split(" (").next().unwrap_or(kind);
+            let said: String = said.chars().take(LONGEST_REASON).collect();
+            (said, "see invalid_reasons in trials.csv")
+        }
+    }
+}
+
+const LONGEST_REASON: usize = 120;
+
+/// The trials whose mean stands for a combination: the valid ones or, where there are none, those that were measured
+/// and cannot be vouched for. These are to be marked, and are never mixed with valid ones.
+#[must_use]
+pub fn standing_for<'a>(trials: &[&'a Row]) -> (Vec<&'a Row>, bool) {
+    let all = |holds: fn(&Row) -> bool| -> Vec<&Row> {
+        trials.iter().copied().filter(|row| holds(row)).collect()
+    };
+    let valid = all(is_valid);
+    if valid.is_empty() {
+        let invalid = all(is_invalid);
+        let marked = !invalid.is_empty();
+        (invalid, marked)
+    } else {
+        (valid, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+
+    fn rows(reasons: &[&str]) -> Vec<Row> {
+        let row = |(at, reason): (u32, &&str)| Row {
+            trial_index: at,
+            valid: Some(reason.is_empty()),
+            invalid_reasons: (!reason.is_empty()).then(|| (*reason).to_owned()),
+            ..Row::of(&fixtures::record())
+        };
+        (0..).zip(reasons).map(row).collect()
+    }
+
+    #[test]
+    fn the_main_reason_comes_with_its_remedy() {
+        let busy = "other processes took 30.0 % of the CPU time that was needed (at most 10 %)";
+        let busier = "other processes took 31.5 % of the CPU time that was needed (at most 10 %); 2 s were timed, 3 s were asked for";
+        let basis = Basis::of(&rows(&[
+            busy,
+            busier,
+            "",
+            "something of 3 others (at most 2)",
+        ]));
+        assert_eq!((basis.valid, basis.invalid), (1, 3));
+        assert_eq!(
+            basis.headline().unwrap(),
+            "3 of 4 measured trials cannot be vouched for, mostly because other processes took CPU time that was needed. \
+             What to do: end them, or wait until they are done; in a cluster give trials whole CPUs (Guaranteed pods, static \
+             CPU manager)."
+        );
+        let other = Basis::of(&rows(&["something of 3 others (at most 2)"]));
+        assert_eq!(
+            other.headline().unwrap(),
+            "1 of 1 measured trial cannot be vouched for, because something of # others. What to do: see invalid_reasons in \
+             trials.csv."
+        );
+        assert_eq!(Basis::of(&rows(&["", ""])).headline(), None);
+        assert_eq!(Basis::of(&[]), Basis::default());
+    }
+
+    #[test]
+    fn invalid_trials_stand_for_a_combination_only_alone() {
+        let rows = rows(&["x", "", "y"]);
+        let all: Vec<&Row> = rows.iter().collect();
+        assert_eq!(standing_for(&all), (vec![&rows[1]], false));
+        assert_eq!(
+            standing_for(&[&rows[0], &rows[2]]),
+            (vec![&rows[0], &rows[2]], true)
+        );
+        assert_eq!(standing_for(&[]), (vec![], false));
+    }
+}
