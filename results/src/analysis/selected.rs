@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use inferbench_crds::{
     design::Expansion,
     factor::{self, Axis, Kind, Levels},
-    select::{Coding, Confounded, Model, Select, Term, algebra::dot},
+    select::{Coding, Confounded, Method, Model, Select, Term, algebra::dot},
     spec::Design,
 };
 use schemars::JsonSchema;
@@ -462,6 +462,13 @@ impl<'a> Selection<'a> {
                 ),
             );
         }
+        let described: Vec<ModelFit> = fits
+            .iter()
+            .map(|(metric, fitted)| fitted.describe(metric, &self.coding))
+            .collect();
+        analysis
+            .notes
+            .extend(lacking(&described, self.select.method));
         analysis.selected = Some(Selected {
             declared: self.select,
             candidates: selection.candidates,
@@ -471,12 +478,37 @@ impl<'a> Selection<'a> {
             aliased: selection.aliased.clone(),
             confounded: selection.confounded.clone(),
             predictions: self.predictions(&fits),
-            fits: fits
-                .iter()
-                .map(|(metric, fitted)| fitted.describe(metric, &self.coding))
-                .collect(),
+            fits: described,
         });
     }
+}
+
+/// Below this probability a model is said to lack something.
+const LACKING: f64 = 0.01;
+
+/// A sentence about metrics of which the model lacks something. What is left around a model that is wrong is no chance:
+/// simulated, the intervals of a D-optimal choice then miss the mean over all combinations as a rule, and those of a
+/// choice that is spread hold it.
+fn lacking(fits: &[ModelFit], method: Method) -> Option<String> {
+    let lacks = fits
+        .iter()
+        .filter(|fit| fit.lack_of_fit.is_some_and(|lack| lack.p < LACKING));
+    let titles: Vec<&str> = lacks
+        .filter_map(|fit| Some(Metric::named(&fit.metric)?.title))
+        .collect();
+    if titles.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "The declared model lacks something of {} (lack of fit, p < {LACKING}): {}",
+        crate::numbers::listed(&titles),
+        match method {
+            Method::DOptimal =>
+                "a D-optimal choice stands at the ends of the levels, and its effects are not to be trusted beyond a rough \
+                 size. A larger model, or a choice that is spread (Sobol, LatinHypercube), mends it.",
+            _ => "effects are averages over the levels, and a single combination may be off.",
+        }
+    ))
 }
 
 fn digits(axes: &[Axis], index: u32) -> Vec<usize> {
