@@ -389,6 +389,7 @@ fn reports_and_figures_name_it() {
             analysis: &made.analysis,
             objectives: &made.objectives,
             figures: &figures,
+            doubtful: &[],
         };
         let page = html(&report);
         let title = factor.title();
