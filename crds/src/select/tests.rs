@@ -287,7 +287,7 @@ fn selections_stay_what_they_were() {
         .map(chosen)
         .to_vec();
     let optimal = found(&cube(4, Model::MainEffects)).chosen;
-    insta::assert_snapshot!(format!("{optimal:?} {all:?}"), @"");
+    insta::assert_snapshot!(format!("{optimal:?} {all:?}"), @"[0, 3, 5, 6] [[202, 304, 555, 574, 656, 1059, 1157, 1277, 1521, 1558, 1599, 1916], [184, 203, 368, 621, 678, 1126, 1173, 1238, 1357, 1707, 1867, 1888], [167, 270, 417, 433, 441, 496, 694, 1426, 1571, 1581, 1582, 1761]]");
 }
 
 proptest! {
