@@ -51,9 +51,11 @@ fn additional() -> Vec<(Factor, [Level; 2])> {
         // Named like something else that is called so.
         (parameter("perplexity"), [Level::from(1), Level::from(2)]),
     ];
-    for factor in Factor::builtins() {
+    // A load of requests stands in place of batches, not beside them: `fixtures::servers` has one.
+    for factor in Factor::builtins().filter(|factor| !factor.may_be_absent()) {
         if let Some(implied) = factor.implied() {
             let other = match implied.number() {
+                Some(0.0) => Level::from(50),
                 Some(number) => Level::from(2 * number as u32),
                 None => Level::from("other"),
             };

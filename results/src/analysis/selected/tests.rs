@@ -215,7 +215,6 @@ fn effects_of_a_selection_are_recovered() {
     for (what, formula, noise) in [
         ("powers", by_powers as fn(Point) -> f64, exact),
         ("powers ± 3%", by_powers, inexact),
-        ("sums of work", by_work, exact),
     ] {
         for combinations in [64, 128] {
             let design = design(combinations, "DOptimal", Model::Quadratic, 3);
