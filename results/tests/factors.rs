@@ -198,6 +198,12 @@ fn combinations_and_levels_are_told_apart() {
     }
 }
 
+/// Whether effects go per doubling: nothing doubles from 0.
+fn doubles(factor: &Factor, levels: &[Level]) -> bool {
+    let above_0 = |level: &Level| level.number().is_some_and(|number| number > 0.0);
+    factor.kind(levels) == Kind::Number && levels.iter().all(above_0)
+}
+
 #[test]
 fn effects_shares_curves_and_costs_know_it() {
     for (factor, levels) in additional() {
@@ -210,7 +216,7 @@ fn effects_shares_curves_and_costs_know_it() {
         let own = scope.factors.iter().find(|of| of.factor == factor).unwrap();
         assert_eq!(own.levels, levels);
 
-        let numeric = factor.kind(&levels) == Kind::Number;
+        let numeric = doubles(&factor, &levels);
         let ttlt = scope
             .attribution
             .iter()
@@ -412,7 +418,7 @@ fn reports_and_figures_name_it() {
             "{factor}: {:?}",
             effects.table
         );
-        if factor.kind(&levels) == Kind::Number {
+        if doubles(&factor, &levels) {
             let along = figures
                 .iter()
                 .find(|figure| figure.name == "factors")
