@@ -420,7 +420,10 @@ fn confounded(
 
 /// The selections of the designs that were asked for last. An operator asks at every reconcile of every resource, and
 /// the answer depends on the design alone.
-struct Known(Mutex<Vec<(String, Result<Arc<Selection>, Unfit>)>>);
+struct Known(Mutex<Vec<(String, Chosen)>>);
+
+/// What came of a choice.
+type Chosen = Result<Arc<Selection>, Unfit>;
 
 static KNOWN: LazyLock<Known> = LazyLock::new(|| Known(Mutex::default()));
 

@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         analysis: &analysis,
         objectives: &objectives,
         figures: &figures,
+        doubtful: &[],
     });
     let svg: usize = figures.iter().filter_map(|f| Some(f.svg()?.len())).sum();
     let reported = lap();

@@ -284,6 +284,10 @@ pub(crate) fn f_probability(ratio: f64, above: f64, below: f64) -> Option<f64> {
     if !(ratio.is_finite() && ratio >= 0.0) {
         return None;
     }
+    // Nor does it take one that overflows by its degrees of freedom: beyond any there is no probability left.
+    if !(ratio * above).is_finite() {
+        return (above > 0.0).then_some(0.0);
+    }
     let distribution = FisherSnedecor::new(above, below).ok()?;
     Some(distribution.sf(ratio)).filter(|p| p.is_finite())
 }

@@ -51,9 +51,11 @@ fn additional() -> Vec<(Factor, [Level; 2])> {
         // Named like something else that is called so.
         (parameter("perplexity"), [Level::from(1), Level::from(2)]),
     ];
-    for factor in Factor::builtins() {
+    // A load of requests stands in place of batches, not beside them: `fixtures::servers` has one.
+    for factor in Factor::builtins().filter(|factor| !factor.may_be_absent()) {
         if let Some(implied) = factor.implied() {
             let other = match implied.number() {
+                Some(0.0) => Level::from(50),
                 Some(number) => Level::from(2 * number as u32),
                 None => Level::from("other"),
             };
@@ -196,6 +198,12 @@ fn combinations_and_levels_are_told_apart() {
     }
 }
 
+/// Whether effects go per doubling: nothing doubles from 0.
+fn doubles(factor: &Factor, levels: &[Level]) -> bool {
+    let above_0 = |level: &Level| level.number().is_some_and(|number| number > 0.0);
+    factor.kind(levels) == Kind::Number && levels.iter().all(above_0)
+}
+
 #[test]
 fn effects_shares_curves_and_costs_know_it() {
     for (factor, levels) in additional() {
@@ -208,7 +216,7 @@ fn effects_shares_curves_and_costs_know_it() {
         let own = scope.factors.iter().find(|of| of.factor == factor).unwrap();
         assert_eq!(own.levels, levels);
 
-        let numeric = factor.kind(&levels) == Kind::Number;
+        let numeric = doubles(&factor, &levels);
         let ttlt = scope
             .attribution
             .iter()
@@ -389,6 +397,7 @@ fn reports_and_figures_name_it() {
             analysis: &made.analysis,
             objectives: &made.objectives,
             figures: &figures,
+            doubtful: &[],
         };
         let page = html(&report);
         let title = factor.title();
@@ -409,7 +418,7 @@ fn reports_and_figures_name_it() {
             "{factor}: {:?}",
             effects.table
         );
-        if factor.kind(&levels) == Kind::Number {
+        if doubles(&factor, &levels) {
             let along = figures
                 .iter()
                 .find(|figure| figure.name == "factors")

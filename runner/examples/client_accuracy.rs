@@ -1,10 +1,10 @@
 //! How exactly the load client measures: against a server, in a process of its own, that keeps when it really wrote
 //! each byte (first token 20 ms after the request, then one every 5 ms).
 //!
-//! Closed loops of 1, 64, 256 and 1,000 streams with 32 tokens a request; as many rounds as the first argument says
-//! (3). Each figure is the median over the rounds, and the best of them. Errors are the client's figure less the
-//! server's: TTFT from when a request was meant to leave, against the time from its receipt to the write of the first
-//! token.
+//! Closed loops of 1, 64, 256 and 1,000 streams, or of those that the second argument lists, with 32 tokens a request;
+//! as many rounds as the first argument says (3). Each figure is the median over the rounds, and the best of them.
+//! Errors are the client's figure less the server's: TTFT from when a request was meant to leave, against the time from
+//! its receipt to the write of the first token.
 //!
 //! `cargo run --release -p inferbench --example client_accuracy`
 //!
@@ -18,7 +18,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use inferbench_runner::load::{Arrivals, Client, Load, Rule, Run, Target, window::Bounds};
@@ -27,7 +27,7 @@ use inferbench_runner::load::{Arrivals, Client, Load, Rule, Run, Target, window:
 #[path = "../src/load/timed.rs"]
 mod timed;
 
-use timed::{Truth, monotonic, script, serve};
+use timed::{Clock, Truth, script, serve};
 
 const TOKENS: u64 = 32;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,6 +40,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         )?);
     }
     let rounds = arguments.first().map_or(Ok(3), |count| count.parse())?;
+    let streams = arguments
+        .get(1)
+        .map_or("1,64,256,1000", String::as_str)
+        .split(',')
+        .map(str::parse)
+        .collect::<Result<Vec<usize>, _>>()?;
     println!(
         "{:>7} {:>9} {:>17} {:>17} {:>15} {:>17} {:>17} {:>9} {:>13} {:>6}",
         "streams",
@@ -53,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "CPU, us/event",
         "CPU, %"
     );
-    for streams in [1, 64, 256, 1000] {
+    for streams in streams {
         let rows = (0..rounds)
             .map(|_| row(streams))
             .collect::<Result<Vec<_>, _>>()?;
@@ -206,9 +212,8 @@ fn compare(run: &Run, truths: &[Truth]) -> Result<Row, Box<dyn Error>> {
         .iter()
         .position(|step| step.tokens > 0)
         .ok_or("no token")?;
-    // `Instant` and the server's clock are the same one.
-    let (now, clock) = (Instant::now(), monotonic());
-    let at = |instant: Instant| clock - now.duration_since(instant).as_nanos() as u64;
+    let clock = Clock::read();
+    let at = |instant| clock.nanos(instant);
     let mut seen = Gaps::default();
     let mut told = Gaps::default();
     let mut late = Vec::new();

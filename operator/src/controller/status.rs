@@ -24,7 +24,7 @@ use super::{
 const SMOOTHING: f64 = 0.2;
 
 /// Bytes, at most, in which the API server keeps who wrote which field of a status.
-const MANAGED_FIELDS: usize = 1_536;
+const MANAGED_FIELDS: usize = 1_792;
 
 /// The status of a sweep once the actions of a plan that record something are carried out.
 #[must_use]

@@ -269,7 +269,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            !text.contains("80.0†") && text.ends_with("trials.csv says why"),
+            !text.contains("20.0†") && text.ends_with("trials.csv says why"),
             "{text}"
         );
         // Nothing is best that nobody vouches for.

@@ -47,6 +47,8 @@ const MAX_KEPT: usize = 128 << 20;
 const OTHER_FILES: usize = 64;
 /// Bodies that are made ahead, at most.
 const MAX_STOCK: usize = 1024;
+/// Bodies that are made before the sockets are looked at again.
+const MADE_AT_ONCE: usize = 8;
 
 /// A client of one target, with its streams.
 pub struct Client {
@@ -120,10 +122,7 @@ impl Client {
     /// # Errors
     /// Where the target cannot be what it says, or a connection does not come about.
     pub fn connect(target: &Target, streams: usize) -> Result<Self, ClientError> {
-        let most = most_streams(streams);
-        if streams == 0 || streams > most {
-            return Err(ClientError::Streams { streams, most });
-        }
+        allowed(streams)?;
         let route = route(target)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -161,6 +160,7 @@ impl Client {
         limit: Duration,
         stop: &mut dyn FnMut() -> bool,
     ) -> Result<Batch, ClientError> {
+        allowed(bodies.len())?;
         self.prepare(bodies.len())?;
         let shared = Arc::clone(&self.shared);
         shared.begin(Mode::Batch, limit, bodies.len());
@@ -205,13 +205,7 @@ impl Client {
         stop: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Run, ClientError> {
         let most = load.arrivals.most();
-        let allowed = most_streams(most);
-        if most == 0 || most > allowed {
-            return Err(ClientError::Streams {
-                streams: most,
-                most: allowed,
-            });
-        }
+        allowed(most)?;
         let (mode, ready) = match load.arrivals {
             Arrivals::Closed { streams } => (Mode::Closed, streams),
             Arrivals::Open { .. } => (Mode::Open { most }, most.min(self.warm)),
@@ -220,7 +214,7 @@ impl Client {
         let shared = Arc::clone(&self.shared);
         shared.begin(mode, load.limit, most);
         let (ending, start, cpu) = self.runtime.block_on(async {
-            shared.make(bodies);
+            while shared.make(bodies) {}
             let probe = tokio::spawn(probe(Arc::clone(&shared)));
             let start = shared.now();
             {
@@ -410,35 +404,33 @@ impl Shared {
         };
     }
 
-    /// Makes the bodies that are wanted, and sends those that should have left.
-    fn make(self: &Arc<Self>, bodies: &mut dyn FnMut(u64) -> Bytes) {
-        loop {
+    /// Makes bodies that are wanted, a few at a time, and sends those that should have left; says whether more are
+    /// wanted.
+    fn make(self: &Arc<Self>, bodies: &mut dyn FnMut(u64) -> Bytes) -> bool {
+        for _ in 0..MADE_AT_ONCE {
             let (index, late) = {
                 let mut core = self.core();
-                if core.stock.len() >= core.stock_wanted && core.unmade.is_empty() {
-                    return;
+                match core.unmade.pop_front() {
+                    Some((index, intended, slot)) => (index, Some((intended, slot))),
+                    None if core.stock.len() < core.stock_wanted => (core.number(), None),
+                    None => return false,
                 }
-                let late = core.unmade.pop_front();
-                (
-                    late.map_or_else(|| core.number(), |(index, ..)| index),
-                    late,
-                )
             };
             let body = bodies(index);
             let mut core = self.core();
             match late {
                 None => core.stock.push_back((index, body)),
-                Some((_, intended, slot)) => self.assign(
-                    &mut core,
-                    Job {
+                Some((intended, slot)) => {
+                    let job = Job {
                         index,
                         body,
                         intended,
-                    },
-                    slot,
-                ),
+                    };
+                    self.assign(&mut core, job, slot);
+                }
             }
         }
+        true
     }
 
     /// Sends the next request, which is meant to leave at `intended`.
@@ -547,13 +539,19 @@ impl Shared {
         let mut opened = None;
         let mut used = None;
         let mut told = Progress::WarmingUp;
+        let mut looked = self.now();
         let ending = loop {
-            let ticked = tokio::select! {
-                _ = tick.tick() => true,
-                () = self.root.notified() => false,
-            };
-            self.make(bodies);
+            if self.make(bodies) {
+                // What has come meanwhile is read first.
+                tokio::task::yield_now().await;
+            } else {
+                tokio::select! {
+                    _ = tick.tick() => {}
+                    () = self.root.notified() => {}
+                }
+            }
             let now = self.now();
+            let is_time = now - looked >= nanos(TICK);
             let (is_over, failures, progress) = {
                 let mut core = self.core();
                 let failures = core.failures;
@@ -587,13 +585,14 @@ impl Shared {
             if failures > load.max_failures {
                 break Ending::Failures;
             }
-            if ticked {
+            if is_time {
+                looked = now;
                 let slots = self.slots();
                 for slot in slots.iter() {
                     slot.sweep(now, load.limit, AFTER_DONE);
                 }
             }
-            if (ticked || progress != told) && stop(progress) || self.core().fault.is_some() {
+            if (is_time || progress != told) && stop(progress) || self.core().fault.is_some() {
                 break Ending::Stopped;
             }
             told = progress;
@@ -719,6 +718,15 @@ async fn probe(shared: Arc<Shared>) {
         let due = nanos(due.duration_since(shared.base));
         shared.core().probes.push((due, late));
     }
+}
+
+/// Whether there can be so many streams.
+fn allowed(streams: usize) -> Result<(), ClientError> {
+    let most = most_streams(streams);
+    if streams == 0 || streams > most {
+        return Err(ClientError::Streams { streams, most });
+    }
+    Ok(())
 }
 
 /// Streams that the limit of open files allows; it is raised for `wanted` as far as it may be.

@@ -232,13 +232,14 @@ impl Connection {
         .await
     }
 
-    /// Sends a request and records what comes back. `heard` says whether anything of a response came.
+    /// Sends a request and records what comes back. `heard` says when the last byte had left before
+    /// anything of a response came, if anything did.
     async fn exchange(
         &mut self,
         request: Request<Full<Bytes>>,
         recording: &mut Recording,
         slot: &Slot,
-        heard: &mut bool,
+        heard: &mut Option<u64>,
         settle_at: usize,
         base: Instant,
     ) -> Result<(), RequestError> {
@@ -264,7 +265,7 @@ impl Connection {
                 match &mut body {
                     None => match response.as_mut().poll(cx) {
                         Poll::Ready(Ok(head)) => {
-                            *heard = true;
+                            *heard = Some(self.stamps.written());
                             body = Some(Answer::of(head));
                             continue;
                         }
@@ -421,16 +422,17 @@ async fn perform(
                 }
             }
         };
-        let mut heard = false;
+        let mut heard = None;
         let used = open.used;
         let request = shared.request(job.body.clone());
         let settle_at = shared.settle_at();
         let result = open
             .exchange(request, &mut recording, slot, &mut heard, settle_at, base)
             .await;
-        let written = open.stamps.written();
+        // Over TLS, more may be written later.
+        let written = heard.unwrap_or_else(|| open.stamps.written());
         sent = (written >= began).then_some(written);
-        if heard {
+        if heard.is_some() {
             ended = Some(open.stamps.read());
         }
         if result.is_err() || slot.cancel.load(Relaxed) != Cancel::No as u8 {
@@ -441,7 +443,7 @@ async fn perform(
             result,
             Err(RequestError::Closed { .. } | RequestError::Reset { .. })
         );
-        if closed_between && was_open && used && !heard {
+        if closed_between && was_open && used && heard.is_none() {
             continue;
         }
         break result;

@@ -79,6 +79,33 @@ pub fn monotonic() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// What turns moments into times of the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    instant: std::time::Instant,
+    nanos: u64,
+}
+
+impl Clock {
+    /// Reads both clocks, anew until nothing came in between.
+    #[must_use]
+    pub fn read() -> Self {
+        loop {
+            let nanos = monotonic();
+            let instant = std::time::Instant::now();
+            if monotonic() - nanos < 1_000 {
+                return Self { instant, nanos };
+            }
+        }
+    }
+
+    /// A moment that has passed, in ns.
+    #[must_use]
+    pub fn nanos(&self, at: std::time::Instant) -> u64 {
+        self.nanos - self.instant.saturating_duration_since(at).as_nanos() as u64
+    }
+}
+
 /// A server in a thread of this process.
 pub struct Timed {
     /// Where it listens.

@@ -355,10 +355,10 @@ mod tests {
             let mut index = 0;
             let mut now = ms(0);
             while !window.is_over() {
-                for stream in 0..streams {
+                for (stream, &since) in free.iter().enumerate() {
                     if !flying.iter().any(|request| request.2 == stream) {
-                        window.intends(index, free[stream]);
-                        flying.push((free[stream] + ms(lasts.next().unwrap_or(1)), index, stream, free[stream]));
+                        window.intends(index, since);
+                        flying.push((since + ms(lasts.next().unwrap_or(1)), index, stream, since));
                         index += 1;
                     }
                 }

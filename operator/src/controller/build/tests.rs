@@ -121,7 +121,7 @@ design:
           env: [{name: VLLM_ATTENTION_BACKEND, value: FLASH_ATTN}]
           startupTimeout: 10m
     parameters: [{name: maxNumSeqs, levels: [64], flag: --max-num-seqs}]
-    model: [{name: llama3-8b, source: {huggingFace: {repo: meta-llama/Meta-Llama-3-8B}}}]
+    model: [{name: llama, source: {huggingFace: {repo: meta-llama/Meta-Llama-3-8B}}}]
     concurrency: [1, 32]
     gpus: [2]
 runner:
@@ -133,7 +133,7 @@ runner:
       containers: [{name: runner, env: [{name: RUST_LOG, value: debug}]}]
       initContainers: [{name: warm, image: 'busybox:1.37', command: [ls]}]
 results: {store: {url: 's3://bucket', credentialsSecretRef: {name: bucket}}}
-execution: {trialsPerJob: 4, trialTimeout: 20m, startupTimeout: 30m}
+execution: {trialsPerJob: 4, colocation: Allow, trialTimeout: 20m, startupTimeout: 30m}
 measurement: {remeasureInvalid: 1}
 ";
 
@@ -358,7 +358,7 @@ fn only_trials_ask_for_gpus_and_shun_each_other() {
             .labels
             .expect("labels")
             .contains_key(names::QUEUE);
-        // Of these specs, the one with a queue allows neighbours.
+        // Of these specs, those with a queue allow neighbours.
         assert_eq!(ours, usize::from(role == Role::Trial && !queued));
     }
 }

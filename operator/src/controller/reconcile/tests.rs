@@ -9,7 +9,9 @@ use std::{
     },
 };
 
-use inferbench_crds::{InferenceBenchmarkStatus, Outcome, contract::TrialReport, crd::crd};
+use inferbench_crds::{
+    InferenceBenchmarkStatus, Outcome, contract::TrialReport, crd::crd, status::CONDITIONS,
+};
 use inferbench_fakekube::{Call, Clock, FakeKube, Fault, Verb};
 use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod};
 use kube::{Api, Client, Resource, api::DeleteParams};
@@ -284,7 +286,7 @@ async fn a_new_resource_is_accepted_and_its_preflight_created() {
     );
     let status = world.status();
     assert_eq!(status.plan.expect("pinned").image, Some(defaults().image));
-    assert_eq!(status.conditions.len(), 5);
+    assert_eq!(status.conditions.len(), CONDITIONS.len());
     assert_eq!(
         world.kube.objects("jobs.batch")[0]["metadata"]["name"],
         "thesis-0f1e2d3c-preflight-1"

@@ -114,8 +114,7 @@ fn what_is_invalid_is_counted_with_its_record_and_once() {
 fn an_engine_whose_pods_do_not_start_holds_up_no_other() {
     let engines = "engine: [{name: own, candle: {}}, {name: vllm, server: {preset: vllm, image: a}}]\n    gpus: [1]";
     let spec = ONE_SHAPE.replace("gpus: [1]", engines);
-    let sweep =
-        crate::controller::fixtures::sweep(&format!("{spec}execution: {{parallelism: 3}}\n"));
+    let sweep = sweep(&format!("{spec}execution: {{parallelism: 3}}\n"));
     // In the order of the factors, the engine's own six trials come first.
     let (runs, stuck) = (job(Role::Trial, &[0]), job(Role::Trial, &[6]));
     let mut waiting = pod(&stuck, PodPhase::Pending);
