@@ -283,22 +283,7 @@ impl Coding {
         }
     }
 
-    /// The digits of the combination with these levels: of factors that vary; `None` where a level is none of the
-    /// design's. One without a level is at 0.
-    #[must_use]
-    pub fn digits<'a>(
-        &self,
-        axes: &[Axis],
-        level: impl Fn(&Factor) -> Option<&'a Level>,
-    ) -> Option<Vec<usize>> {
-        let of = |axis: &Axis| match level(&axis.factor) {
-            None => Some(0),
-            Some(level) => axis.levels.iter().position(|known| known == level),
-        };
-        axes.iter().map(of).collect()
-    }
-
-    /// How often each level of a factor that varies can be told apart: by axis, whether its levels are coded.
+    /// The axes of the factors that vary, with whether their levels can be computed with.
     #[must_use]
     pub fn varies(&self) -> BTreeMap<usize, Kind> {
         self.coded
