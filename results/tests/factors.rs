@@ -253,6 +253,7 @@ fn effects_shares_curves_and_costs_know_it() {
                 "{importance:?}"
             );
         }
+        let numeric = factor.kind(&levels) == Kind::Number;
         let pairs = &scope.correlation.pairs;
         let pair = pairs
             .iter()
@@ -268,7 +269,7 @@ fn effects_shares_curves_and_costs_know_it() {
             .find(|of| of.factor == factor && of.metric == "ttltMs");
         assert_eq!(
             curve.map(|curve| curve.points.len()),
-            numeric.then_some(2),
+            doubles(&factor, &levels).then_some(2),
             "{factor}"
         );
 

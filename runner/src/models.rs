@@ -90,14 +90,14 @@ pub enum Need {
 pub struct ModelError {
     /// The name of the level.
     name: String,
-    why: Why,
+    why: Box<Why>,
 }
 
 impl ModelError {
     /// Whether trying again cannot help: the model is not what or where the spec says.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        match &self.why {
+        match &*self.why {
             Why::Source(_) | Why::Engine(_) => true,
             Why::Store(_) => false,
             Why::Io { error, .. } => error.kind() == io::ErrorKind::NotFound,
@@ -163,7 +163,10 @@ pub fn resolve(
             weights,
             revision,
         }),
-        Err(why) => Err(ModelError { name, why }),
+        Err(why) => Err(ModelError {
+            name,
+            why: Box::new(why),
+        }),
     }
 }
 

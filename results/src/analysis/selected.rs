@@ -112,6 +112,9 @@ const LISTED: usize = 20;
 /// Below this a contrast has no part in what cannot be told.
 const PART: f64 = 1e-6;
 
+/// The contrasts of a factor: a level's position and its row of the model.
+type Contrasts = Vec<(usize, Vec<f64>)>;
+
 /// The sweep of a selected design, to be fitted metric after metric.
 pub(super) struct Selection<'a> {
     expansion: Expansion,
@@ -245,7 +248,7 @@ impl<'a> Selection<'a> {
     }
 
     /// The contrasts of every factor that varies.
-    fn all_contrasts(&self, model: Option<&str>) -> Vec<(usize, Kind, Vec<(usize, Vec<f64>)>)> {
+    fn all_contrasts(&self, model: Option<&str>) -> Vec<(usize, Kind, Contrasts)> {
         let axes = self.expansion.axes();
         let of_model = |name: &str| {
             let at = axes.iter().position(|axis| axis.factor == Factor::MODEL)?;

@@ -19,7 +19,7 @@ const CONFIG: &[u8] = b"{\"model_type\": \"gpt2\"}";
 /// The name of a blob that git keeps itself: a SHA-1, which nobody checks.
 const CONFIG_ETAG: &str = "10c66461e4c109db5a2196bff4bb59be30396ed8";
 /// Longer than what one read of a socket brings.
-const WEIGHTS: [u8; 300_000] = [7; 300_000];
+static WEIGHTS: [u8; 300_000] = [7; 300_000];
 
 #[derive(Clone, Debug)]
 struct Request {
