@@ -15,9 +15,18 @@ use std::{
 
 use super::{
     child::{ExitStatus, Kills, die_with_parent, peak_rss},
-    orphans,
+    orphans::{self, TREE_VARIABLE},
 };
 
+/// How variables begin that hold this process' own requests and the credentials of its store and of the Hub.
+const PRIVATE: [&str; 6] = [
+    "INFERBENCH_",
+    "AWS_",
+    "GOOGLE_",
+    "AZURE_",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+];
 /// Lines of a server's output that are kept, and those of them that a message quotes.
 const KEPT_LINES: usize = 400;
 const QUOTED_LINES: usize = 12;
@@ -52,6 +61,15 @@ impl ServerProcess {
     ) -> io::Result<Self> {
         let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
+        // What this process was trusted with is no server's business; its spec may name a variable all the same.
+        for (name, _) in std::env::vars_os() {
+            let private = |name: &str| {
+                PRIVATE.iter().any(|prefix| name.starts_with(prefix)) && name != TREE_VARIABLE
+            };
+            if name.to_str().is_some_and(private) {
+                command.env_remove(name);
+            }
+        }
         command
             .args(arguments)
             .envs(env.iter().map(|(name, value)| (name, value)))
