@@ -54,7 +54,8 @@ fn a_sweep_leaves_a_record_per_trial_and_tables_and_measures_nothing_twice() {
                 .flat_map(|iteration| &iteration.sequences)
                 .all(|times| times.token_ms.len() == 3)
         );
-        assert_eq!(record.warmup.as_ref().unwrap().iterations, 1);
+        // At least one, and for a millisecond: a quiet machine does two in that time.
+        assert!(record.warmup.as_ref().unwrap().iterations >= 1);
         assert_eq!(
             (ran.prompts.as_str(), ran.engine_mode.as_str()),
             ("ids", "eager")
