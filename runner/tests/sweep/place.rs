@@ -37,7 +37,7 @@ spec:
     replicates: 2
   measurement:
     warmupIterations: 1
-    warmupDuration: 1ms
+    warmupDuration: 0ms
     iterations: 2
     minDuration: 5ms
     remeasureInvalid: 0
