@@ -62,7 +62,7 @@ pub fn write(store: &Store, out: &mut dyn Write) -> Result<(), String> {
         .map_err(broken)
 }
 
-/// Reads what [`write`] has written.
+/// Reads what [`write()`] has written.
 ///
 /// # Errors
 /// Where it is cut short or is no pack; or whatever `take` returns.

@@ -67,7 +67,7 @@ pub struct Reply {
     pub cached_tokens: Option<u64>,
     /// Why it ended: `length`, `stop`, …
     pub finish_reason: Option<String>,
-    /// Events, [DONE] left out.
+    /// Events, `[DONE]` left out.
     pub events: u32,
 }
 
