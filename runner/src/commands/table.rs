@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use inferbench_crds::factor::Levels;
-use inferbench_results::{record::Outcome, row::Row};
+use inferbench_results::{
+    record::Outcome,
+    row::Row,
+    validity::{MARK, standing_for},
+};
 
 use crate::sweep::{
     levels::{Columns, in_words},
@@ -17,9 +21,6 @@ pub const STYLE: TableStyle =
 
 /// More lines than that are left to trials.csv.
 pub const MAX_LINES: usize = 30;
-
-/// The mark of numbers that cannot be vouched for.
-pub const MARK: &str = "†";
 
 /// A combination over its replicates; means over the valid ones, or over the invalid ones where it is doubtful.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,14 +59,14 @@ pub fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>, valid_only: bool) -> V
     let mut lines: Vec<Line> = groups
         .into_iter()
         .map(|(levels, rows)| {
-            let succeeded = |row: &&&Row| row.outcome == Some(Outcome::Succeeded);
-            let (valid, invalid): (Vec<&Row>, Vec<&Row>) = rows
-                .iter()
-                .filter(succeeded)
-                .copied()
-                .partition(|row| row.valid == Some(true));
-            let doubtful = valid.is_empty() && !invalid.is_empty() && !valid_only;
-            let shown = if doubtful { &invalid } else { &valid };
+            let (standing, marked) = standing_for(&rows);
+            let valid = if marked { 0 } else { standing.len() };
+            let doubtful = marked && !valid_only;
+            let shown = if marked && !doubtful {
+                &[]
+            } else {
+                standing.as_slice()
+            };
             let mut others = BTreeMap::new();
             for outcome in rows.iter().filter_map(|row| row.outcome) {
                 if outcome != Outcome::Succeeded {
@@ -79,7 +80,7 @@ pub fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>, valid_only: bool) -> V
             Line {
                 levels,
                 trials: rows.len(),
-                valid: valid.len(),
+                valid,
                 doubtful,
                 others,
                 ttft_ms: mean(|row| row.mean_ttft_ms),
