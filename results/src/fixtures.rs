@@ -226,6 +226,7 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
             ceilings_disturbed: Vec::new(),
         }),
         quality: None,
+        roofline_missing: None,
         quality_missing: None,
         harness: None,
         provenance: Provenance {
@@ -311,6 +312,7 @@ pub fn served(request: Request, trial_index: u32) -> TrialRecord {
         queue_mean: Some(0.25),
         queue_max: Some(2.0),
         prefix_hit_pct: Some(0.0),
+        restarted: false,
         samples: Vec::new(),
     });
     if let Some(ran) = &mut record.effective {

@@ -72,6 +72,9 @@ pub struct TrialRecord {
     /// The measured ceilings of the device and this trial's fractions of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roofline: Option<Roofline>,
+    /// Why this trial is not held against ceilings; absent where it is, and where nothing was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roofline_missing: Option<String>,
     /// How good what the model wrote is; absent where that was not asked for, or `qualityMissing` says why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
@@ -214,6 +217,9 @@ pub struct ServerMetrics {
     pub queue_max: Option<f64>,
     /// The share of tokens of prompts that it found in its prefix cache, in percent.
     pub prefix_hit_pct: Option<f64>,
+    /// Whether its metrics came from more than one process.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restarted: bool,
     /// What it told, over time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<ServerSample>,

@@ -81,19 +81,44 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "give the container the driver's utilities, as NVIDIA's container toolkit does",
     ),
     (
-        " lag",
+        "the logits are not all finite",
+        "the logits are not all finite numbers",
+        "try dtype f32: if they are not finite there either, the weights are broken",
+    ),
+    (
+        "the client sent late",
         "the client was late itself",
         "leave CPUs to the client: fewer threads for the server, or a lower load",
+    ),
+    (
+        "the client read late",
+        "the client was late itself",
+        "leave CPUs to the client: fewer threads for the server, or a lower load",
+    ),
+    (
+        "the client's thread computed",
+        "the client was late itself",
+        "leave CPUs to the client: fewer threads for the server, or a lower load",
+    ),
+    (
+        "tokens where",
+        "the server read or wrote other numbers of tokens than it was asked to",
+        "see docs/engines.md on exact lengths: the request's fields for them, and prompts as token ids",
+    ),
+    (
+        "did not say of every event",
+        "the server did not say how many tokens its events brought",
+        "give the engine's interface another counting, or let it count: see docs/engines.md",
+    ),
+    (
+        "more than one process",
+        "the server was restarted, or several answer at its address",
+        "ask one server directly, and see its log for why it ended",
     ),
     (
         "prefix cache",
         "the server's prefix cache was at work",
         "switch it off among the server's arguments",
-    ),
-    (
-        "preempt",
-        "the server preempted requests",
-        "lower the load, or give the server more memory for its cache",
     ),
     (
         "requests failed",
@@ -165,6 +190,13 @@ impl Basis {
         }
         Some(said + ".")
     }
+}
+
+/// What to do about a reason as records have it; none of one that is not known.
+#[must_use]
+pub fn remedy(reason: &str) -> Option<&'static str> {
+    let known = KNOWN.iter().find(|(part, ..)| reason.contains(part));
+    known.map(|(.., remedy)| *remedy)
 }
 
 /// A reason as people are told it, and what to do.

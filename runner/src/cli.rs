@@ -352,6 +352,54 @@ pub enum ImportFrom {
     /// only the latencies, and the rest has to be told. Files of one combination are its replicates. Where DIR holds a
     /// table already, the files are added to it.
     VllmLatency(VllmLatencyArgs),
+    /// Files that `vllm bench serve --save-result` has written.
+    ///
+    /// They tell the load (`--max-concurrency` or `--request-rate`, one of them), the totals of tokens, and statistics of
+    /// the requests; GPUs, data type and device have to be told. Lengths have to be exact: `--ignore-eos` and a
+    /// `--random-range-ratio` of 0. Files of one combination are its replicates. Where DIR holds a table already, the
+    /// files are added to it.
+    VllmServe(VllmServeArgs),
+}
+
+/// Arguments of `import vllm-serve`.
+#[derive(Debug, Args)]
+pub struct VllmServeArgs {
+    /// The files, one per run.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The folder or URL that trials.csv goes to.
+    #[arg(long, value_name = "DIR")]
+    pub out: String,
+    /// The name of the sweep.
+    #[arg(long, default_value = "vllm")]
+    pub sweep: String,
+    /// The model's level, as the other sweep calls it; where absent, the name that the client was given.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// The revision of the weights.
+    #[arg(long)]
+    pub model_revision: Option<String>,
+    /// Input tokens of each request; where absent, what the totals say.
+    #[arg(long)]
+    pub input_len: Option<u32>,
+    /// Output tokens of each request; where absent, what the totals say.
+    #[arg(long)]
+    pub output_len: Option<u32>,
+    /// The server's GPUs; 0 for CPU.
+    #[arg(long)]
+    pub gpus: Option<u32>,
+    /// Data type of the weights: f32, bf16, f16, q4_0 or q8_0.
+    #[arg(long)]
+    pub dtype: Option<String>,
+    /// The engine's level, as the other sweep calls it.
+    #[arg(long, default_value = "vllm")]
+    pub engine: String,
+    /// The engine's version.
+    #[arg(long)]
+    pub engine_version: Option<String>,
+    /// The GPU's name, or `cpu`.
+    #[arg(long)]
+    pub device: Option<String>,
 }
 
 /// Arguments of `import vllm-latency`.

@@ -50,6 +50,19 @@ pub enum Counting {
     FinalUsage,
 }
 
+impl Counting {
+    /// Its name in specs and records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TokenIds => "tokenIds",
+            Self::Timings => "timings",
+            Self::ContinuousUsage => "continuousUsage",
+            Self::FinalUsage => "finalUsage",
+        }
+    }
+}
+
 /// An argument of a server's command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Argument {

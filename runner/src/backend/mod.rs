@@ -54,7 +54,9 @@ pub trait Backend {
             "{engine} takes batches alone"
         )))
     }
-    /// What a server told of itself during the last [`Backend::drive`].
+    /// Batches of a load are at this stage. What is driven by [`Backend::drive`] sees to it there.
+    fn enter(&mut self, _: Stage) {}
+    /// What a server told of itself during the last load.
     fn take_metrics(&mut self) -> Option<ServerMetrics> {
         None
     }
@@ -274,6 +276,15 @@ impl BackendError {
                 message,
                 permanent: false,
             },
+        }
+    }
+
+    /// It broke, and may not do so again.
+    #[must_use]
+    pub fn failed(message: String) -> Self {
+        BackendError::Failed {
+            message,
+            permanent: false,
         }
     }
 

@@ -4,11 +4,12 @@
 mod configuration;
 mod http;
 mod model;
+mod starting;
 mod watch;
+mod words;
 
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -24,10 +25,15 @@ use inferbench_crds::{
     },
 };
 use inferbench_engine::{Weights, tokenizer::Tokenizer};
-use inferbench_results::record::ServerMetrics;
+use inferbench_results::record::{Effective, ServerMetrics};
 use serde_json::{Value, json};
 
-use self::{http::Http, watch::Watch};
+use self::{
+    http::Http,
+    starting::{Starting, free_port, served_model},
+    watch::Watch,
+    words::{ended, of_words},
+};
 use super::{
     Backend, BackendError, Description, Drive, Load, Room, SequenceTimes, Served, Setup, Stage,
 };
@@ -37,38 +43,12 @@ use crate::{
     process::{child::ExitStatus, server::ServerProcess, signals},
 };
 
-/// How often a server that is starting is asked whether it is ready.
-const ASKING: Duration = Duration::from_millis(100);
-/// The longest that one question about its state may take.
-const QUESTION: Duration = Duration::from_secs(10);
 /// The longest that an endpoint may take to answer at first.
 const ENDPOINT_PATIENCE: Duration = Duration::from_secs(60);
 /// Bodies that are made ahead of their time.
 const AHEAD: usize = 64;
 /// The name that the model is given where the server lets it be named.
 const MODEL: &str = "model";
-
-/// Words of servers that ran out of memory.
-const OUT_OF_MEMORY: [&str; 9] = [
-    "CUDA out of memory",
-    "OutOfMemoryError",
-    "out of memory",
-    "No available memory for the cache blocks",
-    "Not enough memory",
-    "std::bad_alloc",
-    "Cannot allocate memory",
-    "failed to allocate",
-    "larger than the available KV cache memory",
-];
-/// Words of servers that can never run what they were asked to.
-const UNSUPPORTED: [&str; 6] = [
-    "are not supported for now",
-    "must be divisible by tensor parallel size",
-    "unknown model architecture",
-    "unsupported model architecture",
-    "is not divisible by the number of",
-    "is greater than the derived max_model_len",
-];
 
 /// A server with a model.
 pub struct Server {
@@ -86,6 +66,8 @@ pub struct Server {
     /// That of the trial which goes on, and when its time is over.
     combination: Combination,
     deadline: Instant,
+    /// Its own metrics, watched while batches go on, and what they said of the last load.
+    watch: Option<Watch>,
     metrics: Option<ServerMetrics>,
 }
 
@@ -155,6 +137,7 @@ impl Server {
             room: setup.room,
             combination: combination.clone(),
             deadline: Instant::now(),
+            watch: None,
             metrics: None,
         };
         server.probe(setup.vocab)?;
@@ -185,7 +168,7 @@ impl Server {
         let model = match &endpoint.model {
             Some(model) => model.clone(),
             None => served_model(&http, Instant::now() + ENDPOINT_PATIENCE)
-                .map_err(|why| failed(format!("{name}: {base}/v1/models: {why}")))?
+                .map_err(|why| BackendError::failed(format!("{name}: {base}/v1/models: {why}")))?
                 .ok_or_else(|| {
                     BackendError::invalid(format!(
                         "{name}: {base}/v1/models lists no model: say which one by endpoint.model"
@@ -213,6 +196,7 @@ impl Server {
             room: setup.room,
             combination: combination.clone(),
             deadline: Instant::now(),
+            watch: None,
             metrics: None,
         };
         server.probe(setup.vocab)?;
@@ -268,6 +252,10 @@ impl Server {
         let (version, configuration) = configuration::ask(&self.http, self.row);
         self.description.version = version.unwrap_or_else(|| "unknown".into());
         self.description.configuration.extend(configuration);
+        self.description.configuration.insert(
+            Effective::TOKEN_COUNTING.into(),
+            self.interface.counting.name().into(),
+        );
     }
 
     /// Whether its effective configuration is what it was asked for, as far as it tells.
@@ -305,7 +293,7 @@ impl Server {
         let said = said.map_or(String::new(), |said| {
             format!("; the server said last: {said}")
         });
-        failed(format!("{}: {message}{said}", self.name))
+        BackendError::failed(format!("{}: {message}{said}", self.name))
     }
 
     /// How the server ended; none while it lives.
@@ -342,6 +330,18 @@ impl Backend for Server {
     fn begin(&mut self, combination: &Combination, deadline: Instant) {
         self.combination = combination.clone();
         self.deadline = deadline;
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        if stage == Stage::WarmingUp {
+            self.watch = Some(Watch::new(&self.http, &self.interface, self.row));
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.enter(stage);
+        }
+        if stage == Stage::Closed {
+            self.metrics = self.watch.take().and_then(Watch::finish);
+        }
     }
 
     fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
@@ -425,7 +425,7 @@ impl Backend for Server {
             drop(bodies);
             match wrong {
                 Some(error) => Err(error),
-                None => run.map_err(|error| failed(error.to_string())),
+                None => run.map_err(|error| BackendError::failed(error.to_string())),
             }
         });
         self.metrics = watch.finish();
@@ -464,89 +464,6 @@ impl Backend for Server {
     fn counting(&self) -> Option<Counting> {
         Some(self.interface.counting)
     }
-}
-
-/// A server that is starting.
-struct Starting<'a> {
-    name: &'a str,
-    process: ServerProcess,
-    http: Http,
-    deadline: Instant,
-    patience: Duration,
-}
-
-impl Starting<'_> {
-    /// Waits until it answers 200 at this path.
-    fn wait(&mut self, ready: &str) -> Result<(), BackendError> {
-        let mut last = String::from("it did not listen");
-        loop {
-            if let Some(status) = self.process.exited() {
-                return Err(ended(self.name, &self.process, &status));
-            }
-            match self.http.get(ready, QUESTION.min(self.left())) {
-                Ok((200, _)) => return Ok(()),
-                Ok((status, _)) => last = format!("{ready} answered {status}"),
-                Err(error) if error.connected => last = format!("{ready}: {}", error.message),
-                Err(_) => {}
-            }
-            if signals::interrupted() {
-                return Err(failed("interrupted".into()));
-            }
-            if self.left().is_zero() {
-                let said = self.process.last_lines();
-                return Err(failed(format!(
-                    "{}: not ready within startupTimeout {:.0} s: {last}; it said last: {said}",
-                    self.name,
-                    self.patience.as_secs_f64()
-                )));
-            }
-            std::thread::sleep(ASKING);
-        }
-    }
-
-    fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    /// The name that the model has: the one that it was given, or the first that is listed.
-    fn served_model(&self, given: &str) -> String {
-        let listed = self.http.get("/v1/models", QUESTION);
-        let names = listed
-            .map(|(_, body)| model_names(&body))
-            .unwrap_or_default();
-        if names.iter().any(|name| name == given) {
-            return given.to_owned();
-        }
-        names.into_iter().next().unwrap_or_else(|| given.to_owned())
-    }
-}
-
-/// The first model that a server lists; asked again while it cannot be reached.
-fn served_model(http: &Http, deadline: Instant) -> Result<Option<String>, String> {
-    loop {
-        let why = match http.get("/v1/models", QUESTION) {
-            Ok((200, body)) => return Ok(model_names(&body).into_iter().next()),
-            Ok((status @ (401 | 403), _)) => {
-                return Err(format!(
-                    "it answered {status}: is {API_KEY_VARIABLE} right?"
-                ));
-            }
-            Ok((404, _)) => return Err("it answered 404: say the model by endpoint.model".into()),
-            Ok((status, _)) => format!("it answered {status}"),
-            Err(error) => error.message,
-        };
-        if Instant::now() >= deadline || signals::interrupted() {
-            return Err(why);
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
-}
-
-fn model_names(body: &str) -> Vec<String> {
-    let listed: Value = serde_json::from_str(body).unwrap_or_default();
-    let models = listed["data"].as_array().cloned().unwrap_or_default();
-    let names = models.iter().filter_map(|model| model["id"].as_str());
-    names.map(str::to_owned).collect()
 }
 
 /// The body of a request for the completion of a prompt.
@@ -602,50 +519,8 @@ fn client(
             Counting::FinalUsage => Rule::FinalUsage,
         },
     };
-    Client::connect(&target, streams.max(1)).map_err(|error| failed(error.to_string()))
-}
-
-/// A port that nothing listens on.
-fn free_port() -> Result<u16, BackendError> {
-    let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    let port = port.map_err(|error| failed(format!("no port is free: {error}")))?;
-    Ok(port.port())
-}
-
-/// What a server's end means.
-fn ended(name: &str, process: &ServerProcess, status: &ExitStatus) -> BackendError {
-    let line = |words: &[&str]| process.line(|line| words.iter().any(|word| line.contains(word)));
-    match BackendError::exited(name, status) {
-        BackendError::Failed { message, permanent } => {
-            if let Some(line) = line(&OUT_OF_MEMORY) {
-                BackendError::OutOfMemory(format!("{name}: {line}"))
-            } else if let Some(line) = line(&UNSUPPORTED) {
-                BackendError::Unsupported(format!("{name}: {line}"))
-            } else {
-                BackendError::Failed { message, permanent }
-            }
-        }
-        known => known,
-    }
-}
-
-/// What the words of an answer mean, where they are known.
-fn of_words(message: &str) -> Option<BackendError> {
-    let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    if has(&OUT_OF_MEMORY) {
-        Some(BackendError::OutOfMemory(message.to_owned()))
-    } else if has(&UNSUPPORTED) {
-        Some(BackendError::Unsupported(message.to_owned()))
-    } else {
-        None
-    }
-}
-
-fn failed(message: String) -> BackendError {
-    BackendError::Failed {
-        message,
-        permanent: false,
-    }
+    Client::connect(&target, streams.max(1))
+        .map_err(|error| BackendError::failed(error.to_string()))
 }
 
 /// Why a combination can never run on a server with files like these; none where that is not known beforehand.

@@ -1,31 +1,37 @@
 //! `inferbench import`: what other tools have measured, as a trials.csv.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use inferbench_results::{
-    import::{File, VllmOptions, vllm_latency},
+    import::{File, ImportError, VllmOptions, VllmServeOptions, vllm_latency, vllm_serve},
+    row::Row,
     tables::{read_trials_csv, write_csv},
 };
 
 use super::input::{TRIALS_CSV, open, put, table};
 use crate::{
-    cli::{ImportArgs, ImportFrom, VllmLatencyArgs},
+    cli::{ImportArgs, ImportFrom, VllmLatencyArgs, VllmServeArgs},
     process::{exit::Exit, print_error},
 };
 
 /// Imports files.
 pub fn run(args: &ImportArgs) -> Exit {
-    let ImportFrom::VllmLatency(args) = &args.from;
-    import(args).err().unwrap_or(Exit::Ok)
+    let imported = match &args.from {
+        ImportFrom::VllmLatency(args) => import(&args.files, &args.out, |before, files| {
+            vllm_latency(before, files, &of_latency(args))
+        }),
+        ImportFrom::VllmServe(args) => import(&args.files, &args.out, |before, files| {
+            vllm_serve(before, files, &of_serve(args))
+        }),
+    };
+    imported.err().unwrap_or(Exit::Ok)
 }
 
-fn import(args: &VllmLatencyArgs) -> Result<(), Exit> {
-    let files = args
-        .files
-        .iter()
-        .map(|path| read(path))
-        .collect::<Result<Vec<File>, Exit>>()?;
-    let options = VllmOptions {
+fn of_latency(args: &VllmLatencyArgs) -> VllmOptions {
+    VllmOptions {
         sweep: args.sweep.clone(),
         model: args.model.clone(),
         model_revision: args.model_revision.clone(),
@@ -36,13 +42,40 @@ fn import(args: &VllmLatencyArgs) -> Result<(), Exit> {
         dtype: args.dtype.clone(),
         engine_version: args.engine_version.clone(),
         device: args.device.clone(),
-    };
-    let store = open(&args.out)?;
+    }
+}
+
+fn of_serve(args: &VllmServeArgs) -> VllmServeOptions {
+    VllmServeOptions {
+        sweep: args.sweep.clone(),
+        model: args.model.clone(),
+        model_revision: args.model_revision.clone(),
+        input_length: args.input_len,
+        output_length: args.output_len,
+        gpus: args.gpus,
+        dtype: args.dtype.clone(),
+        engine: Some(args.engine.clone()),
+        engine_version: args.engine_version.clone(),
+        device: args.device.clone(),
+    }
+}
+
+/// Adds files, read by `rows`, to the table of a folder or URL.
+fn import(
+    paths: &[PathBuf],
+    out: &str,
+    rows: impl FnOnce(Vec<Row>, &[File]) -> Result<Vec<Row>, ImportError>,
+) -> Result<(), Exit> {
+    let files = paths
+        .iter()
+        .map(|path| read(path))
+        .collect::<Result<Vec<File>, Exit>>()?;
+    let store = open(out)?;
     let before = match table(&store)? {
         Some(bytes) => read_trials_csv(&bytes).map_err(|error| bad(&error))?,
         None => Vec::new(),
     };
-    let rows = vllm_latency(before, &files, &options).map_err(|error| bad(&error))?;
+    let rows = rows(before, &files).map_err(|error| bad(&error))?;
     let csv = write_csv(&rows).map_err(|error| bad(&error))?;
     put(&store, TRIALS_CSV, &csv)?;
     println!(

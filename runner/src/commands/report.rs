@@ -32,15 +32,16 @@ pub fn run(args: &ReportArgs) -> Exit {
 }
 
 fn report(args: &ReportArgs) -> Result<(), Exit> {
+    let objectives = objectives(args)?;
     let mut sweeps = Vec::new();
     let mut names = Vec::new();
     for sweep in &args.sweeps {
-        let rows = rows(sweep)?;
+        let mut rows = rows(sweep)?;
+        leave_out_other_goodput(sweep, &mut rows, &objectives)?;
         names.push(name(sweep, &rows));
         sweeps.push(rows);
     }
     let rows = beside(sweeps);
-    let objectives = objectives(args)?;
     let summary = summarize(&names.join(" + "), &rows, &objectives);
     let analysis = analyze(&rows, &summary, &objectives);
     let doubtful = if args.valid_only {
@@ -158,6 +159,28 @@ fn objectives(args: &ReportArgs) -> Result<Objectives, Exit> {
         max_e2e: args.max_e2e.or(stored.max_e2e),
         cost_per_gpu_hour: args.cost_per_gpu_hour.clone().or(stored.cost_per_gpu_hour),
     })
+}
+
+/// Goodput counts the requests that keep to objectives, and a table has it under those that the sweep was collected
+/// with: under others it is left out, with a word.
+fn leave_out_other_goodput(
+    sweep: &str,
+    rows: &mut [Row],
+    objectives: &Objectives,
+) -> Result<(), Exit> {
+    let stored = stored_objectives(sweep)?;
+    let times = |of: &Objectives| [of.max_ttft, of.max_tpot, of.max_e2e];
+    if times(&stored) == times(objectives) || rows.iter().all(|row| row.goodput.is_none()) {
+        return Ok(());
+    }
+    for row in rows {
+        row.goodput = None;
+    }
+    print_error(&format!(
+        "{sweep}: its goodput is left out, as it counts requests under other objectives; inferbench collect counts \
+         them anew by its records"
+    ));
+    Ok(())
 }
 
 /// A table made elsewhere has no summary beside it, and no objectives then.

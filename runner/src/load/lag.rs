@@ -222,6 +222,12 @@ mod tests {
             itl: Some(micros(10_000)),
         });
         assert_eq!(objections.len(), 2, "{objections:?}");
+        for objection in &objections {
+            assert!(
+                inferbench_results::validity::remedy(objection).is_some(),
+                "{objection}"
+            );
+        }
         assert!(objections[0].contains("7.3 ms late") && objections[0].contains("2.5 ms"));
         assert!(objections[1].contains("97 %"));
     }

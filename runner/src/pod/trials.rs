@@ -182,7 +182,8 @@ impl Pod {
         }
         let dtype = combination.dtype;
         ask.weights = Some(model.weights);
-        let judged = roofline::applies(combination) && !self.ceilings.contains_key(&dtype);
+        let judged =
+            roofline::missing(combination).is_none() && !self.ceilings.contains_key(&dtype);
         if let (Some(config), true) = (&model.config, judged) {
             let shape = roofline::shape(config, dtype, combination.gpus);
             let ceilings = executor

@@ -98,7 +98,7 @@ fn largest_shapes(
 ) -> BTreeMap<Dtype, ModelShape> {
     let mut largest: BTreeMap<Dtype, ModelShape> = BTreeMap::new();
     for trial in sweep.expansion.trials() {
-        if !to_measure(trial.index) || !roofline::applies(&trial.combination) {
+        if !to_measure(trial.index) || roofline::missing(&trial.combination).is_some() {
             continue;
         }
         let dtype = trial.combination.dtype;

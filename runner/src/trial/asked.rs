@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use inferbench_crds::engine::Counting;
-use inferbench_results::record::{Client, Requests};
+use inferbench_results::record::{Client, Requests, ServerMetrics};
 
 use crate::{
     backend::Served,
@@ -15,6 +15,10 @@ use crate::{
 const MAX_ERROR_SHARE: f64 = 0.01;
 /// The share of input tokens that a prefix cache which is off may seem to have found.
 const MAX_CACHED_SHARE: f64 = 0.01;
+/// Input tokens, and their share, by which a server's count of a text may differ from ours: it may put a token before
+/// the text, and where a text is cut, two tokens may have become one.
+const TEXT_SLACK: (u64, f64) = (2, 0.02);
+
 /// What is known of a load that went to a server as requests.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Asked {
@@ -35,6 +39,8 @@ pub struct Wanted {
     pub output: usize,
     /// Whether they are meant to find a part of their prompts in a prefix cache.
     pub prefix_cache: bool,
+    /// Whether their prompts are texts, whose tokens the server counts by itself.
+    pub texts: bool,
 }
 
 /// What batches that went to a server as requests leave behind; nothing of batches that did not.
@@ -46,11 +52,11 @@ pub struct Batches {
 
 impl Batches {
     /// A timed batch.
-    pub fn add(&mut self, served: &Served, wanted: &Wanted) {
+    pub fn add(&mut self, served: &Served, wanted: &Wanted, counting: Option<Counting>) {
         let Some(lag) = served.lag else { return };
         self.lags.push(lag);
         let exchanges: Vec<&Exchange> = served.exchanges.iter().collect();
-        for objection in objections(&exchanges, wanted, None, &lag) {
+        for objection in objections(&exchanges, wanted, counting, &lag) {
             // One of a kind is enough; figures differ.
             let kind = |text: &str| {
                 text.split(|c: char| c.is_ascii_digit())
@@ -120,13 +126,14 @@ pub fn objections(
     let written = good
         .iter()
         .map(|exchange| Some(exchange.reply.output_tokens));
-    objections.extend(other_length("wrote", "output", written, wanted.output));
+    objections.extend(other_length("wrote", "output", written, wanted.output, 0));
     let read = good.iter().map(|exchange| exchange.reply.prompt_tokens);
     objections.extend(other_length(
         "says that it read",
         "input",
         read,
         wanted.input,
+        slack(wanted),
     ));
     if !wanted.prefix_cache {
         let cached: u64 = good
@@ -152,18 +159,47 @@ pub fn objections(
     objections
 }
 
+/// The number of input tokens by which a server's count may differ from ours.
+fn slack(wanted: &Wanted) -> u64 {
+    let (tokens, share) = TEXT_SLACK;
+    match wanted.texts {
+        true => tokens.max((share * wanted.input as f64) as u64),
+        false => 0,
+    }
+}
+
+/// What a server's own counters say against a load; empty where they say nothing.
+#[must_use]
+pub fn objections_of(metrics: &ServerMetrics, wanted: &Wanted) -> Vec<String> {
+    let mut objections = Vec::new();
+    let hits = metrics.prefix_hit_pct.filter(|_| !wanted.prefix_cache);
+    if let Some(pct) = hits.filter(|pct| *pct > 100.0 * MAX_CACHED_SHARE) {
+        objections.push(format!(
+            "the server's counters have {pct:.1} % of the input tokens found in its prefix cache, which was to be off"
+        ));
+    }
+    if metrics.restarted {
+        objections.push(
+            "the server's metrics came from more than one process: it was restarted, or several answer at this address"
+                .into(),
+        );
+    }
+    objections
+}
+
 /// Tells of lengths that are others than asked for.
 fn other_length(
     verb: &str,
     of: &str,
     lengths: impl Iterator<Item = Option<u64>>,
     asked: usize,
+    slack: u64,
 ) -> Option<String> {
     let lengths: Vec<u64> = lengths.flatten().collect();
     let other: Vec<u64> = lengths
         .iter()
         .copied()
-        .filter(|length| *length != asked as u64)
+        .filter(|length| length.abs_diff(asked as u64) > slack)
         .collect();
     let (least, most) = (other.iter().min()?, other.iter().max()?);
     let range = if least == most {

@@ -8,7 +8,7 @@ use inferbench_results::record::{Iteration, SequenceTimes, Warmup};
 
 use super::asked::{Asked, Batches, Wanted};
 use crate::{
-    backend::{Backend, BackendError, Load, Served},
+    backend::{Backend, BackendError, Load, Served, Stage},
     machine::unix_ns,
 };
 
@@ -25,6 +25,8 @@ pub struct Schedule {
     pub vocab: usize,
     /// Whether requests are meant to find a part of their prompts in a prefix cache.
     pub prefix_cache: bool,
+    /// Whether prompts are sent as texts, whose tokens the server counts by itself.
+    pub texts: bool,
     /// Warm-up iterations, at least.
     pub warmup_iterations: u32,
     /// Warm-up time, at least.
@@ -55,6 +57,7 @@ impl Schedule {
             input: self.input,
             output: self.output,
             prefix_cache: self.prefix_cache,
+            texts: self.texts,
         }
     }
 }
@@ -130,6 +133,7 @@ pub fn measure(
     let epoch = (Instant::now(), unix_ns());
     let mut number = 0;
 
+    engine.enter(Stage::WarmingUp);
     let warm_start = Instant::now();
     let mut first_ttft = None;
     while number < u64::from(schedule.warmup_iterations) || warm_start.elapsed() < schedule.warmup {
@@ -148,14 +152,16 @@ pub fn measure(
     let mut batches = Batches::default();
     let window_start = unix_at(epoch, Instant::now());
     hooks.before();
+    engine.enter(Stage::InWindow);
     while iterations.len() < schedule.iterations as usize || timed < schedule.min_duration {
         let served = iterate(engine, schedule, hooks, number)?;
         timed += served.last().unwrap_or_default();
-        batches.add(&served, &schedule.wanted());
+        batches.add(&served, &schedule.wanted(), engine.counting());
         iterations.push(recorded(served, epoch));
         number += 1;
     }
     hooks.after();
+    engine.enter(Stage::Closed);
     let window = (window_start, unix_at(epoch, Instant::now()));
     Ok(Timed {
         warmup,
@@ -358,6 +364,7 @@ mod tests {
         output: 4,
         vocab: 10,
         prefix_cache: false,
+        texts: false,
         warmup_iterations: 2,
         warmup: Duration::ZERO,
         iterations: 3,

@@ -92,6 +92,7 @@ pub fn unmeasured(
         telemetry: Telemetry::default(),
         roofline: None,
         quality: None,
+        roofline_missing: None,
         quality_missing: None,
         harness: None,
         provenance: Provenance {

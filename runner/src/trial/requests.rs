@@ -124,7 +124,7 @@ pub fn measure(
             Saturation::Steady => Some(false),
             Saturation::DoesNotApply | Saturation::Unknown => None,
         },
-        counting: counting.map_or("", name_of).to_owned(),
+        counting: counting.map_or("", Counting::name).to_owned(),
         requests: inside
             .iter()
             .map(|exchange| times(exchange, epoch))
@@ -182,15 +182,6 @@ fn max_in_flight(exchanges: &[Exchange]) -> u32 {
         most = most.max(now);
     }
     most.unsigned_abs()
-}
-
-const fn name_of(counting: Counting) -> &'static str {
-    match counting {
-        Counting::TokenIds => "tokenIds",
-        Counting::Timings => "timings",
-        Counting::ContinuousUsage => "continuousUsage",
-        Counting::FinalUsage => "finalUsage",
-    }
 }
 
 fn count(count: usize) -> u32 {

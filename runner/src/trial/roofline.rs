@@ -15,13 +15,23 @@ use inferbench_results::record::Roofline;
 
 use crate::backend::candle::{backend, format, parallel};
 
-/// Whether a trial can be held against ceilings: where its load comes in batches, and the runner can measure the device
-/// itself. A server's GPU is out of its reach, as its program has nothing of CUDA, and an endpoint's machine is another.
+/// Why a trial cannot be held against ceilings; none where it can: its load comes in batches, and the runner can measure
+/// the device itself.
 #[must_use]
-pub fn applies(combination: &Combination) -> bool {
+pub fn missing(combination: &Combination) -> Option<&'static str> {
     let engine = &combination.engine;
-    let here = engine.endpoint.is_none() && (engine.server.is_none() || combination.gpus == 0);
-    here && matches!(combination.load(), design::Load::Batch(_))
+    if engine.endpoint.is_some() {
+        return Some("an endpoint's machine is another: its ceilings cannot be measured from here");
+    }
+    if engine.server.is_some() && combination.gpus > 0 {
+        return Some(
+            "beside a server the runner has no CUDA libraries to measure a GPU's ceilings with",
+        );
+    }
+    if !matches!(combination.load(), design::Load::Batch(_)) {
+        return Some("requests come one by one: how many share a step of the engine is not known");
+    }
+    None
 }
 
 /// The sizes of a model whose weights have this data type, on so many GPUs, or on the CPU.

@@ -18,6 +18,7 @@ use inferbench_results::record::{
 };
 
 use super::{
+    asked,
     clock::{Clock, JUDGING, LOADING, MEASURING, WARMING_UP},
     engine::{Host, Ready, Slot, Starter},
     measure::{Hooks, Stop, Timed, measure},
@@ -213,7 +214,7 @@ impl Session {
         let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         let subject = Subject::of(ask)?;
         let (ceilings, ceilings_took) = took(|| {
-            let judged = roofline::applies(combination);
+            let judged = roofline::missing(combination).is_none();
             judged.then(|| self.given_ceilings(&subject)).transpose()
         });
         let ceilings = ceilings?;
@@ -268,12 +269,16 @@ impl Session {
         let engine_version = engine.backend.description().version.clone();
         // After all that is measured: neither memory nor telemetry are to know of it.
         let (quality, quality_missing) = judge_quality(&subject, &timed, engine, clock);
-        let invalid_reasons = self.invalid_reasons(&subject, &timed, &observed, logits_finite);
+        let mut invalid_reasons = self.invalid_reasons(&subject, &timed, &observed, logits_finite);
+        if let Some(server) = &server {
+            invalid_reasons.extend(asked::objections_of(server, &subject.schedule.wanted()));
+        }
         let record = TrialRecord {
             valid: invalid_reasons.is_empty(),
             invalid_reasons,
             effective: Some(effective),
             roofline: ceilings.map(|ceilings| self.judge_roofline(&subject, &timed, ceilings)),
+            roofline_missing: roofline::missing(combination).map(Into::into),
             quality,
             quality_missing,
             harness: Some(harness(

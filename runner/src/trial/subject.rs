@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use inferbench_crds::engine::Prompt;
 use inferbench_engine::{
     ceilings::roofline::{ModelShape, Workload},
     config::ModelConfig,
@@ -60,6 +61,10 @@ impl<'a> Subject<'a> {
             output: combination.output_length as usize,
             vocab: config.vocab_size,
             prefix_cache: combination.prefix_share.is_some(),
+            texts: combination
+                .engine
+                .interface()
+                .is_some_and(|interface| interface.prompt == Prompt::Text),
             warmup_iterations: measurement.warmup_iterations,
             warmup: Duration::from_millis(measurement.warmup_ms),
             iterations: measurement.iterations,

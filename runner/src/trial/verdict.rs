@@ -87,6 +87,7 @@ pub fn invalid_reasons(e: &Evidence) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use inferbench_results::validity::remedy;
     use proptest::prelude::*;
 
     use super::*;
@@ -137,6 +138,9 @@ mod tests {
             gpu_telemetry_missing: Some("no driver".into()),
             ..quiet()
         };
+        for reason in invalid_reasons(&bad) {
+            assert!(remedy(&reason).is_some(), "{reason}");
+        }
         insta::assert_snapshot!(invalid_reasons(&bad).join("\n"), @r"
         3 iterations were timed, 5 were asked for
         1.00 s were timed, 2.00 s were asked for

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use super::failed;
 use crate::backend::BackendError;
 
 /// The longest answer that is read.
@@ -46,7 +45,7 @@ impl Http {
             // A server on this machine is not behind a proxy.
             .no_proxy()
             .build()
-            .map_err(|error| failed(format!("no HTTP client: {error}")))?;
+            .map_err(|error| BackendError::failed(format!("no HTTP client: {error}")))?;
         Ok(Self {
             base: base.to_owned(),
             client,

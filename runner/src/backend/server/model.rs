@@ -16,7 +16,6 @@ use inferbench_engine::{
 };
 use serde_json::json;
 
-use super::failed;
 use crate::{
     backend::{BackendError, Setup, candle},
     models::{self, WeightsAt},
@@ -146,7 +145,7 @@ fn written(
     if folder.join("complete").exists() {
         return Ok(folder);
     }
-    let io = |error: std::io::Error| failed(format!("{}: {error}", folder.display()));
+    let io = |error: std::io::Error| BackendError::failed(format!("{}: {error}", folder.display()));
     let part = folder.with_extension(format!("part-{}", std::process::id()));
     fs::create_dir_all(&part).map_err(io)?;
     save(weights, candle::format(dtype), &part)?;

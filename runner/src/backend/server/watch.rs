@@ -31,7 +31,7 @@ pub struct Watch {
 }
 
 struct Shared {
-    samples: Mutex<Vec<ServerSample>>,
+    samples: Mutex<Vec<Look>>,
     over: AtomicBool,
     now: AtomicBool,
 }
@@ -78,12 +78,12 @@ impl Watch {
         let first = self.opened?.saturating_sub(1);
         let last = self.closed.map_or(samples.len(), |closed| closed + 1);
         let window = samples.get(first..last.min(samples.len()))?.to_vec();
-        (!window.is_empty()).then(|| of_samples(window))
+        (!window.is_empty()).then(|| of_looks(&window))
     }
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<ServerSample>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Look>> {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,13 +92,24 @@ impl Shared {
     }
 }
 
+/// A look at a server's metrics.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    sample: ServerSample,
+    /// When the process began that answered, in seconds since the Unix epoch; none where it does not tell.
+    process_start: Option<f64>,
+}
+
+/// The metric by which every client library of Prometheus tells when its process began.
+const PROCESS_START: &str = "process_start_time_seconds";
+
 fn look(shared: &Shared, http: &Http, path: &str, row: &Row) {
     while !shared.over.load(Ordering::Relaxed) {
         let next = Instant::now() + PERIOD;
         if let Ok((200, text)) = http.get(path, PATIENCE) {
             let mut samples = shared.lock();
             if samples.len() < MOST {
-                samples.push(sample(&text, row));
+                samples.push(Look::of(&text, row));
             }
         }
         while Instant::now() < next
@@ -109,7 +120,17 @@ fn look(shared: &Shared, http: &Http, path: &str, row: &Row) {
         }
     }
     if let Ok((200, text)) = http.get(path, PATIENCE) {
-        shared.lock().push(sample(&text, row));
+        shared.lock().push(Look::of(&text, row));
+    }
+}
+
+impl Look {
+    /// What it says in Prometheus' text format.
+    fn of(text: &str, row: &Row) -> Self {
+        Self {
+            sample: sample(text, row),
+            process_start: value(text, PROCESS_START),
+        }
     }
 }
 
@@ -145,6 +166,33 @@ fn value(text: &str, name: &str) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum())
 }
 
+/// What looks say together.
+fn of_looks(looks: &[Look]) -> ServerMetrics {
+    let starts = |look: &Look| look.process_start;
+    let restarted = looks.windows(2).any(|pair| {
+        let changed = starts(&pair[0])
+            .zip(starts(&pair[1]))
+            .is_some_and(|(before, after)| before.to_bits() != after.to_bits());
+        changed || falls(&pair[0].sample, &pair[1].sample)
+    });
+    ServerMetrics {
+        restarted,
+        ..of_samples(looks.iter().map(|look| look.sample).collect())
+    }
+}
+
+/// Whether a counter, which only rises while its process lives, has fallen. What servers tell of preemptions is no
+/// counter in all of them.
+fn falls(before: &ServerSample, after: &ServerSample) -> bool {
+    let counters: [fn(&ServerSample) -> Option<f64>; 2] =
+        [|sample| sample.prefix_hits, |sample| sample.prefix_queries];
+    counters.iter().any(|of| {
+        of(before)
+            .zip(of(after))
+            .is_some_and(|(before, after)| after < before)
+    })
+}
+
 /// What samples say together.
 fn of_samples(samples: Vec<ServerSample>) -> ServerMetrics {
     let all =
@@ -164,6 +212,7 @@ fn of_samples(samples: Vec<ServerSample>) -> ServerMetrics {
             .zip(queries)
             .filter(|(_, queries)| *queries > 0.0)
             .map(|(hits, queries)| 100.0 * hits / queries),
+        restarted: false,
         samples,
     }
 }
@@ -217,5 +266,28 @@ vllm:num_preemptions_total 2
             (Some(2.0), Some(4.0))
         );
         assert_eq!(metrics.kv_use_max_pct, None);
+    }
+
+    #[test]
+    fn another_process_is_told_by_its_start_or_by_counters_that_fall() {
+        let look = |start, queries| Look {
+            sample: ServerSample {
+                prefix_queries: queries,
+                ..ServerSample::default()
+            },
+            process_start: start,
+        };
+        let restarted = |before, after| of_looks(&[before, after]).restarted;
+        assert!(!restarted(
+            look(Some(5.5), Some(1.0)),
+            look(Some(5.5), Some(9.0))
+        ));
+        assert!(restarted(look(Some(5.5), None), look(Some(7.5), None)));
+        assert!(restarted(look(None, Some(9.0)), look(None, Some(1.0))));
+        // What does not tell says nothing.
+        assert!(!restarted(look(Some(5.5), Some(9.0)), look(None, None)));
+        let row = Preset::Vllm.row();
+        let text = "process_start_time_seconds 1.79563e+09\n";
+        assert_eq!(Look::of(text, row).process_start, Some(1.79563e9));
     }
 }

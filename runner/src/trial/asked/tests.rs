@@ -1,5 +1,7 @@
 use std::time::Instant;
 
+use inferbench_results::validity::remedy;
+
 use super::*;
 use crate::load::{Arrival, Reply, RequestError};
 
@@ -7,6 +9,7 @@ const WANTED: Wanted = Wanted {
     input: 100,
     output: 4,
     prefix_cache: false,
+    texts: false,
 };
 
 fn exchange(change: impl FnOnce(&mut Exchange)) -> Exchange {
@@ -60,7 +63,9 @@ fn every_difference_is_told_with_its_figure() {
     bad.push(exchange(|one| {
         one.error = Some(RequestError::NoToken { events: 2 })
     }));
-    insta::assert_snapshot!(told(&bad, &WANTED));
+    let all = told(&bad, &WANTED);
+    assert!(all.lines().all(|one| remedy(one).is_some()), "{all}");
+    insta::assert_snapshot!(all);
     let meant = Wanted {
         prefix_cache: true,
         ..WANTED
@@ -95,7 +100,7 @@ fn batches_are_summed_up_by_their_worst() {
     };
     let mut batches = Batches::default();
     for millis in [1, 3, 2] {
-        batches.add(&served(millis), &WANTED);
+        batches.add(&served(millis), &WANTED, Some(Counting::FinalUsage));
     }
     let asked = batches.finish().unwrap();
     assert_eq!(
@@ -109,4 +114,44 @@ fn batches_are_summed_up_by_their_worst() {
         .filter(|one| one.contains("99 input tokens"));
     assert_eq!(lengths.count(), 1, "{:?}", asked.objections);
     assert_eq!(Batches::default().finish(), None);
+}
+
+#[test]
+fn a_text_may_have_a_token_more_where_the_server_counts() {
+    let texts = Wanted {
+        texts: true,
+        ..WANTED
+    };
+    let read = |tokens| exchange(|one| one.reply.prompt_tokens = Some(tokens));
+    assert_eq!(told(&[read(98), read(102)], &texts), "");
+    assert!(told(&[read(103)], &texts).contains("read 103 input tokens where 100"));
+    assert!(told(&[read(101)], &WANTED).contains("read 101 input tokens where 100"));
+    // What it writes is counted by one rule alone.
+    let short = exchange(|one| one.reply.output_tokens = 3);
+    assert!(told(&[short], &texts).contains("wrote 3 output tokens where 4"));
+}
+
+#[test]
+fn a_servers_counters_speak_against_it() {
+    let quiet = ServerMetrics {
+        prefix_hit_pct: Some(1.0),
+        ..ServerMetrics::default()
+    };
+    assert_eq!(objections_of(&quiet, &WANTED), Vec::<String>::new());
+    let loud = ServerMetrics {
+        prefix_hit_pct: Some(50.0),
+        restarted: true,
+        ..ServerMetrics::default()
+    };
+    let all = objections_of(&loud, &WANTED);
+    assert!(all.iter().all(|one| remedy(one).is_some()), "{all:?}");
+    insta::assert_snapshot!(all.join("\n"), @r"
+    the server's counters have 50.0 % of the input tokens found in its prefix cache, which was to be off
+    the server's metrics came from more than one process: it was restarted, or several answer at this address
+    ");
+    let meant = Wanted {
+        prefix_cache: true,
+        ..WANTED
+    };
+    assert_eq!(objections_of(&loud, &meant).len(), 1);
 }
