@@ -127,8 +127,8 @@ pub struct Gauges {
     pub preemptions: &'static str,
     /// Tokens of prompts that it found in its prefix cache, so far.
     pub prefix_hits: &'static str,
-    /// Tokens of prompts that it looked for there, so far.
-    pub prefix_queries: &'static str,
+    /// Tokens of prompts that it looked for there, so far: the sum of these.
+    pub prefix_queries: &'static [&'static str],
 }
 
 /// All that is known of a server's program.
@@ -218,7 +218,7 @@ const NO_GAUGES: Gauges = Gauges {
     kv_use: "",
     preemptions: "",
     prefix_hits: "",
-    prefix_queries: "",
+    prefix_queries: &[],
 };
 
 /// Every server that is known.
@@ -268,7 +268,7 @@ pub const TABLE: &[Row] = &[
             kv_use: "vllm:kv_cache_usage_perc",
             preemptions: "vllm:num_preemptions_total",
             prefix_hits: "vllm:prefix_cache_hits_total",
-            prefix_queries: "vllm:prefix_cache_queries_total",
+            prefix_queries: &["vllm:prefix_cache_queries_total"],
         },
         prompt: Prompt::Ids,
         counting: Counting::TokenIds,
@@ -323,7 +323,7 @@ pub const TABLE: &[Row] = &[
             kv_use: "sglang:token_usage",
             preemptions: "sglang:num_retracted_reqs",
             prefix_hits: "sglang:cached_tokens_total",
-            prefix_queries: "sglang:prompt_tokens_total",
+            prefix_queries: &["sglang:prompt_tokens_total"],
         },
         prompt: Prompt::Ids,
         counting: Counting::ContinuousUsage,
@@ -382,7 +382,11 @@ pub const TABLE: &[Row] = &[
             waiting: "llamacpp:requests_deferred",
             kv_use: "llamacpp:kv_cache_usage_ratio",
             prefix_hits: "llamacpp:prompt_tokens_cached_total",
-            prefix_queries: "llamacpp:prompt_tokens_total",
+            // The first has only those that were computed.
+            prefix_queries: &[
+                "llamacpp:prompt_tokens_total",
+                "llamacpp:prompt_tokens_cached_total",
+            ],
             ..NO_GAUGES
         },
         prompt: Prompt::Ids,

@@ -134,11 +134,47 @@ fn candle_and_llama_cpp_stand_side_by_side_on_the_same_weights() {
             assert_eq!(sequences, batch);
         }
     }
+    for record in of_engine(&records, "llama") {
+        // Batches are watched as any load is, and their tokens counted as the server declares them.
+        let server = record.server.as_ref().expect("its own metrics");
+        assert_eq!(
+            (server.prefix_hit_pct, server.restarted),
+            (Some(0.0), false)
+        );
+        let effective = record.effective.as_ref().expect("what ran");
+        assert_eq!(effective.configuration["tokenCounting"], "timings");
+        assert!(record.roofline.is_some() && record.roofline_missing.is_none());
+    }
     let revisions: Vec<&str> = records
         .iter()
         .map(|record| &*record.request.model_revision)
         .collect();
     assert!(revisions.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn what_prompts_share_is_found_in_the_prefix_cache() {
+    let Some(llama) = Llama::find() else { return };
+    let spec = spec(&llama, "concurrency: [1]\n      prefixShare: [0, 75]", "")
+        .replace("inputLength: [12]", "inputLength: [64]");
+    let place = Place::new(&spec);
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let records = place.records();
+    let measured = of_engine(&records, "llama");
+    assert_eq!(measured.len(), 2);
+    for record in measured {
+        let share = record.request.combination.prefix_share.expect("a share");
+        let server = record.server.as_ref().expect("its own metrics");
+        let hit = server.prefix_hit_pct.expect("a share of hits");
+        // A token may be alike by chance.
+        assert!(
+            (hit - f64::from(share)).abs() < 5.0,
+            "{hit} % of tokens were found where {share} % are shared"
+        );
+        let why = record.roofline_missing.as_deref().unwrap_or_default();
+        assert!(why.starts_with("requests come one by one"), "{why}");
+    }
 }
 
 #[test]

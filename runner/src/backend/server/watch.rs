@@ -145,7 +145,13 @@ fn sample(text: &str, row: &Row) -> ServerSample {
         kv_use_pct: of(gauges.kv_use).map(|share| 100.0 * share),
         preemptions: of(gauges.preemptions),
         prefix_hits: of(gauges.prefix_hits),
-        prefix_queries: of(gauges.prefix_queries),
+        prefix_queries: {
+            let parts = gauges.prefix_queries.iter().map(|name| of(name));
+            let parts: Option<Vec<f64>> = parts.collect();
+            parts
+                .filter(|parts| !parts.is_empty())
+                .map(|parts| parts.iter().sum())
+        },
     }
 }
 
@@ -240,6 +246,17 @@ vllm:num_preemptions_total 2
         assert_eq!(
             (sample.kv_use_pct, sample.preemptions),
             (Some(25.0), Some(2.0))
+        );
+    }
+
+    #[test]
+    fn a_server_that_counts_only_what_it_computed_has_the_rest_added() {
+        let text = "llamacpp:prompt_tokens_total 101\nllamacpp:prompt_tokens_cached_total 99\n";
+        let row = Preset::LlamaCpp.row();
+        let sample = sample(text, row);
+        assert_eq!(
+            (sample.prefix_hits, sample.prefix_queries),
+            (Some(99.0), Some(200.0))
         );
     }
 
