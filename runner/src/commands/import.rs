@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use inferbench_results::{
     import::{File, VllmOptions, vllm_latency},
-    tables::{read_trials_csv, write_csv},
+    tables::{read_trials_table, write_csv},
 };
 
 use super::input::{TRIALS_CSV, open, put, table};
@@ -39,7 +39,13 @@ fn import(args: &VllmLatencyArgs) -> Result<(), Exit> {
     };
     let store = open(&args.out)?;
     let before = match table(&store)? {
-        Some(bytes) => read_trials_csv(&bytes).map_err(|error| bad(&error))?,
+        Some(bytes) => {
+            let table = read_trials_table(&bytes).map_err(|error| bad(&error))?;
+            for note in &table.notes {
+                print_error(&format!("{}: {note}", args.out));
+            }
+            table.rows
+        }
         None => Vec::new(),
     };
     let rows = vllm_latency(before, &files, &options).map_err(|error| bad(&error))?;

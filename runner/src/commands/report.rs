@@ -16,7 +16,7 @@ use inferbench_results::{
     tables::write_csv,
 };
 
-use super::input::{TRIALS_CSV, open, put, rows};
+use super::input::{TRIALS_CSV, open, put, trials};
 use crate::{
     cli::{ReportArgs, ReportFormat},
     process::{exit::Exit, print_error},
@@ -34,15 +34,19 @@ pub fn run(args: &ReportArgs) -> Exit {
 fn report(args: &ReportArgs) -> Result<(), Exit> {
     let mut sweeps = Vec::new();
     let mut names = Vec::new();
+    let mut notes = Vec::new();
     for sweep in &args.sweeps {
-        let rows = rows(sweep)?;
-        names.push(name(sweep, &rows));
-        sweeps.push(rows);
+        let table = trials(sweep)?;
+        let name = name(sweep, &table.rows);
+        notes.extend(table.notes.iter().map(|note| format!("{name}: {note}")));
+        names.push(name);
+        sweeps.push(table.rows);
     }
     let rows = beside(sweeps);
     let objectives = objectives(args)?;
     let summary = summarize(&names.join(" + "), &rows, &objectives);
-    let analysis = analyze(&rows, &summary, &objectives);
+    let mut analysis = analyze(&rows, &summary, &objectives);
+    analysis.table_notes = notes;
     let doubtful = if args.valid_only {
         Vec::new()
     } else {
