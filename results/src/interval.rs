@@ -102,9 +102,14 @@ pub struct Within {
 /// `None` without any trial.
 #[must_use]
 pub fn estimate(combinations: &[Vec<Observation>]) -> Option<Estimate> {
-    let combinations: Vec<(&[Observation], f64)> = combinations
+    let scale = magnitude(combinations.iter().flatten().map(|trial| trial.value));
+    let scaled: Vec<Vec<Observation>> = combinations
         .iter()
         .filter(|trials| !trials.is_empty())
+        .map(|trials| trials.iter().map(|trial| trial.over(scale)).collect())
+        .collect();
+    let combinations: Vec<(&[Observation], f64)> = scaled
+        .iter()
         .map(|trials| {
             (
                 trials.as_slice(),
@@ -129,11 +134,55 @@ pub fn estimate(combinations: &[Vec<Observation>]) -> Option<Estimate> {
     } else {
         over_iterations(overall, &combinations)
     };
-    overall.is_finite().then(|| estimate.finite())
+    let estimate = estimate.times(scale);
+    estimate.mean.is_finite().then(|| estimate.finite())
+}
+
+/// The power of two below the largest of some magnitudes: what is divided by it can be squared, and neither overflows
+/// nor becomes nothing. Being a power of two, it changes no digit of what would not have anyway. 1 where there is none.
+pub(crate) fn magnitude(values: impl Iterator<Item = f64>) -> f64 {
+    let largest = values
+        .filter(|value| value.is_finite())
+        .fold(0.0_f64, |most, value| most.max(value.abs()));
+    if largest == 0.0 {
+        return 1.0;
+    }
+    // The exponent's bits alone. The least is that of the normal numbers, whose inverse is a number still.
+    f64::from_bits(largest.to_bits() & f64::INFINITY.to_bits()).max(f64::MIN_POSITIVE)
+}
+
+impl Observation {
+    /// The same in another unit, which has this many of the old one.
+    fn over(self, scale: f64) -> Self {
+        Self {
+            value: self.value / scale,
+            within: self.within.map(|within| Within {
+                sd: within.sd / scale,
+                range: within.range.map(|range| range.map(|part| part / scale)),
+                ..within
+            }),
+            ..self
+        }
+    }
 }
 
 impl Estimate {
-    /// Without what is no finite number, as squares of huge values may not be.
+    /// The same in another unit, of which one is this many of the new one.
+    fn times(self, scale: f64) -> Self {
+        let times = |part: Option<f64>| part.map(|part| part * scale);
+        Self {
+            mean: self.mean * scale,
+            sd: times(self.sd),
+            low: times(self.low),
+            high: times(self.high),
+            median: times(self.median),
+            min: times(self.min),
+            max: times(self.max),
+            ..self
+        }
+    }
+
+    /// Without what is no finite number, as an end beyond the largest of all numbers is.
     fn finite(mut self) -> Self {
         let has_interval = [self.sd, self.low, self.high]
             .iter()
@@ -148,24 +197,26 @@ impl Estimate {
 /// A figure with the 95% t-interval of each block's figure; without one for fewer than two blocks. `None` where the
 /// mean is no finite number.
 pub(crate) fn over_blocks(blocks: &[f64]) -> Option<Interval> {
-    let centre = mean(blocks.iter().copied());
-    if !centre.is_finite() {
+    let scale = magnitude(blocks.iter().copied());
+    let centre = mean(blocks.iter().map(|block| block / scale));
+    if !(centre * scale).is_finite() {
         return None;
     }
     if blocks.len() < 2 {
         return Some(Interval {
-            value: centre,
+            value: centre * scale,
             low: None,
             high: None,
         });
     }
     let degrees = blocks.len() as f64 - 1.0;
-    let variance = blocks.iter().map(|b| (b - centre).powi(2)).sum::<f64>() / degrees;
+    let squares = blocks.iter().map(|b| (b / scale - centre).powi(2));
+    let variance = squares.sum::<f64>() / degrees;
     let half = t_quantile(degrees) * (variance / blocks.len() as f64).sqrt();
     Some(Interval {
-        value: centre,
-        low: Some(centre - half),
-        high: Some(centre + half),
+        value: centre * scale,
+        low: Some((centre - half) * scale),
+        high: Some((centre + half) * scale),
     })
 }
 
@@ -235,10 +286,11 @@ fn over_iterations(overall: f64, combinations: &[(&[Observation], f64)]) -> Esti
             max: None,
         };
     };
+    let scale = magnitude(within.iter().map(|w| w.sd));
     let squares = within.len() as f64 * within.len() as f64;
     let parts = within.iter().map(|w| {
         (
-            w.sd.powi(2) / f64::from(w.count) / squares,
+            (w.sd / scale).powi(2) / f64::from(w.count) / squares,
             f64::from(w.count) - 1.0,
         )
     });
@@ -246,11 +298,11 @@ fn over_iterations(overall: f64, combinations: &[(&[Observation], f64)]) -> Esti
     let spread: f64 = parts.map(|(part, degrees)| part.powi(2) / degrees).sum();
     // Iterations that do not vary at all have an interval of no length, whatever the degrees of freedom.
     let half = if variance > 0.0 {
-        t_quantile(variance.powi(2) / spread) * variance.sqrt()
+        t_quantile(variance.powi(2) / spread) * (variance.sqrt() * scale)
     } else {
         0.0
     };
-    let sd = mean(within.iter().map(|w| w.sd.powi(2))).sqrt();
+    let sd = mean(within.iter().map(|w| (w.sd / scale).powi(2))).sqrt() * scale;
     let [median, min, max] = match within[..] {
         [
             Within {

@@ -7,7 +7,10 @@
 
 use inferbench_crds::{Duration, spec::Objectives};
 
-use crate::record::{Iteration, RequestTimes, Requests};
+use crate::{
+    interval::magnitude,
+    record::{Iteration, RequestTimes, Requests},
+};
 
 /// The shape of a trial, all lengths exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +100,9 @@ impl Stats {
         // Rounding may carry a mean past the extremes of nearly equal numbers.
         let mean = (sorted.iter().sum::<f64>() / count as f64).clamp(min, max);
         let std = (count > 1).then(|| {
-            let squares: f64 = sorted.iter().map(|x| (x - mean).powi(2)).sum();
-            (squares / (count - 1) as f64).sqrt()
+            let scale = magnitude(sorted.iter().copied());
+            let squares: f64 = sorted.iter().map(|x| ((x - mean) / scale).powi(2)).sum();
+            (squares / (count - 1) as f64).sqrt() * scale
         });
         Some(Self {
             count,

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    interval::{Observation, Within},
+    interval::{Observation, Within, magnitude},
     row::Row,
 };
 
@@ -333,8 +333,9 @@ impl Metric {
         let follows = self.better != Better::Higher || !row.of_requests();
         let sd = sd.filter(|_| follows);
         let within = match (mean, sd, row.iterations) {
+            // The ratio first: a product of two tiny values would be nothing.
             (Some(mean), Some(sd), Some(count)) if mean > 0.0 && count > 1 => Some(Within {
-                sd: value * sd / mean,
+                sd: value * (sd / mean),
                 count,
                 range: self.range(value, mean, range),
             }),
@@ -373,6 +374,55 @@ pub struct Combination<'a> {
     pub valid: Vec<&'a Row>,
     /// Its trials that cannot be vouched for.
     pub invalid: u32,
+}
+
+impl Combination<'_> {
+    /// A metric of every replicate that has it, in the order of the trials. A sweep measures a combination once in each
+    /// replicate; a table made elsewhere may hold several trials of one. They are no independent evidence, and stand for
+    /// that replicate by their mean.
+    #[must_use]
+    pub fn observe(&self, metric: &Metric) -> Vec<Observation> {
+        let mut found: Vec<Vec<Observation>> = Vec::new();
+        for trial in self.valid.iter().filter_map(|row| metric.observe(row)) {
+            let same = |known: &&mut Vec<Observation>| known[0].replicate == trial.replicate;
+            match found.iter_mut().find(same) {
+                Some(known) => known.push(trial),
+                None => found.push(vec![trial]),
+            }
+        }
+        found.iter().filter_map(|trials| pooled(trials)).collect()
+    }
+}
+
+/// The trials of one replicate as one: their mean, and their iterations' spread pooled, with as many degrees of freedom
+/// as they have together.
+fn pooled(trials: &[Observation]) -> Option<Observation> {
+    let (first, count) = match trials {
+        [] => return None,
+        [one] => return Some(*one),
+        [first, ..] => (first, trials.len() as f64),
+    };
+    // Divided first, so that no sum of huge values overflows.
+    let value = trials.iter().map(|trial| trial.value / count).sum();
+    let within: Option<Vec<Within>> = trials.iter().map(|trial| trial.within).collect();
+    let within = within.map(|within| {
+        let scale = magnitude(within.iter().map(|of| of.sd));
+        let degrees: u32 = within.iter().map(|of| of.count - 1).sum();
+        let squares: f64 = within
+            .iter()
+            .map(|of| f64::from(of.count - 1) * (of.sd / scale).powi(2))
+            .sum();
+        Within {
+            sd: scale * (squares / f64::from(degrees)).sqrt(),
+            count: degrees + 1,
+            range: None,
+        }
+    });
+    Some(Observation {
+        replicate: first.replicate,
+        value,
+        within,
+    })
 }
 
 /// The latest attempt at each trial, by trial index.

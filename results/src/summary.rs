@@ -244,15 +244,7 @@ fn count(rows: &[Row], latest: &[&Row]) -> Counts {
 
 fn estimates(combinations: &[&Combination<'_>]) -> Estimates {
     let observe = |metric: &Metric| -> Vec<Vec<Observation>> {
-        combinations
-            .iter()
-            .map(|c| {
-                c.valid
-                    .iter()
-                    .filter_map(|row| metric.observe(row))
-                    .collect()
-            })
-            .collect()
+        combinations.iter().map(|c| c.observe(metric)).collect()
     };
     METRICS
         .iter()

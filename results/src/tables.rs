@@ -1,6 +1,8 @@
 //! The tables as files: CSV written and read back, Parquet with typed columns whose units and descriptions stand in
 //! the fields' metadata.
 
+mod check;
+
 use std::{collections::HashMap, sync::Arc};
 
 use arrow_array::{
@@ -20,6 +22,7 @@ use parquet::{
 };
 use thiserror::Error;
 
+pub use self::check::TrialsTable;
 use crate::{
     columns::{Cell, Column, Kind, Table},
     row::{Row, of_column},
@@ -62,6 +65,16 @@ pub enum TableError {
         /// The column, its text and its type.
         problem: String,
     },
+    /// Two rows say different things of one trial.
+    #[error("{table}.csv, lines {} and {}: {problem}", lines[0], lines[1])]
+    Contradiction {
+        /// The table.
+        table: &'static str,
+        /// The lines at which they begin, from 1.
+        lines: [u64; 2],
+        /// What they share, the columns in which they differ, and what to do.
+        problem: String,
+    },
 }
 
 /// `trials.csv`: a header, then one line per row. Numbers are written so that they read back exactly.
@@ -92,13 +105,28 @@ pub fn write_csv<T: Table>(rows: &[T]) -> Result<Vec<u8>, TableError> {
         .map_err(|error| failed(error.into_error().into()))
 }
 
-/// The rows of a `trials.csv`, whose columns may stand in any order. One that may be empty may be missing, too: tables
-/// made by an older version, or elsewhere, lack some.
+/// The rows of a `trials.csv`, as they stand there. Its columns may stand in any order, and one that may be empty may be
+/// missing, too: tables made by an older version, or elsewhere, lack some.
 ///
 /// # Errors
 /// Where it is no CSV, has a column that is neither one of [`Row`]'s nor a factor's, has one twice, or lacks one that
 /// is never empty; names the line and the column.
 pub fn read_trials_csv(bytes: &[u8]) -> Result<Vec<Row>, TableError> {
+    let lines = read_lines(bytes)?;
+    Ok(lines.into_iter().map(|(_, row)| row).collect())
+}
+
+/// The same for figures to rest on: every trial counts once, every number is finite, and notes say what had to be done
+/// for that. Of a table that a sweep has made there is nothing to say.
+///
+/// # Errors
+/// Those of [`read_trials_csv`], and where two rows say different things of one trial.
+pub fn read_trials_table(bytes: &[u8]) -> Result<TrialsTable, TableError> {
+    check::check(read_lines(bytes)?)
+}
+
+/// Each row with the line at which it begins.
+fn read_lines(bytes: &[u8]) -> Result<Vec<(u64, Row)>, TableError> {
     let table = Row::NAME;
     let failed = |source| TableError::Csv { table, source };
     let mut reader = csv::Reader::from_reader(bytes);
@@ -119,7 +147,7 @@ pub fn read_trials_csv(bytes: &[u8]) -> Result<Vec<Row>, TableError> {
         for (factor, at) in &further {
             row.read_further(factor, record.get(*at).unwrap_or_default());
         }
-        rows.push(row);
+        rows.push((line, row));
     }
     Ok(rows)
 }

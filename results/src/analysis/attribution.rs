@@ -14,7 +14,7 @@ use super::{
     least_squares::Normal,
 };
 use crate::{
-    interval::{Interval, over_blocks},
+    interval::{Interval, magnitude, over_blocks},
     sample::{Factor, Level, Metric},
 };
 
@@ -243,15 +243,17 @@ fn by_block_of_measured(values: &Values) -> Vec<Vec<Option<f64>>> {
 /// The variance between replicates of a combination (pooled, with its degrees of freedom) over that of all trials.
 fn replicate_noise(values: &Values) -> Option<f64> {
     let trials = || values.by_block.iter().flatten().flatten().copied();
+    let scale = magnitude(trials());
     let overall = mean(trials())?;
-    let total: f64 = trials().map(|value| (value - overall).powi(2)).sum();
+    let square = |difference: f64| (difference / scale).powi(2);
+    let total: f64 = trials().map(|value| square(value - overall)).sum();
     let count = trials().count() as f64;
     let cells = values.means.iter().flatten().count() as f64;
     let within: f64 = values
         .by_block
         .iter()
         .flat_map(|block| block.iter().zip(&values.means))
-        .filter_map(|(value, mean)| Some(((*value)? - (*mean)?).powi(2)))
+        .filter_map(|(value, mean)| Some(square((*value)? - (*mean)?)))
         .sum();
     let share = (within / (count - cells)) / (total / (count - 1.0));
     (count > cells && share.is_finite()).then(|| share.min(1.0))

@@ -13,7 +13,10 @@ use super::{
     grid::mean,
     least_squares::{Normal, non_negative},
 };
-use crate::sample::{Combination, Factor, Level, Levels};
+use crate::{
+    interval::magnitude,
+    sample::{Combination, Factor, Level, Levels, Metric},
+};
 
 /// TTLT = a + b·out + c·in·batch + d·out·batch + e·out·batch·(in + out/2), coefficients not negative, relative errors
 /// squared; for one level of every other factor.
@@ -149,10 +152,11 @@ pub fn configuration(levels: &Levels) -> Levels {
 }
 
 fn of_group(levels: Levels, combinations: &[&Combination<'_>]) -> Option<CostModel> {
+    let ttlt = Metric::named("ttltMs")?;
     let measured: Vec<Timed<'_>> = combinations
         .iter()
         .filter_map(|combination| {
-            let times = combination.valid.iter().filter_map(|row| row.mean_ttlt_ms);
+            let times = combination.observe(ttlt).into_iter().map(|of| of.value);
             let ttlt_ms = mean(times).filter(|time| *time > 0.0)?;
             Some(Timed {
                 levels: &combination.levels,
@@ -252,24 +256,25 @@ fn predict(coefficients: &[f64; 5], terms: &[f64; 5]) -> f64 {
 
 /// Non-negative least squares of relative errors. Columns are scaled to 1 at most, for the sake of rounding.
 fn solve(measured: &[&Timed<'_>]) -> [f64; 5] {
+    let unit = magnitude(measured.iter().map(|one| one.ttlt_ms));
     let mut most = [0.0_f64; 5];
     for one in measured {
         for (most, term) in most.iter_mut().zip(&one.terms) {
-            *most = most.max(term / one.ttlt_ms);
+            *most = most.max(term / (one.ttlt_ms / unit));
         }
     }
     let mut normal = Normal::new(5);
     for one in measured {
         let row: Vec<(usize, f64)> = (0..5)
             .filter(|i| most[*i] > 0.0)
-            .map(|i| (i, one.terms[i] / one.ttlt_ms / most[i]))
+            .map(|i| (i, one.terms[i] / (one.ttlt_ms / unit) / most[i]))
             .collect();
         normal.add(&row, 1.0);
     }
     let scaled = non_negative(&normal);
     std::array::from_fn(|i| {
         if most[i] > 0.0 {
-            scaled[i] / most[i]
+            scaled[i] / most[i] * unit
         } else {
             0.0
         }

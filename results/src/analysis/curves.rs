@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::grid::{Axis, Grid, mean};
 use crate::{
-    interval::{Interval, Observation, estimate, over_blocks},
+    interval::{Interval, Observation, estimate, magnitude, over_blocks},
     sample::{Factor, Metric},
 };
 
@@ -161,9 +161,8 @@ pub(super) fn curve(
     for cell in grid.cells.iter().filter(|cell| cell.balanced) {
         let trials: Vec<Observation> = cell
             .combination
-            .valid
-            .iter()
-            .filter_map(|row| metric.observe(row))
+            .observe(metric)
+            .into_iter()
             .filter(|trial| trial.value.is_finite())
             .collect();
         // Combinations without a level are beyond the last one.
@@ -245,6 +244,9 @@ pub(super) fn curve(
 /// constant, the inverse and the linear family have closed forms, the power family has one for each exponent.
 #[must_use]
 pub fn fit(x: &[f64], y: &[f64]) -> Vec<Fit> {
+    let unit = magnitude(y.iter().copied());
+    let y: Vec<f64> = y.iter().map(|y| y / unit).collect();
+    let y = y.as_slice();
     // With u = 1/y a fit minimizes Σ(1 − f(x)·u)².
     let sums = |f: &dyn Fn(f64) -> f64| {
         let (mut fu, mut ffuu) = (0.0, 0.0);
@@ -281,7 +283,25 @@ pub fn fit(x: &[f64], y: &[f64]) -> Vec<Fit> {
     ]
     .into_iter()
     .filter_map(|(family, scale, slope)| rate(family, scale, slope, x, y))
+    .filter_map(|fit| fit.times(unit))
     .collect()
+}
+
+impl Fit {
+    /// The same for values in another unit, of which one is this many of the new one; `None` where the curve has no
+    /// finite parameters in it.
+    fn times(self, unit: f64) -> Option<Self> {
+        let fit = Self {
+            scale: self.scale * unit,
+            slope: match self.family {
+                Family::Linear => self.slope.map(|slope| slope * unit),
+                _ => self.slope,
+            },
+            ..self
+        };
+        let finite = fit.scale.is_finite() && fit.slope.is_none_or(f64::is_finite);
+        finite.then_some(fit)
+    }
 }
 
 fn rate(family: Family, scale: f64, slope: Option<f64>, x: &[f64], y: &[f64]) -> Option<Fit> {
@@ -317,6 +337,9 @@ fn rate(family: Family, scale: f64, slope: Option<f64>, x: &[f64], y: &[f64]) ->
 /// The scale and exponent of a·xⁿ: for each n the best a is closed; n by golden section around the best of a coarse
 /// search, since the loss may have several valleys.
 fn power(x: &[f64], y: &[f64]) -> (f64, f64) {
+    let unit = magnitude(y.iter().copied());
+    let y: Vec<f64> = y.iter().map(|y| y / unit).collect();
+    let y = y.as_slice();
     // Levels are taken relative to their geometric mean, so that no power overflows.
     let centre = (x.iter().map(|x| x.ln()).sum::<f64>() / x.len() as f64).exp();
     let at = |n: f64| {
@@ -346,7 +369,7 @@ fn power(x: &[f64], y: &[f64]) -> (f64, f64) {
         }
     }
     let n = polish(x, y, centre, (low + high) / 2.0);
-    (at(n).0 / centre.powf(n), n)
+    (at(n).0 / centre.powf(n) * unit, n)
 }
 
 /// Golden section finds a flat minimum to half the digits; a few Gauss-Newton steps in (ln a, n) find the rest.

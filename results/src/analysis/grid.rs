@@ -319,11 +319,10 @@ impl Grid<'_> {
         let mut means = Vec::with_capacity(self.cells.len());
         for (at, cell) in self.cells.iter().enumerate() {
             let mut known = Vec::new();
-            for row in &cell.combination.valid {
-                let value = metric.value(row);
-                if let (Some(value), Ok(block)) = (value, blocks.binary_search(&row.replicate)) {
-                    by_block[block][at] = Some(value);
-                    known.push(value);
+            for of in cell.combination.observe(metric) {
+                if let Ok(block) = blocks.binary_search(&of.replicate) {
+                    by_block[block][at] = Some(of.value);
+                    known.push(of.value);
                 }
             }
             means.push(mean(known.into_iter()));

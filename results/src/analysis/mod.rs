@@ -47,6 +47,10 @@ pub struct Analysis {
     pub schema_version: String,
     /// The sweep's name.
     pub sweep: String,
+    /// What had to be done with the table before any figure: notes on rows that are there twice, numbers that are none,
+    /// several trials of one replicate. Absent for a table that a sweep has made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub table_notes: Vec<String>,
     /// Notes that a reader needs beside these figures, and why some are missing.
     pub notes: Vec<String>,
     /// The combinations to run.
@@ -111,6 +115,7 @@ pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Anal
     Analysis {
         schema_version: ANALYSIS_VERSION.into(),
         sweep: summary.sweep.clone(),
+        table_notes: Vec::new(),
         notes: notes(&scopes, nested),
         decisions: decisions::decide(summary, objectives),
         scopes,

@@ -72,23 +72,16 @@ pub fn compare_metric(
 
 /// `None` where it was not measured, an error where a value has no logarithm.
 fn logs(metric: &Metric, combination: &Combination<'_>) -> Option<Result<Logs, ()>> {
-    let mut blocks: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-    for row in &combination.valid {
-        let Some(value) = metric.value(row) else {
-            continue;
-        };
-        if !is_number(value) {
-            return Some(Err(()));
-        }
-        blocks.entry(row.replicate).or_default().push(value.ln());
-    }
+    let blocks = combination.observe(metric);
     if blocks.is_empty() {
         return None;
     }
-    Some(Ok(blocks
-        .into_iter()
-        .map(|(block, logs)| (block, mean(&logs)))
-        .collect()))
+    let log = |value: f64| is_number(value).then(|| value.ln());
+    let logs: Option<Logs> = blocks
+        .iter()
+        .map(|block| Some((block.replicate, log(block.value)?)))
+        .collect();
+    Some(logs.ok_or(()))
 }
 
 fn is_number(value: f64) -> bool {

@@ -2,7 +2,7 @@
 
 use inferbench_results::compare::{Comparison, Options, compare, text};
 
-use super::input::rows;
+use super::input::trials;
 use crate::{
     cli::{CompareArgs, CompareOutput},
     process::{exit::Exit, print_error},
@@ -47,5 +47,14 @@ fn compared(args: &CompareArgs) -> Result<Comparison, Exit> {
         names: Some([args.a.clone(), args.b.clone()]),
         limits: args.fail_if.clone(),
     };
-    Ok(compare(&rows(&args.a)?, &rows(&args.b)?, &options))
+    let (a, b) = (trials(&args.a)?, trials(&args.b)?);
+    let mut comparison = compare(&a.rows, &b.rows, &options);
+    let of = |side: &'static str, notes: Vec<String>| {
+        let notes = notes.into_iter();
+        notes.map(move |note| format!("{side}: {}", note.trim_end_matches('.')))
+    };
+    comparison
+        .notes
+        .splice(0..0, of("A", a.notes).chain(of("B", b.notes)));
+    Ok(comparison)
 }

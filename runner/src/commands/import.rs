@@ -8,7 +8,7 @@ use std::{
 use inferbench_results::{
     import::{File, ImportError, VllmOptions, VllmServeOptions, vllm_latency, vllm_serve},
     row::Row,
-    tables::{read_trials_csv, write_csv},
+    tables::{read_trials_table, write_csv},
 };
 
 use super::input::{TRIALS_CSV, open, put, table};
@@ -72,7 +72,13 @@ fn import(
         .collect::<Result<Vec<File>, Exit>>()?;
     let store = open(out)?;
     let before = match table(&store)? {
-        Some(bytes) => read_trials_csv(&bytes).map_err(|error| bad(&error))?,
+        Some(bytes) => {
+            let table = read_trials_table(&bytes).map_err(|error| bad(&error))?;
+            for note in &table.notes {
+                print_error(&format!("{out}: {note}"));
+            }
+            table.rows
+        }
         None => Vec::new(),
     };
     let rows = rows(before, &files).map_err(|error| bad(&error))?;

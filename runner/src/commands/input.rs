@@ -6,7 +6,10 @@ use std::{fs, path::Path};
 use inferbench_crds::{
     InferenceBenchmark, engine::Engine, file, presets::PRESETS, validate::Scope,
 };
-use inferbench_results::{row::Row, tables::read_trials_csv};
+use inferbench_results::{
+    row::Row,
+    tables::{TrialsTable, read_trials_table},
+};
 
 use crate::{
     cli::DtypeArg,
@@ -68,6 +71,11 @@ pub(super) const TRIALS_CSV: &str = "trials.csv";
 
 /// The rows of a sweep, given by its folder, its URL or its trials.csv; else what is wrong has been said.
 pub(super) fn rows(sweep: &str) -> Result<Vec<Row>, Exit> {
+    trials(sweep).map(|table| table.rows)
+}
+
+/// The same with notes on the table, which have been said, too, for who shows them beside the figures.
+pub(super) fn trials(sweep: &str) -> Result<TrialsTable, Exit> {
     let bad = |what: &dyn std::fmt::Display| {
         print_error(&format!("{sweep}: {what}"));
         Exit::BadInput
@@ -86,7 +94,11 @@ pub(super) fn rows(sweep: &str) -> Result<Vec<Row>, Exit> {
             ))
         })?
     };
-    read_trials_csv(&bytes).map_err(|error| bad(&error))
+    let table = read_trials_table(&bytes).map_err(|error| bad(&error))?;
+    for note in &table.notes {
+        print_error(&format!("{sweep}: {note}"));
+    }
+    Ok(table)
 }
 
 /// The bytes of a store's trials.csv, where it has one.

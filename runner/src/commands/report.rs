@@ -16,7 +16,7 @@ use inferbench_results::{
     tables::write_csv,
 };
 
-use super::input::{TRIALS_CSV, open, put, rows};
+use super::input::{TRIALS_CSV, open, put, trials};
 use crate::{
     cli::{ReportArgs, ReportFormat},
     process::{exit::Exit, print_error},
@@ -35,15 +35,19 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
     let objectives = objectives(args)?;
     let mut sweeps = Vec::new();
     let mut names = Vec::new();
+    let mut notes = Vec::new();
     for sweep in &args.sweeps {
-        let mut rows = rows(sweep)?;
-        leave_out_other_goodput(sweep, &mut rows, &objectives)?;
-        names.push(name(sweep, &rows));
-        sweeps.push(rows);
+        let mut table = trials(sweep)?;
+        leave_out_other_goodput(sweep, &mut table.rows, &objectives)?;
+        let name = name(sweep, &table.rows);
+        notes.extend(table.notes.iter().map(|note| format!("{name}: {note}")));
+        names.push(name);
+        sweeps.push(table.rows);
     }
     let rows = beside(sweeps);
     let summary = summarize(&names.join(" + "), &rows, &objectives);
-    let analysis = analyze(&rows, &summary, &objectives);
+    let mut analysis = analyze(&rows, &summary, &objectives);
+    analysis.table_notes = notes;
     let doubtful = if args.valid_only {
         Vec::new()
     } else {

@@ -137,3 +137,49 @@ fn what_cannot_be_reported_on_is_named() {
         "nothing is made by looking"
     );
 }
+
+#[test]
+fn what_a_table_made_elsewhere_needs_said_is_said_beside_its_figures() {
+    let place = Place::untouched(SPEC);
+    let header = "sweep,trial_index,trial_key,attempt,replicate,run_order,outcome,valid,model,model_revision,dtype,\
+                  batch_size,input_len,output_len,gpus,mean_ttlt_ms";
+    let line = |index: u32, ms: &str| {
+        format!("elsewhere,{index},,0,0,{index},Succeeded,true,tiny,,f32,1,16,64,0,{ms}\n")
+    };
+    let table = |name: &str, lines: &[String]| {
+        let text = format!("{header}\n{}", lines.concat());
+        fs::write(place.path().join(name), text).unwrap();
+    };
+    let lines = [line(0, "12.5"), line(1, "13.5"), line(2, "NaN")];
+    table("trials.csv", &lines);
+    let said = "Several valid rows of one combination in one replicate";
+    for (arguments, shown) in [
+        (&["report", "trials.csv", "-f", "md"][..], true),
+        (&["report", "trials.csv", "-f", "json"], true),
+        (&["report", "trials.csv", "--out", "page"], false),
+        (&["compare", "trials.csv", "trials.csv"], true),
+        (
+            &["export", "llm-d", "trials.csv", "--out", "exported"],
+            false,
+        ),
+    ] {
+        let output = place.command(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+        assert_eq!(stdout(&output).contains(said), shown, "{arguments:?}");
+    }
+    let page = fs::read_to_string(place.path().join("page/report.html")).unwrap();
+    assert!(page.contains(said) && page.contains("line 4, mean_ttlt_ms: NaN"));
+
+    table("contradiction.csv", &[line(0, "12.5"), line(0, "13.5")]);
+    let output = place.command(&["report", "contradiction.csv"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains(
+            "lines 2 and 3: both are of trial_index 0, attempt 0, but they differ in mean_ttlt_ms (12.5, 13.5)"
+        ),
+        "{}",
+        stderr(&output)
+    );
+}
