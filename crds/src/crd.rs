@@ -104,6 +104,11 @@ const RULES: &[[&str; 3]] = &[
         "design is immutable: create a new resource",
     ],
     [
+        "spec.design",
+        "!has(self.until) || self.until.min <= self.replicates",
+        "until.min is more than replicates, which are the most",
+    ],
+    [
         "spec.design.factors.gpus",
         "size(self) == 1 || !(0 in self)",
         "0 means CPU and stands alone",

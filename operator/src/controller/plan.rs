@@ -164,7 +164,7 @@ impl Tally {
     }
 
     fn add(&mut self, outcome: Outcome) {
-        if let Some(count) = self.0.get_mut(usize::from(outcome.code()) - 1) {
+        if let Some(count) = place(outcome).and_then(|at| self.0.get_mut(at)) {
             *count += 1;
         }
     }
@@ -172,7 +172,7 @@ impl Tally {
     /// How many ended so.
     #[must_use]
     pub fn count(&self, outcome: Outcome) -> u32 {
-        let count = self.0.get(usize::from(outcome.code()) - 1);
+        let count = place(outcome).and_then(|at| self.0.get(at));
         count.copied().unwrap_or(0)
     }
 
@@ -181,6 +181,10 @@ impl Tally {
     pub fn ended(&self) -> u32 {
         self.0.iter().sum()
     }
+}
+
+fn place(outcome: Outcome) -> Option<usize> {
+    Outcome::ALL.iter().position(|one| *one == outcome)
 }
 
 /// The plan for a sweep.

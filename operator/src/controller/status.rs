@@ -180,6 +180,7 @@ fn counts(sweep: &Sweep, plan: &Plan, before: Counts) -> Counts {
         unsupported: count(Outcome::Unsupported),
         timed_out: count(Outcome::TimedOut),
         failed: count(Outcome::Failed),
+        not_needed: count(Outcome::NotNeeded),
         invalid: before.invalid.saturating_add(number(plan.measured.invalid)),
         reused: before.reused.saturating_add(number(plan.measured.reused)),
     }

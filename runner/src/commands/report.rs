@@ -10,9 +10,10 @@ use inferbench_results::{
     analysis::{Analysis, analyze},
     beside::beside,
     figures,
+    looks::Looks,
     report::{Report, markdown},
     row::Row,
-    summary::{CombinationSummary, Summary, doubtful, summarize},
+    summary::{CombinationSummary, Summary, doubtful, summarize_looked_at},
     tables::write_csv,
 };
 
@@ -41,7 +42,12 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
     }
     let rows = beside(sweeps);
     let objectives = objectives(args)?;
-    let summary = summarize(&names.join(" + "), &rows, &objectives);
+    // Sweeps side by side were each stopped by a rule of their own, or by none.
+    let looks = match args.sweeps.as_slice() {
+        [sweep] => stored(sweep)?.and_then(|summary| Looks::again(&summary.stopped?)),
+        _ => None,
+    };
+    let summary = summarize_looked_at(&names.join(" + "), &rows, &objectives, looks.as_ref());
     let analysis = analyze(&rows, &summary, &objectives);
     let doubtful = if args.valid_only {
         Vec::new()
@@ -162,15 +168,19 @@ fn objectives(args: &ReportArgs) -> Result<Objectives, Exit> {
 
 /// A table made elsewhere has no summary beside it, and no objectives then.
 fn stored_objectives(sweep: &str) -> Result<Objectives, Exit> {
+    Ok(stored(sweep)?
+        .map(|summary| summary.objectives)
+        .unwrap_or_default())
+}
+
+/// The summary that a sweep was collected with; none where there is none to be read, as beside a single table.
+fn stored(sweep: &str) -> Result<Option<Summary>, Exit> {
     if !sweep.contains("://") && !Path::new(sweep).is_dir() {
-        return Ok(Objectives::default());
+        return Ok(None);
     }
     let bytes = open(sweep)?.get(SUMMARY).map_err(|error| {
         print_error(&error);
         Exit::Failed
     })?;
-    let summary = bytes.and_then(|bytes| serde_json::from_slice::<Summary>(&bytes).ok());
-    Ok(summary
-        .map(|summary| summary.objectives)
-        .unwrap_or_default())
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
