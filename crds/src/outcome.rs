@@ -59,7 +59,10 @@ impl Outcome {
     /// killed between storing and telling, and where there was to be no record.
     #[must_use]
     pub const fn gives_way(self) -> bool {
-        matches!(self, Self::Failed | Self::OutOfMemory | Self::TimedOut | Self::NotNeeded)
+        matches!(
+            self,
+            Self::Failed | Self::OutOfMemory | Self::TimedOut | Self::NotNeeded
+        )
     }
 
     /// The name that records, tables and status write.

@@ -333,8 +333,7 @@ const EDITS: &[(&str, Change, bool)] = &[
     (
         "when it is enough",
         |spec| {
-            spec["design"]["until"] =
-                json!({ "metric": "ttftMs", "halfWidth": "3%", "min": 2 });
+            spec["design"]["until"] = json!({ "metric": "ttftMs", "halfWidth": "3%", "min": 2 });
             spec["design"]["replicates"] = json!(2);
         },
         false,

@@ -48,12 +48,6 @@ pub fn validate(
             );
         }
     }
-    if spec.design.until.is_some() {
-        found.add(
-            "spec.design.until",
-            "is looked at by `inferbench run` alone: a cluster measures every replicate, so leave it out",
-        );
-    }
     let gpu = gpu_resource.unwrap_or(GPU_RESOURCE);
     let resources = runner.resources.as_ref();
     let sides = [

@@ -393,12 +393,7 @@ fn unmeasured(latest: &[&Row]) -> Vec<Unmeasured> {
     for row in latest
         .iter()
         // Nothing is amiss with what was not needed, and the counts say how many there are.
-        .filter(|row| {
-            !matches!(
-                row.outcome,
-                Some(Outcome::Succeeded | Outcome::NotNeeded)
-            )
-        })
+        .filter(|row| !matches!(row.outcome, Some(Outcome::Succeeded | Outcome::NotNeeded)))
     {
         let at = found.iter().position(|one| one.outcome == row.outcome);
         let at = at.unwrap_or_else(|| {

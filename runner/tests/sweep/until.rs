@@ -10,7 +10,10 @@ use crate::place::{Place, SPEC, signal, stderr, stdout};
 /// As wide as a half width may be, so that trials of milliseconds on a busy machine are narrow at last.
 fn spec(until: &str) -> String {
     SPEC.replace("inputLength: [4, 8]", "inputLength: [4]")
-        .replace("replicates: 2", &format!("replicates: 8\n    until: {until}"))
+        .replace(
+            "replicates: 2",
+            &format!("replicates: 8\n    until: {until}"),
+        )
 }
 
 const WIDE: &str = "{metric: ttltMs, halfWidth: 100%, confidence: 80, min: 3}";
@@ -66,7 +69,9 @@ fn narrow_combinations_run_no_further_and_an_interruption_decides_nothing_else()
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let log = stderr(&output);
     assert!(
-        log.contains("2 combinations × 3 to 8 replicates = at most 16 trials, 4 of them measured before"),
+        log.contains(
+            "2 combinations × 3 to 8 replicates = at most 16 trials, 4 of them measured before"
+        ),
         "{log}"
     );
     let not_needed = check(&place);
