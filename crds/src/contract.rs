@@ -243,7 +243,7 @@ pub enum PodRequest {
     Trial(Box<TrialRequest>),
 }
 
-/// The request of a preflight or of a collection: the whole sweep.
+/// The request of a preflight, of a look between blocks or of a collection: the whole sweep.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct SweepRequest {
@@ -259,12 +259,16 @@ pub struct SweepRequest {
     pub runner: String,
     /// Where the results go.
     pub store: StoreAt,
-    /// Of a collection: `status.ledger.outcomes`, of which the failed trials may have a record all the same.
+    /// Of a collection or a look: `status.ledger.outcomes`, of which the failed trials may have a record all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<String>,
-    /// Of a collection: how many pods there are to hand it over, each with at most one [`Chunk`].
+    /// Of a collection or a look: how many pods there are to hand it over, each with at most one [`Chunk`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunks: Option<u32>,
+    /// Of a look: the blocks, from the first on, that have ended. The trials that are still to run are those that the
+    /// ledger does not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub look: Option<u32>,
 }
 
 /// The digit of a trial that has succeeded and is invalid.
@@ -370,8 +374,8 @@ pub struct ModelReport {
     pub max_stages: Option<u32>,
 }
 
-/// The termination message of one pod of a collection: a part of [`Collected`] as JSON, zlib and base64. A pod with
-/// nothing to hand over writes none.
+/// The termination message of one pod of a collection or a look: a part of [`Collected`] or [`Decided`] as JSON, zlib and
+/// base64. A pod with nothing to hand over writes none.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Chunk {
@@ -401,6 +405,17 @@ pub struct Collected {
     /// Trials of which the store has a record that says something else than the ledger: index and what the record says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovered: Vec<(u32, Outcome)>,
+}
+
+/// The handover of a look.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Decided {
+    /// The blocks, from the first on, that were looked at.
+    pub blocks: u32,
+    /// A bit for each combination before exclusion, in base64, bit 0 of the first byte the lowest: whether it is narrow
+    /// enough to run no further. `crate::handover` reads and writes it.
+    pub enough: String,
 }
 
 #[cfg(test)]

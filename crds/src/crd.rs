@@ -104,6 +104,11 @@ const RULES: &[[&str; 3]] = &[
         "design is immutable: create a new resource",
     ],
     [
+        "spec.design",
+        "!has(self.until) || self.until.min <= self.replicates",
+        "until.min is more than replicates, which are the most",
+    ],
+    [
         "spec.design.factors.gpus",
         "size(self) == 1 || !(0 in self)",
         "0 means CPU and stands alone",
@@ -203,6 +208,9 @@ const COLUMNS: [[&str; 3]; 8] = [
     ["Age", ".metadata.creationTimestamp", "date"],
 ];
 
+/// The further columns of `kubectl get -o wide`.
+const WIDE_COLUMNS: [[&str; 3]; 1] = [["NotNeeded", ".status.counts.notNeeded", "integer"]];
+
 /// The CustomResourceDefinition as the API server gets it.
 #[must_use]
 pub fn crd() -> Value {
@@ -211,7 +219,14 @@ pub fn crd() -> Value {
     let version = &mut crd["spec"]["versions"][0];
     let column =
         |[name, path, kind]: [&str; 3]| json!({ "name": name, "jsonPath": path, "type": kind });
-    version["additionalPrinterColumns"] = COLUMNS.map(column).into();
+    let wide = |wide: [&str; 3]| {
+        let mut column = column(wide);
+        column["priority"] = json!(1);
+        column
+    };
+    let columns = COLUMNS.map(column).into_iter();
+    let columns: Vec<Value> = columns.chain(WIDE_COLUMNS.map(wide)).collect();
+    version["additionalPrinterColumns"] = columns.into();
     let schema = &mut version["schema"]["openAPIV3Schema"];
     *schema = root();
     for rule in rules() {

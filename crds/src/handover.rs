@@ -1,14 +1,16 @@
-//! How the result of a collection reaches the resource's status: [`Collected`] as JSON, compressed by zlib and cut into
-//! [`Chunk`]s, one in the termination message of each pod. The runner cuts, the operator joins.
+//! How the result of a collection, or of a look between blocks, reaches the resource's status: [`Collected`] or [`Decided`]
+//! as JSON, compressed by zlib and cut into [`Chunk`]s, one in the termination message of each pod. The runner cuts, the
+//! operator joins.
 
 use std::sync::LazyLock;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use miniz_oxide::{deflate::compress_to_vec_zlib, inflate::decompress_to_vec_zlib_with_limit};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
-    contract::{Chunk, Collected, TERMINATION_MESSAGE_BYTES},
+    contract::{Chunk, Collected, Decided, TERMINATION_MESSAGE_BYTES},
     crd, limits, schema, sha256_hex,
 };
 
@@ -30,13 +32,19 @@ pub fn chunks(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX)
 }
 
-/// Cuts what a collection hands over into chunks with `bytes` bytes of the stream each: [`CHUNK_BYTES`], outside of
-/// tests.
+/// How many chunks the decisions on so many combinations take at most: a stream of bits that says nothing twice is as
+/// long as the bits.
+#[must_use]
+pub fn chunks_of_decisions(combinations: u32) -> u32 {
+    chunks(combinations as usize / 6 + 256)
+}
+
+/// Cuts what is handed over into chunks with `bytes` bytes of the stream each: [`CHUNK_BYTES`], outside of tests.
 ///
 /// # Errors
 /// Where it cannot be written as JSON: never in practice.
-pub fn cut(collected: &Collected, bytes: usize) -> serde_json::Result<Vec<Chunk>> {
-    let json = serde_json::to_vec(collected)?;
+pub fn cut(handed: &impl Serialize, bytes: usize) -> serde_json::Result<Vec<Chunk>> {
+    let json = serde_json::to_vec(handed)?;
     Ok(chunks_of(&compress_to_vec_zlib(&json, LEVEL), bytes))
 }
 
@@ -62,6 +70,77 @@ fn chunks_of(stream: &[u8], bytes: usize) -> Vec<Chunk> {
 /// # Errors
 /// Where a part is missing or damaged, or where the resource's schema does not allow what they say.
 pub fn join<'a>(reports: impl Iterator<Item = &'a str>) -> Result<Collected, String> {
+    let collected: Collected = whole(reports, "summary")?;
+    check(&collected)?;
+    Ok(collected)
+}
+
+/// Joins what the termination messages of a look's pods say, as [`join`] does: the combinations, ascending, that run no
+/// further after these `blocks`.
+///
+/// # Errors
+/// Where a part is missing or damaged, or where they speak of other blocks or of combinations that there are not.
+pub fn join_decided<'a>(
+    reports: impl Iterator<Item = &'a str>,
+    blocks: u32,
+    combinations: u32,
+) -> Result<Vec<u32>, String> {
+    let decided: Decided = whole(reports, "decisions")?;
+    if decided.blocks != blocks {
+        return Err(format!(
+            "the decisions are those after {} blocks, not after {blocks}",
+            decided.blocks
+        ));
+    }
+    decided.combinations(combinations)
+}
+
+impl Decided {
+    /// The decisions after some blocks, of a design with so many combinations before exclusion, on those that run no
+    /// further.
+    #[must_use]
+    pub fn new(blocks: u32, combinations: u32, enough: impl IntoIterator<Item = u32>) -> Self {
+        let mut bits = vec![0_u8; (combinations as usize).div_ceil(8)];
+        for combination in enough {
+            if let Some(byte) = bits.get_mut(combination as usize / 8) {
+                *byte |= 1 << (combination % 8);
+            }
+        }
+        Self {
+            blocks,
+            enough: STANDARD.encode(bits),
+        }
+    }
+
+    /// The combinations that run no further, ascending.
+    fn combinations(&self, combinations: u32) -> Result<Vec<u32>, String> {
+        let bits = STANDARD
+            .decode(&self.enough)
+            .map_err(|error| format!("the decisions are not base64: {error}"))?;
+        let needed = (combinations as usize).div_ceil(8);
+        if bits.len() != needed {
+            return Err(format!(
+                "the decisions have {} bytes, and {combinations} combinations need {needed}",
+                bits.len()
+            ));
+        }
+        let slots = u32::try_from(needed * 8).unwrap_or(u32::MAX);
+        let set = (0..slots).filter(|at| bits[*at as usize / 8] >> (at % 8) & 1 == 1);
+        let set: Vec<u32> = set.collect();
+        match set.iter().find(|at| **at >= combinations) {
+            Some(beyond) => Err(format!(
+                "the decisions speak of combination {beyond}, and there are {combinations}"
+            )),
+            None => Ok(set),
+        }
+    }
+}
+
+/// What is handed over, from the parts of it that termination messages are.
+fn whole<'a, T: DeserializeOwned>(
+    reports: impl Iterator<Item = &'a str>,
+    what: &str,
+) -> Result<T, String> {
     let mut parts: Vec<Option<Vec<u8>>> = Vec::new();
     let mut whole = String::new();
     for report in reports.filter(|report| !report.is_empty()) {
@@ -103,10 +182,7 @@ pub fn join<'a>(reports: impl Iterator<Item = &'a str>) -> Result<Collected, Str
     }
     let json = decompress_to_vec_zlib_with_limit(&stream, MOST_BYTES)
         .map_err(|error| format!("the parts are no zlib stream: {error}"))?;
-    let collected: Collected = serde_json::from_slice(&json)
-        .map_err(|error| format!("the parts are no summary: {error}"))?;
-    check(&collected)?;
-    Ok(collected)
+    serde_json::from_slice(&json).map_err(|error| format!("the parts are no {what}: {error}"))
 }
 
 /// Whether a status has room for it.
@@ -263,6 +339,42 @@ mod tests {
         assert_eq!(
             read(&[beyond.into()]),
             Err("there is no part 3 of 2".into())
+        );
+    }
+
+    #[test]
+    fn decisions_lead_back_within_their_chunks() {
+        let mut random = crate::splitmix::SplitMix64::new(5);
+        for combinations in [1, 7, 8, 9, 1_000, 16_666, 25_000] {
+            let enough: Vec<u32> = (0..combinations).filter(|_| random.below(2) == 0).collect();
+            let decided = Decided::new(4, combinations, enough.clone());
+            let parts = cut(&decided, CHUNK_BYTES).expect("JSON");
+            assert!(
+                parts.len() <= chunks_of_decisions(combinations) as usize,
+                "{combinations}"
+            );
+            let reports: Vec<String> = parts
+                .iter()
+                .map(|part| serde_json::to_string(part).expect("JSON"))
+                .collect();
+            let read = |blocks, combinations| {
+                join_decided(reports.iter().map(String::as_str), blocks, combinations)
+            };
+            assert_eq!(read(4, combinations), Ok(enough));
+            assert_eq!(
+                read(5, combinations),
+                Err("the decisions are those after 4 blocks, not after 5".into())
+            );
+            assert!(
+                read(4, combinations + 8)
+                    .expect_err("refused")
+                    .contains("need")
+            );
+        }
+        let beyond = Decided::new(4, 8, [7]);
+        assert_eq!(
+            beyond.combinations(7),
+            Err("the decisions speak of combination 7, and there are 7".into())
         );
     }
 

@@ -122,6 +122,7 @@ impl Outcomes {
         Ledger {
             outcomes: self.encode(),
             failed: self.failed(),
+            decided: 0,
         }
     }
 
@@ -371,8 +372,8 @@ mod tests {
             "status.ledger.outcomes has 2 bytes, and 40 trials need 15"
         );
         assert_eq!(
-            refuse("Bw==", 2),
-            "status.ledger.outcomes has 7 for trial 0, which is no outcome"
+            refuse("Bg==", 2),
+            "status.ledger.outcomes has 6 for trial 0, which is no outcome"
         );
         // The bits beyond the last trial are not empty.
         assert!(
@@ -387,7 +388,9 @@ mod tests {
         for index in (0..50_000).step_by(2) {
             ledger.record(index, Outcome::Failed).expect("new");
         }
-        let Ledger { outcomes, failed } = ledger.status();
+        let Ledger {
+            outcomes, failed, ..
+        } = ledger.status();
         assert_eq!(outcomes.len(), MAX_TEXT);
         assert_eq!(MAX_TEXT, 25_000);
         assert!(

@@ -28,6 +28,7 @@ pub mod spec;
 pub mod splitmix;
 pub mod status;
 pub mod suggest;
+pub mod until;
 pub mod validate;
 pub mod violation;
 

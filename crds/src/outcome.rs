@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a trial ended; all but `Failed` are measurements.
+/// How a trial ended; all but `Failed` and `NotNeeded` are measurements.
 #[derive(
     Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
@@ -20,19 +20,23 @@ pub enum Outcome {
     TimedOut,
     /// It broke.
     Failed,
+    /// It was not measured, as its combination was narrow enough without it: see `design.until`. It has no record.
+    NotNeeded,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the codes.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Succeeded,
         Self::OutOfMemory,
         Self::Unsupported,
         Self::TimedOut,
         Self::Failed,
+        Self::NotNeeded,
     ];
 
-    /// The outcome's number in the ledger, from 1; 0 stands for a trial that has not ended.
+    /// The outcome's number in the ledger, from 1; 0 stands for a trial that has not ended. There is no 6: in a pod's
+    /// report it stands for a trial that has succeeded and is invalid.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -41,6 +45,7 @@ impl Outcome {
             Self::Unsupported => 3,
             Self::TimedOut => 4,
             Self::Failed => 5,
+            Self::NotNeeded => 7,
         }
     }
 
@@ -50,11 +55,14 @@ impl Outcome {
         Self::ALL.into_iter().find(|outcome| outcome.code() == code)
     }
 
-    /// Whether the end of a pod alone can have told it. A stored record outranks that: the pod may have been killed
-    /// between storing and telling.
+    /// Whether a stored record outranks it: where the end of a pod alone can have told it, as the pod may have been
+    /// killed between storing and telling, and where there was to be no record.
     #[must_use]
     pub const fn gives_way(self) -> bool {
-        matches!(self, Self::Failed | Self::OutOfMemory | Self::TimedOut)
+        matches!(
+            self,
+            Self::Failed | Self::OutOfMemory | Self::TimedOut | Self::NotNeeded
+        )
     }
 
     /// The name that records, tables and status write.
@@ -66,6 +74,7 @@ impl Outcome {
             Self::Unsupported => "Unsupported",
             Self::TimedOut => "TimedOut",
             Self::Failed => "Failed",
+            Self::NotNeeded => "NotNeeded",
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     limits, patterns, presets,
     select::Select,
     status::InferenceBenchmarkStatus,
+    until::Until,
 };
 pub use crate::{
     engine::{Candle, Endpoint, Engine, Server},
@@ -76,6 +77,9 @@ pub struct Design {
     #[serde(default = "default_replicates")]
     #[schemars(range(min = 1, max = limits::REPLICATES))]
     pub replicates: i32,
+    /// When a combination has been measured often enough: it then runs no further, and `replicates` is the most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Until>,
     /// The order of the trials.
     #[serde(default)]
     pub order: Order,

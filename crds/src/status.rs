@@ -112,6 +112,8 @@ pub struct Counts {
     pub timed_out: i32,
     /// Broken.
     pub failed: i32,
+    /// Not measured, as `design.until` was met without them.
+    pub not_needed: i32,
     /// Of those measured, how many were disturbed: their figures do not count.
     pub invalid: i32,
     /// Of those done, how many were found in the store and not measured again.
@@ -135,13 +137,23 @@ pub struct Progress {
 #[serde(rename_all = "camelCase", default)]
 pub struct Ledger {
     /// Three bits for each trial index, in base64: 0 not ended, 1 Succeeded, 2 OutOfMemory, 3 Unsupported,
-    /// 4 TimedOut, 5 Failed. Bit 0 of the first byte is the lowest of trial 0.
+    /// 4 TimedOut, 5 Failed, 7 NotNeeded. Bit 0 of the first byte is the lowest of trial 0.
     #[schemars(length(max = 25_000))]
     pub outcomes: String,
     /// The failed trials for people, as `512,600-603`; cut where it would be longer than 1 KiB.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1_024))]
     pub failed: String,
+    /// The blocks, from the first on, after which it was decided which combinations run no further; absent before the
+    /// first look that `design.until` asks for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub decided: i32,
+}
+
+// The signature is serde's.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 /// Where the results lie.
@@ -416,6 +428,7 @@ mod tests {
             ledger: Some(Ledger {
                 outcomes: text(25_000),
                 failed: text(1_024),
+                decided: 1_000,
             }),
             summary: None,
             results: Some(CollectedResults {

@@ -201,6 +201,19 @@ impl Found {
                 ),
             );
         }
+        if let Some(until) = design
+            .until
+            .as_ref()
+            .filter(|until| until.min > design.replicates)
+        {
+            self.add(
+                "spec.design.until.min",
+                format!(
+                    "{} is more than spec.design.replicates, {}, which are the most",
+                    until.min, design.replicates
+                ),
+            );
+        }
         self.engines(&design.factors, scope);
         self.load(&design.factors);
         self.parameters(&design.factors);

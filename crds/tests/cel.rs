@@ -151,6 +151,10 @@ const ACCEPTED: &[(&str, Change)] = &[
         spec["design"]["factors"]["inputLength"] = levels(50);
         spec["design"]["replicates"] = json!(5);
     }),
+    ("as many replicates as it takes", |spec| {
+        spec["design"]["replicates"] = json!(3);
+        spec["design"]["until"] = json!({ "metric": "outputThroughput", "halfWidth": "3%" });
+    }),
     ("a claim", |spec| {
         spec["results"]["store"] =
             json!({ "persistentVolumeClaim": { "claimName": "c", "path": "a/b" } });
@@ -172,6 +176,14 @@ const REJECTED: &[(&str, Change)] = &[
         spec["design"]["factors"]["batchSize"] = levels(50);
         spec["design"]["factors"]["inputLength"] = levels(50);
         spec["design"]["replicates"] = json!(6);
+    }),
+    ("a first look after the last replicate", |spec| {
+        spec["design"]["replicates"] = json!(3);
+        spec["design"]["until"] =
+            json!({ "metric": "ttftMs", "halfWidth": "0.5%", "confidence": 99, "min": 4 });
+    }),
+    ("a first look, and one replicate", |spec| {
+        spec["design"]["until"] = json!({ "metric": "ttftMs", "halfWidth": "3%" });
     }),
     ("too many by dtype alone", |spec| {
         spec["design"]["factors"]["batchSize"] = levels(50);
@@ -316,6 +328,14 @@ const EDITS: &[(&str, Change, bool)] = &[
     (
         "a level",
         |spec| spec["design"]["factors"]["batchSize"] = json!([1, 2, 4, 8]),
+        false,
+    ),
+    (
+        "when it is enough",
+        |spec| {
+            spec["design"]["until"] = json!({ "metric": "ttftMs", "halfWidth": "3%", "min": 2 });
+            spec["design"]["replicates"] = json!(2);
+        },
         false,
     ),
     ("the seed", |spec| spec["design"]["seed"] = json!(43), false),

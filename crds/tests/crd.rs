@@ -192,9 +192,23 @@ fn kubectl_shows_the_columns() {
     assert_eq!(
         names,
         [
-            "State", "Done", "Total", "Failed", "Invalid", "Active", "Best", "Age"
+            "State",
+            "Done",
+            "Total",
+            "Failed",
+            "Invalid",
+            "Active",
+            "Best",
+            "Age",
+            "NotNeeded"
         ]
     );
+    let wide: Vec<&str> = columns
+        .iter()
+        .filter(|column| column["priority"] == 1)
+        .filter_map(|column| column["name"].as_str())
+        .collect();
+    assert_eq!(wide, ["NotNeeded"]);
     assert_eq!(crd["spec"]["names"]["shortNames"][0], "ib");
     assert_eq!(
         crd["spec"]["versions"][0]["subresources"]["status"],

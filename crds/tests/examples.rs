@@ -70,6 +70,7 @@ fn the_sizes_in_the_comments_are_true() {
     assert_eq!(size("quickstart-s3.yaml"), (8, 0, 16));
     assert_eq!(size("selected.yaml"), (1_512, 0, 192));
     assert_eq!(size("spot.yaml"), (16, 0, 80));
+    assert_eq!(size("until.yaml"), (8, 0, 80));
     assert_eq!(size("thesis-gpt2.yaml"), (1_260, 252, 10_080));
     assert_eq!(size("thesis-llama3.yaml"), (1_260, 252, 10_080));
 }

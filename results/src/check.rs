@@ -114,6 +114,9 @@ impl TrialRecord {
             )
         });
         let succeeded = self.outcome == Outcome::Succeeded;
+        problems.unless(self.outcome != Outcome::NotNeeded, || {
+            "outcome: NotNeeded, yet there is a record".into()
+        });
         problems.unless(
             succeeded
                 || self

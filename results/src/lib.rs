@@ -14,6 +14,7 @@ pub mod fixtures;
 pub mod import;
 pub mod interval;
 pub mod key;
+pub mod looks;
 pub mod manifest;
 pub mod metrics;
 pub mod numbers;

@@ -38,7 +38,8 @@ table! {
         "" process_id: Option<String>,
         /// When the trial began.
         "UTC" started_at: Option<Timestamp>,
-        /// How it ended: Succeeded, OutOfMemory, Unsupported, TimedOut or Failed; empty for a trial that has not ended.
+        /// How it ended: Succeeded, OutOfMemory, Unsupported, TimedOut, Failed, or NotNeeded where the design's `until` was
+        /// met without it; empty for a trial that has not ended.
         "" outcome: Option<Outcome>,
         /// Whether the measurement can be vouched for; the analysis leaves the others out.
         "" valid: Option<bool>,

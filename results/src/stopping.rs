@@ -1,4 +1,5 @@
-//! When enough replicates have been measured: `replicates: {min, max, until: {metric, halfWidth, confidence}}`.
+//! When enough replicates have been measured: `design.until: {metric, halfWidth, confidence, min}`, of at most
+//! `design.replicates`.
 //!
 //! Each combination is looked at when a block has ended, from `min` blocks on, and runs no further once the interval of
 //! its metric is narrow enough; at `max` it ends anyway. An interval that is looked at again and again, until it happens
@@ -104,7 +105,12 @@ pub struct Stopping {
     nominal: f64,
     /// From two blocks on: Student's t, over the root of the number of blocks.
     factors: Vec<f64>,
+    /// The nominal confidence of intervals that hold the truth in [`REPORTED`] of all combinations that the rule stops.
+    reported: f64,
 }
+
+/// The confidence of every interval in tables and reports, whatever a rule stops by.
+const REPORTED: f64 = 0.95;
 
 impl Stopping {
     /// The rule, made to cover what it says.
@@ -127,11 +133,12 @@ impl Stopping {
         if !(0.5..=0.999).contains(&rule.confidence) {
             return Err(Invalid::Confidence(rule.confidence));
         }
-        let nominal = calibrate(rule);
+        let (nominal, reported) = calibrate(rule);
         Ok(Self {
             rule,
             nominal,
             factors: factors(nominal, rule.max),
+            reported,
         })
     }
 
@@ -145,6 +152,12 @@ impl Stopping {
     #[must_use]
     pub const fn nominal(&self) -> f64 {
         self.nominal
+    }
+
+    /// The nominal confidence of [`Self::reported_interval`].
+    #[must_use]
+    pub const fn reported(&self) -> f64 {
+        self.reported
     }
 
     /// What to do with a combination after its metric was measured in so many blocks. It depends on these values alone,
@@ -178,6 +191,21 @@ impl Stopping {
                 low: None,
                 high: None,
             },
+        };
+        found.map(f64::exp)
+    }
+
+    /// The geometric mean over blocks with the interval that reports show: one of 95%, whatever confidence the rule stops
+    /// by, and whenever it stopped. `None` as [`Self::interval`]; without ends for a single block.
+    #[must_use]
+    pub fn reported_interval(&self, blocks: &[f64]) -> Option<Interval> {
+        let moments = Moments::of(blocks)?;
+        let half = (blocks.len() > 1)
+            .then(|| factor(self.reported, moments.count) * moments.variance().sqrt());
+        let found = Interval {
+            value: moments.mean,
+            low: half.map(|half| moments.mean - half),
+            high: half.map(|half| moments.mean + half),
         };
         found.map(f64::exp)
     }
@@ -244,11 +272,14 @@ const NEEDED: f64 = 48.0;
 const SPREADS: usize = 28;
 /// Halvings of the range of nominal confidences.
 const HALVINGS: usize = 12;
+/// The range's upper end: an error that many times smaller than what is asked for.
+const MARGIN: f64 = 8.0;
 
-/// The least nominal confidence at which the rule covers what is asked for, whatever the spread.
-fn calibrate(rule: Rule) -> f64 {
+/// The least nominal confidence at which the rule covers what is asked for, whatever the spread; and that at which
+/// intervals of what this rule stops cover [`REPORTED`].
+fn calibrate(rule: Rule) -> (f64, f64) {
     if rule.min == rule.max {
-        return rule.confidence;
+        return (rule.confidence, REPORTED);
     }
     let max = rule.max.min(4 * NEEDED as u32) as usize;
     let mut random = SplitMix64::new(0x5707_0911);
@@ -269,43 +300,51 @@ fn calibrate(rule: Rule) -> f64 {
         })
         .collect();
     let quantile = Normal::standard().inverse_cdf(f64::midpoint(1.0, rule.confidence));
-    let covers = |nominal: f64| {
-        let factors = factors(nominal, max as u32);
-        (0..SPREADS).all(|at| {
-            let needed = 0.5 * (2.0 * NEEDED).powf(at as f64 / (SPREADS - 1) as f64);
-            // σ in half widths.
-            let spread = needed.sqrt() / quantile;
-            covered(&paths, &factors, rule.min as usize, spread) >= rule.confidence
-        })
-    };
-    let (mut low, mut high) = (
-        rule.confidence,
-        f64::midpoint(1.0, f64::midpoint(1.0, rule.confidence)),
-    );
-    for _ in 0..HALVINGS {
-        let middle = f64::midpoint(low, high);
-        if covers(middle) {
-            high = middle;
-        } else {
-            low = middle;
+    // At which nominal confidence intervals hold the truth in this share; by themselves they stop, or `stop` does.
+    let least = |share: f64, stop: Option<&[f64]>| {
+        let covers = |nominal: f64| {
+            let shown = factors(nominal, max as u32);
+            (0..SPREADS).all(|at| {
+                let needed = 0.5 * (2.0 * NEEDED).powf(at as f64 / (SPREADS - 1) as f64);
+                // σ in half widths.
+                let spread = needed.sqrt() / quantile;
+                let stop = stop.unwrap_or(&shown);
+                covered(&paths, stop, &shown, rule.min as usize, spread) >= share
+            })
+        };
+        let (mut low, mut high) = (share, 1.0 - (1.0 - share) / MARGIN);
+        for _ in 0..HALVINGS {
+            let middle = f64::midpoint(low, high);
+            if covers(middle) {
+                high = middle;
+            } else {
+                low = middle;
+            }
         }
-    }
-    high
+        high
+    };
+    let nominal = least(rule.confidence, None);
+    let reported = if rule.confidence == REPORTED {
+        nominal
+    } else {
+        least(REPORTED, Some(&factors(nominal, max as u32)))
+    };
+    (nominal, reported)
 }
 
 /// The share of intervals that hold the truth, for a spread in half widths: the mean of 2Φ(H√n/σ) − 1 over the paths,
-/// each stopped by the rule.
-fn covered(paths: &[Vec<f32>], factors: &[f64], min: usize, spread: f64) -> f64 {
+/// each stopped where the interval by the factors `stop` is narrow enough, and shown by the factors `shown`.
+fn covered(paths: &[Vec<f32>], stop: &[f64], shown: &[f64], min: usize, spread: f64) -> f64 {
     let standard = Normal::standard();
     let of_path = |path: &Vec<f32>| {
         let mut at = min - 2;
         // In half widths, the interval is factor × spread × root of the variance.
-        let half = |at: usize| factors[at] * f64::from(path[at]).sqrt();
-        while at + 1 < path.len() && half(at) * spread > 1.0 {
+        let half = |factors: &[f64], at: usize| factors[at] * f64::from(path[at]).sqrt();
+        while at + 1 < path.len() && half(stop, at) * spread > 1.0 {
             at += 1;
         }
         let blocks = at as f64 + 2.0;
-        2.0 * standard.cdf(half(at) * blocks.sqrt()) - 1.0
+        2.0 * standard.cdf(half(shown, at) * blocks.sqrt()) - 1.0
     };
     paths.iter().map(of_path).sum::<f64>() / paths.len() as f64
 }
@@ -358,6 +397,7 @@ mod tests {
             rule,
             nominal: rule.confidence,
             factors: factors(rule.confidence, rule.max),
+            reported: REPORTED,
         }
     }
 
@@ -388,6 +428,33 @@ mod tests {
         let two = Rule { min: 2, ..RULE };
         let (naively, _) = simulate(&naive(two), 0.05, 2);
         assert!(naively < 90.0, "{naively}");
+    }
+
+    #[test]
+    fn what_is_reported_holds_in_95_percent_whatever_it_stops_by() {
+        for confidence in [0.8, 0.95, 0.99] {
+            let stopping = Stopping::new(Rule { confidence, ..RULE }).unwrap();
+            assert_eq!(
+                stopping.reported() == stopping.nominal(),
+                confidence == REPORTED
+            );
+            for cv in [0.01_f64, 0.03, 0.08] {
+                let sigma = (cv * cv).ln_1p().sqrt();
+                let mut random = SplitMix64::new(3);
+                let held = (0..20_000)
+                    .filter(|_| {
+                        let mut values = Vec::new();
+                        while values.is_empty() || stopping.decide(&values) == Decision::Continue {
+                            values.push((sigma * normal(&mut random)).exp());
+                        }
+                        let found = stopping.reported_interval(&values).unwrap();
+                        found.low.unwrap() <= 1.0 && 1.0 <= found.high.unwrap()
+                    })
+                    .count();
+                let held = held as f64 / 200.0;
+                assert!((94.5..=99.0).contains(&held), "{confidence}, {cv}: {held}");
+            }
+        }
     }
 
     #[test]

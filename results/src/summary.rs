@@ -1,4 +1,5 @@
-//! `summary.json`: what a sweep says at a glance. It depends on nothing but the rows and the objectives.
+//! `summary.json`: what a sweep says at a glance. It depends on nothing but the rows, the objectives and the design's
+//! `until`.
 //!
 //! Only the latest attempt at each trial enters, and only where it succeeded and is valid; the rest is counted.
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     interval::{Estimate, Observation, Over, estimate, t_quantile},
+    looks::{Looks, Stopped},
     numbers,
     row::Row,
     sample::{
@@ -42,6 +44,9 @@ pub struct Summary {
     pub notes: Vec<String>,
     /// The units of the metrics.
     pub units: BTreeMap<String, String>,
+    /// The rule by which combinations ran no further, of a design that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
     /// The best combinations of each model.
     pub best: Vec<Best>,
     /// Each level of each factor, over all combinations that have it.
@@ -66,6 +71,9 @@ pub struct Counts {
     pub timed_out: u32,
     /// Those that broke.
     pub failed: u32,
+    /// Those that were not measured, as their combinations were narrow enough without them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_needed: u32,
     /// Those that have not ended.
     pub pending: u32,
     /// Of the measured ones, those left out of all figures because they cannot be vouched for.
@@ -159,6 +167,17 @@ pub struct Best {
 /// Summarizes a sweep's rows.
 #[must_use]
 pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary {
+    summarize_looked_at(sweep, rows, objectives, None)
+}
+
+/// Summarizes the rows of a sweep whose combinations were looked at after every block.
+#[must_use]
+pub fn summarize_looked_at(
+    sweep: &str,
+    rows: &[Row],
+    objectives: &Objectives,
+    looks: Option<&Looks>,
+) -> Summary {
     let latest = latest_attempts(rows);
     let counts = count(rows, &latest);
     let combinations = combine(&latest);
@@ -169,12 +188,27 @@ pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary 
             trials: combination.valid.len() as u32,
             invalid: combination.invalid,
             saturated: saturated(&combination.valid),
-            metrics: estimates(&[combination]),
+            metrics: {
+                let mut metrics = estimates(&[combination]);
+                if let Some(looks) = looks {
+                    looks.widen(&mut metrics, &combination.valid);
+                }
+                metrics
+            },
         })
         .collect();
     let levels = level_summaries(&combinations);
     let best = best(&summaries, objectives);
-    let notes = notes(&counts, &summaries, &levels, &best, objectives);
+    let mut notes = notes(&counts, &summaries, &levels, &best, objectives);
+    notes.extend(looks.map(|looks| looks.note(&counts)));
+    if looks.is_none() && counts.not_needed > 0 {
+        notes.push(format!(
+            "{} of {} trials were not needed, by a rule that is not known here: the intervals of combinations are plain, \
+             and hold less often than they say.",
+            numbers::count(counts.not_needed),
+            numbers::count(counts.trials)
+        ));
+    }
     Summary {
         schema_version: SUMMARY_VERSION.into(),
         sweep: sweep.into(),
@@ -186,6 +220,7 @@ pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary 
             .iter()
             .map(|metric| (metric.name.into(), metric.unit.into()))
             .collect(),
+        stopped: looks.map(Looks::stopped),
         best,
         levels,
         combinations: summaries,
@@ -236,6 +271,7 @@ fn count(rows: &[Row], latest: &[&Row]) -> Counts {
         unsupported: with(Some(Outcome::Unsupported)),
         timed_out: with(Some(Outcome::TimedOut)),
         failed: with(Some(Outcome::Failed)),
+        not_needed: with(Some(Outcome::NotNeeded)),
         pending: with(None),
         invalid: latest.iter().filter(|row| is_invalid(row)).count() as u32,
         attempts: rows.iter().filter(|row| !row.trial_key.is_empty()).count() as u32,

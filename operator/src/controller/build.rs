@@ -54,7 +54,7 @@ pub const PROGRAM_FOLDER: &str = "/opt/inferbench";
 /// The folder that a server writes to: gone with its pod, so that every start finds the same.
 const ENGINE_FOLDER: &str = "/var/cache/engine";
 
-/// The differences between the three kinds of Jobs.
+/// The differences between the kinds of Jobs.
 struct Kind<'a> {
     role: Role,
     command: &'static str,
@@ -152,6 +152,32 @@ pub fn collector(sweep: &Sweep, ledger: &str, failed: u32, attempt: u32) -> Job 
     let mut job = job(sweep, name, kind);
     annotate(&mut job, names::ATTEMPT, attempt.to_string());
     annotate(&mut job, names::INPUTS, inputs);
+    if let Some(spec) = &mut job.spec {
+        spec.completion_mode = Some("Indexed".into());
+        spec.completions = i32::try_from(chunks).ok();
+    }
+    job
+}
+
+/// The Job that decides, after so many blocks, which combinations run no further, at this state of the ledger
+/// (`status.ledger.outcomes`), for the `attempt`th time (from 1). It reads the store as the collector does, and hands over
+/// as that does.
+#[must_use]
+pub fn look(sweep: &Sweep, ledger: &str, blocks: u32, attempt: u32) -> Job {
+    let chunks = handover::chunks_of_decisions(sweep.expansion.combinations_before_exclusion());
+    let kind = Kind {
+        role: Role::Look,
+        command: "collect",
+        requests: request::of_look(sweep, ledger.to_owned(), chunks, blocks),
+        gpus: None,
+        engine: None,
+        deadline: COLLECTOR_DEADLINE,
+        backoff_limit: COLLECTOR_RETRIES,
+    };
+    let name = names::look(&sweep.name, &sweep.uid, blocks, attempt);
+    let mut job = job(sweep, name, kind);
+    annotate(&mut job, names::ATTEMPT, attempt.to_string());
+    annotate(&mut job, names::INPUTS, sweep.looked_at(blocks));
     if let Some(spec) = &mut job.spec {
         spec.completion_mode = Some("Indexed".into());
         spec.completions = i32::try_from(chunks).ok();

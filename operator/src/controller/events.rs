@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     plan::{Action, Ended, Plan},
+    status,
     sweep::Sweep,
 };
 
@@ -56,6 +57,7 @@ pub fn of_reconcile(
         events.push(normal("MeasuringStarted", "Measure", note));
     }
     events.extend(failures(sweep, old, new, plan));
+    events.extend(decided(sweep, plan));
     if before.status("Valid") != "False" && after.status("Valid") == "False" {
         let note = format!(
             "{} status.counts.invalid counts those that follow.",
@@ -122,6 +124,22 @@ fn has_begun(status: &InferenceBenchmarkStatus) -> bool {
     counts.active > 0 || counts.done > counts.unsupported
 }
 
+/// The trials that a look has found not to be needed.
+fn decided(sweep: &Sweep, plan: &Plan) -> Option<Event> {
+    let blocks = plan.actions.iter().find_map(|action| match action {
+        Action::Decide(blocks) => Some(*blocks),
+        _ => None,
+    })?;
+    let fewer = status::not_needed(plan);
+    let most = sweep.spec.design.replicates;
+    (fewer > 0).then(|| {
+        let note = format!(
+            "After {blocks} of {most} replicates, {fewer} trials more are not needed: their combinations are narrow enough."
+        );
+        normal("NotNeeded", "Measure", note)
+    })
+}
+
 /// The first failure, and the one that is too many.
 fn failures(
     sweep: &Sweep,
@@ -166,7 +184,7 @@ fn stuck(before: &Seen<'_>, after: &Seen<'_>, plan: &Plan) -> Option<Event> {
     let (was, is) = (reason(before), reason(after));
     let action = match problem.reason.as_str() {
         "PreflightFailed" => "Preflight",
-        "CollectionFailed" => "Collect",
+        "CollectionFailed" | "LookFailed" => "Collect",
         _ => "StartPod",
     };
     let is_new = was != is && is.as_deref() == Some(problem.reason.as_str());

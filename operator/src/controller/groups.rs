@@ -9,6 +9,7 @@ pub struct Groups<'a> {
     expansion: &'a Expansion,
     ledger: &'a Outcomes,
     per_job: usize,
+    blocks: u32,
     next_block: u32,
     ready: std::vec::IntoIter<Vec<u32>>,
 }
@@ -21,8 +22,18 @@ impl<'a> Groups<'a> {
             expansion,
             ledger,
             per_job,
+            blocks: expansion.replicates(),
             next_block: 0,
             ready: Vec::new().into_iter(),
+        }
+    }
+
+    /// Those of so many blocks, from the first on.
+    #[must_use]
+    pub fn of_first(self, blocks: u32) -> Self {
+        Self {
+            blocks: self.blocks.min(blocks),
+            ..self
         }
     }
 
@@ -52,7 +63,7 @@ impl Iterator for Groups<'_> {
             if let Some(group) = self.ready.next() {
                 return Some(group);
             }
-            if self.next_block >= self.expansion.replicates() {
+            if self.next_block >= self.blocks {
                 return None;
             }
             self.ready = self.block(self.next_block).into_iter();

@@ -18,6 +18,7 @@ pub fn recorded(plan: &Plan, metrics: &Metrics) {
                 }
                 info!(trials = ended.len(), ended = plan.tally.ended(), "recorded");
             }
+            Action::Decide(blocks) => info!(blocks, "decided which combinations run no further"),
             Action::Collect { collected, .. } => {
                 info!(rows = collected.results.rows, "results collected");
             }
@@ -102,6 +103,7 @@ mod tests {
         );
         let known = Known {
             ledger: Outcomes::new(sweep.expansion.len_before_exclusion()),
+            decided: 0,
             inputs: String::new(),
             taken: None,
         };

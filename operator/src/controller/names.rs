@@ -20,9 +20,9 @@ pub const QUEUE: &str = "kueue.x-k8s.io/queue-name";
 pub const TRIALS: &str = "inferbench.dev/trials";
 /// Annotation of a Job: the plan that it was made from.
 pub const PLAN: &str = "inferbench.dev/plan";
-/// Annotation of a preflight or collection: how often it was tried, from 1.
+/// Annotation of a preflight, look or collection: how often it was tried, from 1.
 pub const ATTEMPT: &str = "inferbench.dev/attempt";
-/// Annotation of a collection: what it collects from; becomes `status.results.inputs`.
+/// Annotation of a collection: what it collects from; becomes `status.results.inputs`. Of a look: what it looks at.
 pub const INPUTS: &str = "inferbench.dev/inputs";
 /// Annotation of a pod: what it is asked for; read through the downward API.
 pub const REQUESTS: &str = "inferbench.dev/requests";
@@ -40,13 +40,15 @@ pub enum Role {
     Preflight,
     /// It measures.
     Trial,
+    /// It decides between two blocks which combinations run no further.
+    Look,
     /// It makes tables and summary.
     Collector,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 3] = [Self::Preflight, Self::Trial, Self::Collector];
+    pub const ALL: [Self; 4] = [Self::Preflight, Self::Trial, Self::Look, Self::Collector];
 
     /// The value of the label `app.kubernetes.io/component`.
     #[must_use]
@@ -54,6 +56,7 @@ impl Role {
         match self {
             Self::Preflight => "preflight",
             Self::Trial => "trial",
+            Self::Look => "look",
             Self::Collector => "collector",
         }
     }
@@ -90,6 +93,16 @@ pub fn trials(name: &str, uid: &str, first: u32) -> String {
 #[must_use]
 pub fn preflight(name: &str, uid: &str, attempt: u32) -> String {
     job(name, uid, &format!("preflight-{}", base36(attempt)))
+}
+
+/// The Job of an attempt at the look after so many blocks.
+#[must_use]
+pub fn look(name: &str, uid: &str, blocks: u32, attempt: u32) -> String {
+    job(
+        name,
+        uid,
+        &format!("look-{}-{}", base36(blocks), base36(attempt)),
+    )
 }
 
 /// The Job of an attempt at the collection from `inputs`, which is a hash.
@@ -140,6 +153,7 @@ mod tests {
         let names = [
             trials(long, UID, 49_999),
             preflight(long, UID, u32::MAX),
+            look(long, UID, 1_000, u32::MAX),
             collector(long, UID, &"f".repeat(64), 1_000_000),
             trials(&format!("{}.x", "a".repeat(29)), UID, 0),
         ];

@@ -96,7 +96,7 @@ pub struct JobView {
     pub gpus: u32,
     /// How often this was tried, from 1.
     pub attempt: u32,
-    /// Of a collection: the hash of what it collects from.
+    /// Of a collection or a look: the hash of what it collects from, or looks at.
     pub inputs: String,
     /// When it was created.
     pub created: Timestamp,
@@ -183,7 +183,7 @@ impl JobView {
         let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str);
         let trials = match role {
             Role::Trial => names::read_indices(annotation(names::TRIALS)?)?,
-            Role::Preflight | Role::Collector => Vec::new(),
+            Role::Preflight | Role::Look | Role::Collector => Vec::new(),
         };
         let status = &job.status;
         let conditions = status.conditions.as_deref().unwrap_or_default();

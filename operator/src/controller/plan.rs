@@ -2,6 +2,7 @@
 //! state is derived and never stored: in the ledger it has ended, in an unfinished Job it is active, else it waits.
 
 mod collection;
+mod looks;
 mod preflight;
 mod trials;
 
@@ -28,6 +29,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(30), Duration::from_s
 pub struct Known {
     /// How trials ended.
     pub ledger: Outcomes,
+    /// The blocks, from the first on, after which it was decided which combinations run no further.
+    pub decided: u32,
     /// The hash of the inputs of the results in the status; empty where there are none.
     pub inputs: String,
     /// The name of a Job that could not be created in the last reconcile, as another Job has it.
@@ -42,6 +45,9 @@ pub enum Action {
     Pin(Vec<PinnedModel>),
     /// Record how trials ended.
     Record(Vec<Ended>),
+    /// Record that it was decided after so many blocks which combinations run no further; their trials are among those
+    /// that have ended.
+    Decide(u32),
     /// Record what a collection from `inputs` has handed over.
     Collect {
         /// The handover.
@@ -71,6 +77,13 @@ pub enum Create {
     Preflight(u32),
     /// One that measures these trials.
     Trials(Vec<u32>),
+    /// A look after so many blocks, for the nth time.
+    Look {
+        /// The blocks.
+        blocks: u32,
+        /// Which time.
+        attempt: u32,
+    },
     /// The collection, for the nth time.
     Collector(u32),
 }
@@ -164,7 +177,7 @@ impl Tally {
     }
 
     fn add(&mut self, outcome: Outcome) {
-        if let Some(count) = self.0.get_mut(usize::from(outcome.code()) - 1) {
+        if let Some(count) = place(outcome).and_then(|at| self.0.get_mut(at)) {
             *count += 1;
         }
     }
@@ -172,7 +185,7 @@ impl Tally {
     /// How many ended so.
     #[must_use]
     pub fn count(&self, outcome: Outcome) -> u32 {
-        let count = self.0.get(usize::from(outcome.code()) - 1);
+        let count = place(outcome).and_then(|at| self.0.get(at));
         count.copied().unwrap_or(0)
     }
 
@@ -181,6 +194,10 @@ impl Tally {
     pub fn ended(&self) -> u32 {
         self.0.iter().sum()
     }
+}
+
+fn place(outcome: Outcome) -> Option<usize> {
+    Outcome::ALL.iter().position(|one| *one == outcome)
 }
 
 /// The plan for a sweep.
@@ -199,6 +216,8 @@ pub fn plan(
         now,
         ledger: known.ledger.clone(),
         ended: Vec::new(),
+        decided: known.decided,
+        has_decided: false,
         pinned: None,
         collected: None,
         deletes: Vec::new(),
@@ -212,6 +231,7 @@ pub fn plan(
     if sweep.is_pinned() {
         planner.forget_preflights();
         let live = planner.trials();
+        planner.look();
         let tally = Tally::of(&planner.ledger);
         active = live.trials();
         let all_ended = tally.ended() >= sweep.expansion.len();
@@ -260,6 +280,10 @@ struct Planner<'a> {
     now: Timestamp,
     ledger: Outcomes,
     ended: Vec<Ended>,
+    /// The blocks after which it was decided which combinations run no further.
+    decided: u32,
+    /// Whether that was just now.
+    has_decided: bool,
     pinned: Option<Vec<PinnedModel>>,
     collected: Option<(Box<Collected>, String)>,
     deletes: Vec<Action>,
@@ -276,6 +300,9 @@ impl<'a> Planner<'a> {
         actions.extend(self.pinned.take().map(Action::Pin));
         if !self.ended.is_empty() {
             actions.push(Action::Record(std::mem::take(&mut self.ended)));
+        }
+        if self.has_decided {
+            actions.push(Action::Decide(self.decided));
         }
         actions.extend(
             self.collected

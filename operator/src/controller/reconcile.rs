@@ -136,8 +136,11 @@ fn accept(
     })?;
     let results = status.and_then(|status| status.results.as_ref());
     let inputs = results.map_or_else(String::new, |results| results.inputs.clone());
+    let decided = status.and_then(|status| status.ledger.as_ref());
+    let decided = decided.map_or(0, |ledger| ledger.decided.max(0).unsigned_abs());
     let known = Known {
         ledger,
+        decided,
         inputs,
         taken: None,
     };
@@ -263,6 +266,7 @@ const fn role(create: &Create) -> Role {
     match create {
         Create::Preflight(_) => Role::Preflight,
         Create::Trials(_) => Role::Trial,
+        Create::Look { .. } => Role::Look,
         Create::Collector(_) => Role::Collector,
     }
 }
@@ -284,6 +288,9 @@ fn job(sweep: &Sweep, create: &Create, plan: &Plan) -> Job {
                 .filter_map(|&index| sweep.expansion.trial(index))
                 .collect();
             build::trials(sweep, &trials)
+        }
+        Create::Look { blocks, attempt } => {
+            build::look(sweep, &plan.ledger.encode(), *blocks, *attempt)
         }
         Create::Collector(attempt) => {
             let failed = plan.tally.count(inferbench_crds::Outcome::Failed);

@@ -48,6 +48,16 @@ pub fn cache_folder(sweep: &Sweep) -> String {
 /// The request of a preflight, or of a collection: from a ledger, and with a number of chunks to hand over.
 #[must_use]
 pub fn of_sweep(sweep: &Sweep, collection: Option<(String, u32)>) -> String {
+    written(sweep, collection, None)
+}
+
+/// The request of a look after so many blocks, at this state of the ledger, with a number of chunks to hand over.
+#[must_use]
+pub fn of_look(sweep: &Sweep, ledger: String, chunks: u32, blocks: u32) -> String {
+    written(sweep, Some((ledger, chunks)), Some(blocks))
+}
+
+fn written(sweep: &Sweep, collection: Option<(String, u32)>, look: Option<u32>) -> String {
     let mut spec = sweep.spec.clone();
     spec.runner = Runner::default();
     let (ledger, chunks) = collection.unzip();
@@ -60,6 +70,7 @@ pub fn of_sweep(sweep: &Sweep, collection: Option<(String, u32)>) -> String {
         store: sweep.store(),
         ledger,
         chunks,
+        look,
     };
     serde_json::to_string(&request).unwrap_or_default()
 }

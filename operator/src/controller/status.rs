@@ -8,7 +8,7 @@ use inferbench_crds::{
     contract::Collected,
     limits,
     spec::OnFailure,
-    status::{CONDITIONS, Counts, MAX_BYTES, Plan as Pinned, Progress},
+    status::{CONDITIONS, Counts, Ledger, MAX_BYTES, Plan as Pinned, Progress},
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -38,6 +38,7 @@ pub fn status(
     status.observed_generation = Some(sweep.generation);
     status.plan = Some(sweep.plan.clone());
     let mut records = false;
+    let mut decided = old.ledger.as_ref().map_or(0, |ledger| ledger.decided);
     for action in &plan.actions {
         match action {
             Action::Pin(models) => {
@@ -47,6 +48,10 @@ pub fn status(
                 status.plan = Some(pinned);
             }
             Action::Record(_) => records = true,
+            Action::Decide(blocks) => {
+                records = true;
+                decided = i32::try_from(*blocks).unwrap_or(i32::MAX);
+            }
             Action::Collect { collected, inputs } => {
                 let mut results = collected.results.clone();
                 results.inputs.clone_from(inputs);
@@ -65,7 +70,10 @@ pub fn status(
     }
     status.counts = Some(counts);
     if records {
-        status.ledger = Some(plan.ledger.status());
+        status.ledger = Some(Ledger {
+            decided,
+            ..plan.ledger.status()
+        });
         status.progress = Some(progress(sweep, old, plan, counts, now));
     }
     status.conditions = conditions(sweep, old, &status, plan, now);
@@ -180,6 +188,7 @@ fn counts(sweep: &Sweep, plan: &Plan, before: Counts) -> Counts {
         unsupported: count(Outcome::Unsupported),
         timed_out: count(Outcome::TimedOut),
         failed: count(Outcome::Failed),
+        not_needed: count(Outcome::NotNeeded),
         invalid: before.invalid.saturating_add(number(plan.measured.invalid)),
         reused: before.reused.saturating_add(number(plan.measured.reused)),
     }
@@ -216,7 +225,16 @@ fn estimate(
         return None;
     }
     if measured.trials == 0 {
-        return before.estimated_finish.clone();
+        // Trials that are not needed take none of the time that was left.
+        let estimated = before.estimated_finish.as_ref()?;
+        let fewer = f64::from(not_needed(plan));
+        let stood = estimated.0.duration_since(now).as_secs_f64().max(0.0);
+        if fewer == 0.0 || stood == 0.0 {
+            return Some(estimated.clone());
+        }
+        let seconds = stood * f64::from(left) / (f64::from(left) + fewer);
+        let finish = now.checked_add(SignedDuration::from_secs(seconds as i64));
+        return finish.ok().map(|finish| Time(whole_seconds(finish)));
     }
     let at_a_time = f64::from(sweep.spec.execution.parallelism.clamp(1, left));
     let each = measured.took.as_secs_f64() / f64::from(measured.trials);
@@ -233,6 +251,20 @@ fn estimate(
     let seconds = SignedDuration::from_secs(seconds.clamp(0.0, 3.2e9) as i64);
     let finish = now.checked_add(seconds).ok()?;
     Some(Time(whole_seconds(finish)))
+}
+
+/// Trials that have just been found not to be needed.
+#[must_use]
+pub fn not_needed(plan: &Plan) -> u32 {
+    let ended = plan.actions.iter().filter_map(|action| match action {
+        Action::Record(ended) => Some(ended),
+        _ => None,
+    });
+    let count = ended
+        .flatten()
+        .filter(|trial| trial.outcome == Outcome::NotNeeded)
+        .count();
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn conditions(
@@ -356,8 +388,12 @@ fn ended(
         0 => String::new(),
         invalid => format!(", {invalid} invalid"),
     };
+    let not_needed = match counts.not_needed {
+        0 => String::new(),
+        not_needed => format!(", {not_needed} not needed"),
+    };
     let message = format!(
-        "All {total} trials ended; {} failed{invalid}.",
+        "All {total} trials ended; {} failed{invalid}{not_needed}.",
         counts.failed
     );
     Some(("True", "Succeeded", message))

@@ -258,7 +258,17 @@ impl Lab {
         assert!(wrong.is_empty(), "{wrong:#?}");
         let resource = self.resource(namespace, name);
         let ledger = self.ledger(namespace, name);
-        let records = self.store.records(&self.folder(namespace, name));
+        let folder = self.folder(namespace, name);
+        let (records, begun) = (self.store.records(&folder), self.store.begun(&folder));
+        for (index, _) in ledger
+            .iter()
+            .filter(|(_, outcome)| *outcome == Outcome::NotNeeded)
+        {
+            assert!(
+                !begun.contains_key(&index),
+                "trial {index} was begun, and decided against"
+            );
+        }
         for trial in Expansion::new(&resource.spec.design).trials() {
             let (index, stored) = (trial.index, records.get(&trial.index));
             match (stored.map(|record| record.outcome), ledger.get(index)) {

@@ -11,6 +11,7 @@ mod convergence;
 mod faults;
 mod lab;
 mod limits;
+mod looks;
 mod monitor;
 mod runner;
 

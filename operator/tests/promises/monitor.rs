@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use inferbench_crds::{InferenceBenchmarkSpec, design::Expansion, ledger::Outcomes};
+use inferbench_crds::{InferenceBenchmarkSpec, Outcome, design::Expansion, ledger::Outcomes};
 use inferbench_fakekube::{Call, FakeKube, Verb};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -31,6 +31,8 @@ struct Seen {
 
 struct Resource {
     ledger: Outcomes,
+    /// The blocks after which it was decided what is not needed.
+    decided: u64,
     wanted: Vec<(Instant, u64)>,
 }
 
@@ -94,8 +96,22 @@ impl Seen {
         let now = Instant::now();
         let known = self.resources.entry(uid.to_owned()).or_insert(Resource {
             ledger: Outcomes::new(trials),
+            decided: 0,
             wanted: Vec::new(),
         });
+        let decided = resource["status"]["ledger"]["decided"]
+            .as_u64()
+            .unwrap_or(0);
+        let new = ledger.iter().any(|(index, outcome)| {
+            outcome == Outcome::NotNeeded && known.ledger.get(index).is_none()
+        });
+        if decided < known.decided || (new && decided == known.decided) {
+            self.wrong.push(format!(
+                "decided twice: after {decided} blocks, and after {} before",
+                known.decided
+            ));
+        }
+        known.decided = decided;
         for (index, before) in known.ledger.iter() {
             let after = ledger.get(index);
             // A collection may know better than a pod's end alone has shown.

@@ -14,7 +14,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use inferbench_crds::{
     Outcome,
     contract::{
-        Collected, ModelReport, PodRequest, PreflightReport, REQUESTS_FILE, SweepRequest,
+        Collected, Decided, ModelReport, PodRequest, PreflightReport, REQUESTS_FILE, SweepRequest,
         TrialReport, TrialRequest,
     },
     handover::{self, CHUNK_BYTES},
@@ -245,8 +245,11 @@ impl Runner {
         if self.store.refuses.load(Ordering::SeqCst) {
             return 74;
         }
-        let collected = self.collected(&request);
-        let chunks = handover::cut(&collected, CHUNK_BYTES).expect("JSON");
+        let chunks = match request.look {
+            Some(blocks) => handover::cut(&self.decided(&request, blocks), CHUNK_BYTES),
+            None => handover::cut(&self.collected(&request), CHUNK_BYTES),
+        };
+        let chunks = chunks.expect("JSON");
         if chunks.len() > request.chunks.expect("a collection's") as usize {
             return 70;
         }
@@ -254,6 +257,21 @@ impl Runner {
             *locked(said) = serde_json::to_string(chunk).expect("JSON");
         }
         0
+    }
+
+    /// The decisions after some blocks: a combination is narrow enough with as many results as its number says.
+    fn decided(&self, request: &SweepRequest, blocks: u32) -> Decided {
+        let records = self.store.records(&request.store.target);
+        let design = inferbench_crds::design::Expansion::new(&request.spec.design);
+        let combinations = design.combinations_before_exclusion();
+        let enough = (0..combinations).filter(|combination| {
+            let results = (0..blocks).filter(|block| {
+                let record = records.get(&(block * combinations + combination));
+                record.is_some_and(|record| record.outcome == Outcome::Succeeded)
+            });
+            results.count() >= 2 + *combination as usize % 3
+        });
+        Decided::new(blocks, combinations, enough)
     }
 
     /// The handover of what is in the store, with the failures that it knows better.

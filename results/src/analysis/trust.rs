@@ -392,7 +392,8 @@ fn unmeasured(latest: &[&Row]) -> Vec<Unmeasured> {
     let mut found: Vec<Unmeasured> = Vec::new();
     for row in latest
         .iter()
-        .filter(|row| row.outcome != Some(Outcome::Succeeded))
+        // Nothing is amiss with what was not needed, and the counts say how many there are.
+        .filter(|row| !matches!(row.outcome, Some(Outcome::Succeeded | Outcome::NotNeeded)))
     {
         let at = found.iter().position(|one| one.outcome == row.outcome);
         let at = at.unwrap_or_else(|| {

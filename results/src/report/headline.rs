@@ -205,6 +205,7 @@ pub(super) fn trust(report: &Report<'_>) -> String {
         (counts.unsupported, "cannot run"),
         (counts.timed_out, "took too long"),
         (counts.failed, "failed"),
+        (counts.not_needed, "were not needed"),
         (counts.pending, "not ended"),
     ] {
         if number > 0 {

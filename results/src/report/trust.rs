@@ -55,6 +55,7 @@ fn counts(report: &Report<'_>) -> Table {
         ("cannot run", counts.unsupported, false),
         ("took too long", counts.timed_out, false),
         ("failed", counts.failed, false),
+        ("not needed", counts.not_needed, false),
         ("not ended", counts.pending, false),
         ("stored attempts", counts.attempts, true),
     ] {

@@ -42,12 +42,18 @@ const MAX_REASONS: usize = 5;
 struct Plan {
     name: String,
     replicates: u32,
+    /// Replicates that every combination has, before it may be narrow enough; all of them without `until`.
+    least_replicates: u32,
     /// Combinations that are not excluded.
     combinations: usize,
-    /// Their trials.
+    /// Their trials, at most.
     trials: usize,
-    /// Trials that will be measured, as far as is known now.
+    /// Their trials where every combination is narrow enough at the first look.
+    least_trials: usize,
+    /// Trials that will be measured, as far as is known now, at most.
     to_measure: usize,
+    /// The same where every combination is narrow enough at the first look.
+    least_to_measure: usize,
     machine_memory_bytes: Option<u64>,
     models: Vec<ModelLine>,
     /// Settings that will not do what they look like.
@@ -98,7 +104,7 @@ pub fn run(args: &PlanArgs) -> Exit {
     };
     let plan = plan(&sweep, Machine::look().memory);
     let text = match args.output {
-        PlanOutput::Table => table(&plan, &effort(&sweep, &plan), args.all),
+        PlanOutput::Table => table(&plan, &efforts(&sweep, &plan), args.all),
         PlanOutput::Json => serde_json::to_string_pretty(&plan).unwrap_or_default(),
         PlanOutput::Csv => csv(&plan),
     };
@@ -126,13 +132,21 @@ fn plan(sweep: &Prepared, memory: Option<u64>) -> Plan {
         ));
     }
     lines.sort_by_key(|line| line.index);
-    let replicates = sweep.spec.design.replicates.unsigned_abs();
+    let design = &sweep.spec.design;
+    let replicates = design.replicates.unsigned_abs();
+    let least = design.until.as_ref().map(|until| until.min.unsigned_abs());
+    let least = least.unwrap_or(replicates).min(replicates);
+    // What cannot run never becomes narrow.
+    let never = combinations - to_measure;
     Plan {
         name: sweep.name.clone(),
         replicates,
+        least_replicates: least,
         combinations,
         trials: combinations * replicates as usize,
+        least_trials: never * replicates as usize + to_measure * least as usize,
         to_measure: to_measure * replicates as usize,
+        least_to_measure: to_measure * least as usize,
         machine_memory_bytes: memory,
         models: sweep
             .models()
@@ -160,7 +174,12 @@ struct Effort {
     least_s: f64,
 }
 
-fn effort(sweep: &Prepared, plan: &Plan) -> Effort {
+/// The effort of the fewest replicates that there can be, and of all.
+fn efforts(sweep: &Prepared, plan: &Plan) -> [Effort; 2] {
+    [plan.least_replicates, plan.replicates].map(|blocks| effort(sweep, plan, blocks))
+}
+
+fn effort(sweep: &Prepared, plan: &Plan, blocks: u32) -> Effort {
     let (spec, expansion) = (&sweep.spec, &sweep.expansion);
     let measured = plan.lines.iter().filter(|line| line.status == "measure");
     let measured: BTreeSet<u32> = measured.map(|line| line.index).collect();
@@ -168,7 +187,7 @@ fn effort(sweep: &Prepared, plan: &Plan) -> Effort {
     let mut forecast = Forecast::default();
     let mut starts = 0;
     let mut last = None;
-    for index in (0..expansion.replicates()).flat_map(|replicate| sweep.block(replicate)) {
+    for index in (0..blocks).flat_map(|replicate| sweep.block(replicate)) {
         if !measured.contains(&(index % expansion.combinations_before_exclusion().max(1))) {
             continue;
         }
@@ -225,17 +244,31 @@ fn line(
 }
 
 /// The plan at a glance.
-fn summary(plan: &Plan, effort: &Effort) -> String {
+fn summary(plan: &Plan, [least, most]: &[Effort; 2]) -> String {
+    let span = |least: usize, most: usize| match least == most {
+        true => most.to_string(),
+        false => format!("{least} to {most}"),
+    };
     let mut text = format!(
         "{}: {} combinations × {} replicates = {} trials; {} to measure",
-        plan.name, plan.combinations, plan.replicates, plan.trials, plan.to_measure
+        plan.name,
+        plan.combinations,
+        span(plan.least_replicates as usize, plan.replicates as usize),
+        span(plan.least_trials, plan.trials),
+        span(plan.least_to_measure, plan.to_measure)
     );
     if plan.to_measure > 0 {
         text += &format!(
             ", in {} starts of an engine: at least {}",
-            effort.starts,
-            spoken(effort.least_s)
+            span(least.starts, most.starts),
+            spoken(least.least_s)
         );
+        if plan.least_replicates < plan.replicates {
+            text += &format!(
+                " where every combination is narrow enough at the first look, {} where none is",
+                spoken(most.least_s)
+            );
+        }
     }
     text.push('\n');
     for (status, what) in [
@@ -300,8 +333,8 @@ fn left_out<'a>(what: &str, reasons: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// The summary, and the combinations where there are few, or all are asked for.
-fn table(plan: &Plan, effort: &Effort, all: bool) -> String {
-    let mut text = summary(plan, effort) + "\n";
+fn table(plan: &Plan, efforts: &[Effort; 2], all: bool) -> String {
+    let mut text = summary(plan, efforts) + "\n";
     if !all && plan.lines.len() > MAX_LINES {
         text += &format!(
             "The {} combinations are listed with --all, or with --output csv or json.\n",

@@ -10,9 +10,10 @@ use inferbench_results::{
     analysis::{Analysis, analyze},
     beside::beside,
     figures,
+    looks::Looks,
     report::{Report, markdown},
     row::Row,
-    summary::{CombinationSummary, Summary, doubtful, summarize},
+    summary::{CombinationSummary, Summary, doubtful, summarize_looked_at},
     tables::write_csv,
 };
 
@@ -45,7 +46,12 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
         sweeps.push(table.rows);
     }
     let rows = beside(sweeps);
-    let summary = summarize(&names.join(" + "), &rows, &objectives);
+    // Sweeps side by side were each stopped by a rule of their own, or by none.
+    let looks = match args.sweeps.as_slice() {
+        [sweep] => stored(sweep)?.and_then(|summary| Looks::again(&summary.stopped?)),
+        _ => None,
+    };
+    let summary = summarize_looked_at(&names.join(" + "), &rows, &objectives, looks.as_ref());
     let mut analysis = analyze(&rows, &summary, &objectives);
     analysis.table_notes = notes;
     let doubtful = if args.valid_only {
@@ -189,15 +195,19 @@ fn leave_out_other_goodput(
 
 /// A table made elsewhere has no summary beside it, and no objectives then.
 fn stored_objectives(sweep: &str) -> Result<Objectives, Exit> {
+    Ok(stored(sweep)?
+        .map(|summary| summary.objectives)
+        .unwrap_or_default())
+}
+
+/// The summary that a sweep was collected with; none where there is none to be read, as beside a single table.
+fn stored(sweep: &str) -> Result<Option<Summary>, Exit> {
     if !sweep.contains("://") && !Path::new(sweep).is_dir() {
-        return Ok(Objectives::default());
+        return Ok(None);
     }
     let bytes = open(sweep)?.get(SUMMARY).map_err(|error| {
         print_error(&error);
         Exit::Failed
     })?;
-    let summary = bytes.and_then(|bytes| serde_json::from_slice::<Summary>(&bytes).ok());
-    Ok(summary
-        .map(|summary| summary.objectives)
-        .unwrap_or_default())
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }

@@ -171,11 +171,16 @@ fn executor<'a>(
 }
 
 fn introduce(sweep: &Prepared, store: &Store, reused: usize) {
+    let design = &sweep.spec.design;
+    let (least, most) = match &design.until {
+        Some(until) => (format!("{} to ", until.min), "at most "),
+        None => (String::new(), ""),
+    };
     eprintln!(
-        "{}: {} combinations × {} replicates = {} trials{}, into {}",
+        "{}: {} combinations × {least}{} replicates = {most}{} trials{}, into {}",
         sweep.name,
         sweep.expansion.combinations_len(),
-        sweep.spec.design.replicates,
+        design.replicates,
         sweep.expansion.len(),
         if reused > 0 {
             format!(", {reused} of them measured before")
@@ -273,7 +278,13 @@ fn conclude(
     drop(out);
 
     let total = sweep.expansion.len() as usize;
-    eprintln!("\n{}", counts(ledger, total, reused, failures.len()));
+    let numbers = Numbers {
+        total,
+        reused,
+        failed: failures.len(),
+        not_needed: run.not_needed(),
+    };
+    eprintln!("\n{}", counts(ledger, &numbers));
     for failure in failures.iter().take(3) {
         eprintln!("  trial {}: {}", failure.trial_index, failure.message);
     }
@@ -295,7 +306,21 @@ fn conclude(
     Ok(Exit::Ok)
 }
 
-fn counts(ledger: &Ledger, total: usize, reused: usize, failed: usize) -> String {
+/// How many trials there are, and what became of those that the stored attempts do not tell.
+struct Numbers {
+    total: usize,
+    reused: usize,
+    failed: usize,
+    not_needed: usize,
+}
+
+fn counts(ledger: &Ledger, numbers: &Numbers) -> String {
+    let Numbers {
+        total,
+        reused,
+        failed,
+        not_needed,
+    } = *numbers;
     let measured = ledger.latest().count().saturating_sub(reused);
     let mut parts = vec![
         format!("{total} trials"),
@@ -313,6 +338,9 @@ fn counts(ledger: &Ledger, total: usize, reused: usize, failed: usize) -> String
         if count > 0 {
             parts.push(format!("{count} {outcome:?}"));
         }
+    }
+    if not_needed > 0 {
+        parts.push(format!("{not_needed} not needed"));
     }
     let invalid = ledger.latest().filter(|row| row.valid == Some(false));
     let invalid = invalid.count();

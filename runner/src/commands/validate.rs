@@ -27,8 +27,13 @@ pub fn run(args: &ValidateArgs) -> Exit {
         for resource in found {
             let expansion = Expansion::new(&resource.spec.design);
             let name = resource.metadata.name.unwrap_or_default();
+            let most = if resource.spec.design.until.is_some() {
+                "at most "
+            } else {
+                ""
+            };
             println!(
-                "{}: {name}: ok ({} combinations, {} trials)",
+                "{}: {name}: ok ({} combinations, {most}{} trials)",
                 path.display(),
                 expansion.combinations_len(),
                 expansion.len()

@@ -18,7 +18,7 @@ use inferbench_results::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Broken, broken, leave, open, read_sweep, shortened};
+use super::{Broken, broken, leave, look, open, read_sweep, shortened};
 use crate::{
     models::Need,
     process::{exit::Exit, print_error, signals},
@@ -29,7 +29,7 @@ use crate::{
 /// Names this pod's number in an Indexed Job.
 pub const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 
-/// Collects a sweep, or hands over a further part of what was collected.
+/// Collects a sweep, or hands over a further part of what was collected; or of what a look between blocks decides.
 pub fn run(requests: &Path) -> Exit {
     signals::exit_on_signal();
     let index = std::env::var(INDEX_VARIABLE).ok();
@@ -54,17 +54,25 @@ pub fn run(requests: &Path) -> Exit {
 fn part(request: &SweepRequest, index: u32) -> Result<Option<Chunk>, Broken> {
     let store = open(&request.store)?;
     let ledger = ledger(request)?;
-    if index == 0 {
-        make(request, &store, &ledger)?;
-    }
-    let collected = handed_over(&store, &ledger)?;
-    let parts =
-        handover::cut(&collected, CHUNK_BYTES).map_err(|error| broken(error, Exit::Failed))?;
+    let (what, parts) = if let Some(blocks) = request.look {
+        let decided = look::decide(&prepared(request)?, &store, &ledger, blocks)?;
+        (
+            "what was decided takes",
+            handover::cut(&decided, CHUNK_BYTES),
+        )
+    } else {
+        if index == 0 {
+            make(request, &store, &ledger)?;
+        }
+        let collected = handed_over(&store, &ledger)?;
+        ("the summary takes", handover::cut(&collected, CHUNK_BYTES))
+    };
+    let parts = parts.map_err(|error| broken(error, Exit::Failed))?;
     let chunks = request.chunks.unwrap_or(1) as usize;
     if parts.len() > chunks {
         return Err(broken(
             format!(
-                "the summary takes {} termination messages, and there are {chunks} pods",
+                "{what} {} termination messages, and there are {chunks} pods",
                 parts.len()
             ),
             Exit::Failed,
@@ -80,7 +88,8 @@ fn ledger(request: &SweepRequest) -> Result<Outcomes, Broken> {
         .map_err(|error| broken(format!("ledger: {error}"), Exit::BadRequest))
 }
 
-fn make(request: &SweepRequest, store: &Store, ledger: &Outcomes) -> Result<(), Broken> {
+/// The sweep, with its models as they were pinned.
+fn prepared(request: &SweepRequest) -> Result<Prepared, Broken> {
     let mut resource = InferenceBenchmark::new(&request.sweep, request.spec.clone());
     resource.metadata.namespace = Some(request.namespace.clone());
     let pinned = |name: &str| {
@@ -92,8 +101,12 @@ fn make(request: &SweepRequest, store: &Store, ledger: &Outcomes) -> Result<(), 
         Some(model.revision.clone())
     };
     let sweep = Prepared::new(&resource, Need::Revision, &pinned)
-        .map_err(|error| broken(error, Exit::BadModel))?
-        .on_runner(request.runner.clone());
+        .map_err(|error| broken(error, Exit::BadModel))?;
+    Ok(sweep.on_runner(request.runner.clone()))
+}
+
+fn make(request: &SweepRequest, store: &Store, ledger: &Outcomes) -> Result<(), Broken> {
+    let sweep = prepared(request)?;
     let outcomes: BTreeMap<u32, Outcome> = ledger.iter().collect();
     tables::make(store, &sweep, &outcomes)
         .map(drop)

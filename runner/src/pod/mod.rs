@@ -1,7 +1,9 @@
-//! The work of a cluster's pods: trials, the preflight before them and the collection after them. Each reads what it is
+//! The work of a cluster's pods: trials, the preflight before them, the looks between blocks where the design has `until`,
+//! and the collection after them. Each reads what it is
 //! asked for from a file (an annotation of its own pod) and leaves what it has to say in the termination message.
 
 pub mod collection;
+mod look;
 pub mod preflight;
 pub mod trials;
 

@@ -15,11 +15,13 @@ use inferbench_results::{
     columns::Table as _,
     figures::{self, Figure},
     key::{is_key, trial_key},
+    looks::{self, Looks},
     manifest::{FileEntry, Manifest, TrialEntry},
-    record::TrialRecord,
+    record::{Outcome, TrialRecord},
     report::{Report, html},
     row::{IterationRow, Planned, RequestRow, Row, TelemetryRow},
-    summary::{CombinationSummary, Summary, doubtful, summarize},
+    sample::latest_attempts,
+    summary::{CombinationSummary, Summary, doubtful, summarize_looked_at},
     tables::{ParquetTable, TableError, write_csv},
 };
 use rayon::prelude::*;
@@ -209,7 +211,8 @@ pub fn read_records<T: Send, E: From<StoreError>>(
 /// Collects a sweep: reads every stored attempt at the plan's trials and writes `trials.csv`, `trials.parquet`,
 /// `iterations.parquet`, `requests.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`,
 /// `figures/*.svg` and, last, `manifest.json`. The same records, plan and objectives make the same files.
-/// Where the `design` is known, and selects combinations, the analysis goes by the model that it declares.
+/// Where the `design` is known, and selects combinations, the analysis goes by the model that it declares; where it has
+/// `until`, trials without a record whose combinations were narrow enough are `NotNeeded`.
 ///
 /// # Errors
 /// Where the store cannot be read or written to.
@@ -255,9 +258,13 @@ pub fn collect(
         .filter(|(_, has_record)| !**has_record);
     trials.extend(missing.map(|(planned, _)| (Row::without_record(sweep, planned), None)));
     trials.sort_by_key(|(row, _)| (row.trial_index, row.attempt));
-    let (rows, records): (Vec<Row>, Vec<Option<FileEntry>>) = trials.into_iter().unzip();
+    let (mut rows, records): (Vec<Row>, Vec<Option<FileEntry>>) = trials.into_iter().unzip();
 
-    let summary = summarize(sweep, &rows, objectives);
+    let looks = design.and_then(Looks::of);
+    if let (Some(looks), Some(design)) = (&looks, design) {
+        say_what_was_not_needed(&mut rows, looks, looks::combinations(design));
+    }
+    let summary = summarize_looked_at(sweep, &rows, objectives, looks.as_ref());
     let mut table = ParquetTable::for_rows(&rows)?;
     for portion in rows.chunks(CHUNK) {
         table.push(portion)?;
@@ -302,6 +309,16 @@ pub fn collect(
         corrupt: corrupt.into_iter().map(|(_, corrupt)| corrupt).collect(),
         strangers: found.strangers,
     })
+}
+
+/// Gives trials that have neither a record nor another outcome theirs, where their combinations were narrow enough.
+fn say_what_was_not_needed(rows: &mut [Row], looks: &Looks, combinations: u32) {
+    let enough = looks.enough(latest_attempts(rows), combinations);
+    for row in rows.iter_mut().filter(|row| row.outcome.is_none()) {
+        if enough.contains_key(&(row.trial_index % combinations.max(1))) {
+            row.outcome = Some(Outcome::NotNeeded);
+        }
+    }
 }
 
 /// The rows that a record has in the tables of its parts.

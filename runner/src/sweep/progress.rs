@@ -67,6 +67,14 @@ impl Progress {
         }
     }
 
+    /// So many trials need nothing more, without having been begun.
+    pub fn skip(&mut self, trials: usize) {
+        self.done += trials;
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.done as u64);
+        }
+    }
+
     /// Takes the bar away.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {

@@ -1,14 +1,15 @@
 //! The run of a sweep on one machine: block after block, every trial in the order of the design, until each has a
-//! record that needs nothing more or has failed as often as it may.
+//! record that needs nothing more or has failed as often as it may. Where the design has `until`, what is stored is
+//! looked at before each block, and combinations that are narrow enough run no further.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use inferbench_crds::{design::Trial, spec::Dtype};
 use inferbench_engine::ceilings::Ceilings;
-use inferbench_results::record::Outcome;
+use inferbench_results::{looks::Looks, numbers::counted, record::Outcome};
 
 use super::{
     ceilings::{self, describe},
@@ -42,6 +43,9 @@ pub struct Run<'a> {
     ceilings: BTreeMap<Dtype, Ceilings>,
     failures: BTreeMap<u32, Failing>,
     forecast: Forecast,
+    looks: Option<Looks>,
+    /// The combinations that are narrow enough, each with the block that made it so.
+    enough: BTreeMap<u32, u32>,
 }
 
 /// Why a run ended.
@@ -97,7 +101,7 @@ impl<'a> Run<'a> {
         file: SweepFile,
         ledger: Ledger,
     ) -> Self {
-        Self {
+        let mut run = Self {
             sweep,
             store,
             at,
@@ -107,7 +111,34 @@ impl<'a> Run<'a> {
             ceilings: BTreeMap::new(),
             failures: BTreeMap::new(),
             forecast: Forecast::default(),
+            looks: Looks::of(&sweep.spec.design),
+            enough: BTreeMap::new(),
+        };
+        run.look();
+        run
+    }
+
+    /// Looks at what is stored, for combinations that are narrow enough.
+    fn look(&mut self) {
+        let combinations = self.sweep.expansion.combinations_before_exclusion();
+        if let Some(looks) = &self.looks {
+            self.enough = looks.enough(self.ledger.latest(), combinations);
         }
+    }
+
+    /// Whether a trial that is not done is to stay so, as its combination is narrow enough.
+    fn is_not_needed(&self, index: u32) -> bool {
+        let combinations = self.sweep.expansion.combinations_before_exclusion();
+        self.enough.contains_key(&(index % combinations.max(1)))
+    }
+
+    /// Trials that have no record and need none.
+    #[must_use]
+    pub fn not_needed(&self) -> usize {
+        let order = self.sweep.expansion.order();
+        order
+            .filter(|index| self.is_not_needed(*index) && self.ledger.last(*index).is_none())
+            .count()
     }
 
     /// The stored attempts, those of this run among them.
@@ -153,7 +184,9 @@ impl<'a> Run<'a> {
         progress: &mut Progress,
     ) -> Result<Ending, RunError> {
         for replicate in 0..self.sweep.spec.design.replicates.unsigned_abs() {
+            self.leave_out_what_is_enough(replicate, progress);
             let mut pending: Vec<u32> = self.sweep.block(replicate);
+            pending.retain(|index| !self.is_not_needed(*index));
             // What failed or is invalid gets its next chance at the end of its block: what disturbed it may be over.
             while !pending.is_empty() {
                 let mut again = Vec::new();
@@ -173,12 +206,45 @@ impl<'a> Run<'a> {
         Ok(Ending::Complete)
     }
 
+    /// Looks at what the blocks before this one have made of each combination, and says how many trials are not needed.
+    fn leave_out_what_is_enough(&mut self, replicate: u32, progress: &mut Progress) {
+        if self.looks.is_none() {
+            return;
+        }
+        let before: Vec<u32> = self.sweep.expansion.order().collect();
+        let before: Vec<u32> = before
+            .into_iter()
+            .filter(|index| !self.is_done(*index))
+            .collect();
+        let known = self.enough.len();
+        self.look();
+        let left_out: Vec<u32> = before
+            .into_iter()
+            .filter(|index| self.is_not_needed(*index))
+            .collect();
+        for trial in left_out
+            .iter()
+            .filter_map(|index| self.sweep.expansion.trial(*index))
+        {
+            self.forecast.done(self.class(&trial));
+        }
+        if self.enough.len() > known {
+            progress.skip(left_out.len());
+            progress.say(&format!(
+                "after {replicate} replicates, {} of {} combinations are narrow enough: {} not needed",
+                self.enough.len(),
+                self.sweep.expansion.combinations_len(),
+                counted(left_out.len() as u64, "trial")
+            ));
+        }
+    }
+
     fn next_step(&self, index: u32) -> Step {
         step(&self.ledger.attempts(index), self.sweep.remeasure_invalid())
     }
 
     fn is_done(&self, index: u32) -> bool {
-        self.next_step(index) == Step::Done
+        self.next_step(index) == Step::Done || self.is_not_needed(index)
     }
 
     /// Stores the outcomes of trials that cannot run.
@@ -207,9 +273,13 @@ impl<'a> Run<'a> {
     }
 
     fn find_ceilings(&mut self, executor: &mut dyn Executor) -> Result<(), RunError> {
-        let (sweep, ledger) = (self.sweep, &self.ledger);
-        let to_measure =
-            |index: u32| step(&ledger.attempts(index), sweep.remeasure_invalid()) != Step::Done;
+        let sweep = self.sweep;
+        let done: BTreeSet<u32> = sweep
+            .expansion
+            .order()
+            .filter(|index| self.is_done(*index))
+            .collect();
+        let to_measure = |index: u32| !done.contains(&index);
         self.ceilings = ceilings::of_sweep(
             sweep,
             self.machine,

@@ -14,3 +14,4 @@ mod quiet;
 mod reports;
 mod results;
 mod servers;
+mod until;

@@ -14,7 +14,7 @@ use inferbench_crds::{
     status::{PinnedModel, Plan},
     validate::Scope,
 };
-use inferbench_results::key::sha256_hex;
+use inferbench_results::{key::sha256_hex, looks::Looks, row::Row};
 use inferbench_runner::{
     models::Need,
     pod::{REPORT_VARIABLE, collection::INDEX_VARIABLE, trials::CEILINGS_VARIABLE},
@@ -249,6 +249,7 @@ fn sweep_request(place: &Place, spec: &str) -> SweepRequest {
         spec: resource.spec,
         ledger: None,
         chunks: None,
+        look: None,
     }
 }
 
@@ -355,6 +356,54 @@ fn a_collection_hands_over_the_same_whole_whatever_pod_it_is() {
             .unwrap()
             .contains("termination messages, and there are 0 pods")
     );
+}
+
+#[test]
+fn a_look_decides_by_the_records_of_the_blocks_that_have_ended() {
+    let spec = SPEC
+        .replace("inputLength: [4, 8]", "inputLength: [4]")
+        .replace(
+            "replicates: 2",
+            "replicates: 4\n    until: {metric: ttltMs, halfWidth: 100%, confidence: 80}",
+        );
+    let place = Place::new(&spec);
+    ask(&place, &spec);
+    let (output, _) = pod(&place, "");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let mut request = sweep_request(&place, &spec);
+    let looks = Looks::of(&request.spec.design).unwrap();
+    let records = place.records();
+    let look = |request: &SweepRequest, index| {
+        let (output, log) = command(&place, "collect", request, index);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        String::from_utf8(log).unwrap()
+    };
+    // Trials 0 and 1 are the first block. Of what has run to its end nothing is decided.
+    for (blocks, ended) in [(3, 6), (3, 8), (2, 4)] {
+        let mut ledger = Outcomes::new(8);
+        for index in 0..ended {
+            ledger.record(index, Outcome::Succeeded).unwrap();
+        }
+        request.ledger = Some(ledger.encode());
+        request.chunks = Some(1);
+        request.look = Some(blocks);
+        let seen: Vec<Row> = records
+            .iter()
+            .filter(|record| record.trial_index < 2 * blocks && ended < 8)
+            .map(Row::of)
+            .collect();
+        let expected: Vec<u32> = looks.enough(&seen, 2).into_keys().collect();
+        assert!(blocks == 3 || expected.is_empty());
+        let first = look(&request, 0);
+        assert_eq!(first, look(&request, 0), "again");
+        let decided = handover::join_decided([first.as_str()].into_iter(), blocks, 2);
+        assert_eq!(decided, Ok(expected));
+        assert_eq!(look(&request, 1), "", "one part is all");
+    }
+    assert!(!place.out().join("manifest.json").exists());
+    request.spec.design.until = None;
+    let (output, _) = command(&place, "collect", &request, 0);
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
 }
 
 /// The operator's golden Jobs hold what this program reads.

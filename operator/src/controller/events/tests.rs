@@ -73,6 +73,7 @@ impl Story {
     fn plan(&self, ledger: Outcomes) -> Plan {
         let known = Known {
             ledger,
+            decided: 0,
             inputs: String::new(),
             taken: None,
         };
@@ -279,6 +280,7 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
     };
     let known = Known {
         ledger: ledger(&story.sweep, 0),
+        decided: 0,
         inputs: String::new(),
         taken: None,
     };

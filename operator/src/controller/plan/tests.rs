@@ -36,6 +36,7 @@ fn at(seconds: i64) -> Timestamp {
 fn known(sweep: &Sweep) -> Known {
     Known {
         ledger: Outcomes::new(sweep.expansion.len_before_exclusion()),
+        decided: 0,
         inputs: String::new(),
         taken: None,
     }

@@ -310,7 +310,8 @@ impl Planner<'_> {
         let mut shapes = live.shapes.clone();
         let is_open = |shape: &Shape| !shape.stuck && (shape.runs || !shape.waits);
         let mut created: Vec<Create> = Vec::new();
-        for mut group in Groups::new(expansion, &self.ledger, request::trials_per_job(self.sweep)) {
+        let groups = Groups::new(expansion, &self.ledger, request::trials_per_job(self.sweep));
+        for mut group in groups.of_first(self.open_blocks()) {
             if room == 0 || (shapes.len() >= forms && !shapes.values().any(is_open)) {
                 break;
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use inferbench_crds::{
-    contract::{Collected, ModelReport, PreflightReport, TrialReport},
+    contract::{Collected, Decided, ModelReport, PreflightReport, TrialReport},
     splitmix::SplitMix64,
     status::{CollectedResults, Summary},
 };
@@ -64,6 +64,7 @@ impl World {
     pub fn new(sweep: Sweep, seed: u64) -> Self {
         let known = Known {
             ledger: Outcomes::new(sweep.expansion.len_before_exclusion()),
+            decided: 0,
             inputs: String::new(),
             taken: None,
         };
@@ -172,7 +173,7 @@ impl World {
         let writes_status = |action: &Action| {
             matches!(
                 action,
-                Action::Pin(_) | Action::Record(_) | Action::Collect { .. }
+                Action::Pin(_) | Action::Record(_) | Action::Decide(_) | Action::Collect { .. }
             )
         };
         if plan.actions.iter().any(writes_status) {
@@ -216,6 +217,14 @@ impl World {
                     let (spec, expansion) = (&self.sweep.spec, &self.sweep.expansion);
                     self.sweep.plan = Sweep::pin(spec, expansion, image, models.clone());
                 }
+                Action::Decide(blocks) => {
+                    assert!(
+                        *blocks > self.known.decided,
+                        "decided twice: after {blocks} blocks, and after {} before",
+                        self.known.decided
+                    );
+                    self.known.decided = *blocks;
+                }
                 Action::Collect { inputs, .. } => {
                     self.known.inputs.clone_from(inputs);
                     self.collections += 1;
@@ -254,6 +263,12 @@ impl World {
                 trials.clone(),
                 1,
             ),
+            Create::Look { blocks, attempt } => (
+                format!("look-{blocks}-{attempt}"),
+                Role::Look,
+                Vec::new(),
+                *attempt,
+            ),
             Create::Collector(attempt) => {
                 let inputs = self.sweep.inputs(&self.known.ledger.encode());
                 (
@@ -278,6 +293,8 @@ impl World {
                 assert_eq!(self.known.ledger.get(index), None, "P2: {index} has ended");
             }
         }
+        // Not even by a rival.
+        trials.iter().for_each(|index| self.check_open(*index));
         self.creates += usize::from(leads);
         self.next += 1;
         let inputs = self.sweep.inputs(&self.known.ledger.encode());
@@ -291,10 +308,10 @@ impl World {
             gpus: gpus.map_or(0, |trial| trial.combination.gpus),
             trials,
             attempt,
-            inputs: if role == Role::Collector {
-                inputs
-            } else {
-                String::new()
+            inputs: match create {
+                Create::Collector(_) => inputs,
+                Create::Look { blocks, .. } => self.sweep.looked_at(*blocks),
+                _ => String::new(),
             },
             created: self.now,
             started: Some(self.now),
@@ -402,6 +419,8 @@ impl World {
                     serde_json::to_string(&report).expect("JSON"),
                 )
             }
+            Role::Look if self.fault(30) => (1, "Error", String::new()),
+            Role::Look => (0, "Completed", self.decide(&job.view)),
             Role::Collector if self.fault(30) => (1, "Error", String::new()),
             Role::Collector => (0, "Completed", self.collect()),
         };
@@ -477,6 +496,25 @@ impl World {
         (0, "Completed", say(&report))
     }
 
+    /// A look: a combination is enough with so many results in the store, as many as its number says.
+    fn decide(&self, job: &JobView) -> String {
+        let expansion = &self.sweep.expansion;
+        let combinations = expansion.combinations_before_exclusion();
+        let blocks = (0..expansion.replicates())
+            .find(|blocks| self.sweep.looked_at(*blocks) == job.inputs)
+            .expect("a look after some blocks");
+        let enough = (0..combinations).filter(|combination| {
+            let results = (0..blocks).filter(|block| {
+                let index = block * combinations + combination;
+                self.store.get(&index) == Some(&Outcome::Succeeded)
+            });
+            results.count() as u32 >= 2 + combination % 3
+        });
+        let decided = Decided::new(blocks, combinations, enough);
+        let chunks = inferbench_crds::handover::cut(&decided, 100_000).expect("JSON");
+        serde_json::to_string(&chunks[0]).expect("JSON")
+    }
+
     fn collect(&self) -> String {
         let ended = self.known.ledger.iter();
         let stored =
@@ -518,6 +556,24 @@ impl World {
         );
     }
 
+    /// No trial is begun before it is decided whether its combination runs on.
+    fn check_open(&self, index: u32) {
+        if let Some(until) = &self.sweep.spec.design.until {
+            let block = index / self.sweep.expansion.combinations_before_exclusion();
+            let min = until.min.unsigned_abs();
+            assert!(
+                block < min || block <= self.known.decided,
+                "trial {index} is begun, and after {} blocks nothing is decided yet",
+                self.known.decided
+            );
+            assert_ne!(
+                self.known.ledger.get(index),
+                Some(Outcome::NotNeeded),
+                "trial {index} is begun, and decided against"
+            );
+        }
+    }
+
     /// P1: every trial has a stored result that the ledger knows, or a recorded failure.
     pub fn check_end(&self) {
         for trial in self.sweep.expansion.trials() {
@@ -528,7 +584,13 @@ impl World {
                     assert_eq!(stored, recorded, "P1: {}", trial.index)
                 }
                 (None, Some(recorded)) => {
-                    assert_ne!(recorded, Outcome::Succeeded, "P1: {}", trial.index)
+                    assert_ne!(recorded, Outcome::Succeeded, "P1: {}", trial.index);
+                    let is_begun = self.started.contains(&trial.index);
+                    assert!(
+                        recorded != Outcome::NotNeeded || !is_begun,
+                        "{} was measured, and decided against",
+                        trial.index
+                    );
                 }
                 (_, None) => panic!("P1: {} has no end", trial.index),
             }
@@ -543,7 +605,7 @@ impl World {
 /// Records come before deletions, and those before creations.
 pub(super) fn check_order(actions: &[Action]) {
     let rank = |action: &Action| match action {
-        Action::Pin(_) | Action::Record(_) | Action::Collect { .. } => 0,
+        Action::Pin(_) | Action::Record(_) | Action::Decide(_) | Action::Collect { .. } => 0,
         Action::Delete { .. } => 1,
         Action::Create(_) => 2,
         Action::Wait(_) => 3,

@@ -42,6 +42,7 @@ fn ledger(sweep: &Sweep, outcomes: &[(u32, Outcome)]) -> Outcomes {
 fn quiet(sweep: &Sweep, ledger: Outcomes) -> Plan {
     let known = Known {
         ledger,
+        decided: 0,
         inputs: String::new(),
         taken: None,
     };

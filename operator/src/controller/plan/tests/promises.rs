@@ -69,6 +69,101 @@ proptest! {
     }
 }
 
+/// 24 combinations, looked at after two blocks and more: as many results as a combination's number says are enough.
+fn looked_at(execution: &str) -> String {
+    with(execution)
+        .replace("batchSize: [1, 2, 4]", "batchSize: [1, 2]")
+        .replace(
+            "replicates: 2",
+            "replicates: 5\n  until: {metric: outputThroughput, halfWidth: 3%, min: 2}",
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever happens, nothing is measured that was decided against, and nothing is decided twice (the world asserts
+    /// both at every write); what is decided against stays so to the end.
+    #[test]
+    fn looks_decide_once(
+        seed in any::<u64>(),
+        parallelism in 1_i32..9,
+        per_job in 1_i32..5,
+        edits in proptest::collection::vec((0_u32..4, 1_i32..12), 0..6),
+    ) {
+        let spec = looked_at(&format!("parallelism: {parallelism}, trialsPerJob: {per_job}, retries: 1"));
+        let mut world = World::new(fresh(&spec), seed);
+        for (edit, number) in edits {
+            for _ in 0..number * 6 {
+                world.reconcile();
+                world.step();
+            }
+            match edit {
+                0 => world.sweep.spec.execution.parallelism = number,
+                1 => {
+                    world.sweep.spec.suspend = true;
+                    let before = world.creates;
+                    for _ in 0..10 {
+                        world.reconcile();
+                        world.step();
+                    }
+                    prop_assert_eq!(world.creates, before, "P9");
+                }
+                _ => world.sweep.spec.suspend = false,
+            }
+        }
+        world.sweep.spec.suspend = false;
+        world.settle();
+        world.check_end();
+        let combinations = world.sweep.expansion.combinations_before_exclusion();
+        for (index, _) in world.known.ledger.iter().filter(|(_, outcome)| *outcome == Outcome::NotNeeded) {
+            let later = (index..world.sweep.expansion.len_before_exclusion()).step_by(combinations as usize);
+            for later in later {
+                prop_assert_eq!(world.known.ledger.get(later), Some(Outcome::NotNeeded), "{} after {}", later, index);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_needed_is_what_the_looks_say() {
+    let mut world = World::new(fresh(&looked_at("parallelism: 5, trialsPerJob: 2")), 3);
+    world.faults = false;
+    world.settle();
+    world.check_end();
+    let expansion = &world.sweep.expansion;
+    let combinations = expansion.combinations_before_exclusion();
+    let mut not_needed = 0;
+    for (combination, _) in expansion.combinations() {
+        let stored = |block: u32| {
+            world
+                .store
+                .get(&(block * combinations + combination))
+                .copied()
+        };
+        let mut results = 0;
+        let mut enough = false;
+        for block in 0..expansion.replicates() {
+            enough |= block >= 2 && results >= 2 + combination % 3;
+            let ended = world.known.ledger.get(block * combinations + combination);
+            assert_eq!(
+                ended == Some(Outcome::NotNeeded),
+                enough,
+                "{combination} in block {block}"
+            );
+            not_needed += u32::from(enough);
+            results += u32::from(stored(block) == Some(Outcome::Succeeded));
+        }
+    }
+    assert!(not_needed > 20, "{not_needed}");
+    // P5: nothing is left to do.
+    assert!(
+        world.plan().actions.is_empty(),
+        "{:?}",
+        world.plan().actions
+    );
+}
+
 #[test]
 fn without_faults_nothing_is_tried_twice() {
     let mut world = World::new(fresh(&with("parallelism: 5, trialsPerJob: 3")), 1);
