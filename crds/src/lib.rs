@@ -30,6 +30,7 @@ pub mod status;
 pub mod suggest;
 pub mod validate;
 pub mod violation;
+pub mod workload;
 
 pub use duration::Duration;
 pub use node::Position;

@@ -192,7 +192,7 @@ fn kubectl_shows_the_columns() {
     assert_eq!(
         names,
         [
-            "State", "Done", "Total", "Failed", "Invalid", "Active", "Best", "Age"
+            "State", "Done", "Total", "Failed", "Invalid", "Active", "Best", "Peak", "Age"
         ]
     );
     assert_eq!(crd["spec"]["names"]["shortNames"][0], "ib");

@@ -54,6 +54,9 @@ pub struct Estimate {
     pub max: Option<f64>,
 }
 
+/// Metrics by name.
+pub type Estimates = BTreeMap<String, Estimate>;
+
 /// A figure with its 95% interval over replicates, where there are at least two.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -133,6 +136,21 @@ pub fn estimate(combinations: &[Vec<Observation>]) -> Option<Estimate> {
 }
 
 impl Estimate {
+    /// That of the quantity divided by a constant above 0.
+    pub(crate) fn divided_by(self, divisor: f64) -> Self {
+        let part = |part: Option<f64>| part.map(|part| part / divisor);
+        Self {
+            mean: self.mean / divisor,
+            sd: part(self.sd),
+            low: part(self.low),
+            high: part(self.high),
+            median: part(self.median),
+            min: part(self.min),
+            max: part(self.max),
+            ..self
+        }
+    }
+
     /// Without what is no finite number, as squares of huge values may not be.
     fn finite(mut self) -> Self {
         let has_interval = [self.sd, self.low, self.high]
