@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     InferenceBenchmark,
-    factor::{Allowed, Builtin, TABLE},
+    factor::{Allowed, Builtin, Factor, TABLE},
     limits, patterns,
+    workload::Workload,
 };
 
 /// A rule in the Common Expression Language, and the place in the schema where it stands.
@@ -47,7 +48,42 @@ pub fn rules() -> Vec<Rule> {
         .map(rule)
         .chain([size()])
         .chain(excludes)
+        .chain(TABLE.iter().flat_map(mixed))
         .collect()
+}
+
+/// That the mix in `objectives` names levels of a workload factor, and one wherever it has several.
+fn mixed(builtin: &Builtin) -> Vec<Rule> {
+    if !Workload::takes(&Factor::named(builtin.name)) {
+        return Vec::new();
+    }
+    let name = builtin.name;
+    let levels = format!("self.design.factors.{name}");
+    let (given, absent) = if builtin.given.is_some() {
+        (format!("has({levels}) && "), format!("!has({levels}) || "))
+    } else {
+        (String::new(), String::new())
+    };
+    let all = |of: String| {
+        format!(
+            "!has(self.objectives) || !has(self.objectives.workloads) || self.objectives.workloads.all(w, {of})"
+        )
+    };
+    let rule = |rule: String, message: String| Rule {
+        path: "spec".into(),
+        rule: rule.into(),
+        message: message.into(),
+    };
+    vec![
+        rule(
+            all(format!("!has(w.{name}) || ({given}w.{name} in {levels})")),
+            format!("objectives.workloads names a level that is not in design.factors.{name}"),
+        ),
+        rule(
+            all(format!("has(w.{name}) || {absent}size({levels}) < 2")),
+            format!("objectives.workloads needs {name}: design.factors.{name} has several levels"),
+        ),
+    ]
 }
 
 /// The bound of a design's size, as far as rules can tell: what parameters multiply, the operator's validation counts.
@@ -192,7 +228,7 @@ const RULES: &[[&str; 3]] = &[
     ],
 ];
 
-/// The columns of `kubectl get`: name, path and type.
+/// The columns of `kubectl get`: name, path and type. Best is what was found in the end.
 const COLUMNS: [[&str; 3]; 8] = [
     [
         "State",
@@ -204,12 +240,19 @@ const COLUMNS: [[&str; 3]; 8] = [
     ["Failed", ".status.counts.failed", "integer"],
     ["Invalid", ".status.counts.invalid", "integer"],
     ["Active", ".status.counts.active", "integer"],
-    ["Best", ".status.progress.best", "number"],
+    [
+        "Best",
+        ".status.summary.best[0].configuration.outputThroughput",
+        "number",
+    ],
     ["Age", ".metadata.creationTimestamp", "date"],
 ];
 
-/// The further columns of `kubectl get -o wide`.
-const WIDE_COLUMNS: [[&str; 3]; 1] = [["NotNeeded", ".status.counts.notNeeded", "integer"]];
+/// The further columns of `kubectl get -o wide`. Peak is the highest throughput of any workload so far.
+const WIDE_COLUMNS: [[&str; 3]; 2] = [
+    ["Peak", ".status.progress.best", "number"],
+    ["NotNeeded", ".status.counts.notNeeded", "integer"],
+];
 
 /// The CustomResourceDefinition as the API server gets it.
 #[must_use]
@@ -321,6 +364,14 @@ fn root() -> Value {
         json!(limits::CONDITION_MESSAGE);
     for time in ["progress.estimatedFinish", "results.updatedAt"] {
         place(&mut schema, &format!("status.{time}"))["maxLength"] = json!(64);
+    }
+    // A configuration for a mix has a level of no workload factor but the model.
+    for point in ["best[].configuration", "pareto[]"] {
+        let point = place(&mut schema, &format!("status.summary.{point}"));
+        if let Some(required) = point["required"].as_array_mut() {
+            required
+                .retain(|name| !Workload::takes(&Factor::named(name.as_str().unwrap_or_default())));
+        }
     }
     let env_name = place(&mut schema, "spec.runner.env[].name");
     env_name["pattern"] = json!(patterns::ENV_NAME);

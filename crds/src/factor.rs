@@ -597,6 +597,8 @@ pub struct Number(f64);
 impl Number {
     /// Nothing.
     pub const ZERO: Self = Self(0.0);
+    /// One.
+    pub const ONE: Self = Self(1.0);
 
     /// Whether it is 0.
     #[must_use]
@@ -887,6 +889,13 @@ impl Levels {
     #[must_use]
     pub fn without(mut self, factor: &Factor) -> Self {
         self.0.remove(factor);
+        self
+    }
+
+    /// The levels of the factors of one role alone.
+    #[must_use]
+    pub fn of_role(mut self, role: Role) -> Self {
+        self.0.retain(|factor, _| factor.role() == role);
         self
     }
 

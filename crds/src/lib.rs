@@ -31,6 +31,7 @@ pub mod suggest;
 pub mod until;
 pub mod validate;
 pub mod violation;
+pub mod workload;
 
 pub use duration::Duration;
 pub use node::Position;

@@ -68,10 +68,18 @@ pub const IMAGE: u32 = 512;
 pub const MIN_TTL_SECONDS: u32 = 3_600;
 /// Factors of a design that have more than one level: more than these cannot have two each within [`TRIALS`].
 pub const FACTORS: u32 = 15;
+/// Workloads of the mix in objectives.
+pub const WORKLOADS: u32 = 64;
+/// The least weight of a workload in a mix.
+pub const LEAST_WEIGHT: f64 = 0.001;
+/// The greatest weight of a workload in a mix.
+pub const MOST_WEIGHT: u32 = 1_000_000;
 /// Metrics of the status' summary.
 pub const SUMMARY_METRICS: u32 = 6;
-/// Goals of the status' summary.
-pub const SUMMARY_BEST: u32 = 6;
+/// Best configurations of the status' summary.
+pub const SUMMARY_BEST: u32 = 8;
+/// Characters of a workload in words.
+pub const SUMMARY_WORKLOAD: u32 = 64;
 /// Points on the Pareto front of the status' summary.
 pub const SUMMARY_PARETO: u32 = 16;
 /// Bytes of the status' summary, as JSON.

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Duration,
     design::Setting,
-    factor::{self, Level, Number},
+    factor::{self, Level, Levels, Number},
     limits, patterns, presets,
     select::Select,
     status::InferenceBenchmarkStatus,
     until::Until,
+    workload::Weighted,
 };
 pub use crate::{
     engine::{Candle, Endpoint, Engine, Server},
@@ -624,6 +625,11 @@ pub struct Objectives {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20), regex(pattern = patterns::DECIMAL))]
     pub cost_per_gpu_hour: Option<String>,
+    /// The mix of workloads to find the best configuration for, by the share of requests that each has. Where it is
+    /// absent, all workloads of the design count alike.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::WORKLOADS))]
+    pub workloads: Vec<Weighted>,
 }
 
 impl Objectives {
@@ -631,6 +637,19 @@ impl Objectives {
     #[must_use]
     pub const fn limit_times(&self) -> bool {
         self.max_ttft.is_some() || self.max_tpot.is_some() || self.max_e2e.is_some()
+    }
+
+    /// How often requests come of a combination's workload, in relation to those of others: 0 where a mix is given that
+    /// does not name it.
+    #[must_use]
+    pub fn weight(&self, levels: &Levels) -> f64 {
+        let mut named = self.workloads.iter();
+        let named = named.find(|weighted| weighted.workload.matches(levels));
+        match named {
+            Some(weighted) => weighted.weight.get(),
+            None if self.workloads.is_empty() => 1.0,
+            None => 0.0,
+        }
     }
 }
 

@@ -124,7 +124,7 @@ pub struct Counts {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Progress {
-    /// The highest output throughput so far, in tokens/s.
+    /// The highest output throughput of any trial so far, whatever its workload, in tokens/s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best: Option<f64>,
     /// When the sweep should end if trials go on taking as long as they have.
@@ -200,12 +200,23 @@ pub struct Summary {
     /// How much each factor moves each metric.
     #[schemars(length(max = limits::SUMMARY_METRICS * limits::FACTORS))]
     pub effects: Vec<Effect>,
-    /// The best configuration for each goal.
+    /// The best configuration for each goal: for the mix of all workloads first, then for the workloads of the largest
+    /// weight.
     #[schemars(length(max = limits::SUMMARY_BEST))]
     pub best: Vec<Best>,
-    /// Configurations that no other beats in both throughput and latency, the fastest first.
+    /// Workloads that have no best configuration here, as there is no room for all: summary.json has them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub workloads_left_out: i32,
+    /// Configurations that no other beats in both throughput and latency, the fastest first: for the mix, or for the
+    /// workload of the largest weight where there is none.
     #[schemars(length(max = limits::SUMMARY_PARETO))]
     pub pareto: Vec<Point>,
+}
+
+// The signature is serde's.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 /// Every metric at every level of one factor.
@@ -277,10 +288,14 @@ pub struct Best {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Point {
-    /// Its levels.
+    /// Its levels; for a mix, no lengths.
     #[serde(flatten)]
     pub levels: Levels,
-    /// Output tokens/s of the whole batch.
+    /// The workload or the mix that it is for, in words; absent where the model has one workload, which the levels name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = limits::SUMMARY_WORKLOAD))]
+    pub workload: String,
+    /// Output tokens/s of the whole batch, or of the mix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_throughput: Option<f64>,
     /// Milliseconds to the first token.
@@ -334,6 +349,7 @@ mod tests {
         ];
         Point {
             levels: Levels::new(levels),
+            workload: text(limits::SUMMARY_WORKLOAD),
             output_throughput: number,
             ttft_ms: number,
             tpot_ms: number,
@@ -381,6 +397,7 @@ mod tests {
             ],
             effects: vec![effect; (limits::SUMMARY_METRICS * 3) as usize],
             best: vec![best; limits::SUMMARY_BEST as usize],
+            workloads_left_out: 50_000,
             pareto: vec![point(); limits::SUMMARY_PARETO as usize],
         }
     }

@@ -141,6 +141,18 @@ const ACCEPTED: &[(&str, Change)] = &[
         factors["batchSize"] = json!([1]);
         spec["design"]["exclude"] = json!([{ "requestRate": [0.5] }]);
     }),
+    ("a mix of workloads", |spec| {
+        let factors = &mut spec["design"]["factors"];
+        factors["engine"] = json!([{ "name": "a", "server": { "preset": "vllm", "image": "a" } }]);
+        factors["batchSize"] = json!([1]);
+        factors["requestRate"] = json!([0.5, 2]);
+        factors["prefixShare"] = json!([0, 50]);
+        factors["inputLength"] = json!([128, 1024]);
+        spec["objectives"]["workloads"] = json!([
+            { "inputLength": 1024, "requestRate": 2, "prefixShare": 0, "weight": 3 },
+            { "inputLength": 128, "outputLength": 128, "requestRate": 0.5, "prefixShare": 50, "weight": 0.25 },
+        ]);
+    }),
     ("batches of a server", |spec| {
         spec["design"]["factors"]["engine"] =
             json!([{ "name": "vllm", "server": { "preset": "vllm", "image": "a" } }]);
@@ -301,6 +313,41 @@ const REJECTED: &[(&str, Change)] = &[
         spec["results"]["store"] =
             json!({ "endpoint": "https://x", "persistentVolumeClaim": { "claimName": "c" } });
     }),
+    ("a mix with an inputLength of none", |spec| {
+        spec["objectives"]["workloads"] = json!([{ "inputLength": 16 }]);
+    }),
+    ("a mix with an outputLength of none", |spec| {
+        spec["objectives"]["workloads"] = json!([{ "outputLength": 16 }]);
+    }),
+    ("a mix with a requestRate of none", |spec| {
+        spec["objectives"]["workloads"] = json!([{ "requestRate": 2 }]);
+    }),
+    ("a mix with a prefixShare of none", |spec| {
+        spec["objectives"]["workloads"] = json!([{ "prefixShare": 0 }]);
+    }),
+    ("a mix without an inputLength", |spec| {
+        spec["design"]["factors"]["inputLength"] = json!([16, 32]);
+        spec["objectives"]["workloads"] = json!([{ "inputLength": 16 }, {}]);
+    }),
+    ("a mix without an outputLength", |spec| {
+        spec["design"]["factors"]["outputLength"] = json!([16, 32]);
+        spec["objectives"]["workloads"] = json!([{}]);
+    }),
+    ("a mix without a requestRate", |spec| {
+        let factors = &mut spec["design"]["factors"];
+        factors["engine"] = json!([{ "name": "a", "server": { "preset": "vllm", "image": "a" } }]);
+        factors["batchSize"] = json!([1]);
+        factors["requestRate"] = json!([1, 2]);
+        spec["objectives"]["workloads"] = json!([{}]);
+    }),
+    ("a mix without a prefixShare", |spec| {
+        let factors = &mut spec["design"]["factors"];
+        factors["engine"] = json!([{ "name": "a", "server": { "preset": "vllm", "image": "a" } }]);
+        factors["batchSize"] = json!([1]);
+        factors["concurrency"] = json!([1]);
+        factors["prefixShare"] = json!([0, 50]);
+        spec["objectives"]["workloads"] = json!([{}]);
+    }),
     ("a folder", |spec| {
         spec["results"]["store"] = json!({ "url": "file:///tmp/results" })
     }),
@@ -318,6 +365,11 @@ const EDITS: &[(&str, Change, bool)] = &[
     (
         "objectives",
         |spec| spec["objectives"]["maxTtft"] = json!("100ms"),
+        true,
+    ),
+    (
+        "the mix of workloads",
+        |spec| spec["objectives"]["workloads"] = json!([{ "inputLength": 128, "weight": 2 }]),
         true,
     ),
     (

@@ -200,6 +200,7 @@ fn kubectl_shows_the_columns() {
             "Active",
             "Best",
             "Age",
+            "Peak",
             "NotNeeded"
         ]
     );
@@ -208,7 +209,7 @@ fn kubectl_shows_the_columns() {
         .filter(|column| column["priority"] == 1)
         .filter_map(|column| column["name"].as_str())
         .collect();
-    assert_eq!(wide, ["NotNeeded"]);
+    assert_eq!(wide, ["Peak", "NotNeeded"]);
     assert_eq!(crd["spec"]["names"]["shortNames"][0], "ib");
     assert_eq!(
         crd["spec"]["versions"][0]["subresources"]["status"],

@@ -75,8 +75,8 @@ fn main() -> std::io::Result<()> {
         Objectives {
             max_ttft: Some(Duration::from_millis(200)),
             max_tpot: Some(Duration::from_millis(20)),
-            max_e2e: None,
             cost_per_gpu_hour: Some("2.50".into()),
+            ..Objectives::default()
         }
     } else {
         Objectives::default()

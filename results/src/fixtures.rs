@@ -361,7 +361,7 @@ impl Default for Sweep {
 }
 
 /// A standard normal number, by Box and Muller.
-fn normal(generator: &mut SplitMix64) -> f64 {
+pub(crate) fn normal(generator: &mut SplitMix64) -> f64 {
     let mut unit = || (f64::from(generator.below(u32::MAX)) + 0.5) / f64::from(u32::MAX);
     (-2.0 * unit().ln()).sqrt() * (std::f64::consts::TAU * unit()).cos()
 }

@@ -54,6 +54,9 @@ pub struct Estimate {
     pub max: Option<f64>,
 }
 
+/// Metrics by name.
+pub type Estimates = BTreeMap<String, Estimate>;
+
 /// A figure with its 95% interval over replicates, where there are at least two.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -134,7 +137,7 @@ pub fn estimate(combinations: &[Vec<Observation>]) -> Option<Estimate> {
     } else {
         over_iterations(overall, &combinations)
     };
-    let estimate = estimate.times(scale);
+    let estimate = estimate.divided_by(scale.recip());
     estimate.mean.is_finite().then(|| estimate.finite())
 }
 
@@ -167,17 +170,17 @@ impl Observation {
 }
 
 impl Estimate {
-    /// The same in another unit, of which one is this many of the new one.
-    fn times(self, scale: f64) -> Self {
-        let times = |part: Option<f64>| part.map(|part| part * scale);
+    /// That of the quantity divided by a constant above 0.
+    pub(crate) fn divided_by(self, divisor: f64) -> Self {
+        let part = |part: Option<f64>| part.map(|part| part / divisor);
         Self {
-            mean: self.mean * scale,
-            sd: times(self.sd),
-            low: times(self.low),
-            high: times(self.high),
-            median: times(self.median),
-            min: times(self.min),
-            max: times(self.max),
+            mean: self.mean / divisor,
+            sd: part(self.sd),
+            low: part(self.low),
+            high: part(self.high),
+            median: part(self.median),
+            min: part(self.min),
+            max: part(self.max),
             ..self
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod analysis;
 pub mod beside;
+pub mod best;
 pub mod check;
 pub mod columns;
 pub mod compare;

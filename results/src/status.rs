@@ -1,15 +1,20 @@
 //! A sweep's summary for its resource's status: the summary and the analysis, cut down to what a status has room for.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use inferbench_crds::{
     limits,
     status::{Best, Effect, FactorSummary, MetricByLevel, Point, Summary as Status, significant},
+    workload::Workload,
 };
 
 use crate::{
-    analysis::Analysis,
+    analysis::{Analysis, decisions::Front},
+    best::workload,
+    figures::lookup::{mix_name, workload_in_words},
     interval::{Estimate, Over},
-    sample::{Factor, Level, Levels, factors, gpus},
-    summary::{Criterion, LevelSummary, Summary},
+    sample::{Factor, Level, Levels, factors, gpus, model},
+    summary::{Criterion, LevelSummary, MixChoice, Summary},
 };
 
 /// The metrics that a status has, in order of importance: their names in a summary, and as columns of trials.csv.
@@ -53,11 +58,13 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
             .collect(),
         effects: effects(analysis),
         best: best(summary),
-        pareto: pareto(analysis),
+        workloads_left_out: 0,
+        pareto: pareto(summary, analysis),
     };
-    let cuts: [fn(&mut Status) -> bool; 9] = [
+    let cuts: [fn(&mut Status) -> bool; 10] = [
         half_widths,
         |status| shorten(&mut status.pareto, PARETO),
+        |status| shorten(&mut status.best, BEST),
         |status| weakest_effect(status, EFFECTS),
         |status| last_metric(status, 1),
         |status| weakest_effect(status, 0),
@@ -67,13 +74,29 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
         |status| shorten(&mut status.factors, 0),
     ];
     for cut in cuts {
-        while bytes(&status) > limits::SUMMARY_BYTES && cut(&mut status) {}
+        // The number of workloads that are left out takes room too.
+        while bytes(&status) + ROOM > limits::SUMMARY_BYTES && cut(&mut status) {}
     }
+    status.workloads_left_out = left_out(summary, &status);
     status
 }
 
-/// Points of the front, and effects, that stay until metrics are down to one.
+/// Bytes of the number of workloads that are left out.
+const ROOM: usize = r#""workloadsLeftOut":2147483647,"#.len();
+
+/// Workloads, over all models, for which no best configuration is named.
+fn left_out(summary: &Summary, status: &Status) -> i32 {
+    let single = status.best.iter().map(|best| &best.configuration.levels);
+    let named: BTreeSet<Levels> = single
+        .filter(|levels| Workload::factors().any(|factor| levels.shown(&factor).is_some()))
+        .map(workload)
+        .collect();
+    count(summary.workloads.saturating_sub(named.len() as u32))
+}
+
+/// Points of the front, best configurations and effects that stay until metrics are down to one.
 const PARETO: usize = 4;
+const BEST: usize = 3;
 const EFFECTS: usize = 24;
 
 /// Leaves out the widths of all intervals; false where there are none.
@@ -213,66 +236,146 @@ fn effects(analysis: &Analysis) -> Vec<Effect> {
     effects
 }
 
+/// For the mixes first and for models with one workload, goal by goal; then for the workloads of the others by the
+/// criterion that decides, those of the largest weight first.
 fn best(summary: &Summary) -> Vec<Best> {
+    let decides = Criterion::first(&summary.objectives);
     let rank = |criterion: Criterion| match criterion {
         Criterion::HighestOutputThroughputWithinObjectives => 0,
         Criterion::HighestOutputThroughput => 1,
         Criterion::LowestTtft => 2,
     };
-    let mut best: Vec<_> = summary.best.iter().collect();
-    best.sort_by(|a, b| {
-        rank(a.criterion).cmp(&rank(b.criterion)).then(
-            b.output_throughput
-                .mean
-                .total_cmp(&a.output_throughput.mean),
-        )
-    });
-    best.into_iter()
-        .take(limits::SUMMARY_BEST as usize)
-        .map(|best| Best {
-            goal: match best.criterion {
-                Criterion::HighestOutputThroughputWithinObjectives => {
-                    "highest output throughput within the objectives"
-                }
-                Criterion::HighestOutputThroughput => "highest output throughput",
-                Criterion::LowestTtft => "lowest TTFT",
-            }
-            .into(),
-            configuration: point(
+    let several = |model: &str| {
+        let own = summary.best.iter().map(|best| &best.levels);
+        let own: BTreeSet<Levels> = own
+            .filter(|of| crate::sample::model(of) == model)
+            .map(workload)
+            .collect();
+        own.len() > 1
+    };
+    let mut first = Vec::new();
+    for mix in &summary.mixes {
+        first.extend(mix.best.iter().map(|best| {
+            let configuration = Point {
+                workload: cut_to(&mix_name(mix), limits::SUMMARY_WORKLOAD),
+                ..mixed(&mix.model, &best.of)
+            };
+            (
+                best.criterion,
+                best.of.output_throughput.mean,
+                configuration,
+            )
+        }));
+    }
+    let mut each = Vec::new();
+    for best in &summary.best {
+        let of = model(&best.levels);
+        let mixed = summary.mixes.iter().any(|mix| mix.model == of);
+        let several = mixed || several(of);
+        let configuration = Point {
+            workload: if several {
+                cut_to(&workload_in_words(&best.levels), limits::SUMMARY_WORKLOAD)
+            } else {
+                String::new()
+            },
+            ..point(
                 &best.levels,
                 Some(best.output_throughput.mean),
                 best.ttft_ms.map(|ttft| ttft.mean),
                 best.tpot_ms.map(|tpot| tpot.mean),
                 best.cost_per_million_output_tokens,
-            ),
+            )
+        };
+        let found = (best.criterion, best.output_throughput.mean, configuration);
+        if !several {
+            first.push(found);
+        } else if best.criterion == decides {
+            each.push(found);
+        }
+    }
+    first.sort_by(|a, b| rank(a.0).cmp(&rank(b.0)).then(b.1.total_cmp(&a.1)));
+    let weight = |point: &Point| summary.objectives.weight(&point.levels);
+    each.sort_by(|a, b| weight(&b.2).total_cmp(&weight(&a.2)));
+    first
+        .into_iter()
+        .chain(each)
+        .take(limits::SUMMARY_BEST as usize)
+        .map(|(criterion, _, configuration)| Best {
+            goal: criterion.title().into(),
+            configuration,
         })
         .collect()
 }
 
-/// The fronts of throughput against time to first token, of all models, the fastest first.
-fn pareto(analysis: &Analysis) -> Vec<Point> {
-    let mut points: Vec<_> = analysis
-        .decisions
+/// What a choice makes of a mix.
+fn mixed(model: &str, of: &MixChoice) -> Point {
+    let mut levels = of.choice.levels().clone();
+    levels.set(Factor::MODEL, Level::from(model));
+    point(
+        &levels,
+        Some(of.output_throughput.mean),
+        of.ttft_ms.map(|ttft| ttft.mean),
+        of.tpot_ms.map(|tpot| tpot.mean),
+        of.cost_per_million_output_tokens,
+    )
+}
+
+/// The fronts of throughput against time to first token, of all models, the fastest first: for the mix, else for the
+/// workload of the largest weight, of equals the first.
+fn pareto(summary: &Summary, analysis: &Analysis) -> Vec<Point> {
+    let decisions = &analysis.decisions;
+    let mut points: Vec<(f64, Point)> = Vec::new();
+    let against_ttft = |latency: &str| latency == "ttftMs";
+    let mixes = decisions.mix_fronts.iter();
+    for front in mixes.clone().filter(|front| against_ttft(&front.latency)) {
+        let mix = summary.mixes.iter().find(|mix| mix.model == front.model);
+        for found in &front.points {
+            let choices = mix.into_iter().flat_map(|mix| &mix.choices);
+            let choice = choices.into_iter().find(|of| of.choice == found.choice);
+            points.extend(choice.map(|of| {
+                let name = mix.map(mix_name).unwrap_or_default();
+                let configuration = Point {
+                    workload: cut_to(&name, limits::SUMMARY_WORKLOAD),
+                    tpot_ms: None,
+                    ..mixed(&front.model, of)
+                };
+                (found.rate.mean, configuration)
+            }));
+        }
+    }
+    let mut heaviest: BTreeMap<&str, &Front> = BTreeMap::new();
+    let weight = |front: &Front| {
+        let first = front.points.first();
+        first.map_or(0.0, |point| summary.objectives.weight(&point.levels))
+    };
+    for front in decisions
         .fronts
         .iter()
-        .filter(|front| front.latency == "ttftMs")
-        .flat_map(|front| &front.points)
-        .collect();
-    points.sort_by(|a, b| b.rate.mean.total_cmp(&a.rate.mean));
+        .filter(|front| against_ttft(&front.latency))
+    {
+        let mixed = mixes.clone().any(|mix| mix.model == front.model);
+        let kept = heaviest.get(&*front.model);
+        if !mixed && kept.is_none_or(|kept| weight(front) > weight(kept)) {
+            heaviest.insert(&front.model, front);
+        }
+    }
+    for found in heaviest.values().flat_map(|front| &front.points) {
+        let devices = f64::from(gpus(&found.levels).max(1));
+        let configuration = point(
+            &found.levels,
+            // On GPUs the front's rate is per GPU.
+            Some(found.rate.mean * devices),
+            Some(found.latency.mean),
+            None,
+            found.cost_per_million_output_tokens,
+        );
+        points.push((found.rate.mean, configuration));
+    }
+    points.sort_by(|a, b| b.0.total_cmp(&a.0));
     points
         .into_iter()
         .take(limits::SUMMARY_PARETO as usize)
-        .map(|found| {
-            let devices = f64::from(gpus(&found.levels).max(1));
-            point(
-                &found.levels,
-                // On GPUs the front's rate is per GPU.
-                Some(found.rate.mean * devices),
-                Some(found.latency.mean),
-                None,
-                found.cost_per_million_output_tokens,
-            )
-        })
+        .map(|(_, point)| point)
         .collect()
 }
 
@@ -283,14 +386,16 @@ fn point(
     tpot_ms: Option<f64>,
     cost_per_million: Option<f64>,
 ) -> Point {
+    // With the implied level of nothing that it does not have.
+    let mut cut_levels = levels.clone();
+    for (factor, level) in levels.iter() {
+        if let Level::Text(name) = level {
+            cut_levels.set(factor.clone(), Level::from(cut(name).as_str()));
+        }
+    }
     Point {
-        levels: Levels::new(levels.iter().map(|(factor, level)| {
-            let level = match level {
-                Level::Text(name) => Level::from(cut(name).as_str()),
-                other => other.clone(),
-            };
-            (factor.clone(), level)
-        })),
+        levels: cut_levels,
+        workload: String::new(),
         output_throughput: output_throughput.and_then(significant),
         ttft_ms: ttft_ms.and_then(significant),
         tpot_ms: tpot_ms.and_then(significant),
@@ -300,7 +405,11 @@ fn point(
 
 /// A level's text, as long as a status has room for.
 fn cut(level: &str) -> String {
-    level.chars().take(limits::MODEL_NAME as usize).collect()
+    cut_to(level, limits::MODEL_NAME)
+}
+
+fn cut_to(text: &str, most: u32) -> String {
+    text.chars().take(most as usize).collect()
 }
 
 #[cfg(test)]

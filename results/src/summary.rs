@@ -10,15 +10,23 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    best::{self, Candidate, Found, against::Comparison, mix},
     interval::{Estimate, Observation, Over, estimate, t_quantile},
     looks::{Looks, Stopped},
     numbers,
     row::Row,
     sample::{
         Combination, Factor, Level, Levels, METRICS, Metric, combine, factors, gpus, is_invalid,
-        is_valid, latest_attempts, model,
+        is_valid, latest_attempts,
     },
     validity::Basis,
+};
+pub use crate::{
+    best::{
+        Best, Criterion,
+        mix::{Lacking, Mix, MixBest, MixChoice, Weights},
+    },
+    interval::Estimates,
 };
 
 /// Changes whenever the meaning or the shape of a summary does.
@@ -47,8 +55,18 @@ pub struct Summary {
     /// The rule by which combinations ran no further, of a design that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
-    /// The best combinations of each model.
+    /// The best choices for each workload, that is for each combination of the model and the other factors that nobody
+    /// chooses: at most 512 workloads, those of the largest weight.
     pub best: Vec<Best>,
+    /// Workloads of the sweep, over all models.
+    #[serde(default)]
+    pub workloads: u32,
+    /// Those of them that `best` leaves out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub workloads_left_out: u32,
+    /// The best choices for a mix of workloads, of each model that has one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixes: Vec<Mix>,
     /// Each level of each factor, over all combinations that have it.
     pub levels: Vec<LevelSummary>,
     /// Each combination.
@@ -81,9 +99,6 @@ pub struct Counts {
     /// Stored attempts at all trials.
     pub attempts: u32,
 }
-
-/// Metrics by name.
-pub type Estimates = BTreeMap<String, Estimate>;
 
 /// One level of one factor.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -128,42 +143,6 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// The respect in which a combination is the best of its model.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub enum Criterion {
-    /// Most output tokens per second.
-    HighestOutputThroughput,
-    /// Least time to first token.
-    LowestTtft,
-    /// Most output tokens per second among those whose means keep to the objectives.
-    HighestOutputThroughputWithinObjectives,
-}
-
-/// A best combination.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Best {
-    /// The respect in which it is the best.
-    pub criterion: Criterion,
-    /// Its levels.
-    #[serde(flatten)]
-    pub levels: Levels,
-    /// Its output tokens per second.
-    pub output_throughput: Estimate,
-    /// Its time to first token, ms; absent where it was not measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttft_ms: Option<Estimate>,
-    /// Its time per output token, ms; absent for one output token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tpot_ms: Option<Estimate>,
-    /// The cost of a million output tokens, where a GPU's price is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cost_per_million_output_tokens: Option<f64>,
-    /// Other combinations of the model whose interval overlaps: they may be as good.
-    pub near_ties: u32,
-}
-
 /// Summarizes a sweep's rows.
 #[must_use]
 pub fn summarize(sweep: &str, rows: &[Row], objectives: &Objectives) -> Summary {
@@ -198,8 +177,18 @@ pub fn summarize_looked_at(
         })
         .collect();
     let levels = level_summaries(&combinations);
-    let best = best(&summaries, objectives);
-    let mut notes = notes(&counts, &summaries, &levels, &best, objectives);
+    let candidates: Vec<Candidate<'_>> = combinations
+        .iter()
+        .zip(&summaries)
+        .map(|(combination, summary)| Candidate {
+            levels: &summary.levels,
+            metrics: &summary.metrics,
+            trials: &combination.valid,
+        })
+        .collect();
+    let found = best::best(&candidates, objectives);
+    let mixes = mix::mixes(&candidates, objectives);
+    let mut notes = notes(&counts, &summaries, &levels, &found, &mixes, objectives);
     notes.extend(looks.map(|looks| looks.note(&counts)));
     if looks.is_none() && counts.not_needed > 0 {
         notes.push(format!(
@@ -221,7 +210,10 @@ pub fn summarize_looked_at(
             .map(|metric| (metric.name.into(), metric.unit.into()))
             .collect(),
         stopped: looks.map(Looks::stopped),
-        best,
+        best: found.best,
+        workloads: found.workloads,
+        workloads_left_out: found.left_out,
+        mixes,
         levels,
         combinations: summaries,
     }
@@ -313,60 +305,27 @@ fn level_summaries(combinations: &[Combination<'_>]) -> Vec<LevelSummary> {
     summaries
 }
 
-/// The best combinations of each model.
-pub(crate) fn best(combinations: &[CombinationSummary], objectives: &Objectives) -> Vec<Best> {
-    let mut by_model: BTreeMap<&str, Vec<&CombinationSummary>> = BTreeMap::new();
-    for combination in combinations
+/// The best of each workload among combinations without a valid trial, which nothing is tested on.
+pub(crate) fn doubtful_best(
+    combinations: &[CombinationSummary],
+    objectives: &Objectives,
+) -> Vec<Best> {
+    let candidates: Vec<Candidate<'_>> = combinations
         .iter()
-        .filter(|combination| combination.metrics.contains_key("outputThroughput"))
-    {
-        by_model
-            .entry(model(&combination.levels))
-            .or_default()
-            .push(combination);
-    }
-    let mut found = Vec::new();
-    for candidates in by_model.values() {
-        let keeping: Vec<_> = candidates
-            .iter()
-            .copied()
-            .filter(|c| keeps_to(c, objectives))
-            .collect();
-        let limited = objectives.limit_times();
-        found.extend(pick(
-            Criterion::HighestOutputThroughput,
-            candidates,
-            objectives,
-        ));
-        found.extend(pick(Criterion::LowestTtft, candidates, objectives));
-        if limited {
-            found.extend(pick(
-                Criterion::HighestOutputThroughputWithinObjectives,
-                &keeping,
-                objectives,
-            ));
-        }
-    }
-    found
+        .map(|combination| Candidate {
+            levels: &combination.levels,
+            metrics: &combination.metrics,
+            trials: &[],
+        })
+        .collect();
+    best::best(&candidates, objectives).best
 }
 
 /// Whether a combination keeps to the objectives, judged by means. One of one output token has no time per output
 /// token, and so keeps to any; what was not measured keeps to none.
 #[must_use]
 pub fn keeps_to(combination: &CombinationSummary, objectives: &Objectives) -> bool {
-    let within = |limit: Option<inferbench_crds::Duration>, metric: &str| {
-        limit.is_none_or(|limit| {
-            let limit_ms = limit.std().as_secs_f64() * 1e3;
-            combination
-                .metrics
-                .get(metric)
-                .is_some_and(|estimate| estimate.mean <= limit_ms)
-        })
-    };
-    within(objectives.max_ttft, "ttftMs")
-        && within(objectives.max_e2e, "ttltMs")
-        && (combination.levels.number(&Factor::OUTPUT_LENGTH) == Some(1.0)
-            || within(objectives.max_tpot, "tpotMs"))
+    best::keeps_to(&combination.levels, &combination.metrics, objectives)
 }
 
 /// The cost of a million output tokens: price per GPU and second × GPUs ÷ output tokens per second × 10⁶; `None` on CPU
@@ -376,58 +335,16 @@ pub fn cost_per_million_output_tokens(
     combination: &CombinationSummary,
     objectives: &Objectives,
 ) -> Option<f64> {
-    let price: f64 = objectives.cost_per_gpu_hour.as_deref()?.parse().ok()?;
     let rate = combination.metrics.get("outputThroughput")?.mean;
-    let gpus = gpus(&combination.levels);
-    let cost = price * f64::from(gpus) / 3600.0 / rate * 1e6;
-    (gpus > 0 && cost.is_finite()).then_some(cost)
-}
-
-fn pick(
-    criterion: Criterion,
-    candidates: &[&CombinationSummary],
-    objectives: &Objectives,
-) -> Option<Best> {
-    let (metric, sign) = match criterion {
-        Criterion::LowestTtft => ("ttftMs", -1.0),
-        _ => ("outputThroughput", 1.0),
-    };
-    let candidates: Vec<(&CombinationSummary, &Estimate)> = candidates
-        .iter()
-        .filter_map(|candidate| Some((*candidate, candidate.metrics.get(metric)?)))
-        .collect();
-    // Of equals the first, so that the same rows always name the same.
-    let (best, figure) = *candidates
-        .iter()
-        .rev()
-        .max_by(|(_, a), (_, b)| (sign * a.mean).total_cmp(&(sign * b.mean)))?;
-    let overlaps = |other: &Estimate| {
-        matches!(
-            (figure.low, figure.high, other.low, other.high),
-            (Some(al), Some(ah), Some(bl), Some(bh)) if al <= bh && bl <= ah
-        )
-    };
-    let output_throughput = *best.metrics.get("outputThroughput")?;
-    let cost = cost_per_million_output_tokens(best, objectives);
-    Some(Best {
-        criterion,
-        levels: best.levels.clone(),
-        output_throughput,
-        ttft_ms: best.metrics.get("ttftMs").copied(),
-        tpot_ms: best.metrics.get("tpotMs").copied(),
-        cost_per_million_output_tokens: cost,
-        near_ties: candidates
-            .iter()
-            .filter(|(other, estimate)| other.levels != best.levels && overlaps(estimate))
-            .count() as u32,
-    })
+    best::cost_per_million(rate, gpus(&combination.levels), objectives)
 }
 
 fn notes(
     counts: &Counts,
     combinations: &[CombinationSummary],
     levels: &[LevelSummary],
-    best: &[Best],
+    found: &Found,
+    mixes: &[Mix],
     objectives: &Objectives,
 ) -> Vec<String> {
     let mut notes = Vec::new();
@@ -475,12 +392,14 @@ fn notes(
         );
     }
     if objectives.limit_times()
-        && !best
+        && !found
+            .best
             .iter()
             .any(|b| b.criterion == Criterion::HighestOutputThroughputWithinObjectives)
     {
         notes.push("No combination keeps to the objectives.".into());
     }
+    notes.extend(of_workloads(found, mixes));
     let any = |metric: &str| combinations.iter().any(|c| c.metrics.contains_key(metric));
     // Of what is asked over HTTP alone.
     let asked = any("requestThroughput");
@@ -495,6 +414,52 @@ fn notes(
         notes.push(
             "ttftMs of servers and endpoints counts from the time at which a request was meant to be sent: HTTP, \
              tokenizing and waiting are in it, which they are not for candle."
+                .into(),
+        );
+    }
+    notes
+}
+
+/// What a reader has to know of the best choices.
+fn of_workloads(found: &Found, mixes: &[Mix]) -> Vec<String> {
+    let mut notes = Vec::new();
+    if found.left_out > 0 {
+        notes.push(format!(
+            "{} of {} are too many to have a best choice each here: those of the largest weight have.",
+            numbers::count(found.left_out),
+            numbers::counted(found.workloads, "workload")
+        ));
+    }
+    for mix in mixes {
+        let model = &mix.model;
+        let lacking = mix.lacking.len() as u64;
+        if mix.choices.is_empty() {
+            notes.push(format!(
+                "{model}: no choice has a valid trial of every workload of the mix, so none is the best for it."
+            ));
+        } else if lacking > 0 {
+            notes.push(format!(
+                "{model}: {} without a valid trial of every workload of the mix cannot be the best for it.",
+                numbers::counted(lacking, "choice")
+            ));
+        }
+        if mix.unmeasured > 0 {
+            notes.push(format!(
+                "{model}: {} of which no choice has a valid trial {} not in the mix.",
+                numbers::counted(mix.unmeasured, "workload"),
+                if mix.unmeasured == 1 { "is" } else { "are" }
+            ));
+        }
+    }
+    let untested = |comparison: &Option<Comparison>| {
+        comparison.is_some_and(|comparison| comparison.tested < comparison.others)
+    };
+    let best = found.best.iter().map(|best| &best.comparison);
+    let mixed = mixes.iter().flat_map(|mix| &mix.best);
+    if best.chain(mixed.map(|best| &best.comparison)).any(untested) {
+        notes.push(
+            "What shares fewer than two blocks (replicates) with the best choice could not be tested against it: it \
+             counts as one that may be as good."
                 .into(),
         );
     }
@@ -530,8 +495,8 @@ mod tests {
         Objectives {
             max_ttft: Some(Duration::from_millis(1)),
             max_tpot: Some(Duration::from_millis(50)),
-            max_e2e: None,
             cost_per_gpu_hour: Some("2.50".into()),
+            ..Objectives::default()
         }
     }
 

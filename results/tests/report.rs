@@ -69,8 +69,8 @@ fn objectives() -> Objectives {
     Objectives {
         max_ttft: Some(Duration::from_millis(60)),
         max_tpot: Some(Duration::from_millis(25)),
-        max_e2e: None,
         cost_per_gpu_hour: Some("2.50".into()),
+        ..Objectives::default()
     }
 }
 

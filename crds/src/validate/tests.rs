@@ -708,3 +708,52 @@ fn a_load_that_one_engine_cannot_take_is_noted() {
         ]
     );
 }
+
+#[test]
+fn a_mix_names_workloads_of_the_design() {
+    let mixed = |workloads: Value| {
+        move |value: &mut Value| {
+            value["spec"]["design"]["factors"]["inputLength"] = json!([128, 1024]);
+            value["spec"]["objectives"] = json!({ "workloads": workloads });
+        }
+    };
+    expect(
+        mixed(
+            json!([{ "inputLength": 128, "weight": 3 }, { "inputLength": 1024, "outputLength": 128 }]),
+        ),
+        &[],
+    );
+    expect(
+        mixed(json!([
+            { "inputLength": 256 },
+            { "outputLength": 128 },
+            { "inputLength": 128, "prefixShare": 0 },
+            { "inputLength": 128, "weight": 0 },
+            { "inputLength": 128, "outputLength": 128 },
+        ])),
+        &[
+            "spec.objectives.workloads[3].weight: 0 is not at least 0.001",
+            "spec.objectives.workloads[0].inputLength: 256 is not a level of inputLength: 128, 1024",
+            "spec.objectives.workloads[1].inputLength: is required, as the design has several levels: 128, 1024",
+            "spec.objectives.workloads[2].prefixShare: 0 cannot be named, as spec.design.factors.prefixShare is absent",
+            "spec.objectives.workloads[4]: is listed already, as spec.objectives.workloads[3]: give it one weight",
+        ],
+    );
+    // What a person chooses is no workload, and a mix is of every model.
+    let found = violations(mixed(
+        json!([{ "inputLength": 128, "batchSize": 4, "model": "gpt2" }]),
+    ));
+    for field in ["batchSize", "model"] {
+        let path = format!("spec.objectives.workloads[0].{field}: ");
+        let about = found
+            .iter()
+            .filter(|violation| violation.starts_with(&path));
+        assert!(about.count() > 0, "{field}: {found:?}");
+    }
+    let many: Vec<Value> = (0..65).map(|_| json!({ "inputLength": 128 })).collect();
+    let found = violations(mixed(json!(many)));
+    assert_eq!(
+        found[0],
+        "spec.objectives.workloads: has 65 items, and at most 64 are allowed"
+    );
+}

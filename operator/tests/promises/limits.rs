@@ -141,6 +141,7 @@ fn widest_summary() -> Summary {
             (Factor::GPUS, Level::from(1)),
             (Factor::DTYPE, Level::from("bf16")),
         ]),
+        workload: "x".repeat(limits::SUMMARY_WORKLOAD as usize),
         ..Point::default()
     };
     let best = Best {
@@ -159,6 +160,7 @@ fn widest_summary() -> Summary {
         ],
         effects: vec![effect; (limits::SUMMARY_METRICS * 3) as usize],
         best: vec![best; limits::SUMMARY_BEST as usize],
+        workloads_left_out: 50_000,
         pareto: vec![point; limits::SUMMARY_PARETO as usize],
     }
 }

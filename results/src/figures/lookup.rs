@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use inferbench_crds::factor::Kind;
+use inferbench_crds::{factor::Kind, workload::Choice};
 
 use super::{Key, KeyKind, palette, scene::printable};
 use crate::{
@@ -10,6 +10,10 @@ use crate::{
         Analysis, Scope,
         attribution::Effect,
         curves::{Curve, Family, Fit, Point},
+    },
+    best::{
+        mix::{Mix, Weights},
+        workload,
     },
     interval::Interval,
     numbers,
@@ -142,6 +146,28 @@ pub(crate) fn in_words(levels: &Levels) -> String {
         _ => Some(level_in_words(factor, level)),
     });
     parts.collect::<Vec<_>>().join(", ")
+}
+
+/// What a combination or a choice has of workload factors but for the model, in words.
+pub(crate) fn workload_in_words(levels: &Levels) -> String {
+    in_words(&workload(levels))
+}
+
+/// What somebody chooses of a combination, in words.
+pub(crate) fn choice_in_words(choice: &Choice) -> String {
+    match in_words(choice.levels()) {
+        words if words.is_empty() => "nothing to choose".into(),
+        words => words,
+    }
+}
+
+/// A mix in words: `all 36 workloads alike`, `the mix of 3 workloads`.
+pub(crate) fn mix_name(mix: &Mix) -> String {
+    let workloads = numbers::counted(mix.workloads.len() as u64, "workload");
+    match mix.weights {
+        Weights::Alike => format!("all {workloads} alike"),
+        Weights::Given => format!("the mix of {workloads}"),
+    }
 }
 
 /// A level in words: `batch size 8`, `2 GPUs`, `bf16`, `slots 64`.

@@ -1,26 +1,41 @@
-//! The section "What to run": the best combinations of each model.
+//! The section "What to run": the best choices of each model, for its mix of workloads and for each of them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use inferbench_crds::workload::Choice;
 use maud::{Markup, html};
 
 use super::{Report, page};
 use crate::{
+    best::{against::Comparison, mix::Mix, workload},
     figures::{
         Question, Table,
-        lookup::{in_words, name},
+        lookup::{choice_in_words, in_words, mix_name, name, workload_in_words},
     },
     interval::Estimate,
     numbers,
-    sample::model,
+    sample::{Levels, model},
     summary::{Best, Criterion},
 };
 
+/// Rows up to which the table of all workloads stands open.
+const OPEN: usize = 12;
+/// Choices as good as the best that are named in a row.
+const NAMED: usize = 8;
+
 /// The section, where there is something to decide upon.
 pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
-    let best = best(report);
+    let Decided {
+        first,
+        each,
+        as_good,
+    } = decide(report);
     let priced = report.objectives.cost_per_gpu_hour.is_some();
-    if best.rows.is_empty() {
+    if first.rows.is_empty() && each.rows.is_empty() {
         return None;
     }
+    let mixes = &report.summary.mixes;
+    let each_caption = "The best choice for each workload";
     Some(html! {
         section id="decide" {
             h2 { "What to run" }
@@ -34,79 +49,337 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
                     None => { " Without a price per GPU hour there is no cost per token." },
                 }
             }
-            (page::table("Best combinations of each model", &best, "summary.json"))
+            @if !mixes.is_empty() { p { (explained(mixes)) } }
+            @if mixes.is_empty() {
+                (page::table("Best combinations of each model", &first, "summary.json"))
+            } @else {
+                (page::table("The best choice for all that comes", &first, "summary.json"))
+            }
             p.small {
-                "Means with 95% intervals. “As good” counts the other combinations of the model whose interval overlaps."
+                "Means with 95% intervals. " (tested(report))
                 @if priced { " Cost is per million output tokens, at full use of the GPUs." }
-                (page::marked(&best))
+                (page::marked(&first))
+            }
+            @for said in lacking(mixes) { p.small { (said) } }
+            @if !each.rows.is_empty() {
+                @if each.rows.len() > OPEN {
+                    details {
+                        summary { "The best choice for each of " (numbers::counted((each.rows.len() + each.left_out) as u64, "workload")) }
+                        (page::table(each_caption, &each, "summary.json"))
+                    }
+                } @else {
+                    (page::table(each_caption, &each, "summary.json"))
+                }
+                @if each.rows.iter().flatten().any(|cell| cell.ends_with(crate::validity::MARK)) {
+                    p.small { (page::marked(&each)) }
+                }
+            }
+            @if !as_good.rows.is_empty() {
+                details {
+                    summary { "Which choices are as good" }
+                    (page::table("Choices that are not shown to be worse than the best", &as_good, "summary.json"))
+                }
             }
             (page::figures(report.figures, Question::Decide, &["engines", "load-curves", "goodput", "fronts"]))
         }
     })
 }
 
-/// The best combinations as a table; of a model without any valid trial those of its invalid ones, marked.
-pub(super) fn best(report: &Report<'_>) -> Table {
+/// The tables of the section.
+#[derive(Debug, Default)]
+pub(super) struct Decided {
+    /// Of each model, for its mix or its one workload, by every criterion.
+    pub first: Table,
+    /// For each workload of the models that have several, by the criterion that decides.
+    pub each: Table,
+    /// The names of those that are as good.
+    pub as_good: Table,
+}
+
+/// What a row says of a best choice.
+struct Row<'a> {
+    model: &'a str,
+    /// The workload or the mix; none where the model has one workload, which is said with the choice.
+    purpose: Option<String>,
+    criterion: Criterion,
+    choice: String,
+    output_throughput: &'a Estimate,
+    ttft_ms: Option<&'a Estimate>,
+    tpot_ms: Option<&'a Estimate>,
+    cost: Option<f64>,
+    near_ties: u32,
+    comparison: Option<&'a Comparison>,
+    as_good: &'a [Choice],
+    doubtful: bool,
+}
+
+impl<'a> Row<'a> {
+    fn of(best: &'a Best, several: bool, doubtful: bool) -> Self {
+        Self {
+            model: model(&best.levels),
+            purpose: several.then(|| workload_in_words(&best.levels)),
+            criterion: best.criterion,
+            choice: if several {
+                choice_in_words(&Choice::of(&best.levels))
+            } else {
+                in_words(&best.levels)
+            },
+            output_throughput: &best.output_throughput,
+            ttft_ms: best.ttft_ms.as_ref(),
+            tpot_ms: best.tpot_ms.as_ref(),
+            cost: best.cost_per_million_output_tokens,
+            near_ties: best.near_ties,
+            comparison: best.comparison.as_ref(),
+            as_good: &best.as_good,
+            doubtful,
+        }
+    }
+
+    fn of_mix(mix: &'a Mix) -> impl Iterator<Item = Self> {
+        mix.best.iter().map(|best| Self {
+            model: &mix.model,
+            purpose: Some(mix_name(mix)),
+            criterion: best.criterion,
+            choice: choice_in_words(&best.of.choice),
+            output_throughput: &best.of.output_throughput,
+            ttft_ms: best.of.ttft_ms.as_ref(),
+            tpot_ms: best.of.tpot_ms.as_ref(),
+            cost: best.of.cost_per_million_output_tokens,
+            near_ties: best.near_ties,
+            comparison: best.comparison.as_ref(),
+            as_good: &best.as_good,
+            doubtful: false,
+        })
+    }
+
+    fn cells(&self, with_purpose: bool, with_criterion: bool, priced: bool) -> Vec<String> {
+        let mut row = vec![name(self.model)];
+        if with_purpose {
+            row.push(self.purpose.clone().unwrap_or_default());
+        }
+        if with_criterion {
+            row.push(self.criterion.title().into());
+        }
+        row.push(self.choice.clone());
+        let figures = row.len();
+        row.push(numbers::estimate(self.output_throughput));
+        row.push(latency(self.ttft_ms));
+        row.push(latency(self.tpot_ms));
+        if priced {
+            row.push(numbers::optional(self.cost));
+        }
+        row.push(match self.comparison {
+            Some(test) if test.tested == 0 => "not tested".into(),
+            _ => numbers::count(self.near_ties),
+        });
+        if self.doubtful {
+            row[figures..].iter_mut().for_each(page::mark);
+        }
+        row
+    }
+}
+
+/// The best choices as tables; of a workload without any valid trial those of its invalid ones, marked.
+pub(super) fn decide(report: &Report<'_>) -> Decided {
     let found = &report.summary.best;
-    let known = |of: &Best| {
-        found
-            .iter()
-            .any(|best| model(&best.levels) == model(&of.levels))
+    let mut doubted = crate::summary::doubtful_best(report.doubtful, report.objectives);
+    let known: BTreeSet<Levels> = found.iter().map(|best| workload(&best.levels)).collect();
+    doubted.retain(|of| !known.contains(&workload(&of.levels)));
+    let mut workloads: BTreeMap<&str, BTreeSet<Levels>> = BTreeMap::new();
+    for best in found.iter().chain(&doubted) {
+        let own = workloads.entry(model(&best.levels)).or_default();
+        own.insert(workload(&best.levels));
+    }
+    let mixes = &report.summary.mixes;
+    let mix = |of: &str| mixes.iter().find(|mix| mix.model == of);
+    let several =
+        |of: &str| workloads.get(of).is_some_and(|own| own.len() > 1) || mix(of).is_some();
+    let all = || {
+        let found = found.iter().map(|best| (best, false));
+        found.chain(doubted.iter().map(|best| (best, true)))
     };
-    let mut doubted = crate::summary::best(report.doubtful, report.objectives);
-    doubted.retain(|of| !known(of));
-    let all = || found.iter().chain(&doubted);
-    let priced = all().any(|best| best.cost_per_million_output_tokens.is_some());
-    let mut header = vec![
-        "model",
-        "best at",
-        "run it with",
-        "output tokens/s",
-        "TTFT, ms",
-        "TPOT, ms",
-    ];
+
+    let mut first = Vec::new();
+    for of in workloads.keys() {
+        if let Some(mix) = mix(of) {
+            first.extend(Row::of_mix(mix));
+        } else if !several(of) {
+            let own = all().filter(|(best, _)| model(&best.levels) == *of);
+            first.extend(own.map(|(best, doubtful)| Row::of(best, false, doubtful)));
+        }
+    }
+    let decides = Criterion::first(report.objectives);
+    let mut each = Vec::new();
+    let mut without = Vec::new();
+    for (of, doubtful) in all().filter(|(of, _)| several(model(&of.levels))) {
+        if of.criterion == decides {
+            each.push(Row::of(of, true, doubtful));
+        } else if of.criterion == Criterion::HighestOutputThroughput {
+            // Nothing keeps to the objectives.
+            let own = workload(&of.levels);
+            let keeps = all()
+                .any(|(other, _)| other.criterion == decides && workload(&other.levels) == own);
+            if !keeps {
+                without.push(own);
+            }
+        }
+    }
+
+    let rows = || first.iter().chain(&each);
+    let priced = rows().any(|row| row.cost.is_some());
+    let with_purpose = first.iter().any(|row| row.purpose.is_some());
+    let mut decided = Decided {
+        first: Table::new(header(with_purpose, true, priced)),
+        each: Table::new(header(true, false, priced)),
+        as_good: Table::new(["model", "for", "best at", "best", "as good"]),
+    };
+    for row in &first {
+        decided.first.push(row.cells(with_purpose, true, priced));
+    }
+    for row in &each {
+        decided.each.push(row.cells(true, false, priced));
+    }
+    for own in &without {
+        let mut row = vec![
+            name(model(own)),
+            workload_in_words(own),
+            "none keeps to the objectives".into(),
+        ];
+        row.resize(decided.each.header.len(), numbers::NOT_AVAILABLE.into());
+        decided.each.push(row);
+    }
+    for row in rows().filter(|row| !row.as_good.is_empty()) {
+        decided.as_good.push(vec![
+            name(row.model),
+            row.purpose
+                .clone()
+                .unwrap_or_else(|| "its one workload".into()),
+            row.criterion.title().into(),
+            row.choice.clone(),
+            names(row),
+        ]);
+    }
+    decided
+}
+
+fn header(with_purpose: bool, with_criterion: bool, priced: bool) -> Vec<&'static str> {
+    let mut header = vec!["model"];
+    if with_purpose {
+        header.push("for");
+    }
+    if with_criterion {
+        header.push("best at");
+    }
+    header.extend(["run it with", "output tokens/s", "TTFT, ms", "TPOT, ms"]);
     if priced {
         header.push("cost per million output tokens");
     }
     header.push("as good");
-    let mut table = Table::new(header);
-    for best in found {
-        table.push(row(best, priced));
-    }
-    for best in &doubted {
-        let mut row = row(best, priced);
-        row[3..].iter_mut().for_each(page::mark);
-        table.push(row);
-    }
-    table
+    header
 }
 
-fn row(best: &Best, priced: bool) -> Vec<String> {
-    let mut row = vec![
-        name(model(&best.levels)),
-        criterion(best.criterion).into(),
-        in_words(&best.levels),
-        numbers::estimate(&best.output_throughput),
-        latency(best.ttft_ms.as_ref()),
-        latency(best.tpot_ms.as_ref()),
-    ];
-    if priced {
-        row.push(numbers::optional(best.cost_per_million_output_tokens));
+/// Those that are as good, by name, and the number of the others.
+fn names(row: &Row<'_>) -> String {
+    let named: Vec<String> = row
+        .as_good
+        .iter()
+        .take(NAMED)
+        .map(choice_in_words)
+        .collect();
+    let more = row.near_ties as usize - named.len().min(row.near_ties as usize);
+    match more {
+        0 => named.join("; "),
+        more => format!("{}; {} more", named.join("; "), numbers::count(more as u64)),
     }
-    row.push(numbers::count(best.near_ties));
-    row
 }
 
 fn latency(estimate: Option<&Estimate>) -> String {
     estimate.map_or_else(|| numbers::NOT_AVAILABLE.into(), numbers::estimate)
 }
 
-fn criterion(criterion: Criterion) -> &'static str {
-    match criterion {
-        Criterion::HighestOutputThroughput => "highest output throughput",
-        Criterion::LowestTtft => "lowest TTFT",
-        Criterion::HighestOutputThroughputWithinObjectives => {
-            "highest output throughput within the objectives"
+/// What a mix is.
+fn explained(mixes: &[Mix]) -> String {
+    let given = mixes
+        .iter()
+        .any(|mix| mix.weights == crate::best::mix::Weights::Given);
+    format!(
+        "Nobody chooses what users send, so a choice is judged by all of it: {}. Its throughput is all output tokens          over all the time that the requests take, one workload after another; latencies are means over requests;          objectives hold in every workload.",
+        if given {
+            "the mix that the objectives weight"
+        } else {
+            "every workload of the sweep, with as many requests of each (`objectives.workloads` weights them)"
+        }
+    )
+}
+
+/// Sentences about choices that could not be the best for a mix.
+fn lacking(mixes: &[Mix]) -> Vec<String> {
+    let mut said = Vec::new();
+    for mix in mixes {
+        let of = name(&mix.model);
+        if mix.choices.is_empty() {
+            said.push(format!(
+                "{of}: no choice has a valid trial of {}, so none is the best for it.",
+                mix_name(mix)
+            ));
+        } else if !mix.lacking.is_empty() {
+            let first: Vec<String> = mix
+                .lacking
+                .iter()
+                .take(3)
+                .map(|lacking| {
+                    format!(
+                        "{} ({} missing)",
+                        choice_in_words(&lacking.choice),
+                        numbers::counted(lacking.workloads, "workload")
+                    )
+                })
+                .collect();
+            let more = mix.lacking.len() - first.len();
+            said.push(format!(
+                "{of}: not eligible, for want of a valid trial of each workload: {}{}.",
+                first.join("; "),
+                match more {
+                    0 => String::new(),
+                    more => format!("; {} more", numbers::count(more as u64)),
+                }
+            ));
+        }
+        if mix.unmeasured > 0 {
+            said.push(format!(
+                "{of}: {} without a valid trial of any choice {} left out.",
+                numbers::counted(mix.unmeasured, "workload"),
+                if mix.unmeasured == 1 { "is" } else { "are" }
+            ));
         }
     }
+    said
+}
+
+/// A sentence about the test against the best.
+fn tested(report: &Report<'_>) -> String {
+    let best = report.summary.best.iter().map(|best| best.comparison);
+    let mixed = report.summary.mixes.iter().flat_map(|mix| &mix.best);
+    let tests: Vec<Comparison> = best
+        .chain(mixed.map(|best| best.comparison))
+        .flatten()
+        .collect();
+    let done = || tests.iter().filter(|test| test.tested > 0);
+    let pairs = || done().map(|test| test.comparisons);
+    let (Some(least), Some(most)) = (pairs().min(), pairs().max()) else {
+        return if tests.is_empty() {
+            "There is no other choice.".into()
+        } else {
+            "With one replicate nothing is tested: other choices may be as good.".into()
+        };
+    };
+    format!(
+        "“As good” counts the other choices that are not shown to be worse than the best: paired t-tests of log ratios          over blocks, with Holm’s correction over all pairs of a row’s choices ({}), at {} for each row.",
+        if least == most {
+            numbers::count(least)
+        } else {
+            format!("{}–{}", numbers::count(least), numbers::count(most))
+        },
+        numbers::percent(crate::best::against::ALPHA)
+    )
 }

@@ -1,13 +1,19 @@
 //! The answers in a few plain sentences, for the top of a report.
 
+use inferbench_crds::workload::Choice;
+
 use super::Report;
 use crate::{
     analysis::{Scope, attribution::Attribution},
-    figures::lookup::{Context, in_words, levels, metric_title, name, scope_name, sentence},
-    interval::Interval,
+    best::{against::Comparison, mix::Mix},
+    figures::lookup::{
+        Context, choice_in_words, in_words, levels, metric_title, mix_name, name, scope_name,
+        sentence,
+    },
+    interval::{Estimate, Interval},
     numbers,
     sample::{Factor, model},
-    summary::{Best, CombinationSummary, Criterion},
+    summary::{CombinationSummary, Criterion},
     validity::MARK,
 };
 
@@ -24,62 +30,155 @@ pub(super) fn sentences(report: &Report<'_>) -> Vec<String> {
     said
 }
 
-/// The best combination under the objectives, or the fastest one, of at most two models.
-fn best(report: &Report<'_>) -> Vec<String> {
-    let limits = report.limits();
-    let criterion = if limits.is_some() {
-        Criterion::HighestOutputThroughputWithinObjectives
-    } else {
-        Criterion::HighestOutputThroughput
-    };
-    let mut best: Vec<&Best> = report
-        .summary
+/// A choice to recommend.
+struct Pick<'a> {
+    model: &'a str,
+    /// The mix that it is for; none of a model's one workload.
+    mix: Option<&'a Mix>,
+    with: String,
+    output_throughput: &'a Estimate,
+    cost: Option<f64>,
+    near_ties: u32,
+    comparison: Option<Comparison>,
+}
+
+/// The best choice under the objectives, or the fastest one, of each model: for its mix, or for its one workload.
+fn picks<'a>(report: &Report<'a>, criterion: Criterion) -> Vec<Pick<'a>> {
+    let summary = report.summary;
+    let mixed = |of: &str| summary.mixes.iter().any(|mix| mix.model == of);
+    let single = summary
         .best
         .iter()
-        .filter(|best| best.criterion == criterion && best.output_throughput.mean.is_finite())
-        .collect();
-    best.sort_by(|a, b| {
+        .filter(|best| best.criterion == criterion && !mixed(model(&best.levels)))
+        .map(|best| Pick {
+            model: model(&best.levels),
+            mix: None,
+            with: in_words(&best.levels),
+            output_throughput: &best.output_throughput,
+            cost: best.cost_per_million_output_tokens,
+            near_ties: best.near_ties,
+            comparison: best.comparison,
+        });
+    let mixes = summary.mixes.iter().flat_map(|mix| {
+        let best = mix.best.iter().filter(|best| best.criterion == criterion);
+        best.map(move |best| Pick {
+            model: &mix.model,
+            mix: Some(mix),
+            with: choice_in_words(&best.of.choice),
+            output_throughput: &best.of.output_throughput,
+            cost: best.of.cost_per_million_output_tokens,
+            near_ties: best.near_ties,
+            comparison: best.comparison,
+        })
+    });
+    let mut picks: Vec<Pick<'_>> = single.chain(mixes).collect();
+    picks.retain(|pick| pick.output_throughput.mean.is_finite());
+    picks.sort_by(|a, b| {
         b.output_throughput
             .mean
             .total_cmp(&a.output_throughput.mean)
     });
-    let Some(first) = best.first() else {
+    picks
+}
+
+/// What to run, of at most two models.
+fn best(report: &Report<'_>) -> Vec<String> {
+    let limits = report.limits();
+    let criterion = Criterion::first(report.objectives);
+    let picks = picks(report, criterion);
+    let Some(first) = picks.first() else {
         return vec![match limits {
             _ if report.summary.counts.succeeded == report.summary.counts.invalid => {
                 "No trial has a valid measurement, so nothing can be recommended.".into()
+            }
+            _ if report
+                .summary
+                .mixes
+                .iter()
+                .any(|mix| mix.choices.is_empty()) =>
+            {
+                "No choice has a valid trial of every workload: see the best for each.".into()
+            }
+            Some(limits) if !report.summary.mixes.is_empty() => {
+                format!("No choice keeps to {limits} in every workload: see the best for each.")
             }
             Some(limits) => format!("No combination keeps to {limits}."),
             None => "Nothing can be recommended.".into(),
         }];
     };
     let within = limits.map_or_else(String::new, |limits| format!(" within {limits}"));
+    let over = first
+        .mix
+        .map_or_else(String::new, |mix| format!(" over {}", mix_name(mix)));
     let mut said = vec![format!(
-        "Highest output throughput{within}: {} for {} at {}{}{}.",
-        numbers::estimate_with_unit(&first.output_throughput, "tokens/s"),
-        name(model(&first.levels)),
-        in_words(&first.levels),
+        "Highest output throughput{within}{over}: {} for {} at {}{}{}.",
+        numbers::estimate_with_unit(first.output_throughput, "tokens/s"),
+        name(first.model),
+        first.with,
         first
-            .cost_per_million_output_tokens
+            .cost
             .filter(|cost| cost.is_finite())
             .map_or_else(String::new, |cost| format!(
                 ", at a cost of {} per million output tokens",
                 numbers::number(cost)
             )),
-        match first.near_ties {
-            0 => String::new(),
-            1 => "; another combination may be as good".into(),
-            ties => format!("; {} others may be as good", numbers::count(ties)),
+        match (first.near_ties, first.comparison) {
+            (0, _) => String::new(),
+            (others, Some(test)) if test.tested == 0 => format!(
+                "; {} not tested against it, for want of replicates",
+                match others {
+                    1 => "another choice is".into(),
+                    others => format!("{} others are", numbers::count(others)),
+                }
+            ),
+            (1, _) => "; another choice may be as good".into(),
+            (ties, _) => format!("; {} others may be as good", numbers::count(ties)),
         }
     )];
-    if let Some(other) = best.get(1) {
+    said.extend(workload_by_workload(report, criterion, first));
+    if let Some(other) = picks.get(1) {
         said.push(format!(
             "{} reaches {} at {}.",
-            name(model(&other.levels)),
+            name(other.model),
             numbers::with_unit(other.output_throughput.mean, "tokens/s"),
-            in_words(&other.levels)
+            other.with
         ));
     }
     said
+}
+
+/// How often the choice for the mix is the best for a workload alone.
+fn workload_by_workload(
+    report: &Report<'_>,
+    criterion: Criterion,
+    pick: &Pick<'_>,
+) -> Option<String> {
+    let mix = pick
+        .mix
+        .filter(|_| report.summary.workloads_left_out == 0)?;
+    let choice = mix.best.iter().find(|best| best.criterion == criterion)?;
+    let own = || {
+        let best = report.summary.best.iter();
+        best.filter(|best| best.criterion == criterion && model(&best.levels) == mix.model)
+            .filter(|best| {
+                mix.workloads
+                    .iter()
+                    .any(|of| of.workload.matches(&best.levels))
+            })
+    };
+    let same = own().filter(|best| Choice::of(&best.levels) == choice.of.choice);
+    let (same, all) = (same.count(), mix.workloads.len());
+    (all > 1).then(|| {
+        if same == all {
+            format!("It is the best choice for each of the {} workloads.", numbers::count(all as u64))
+        } else {
+            format!(
+                "By themselves, {} of the {} workloads have this best choice, and the others another one.",
+                numbers::count(same as u64),
+                numbers::count(all as u64)
+            )
+        }
+    })
 }
 
 /// The fastest combination of invalid trials, where none has a valid one.

@@ -19,13 +19,15 @@ pub fn markdown(report: &Report<'_>) -> String {
     let trust = sentences.pop().unwrap_or_default();
     let mut out = format!("### {}\n\n", escaped(&name(&report.summary.sweep)));
     let _ = writeln!(out, "{}\n", escaped(&sentences.join(" ")));
-    let mut best = decisions::best(report);
-    if best.rows.len() > ROWS {
-        best.left_out = best.rows.len() - ROWS;
-        best.rows.truncate(ROWS);
-    }
-    if !best.rows.is_empty() {
-        table(&best, &mut out);
+    let decisions::Decided { first, each, .. } = decisions::decide(report);
+    for mut best in [first, each] {
+        if best.rows.len() > ROWS {
+            best.left_out += best.rows.len() - ROWS;
+            best.rows.truncate(ROWS);
+        }
+        if !best.rows.is_empty() {
+            table(&best, &mut out);
+        }
     }
     for scope in report.analysis.scopes.iter().take(1) {
         let attributions: Vec<_> = matters::FIRST

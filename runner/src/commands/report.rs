@@ -168,6 +168,7 @@ fn objectives(args: &ReportArgs) -> Result<Objectives, Exit> {
         max_tpot: args.max_tpot.or(stored.max_tpot),
         max_e2e: args.max_e2e.or(stored.max_e2e),
         cost_per_gpu_hour: args.cost_per_gpu_hour.clone().or(stored.cost_per_gpu_hour),
+        workloads: stored.workloads,
     })
 }
 

@@ -266,13 +266,13 @@ fn conclude(
 ) -> Result<Exit, Failed> {
     let (ledger, failures) = (run.ledger(), run.failures());
     write_failures(store, &failures)?;
-    tables::make(store, sweep, &tables::of_failures(sweep, &failures))
+    let collected = tables::make(store, sweep, &tables::of_failures(sweep, &failures))
         .map_err(|error| RunError::Failed(error.to_string()))?;
     let lines = table::lines(ledger.latest(), args.valid_only);
     let mut out = std::io::stdout().lock();
     // A reader that has seen enough closes the pipe.
     let _ = writeln!(out, "\n{}\n", table::render(&lines));
-    for best in table::best(&lines) {
+    for best in table::best(&collected.summary) {
         let _ = writeln!(out, "{best}");
     }
     drop(out);

@@ -3,10 +3,17 @@
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
-use inferbench_crds::factor::Levels;
+use inferbench_crds::{
+    factor::{Factor, Level, Levels},
+    workload::Choice,
+};
 use inferbench_results::{
+    best::{against::Comparison, workload},
+    interval::Estimate,
     record::Outcome,
     row::Row,
+    sample::model,
+    summary::{Best, Criterion, Summary, Weights},
     validity::{MARK, standing_for},
 };
 
@@ -164,35 +171,97 @@ pub fn render(lines: &[Line]) -> String {
     text
 }
 
-/// The lines that stand out, in words: the highest throughput and the lowest latencies.
+/// Workloads up to which each has a line of its own.
+const MAX_WORKLOADS: usize = 8;
+
+/// What to run, in words: of each model the best choice for its mix of workloads or for its one workload, then for each
+/// workload alone, where they are few.
 #[must_use]
-pub fn best(lines: &[Line]) -> Vec<String> {
-    let by = |field: fn(&Line) -> Option<f64>, sign: f64| {
-        lines
-            .iter()
-            .filter(|line| !line.doubtful)
-            .filter_map(|line| Some((field(line)?, line)))
-            .max_by(|a, b| (sign * a.0).total_cmp(&(sign * b.0)))
+pub fn best(summary: &Summary) -> Vec<String> {
+    let line = |criterion: Criterion, value: f64, levels: &Levels, tail: &str| {
+        let (what, unit) = match criterion {
+            Criterion::HighestOutputThroughput => ("highest throughput", "tokens/s"),
+            Criterion::HighestOutputThroughputWithinObjectives => ("within objectives", "tokens/s"),
+            Criterion::LowestTtft => ("lowest TTFT", "ms"),
+        };
+        let (value, levels) = (significant(value), in_words(levels, ", "));
+        format!("{what:<18}  {value} {unit}  ({levels}{tail})")
     };
-    [
-        (
-            "highest throughput",
-            by(|line| line.throughput, 1.0),
-            "tokens/s",
-        ),
-        ("lowest TTFT", by(|line| line.ttft_ms, -1.0), "ms"),
-        ("lowest TPOT", by(|line| line.tpot_ms, -1.0), "ms"),
-    ]
-    .into_iter()
-    .filter_map(|(what, found, unit)| {
-        let (value, line) = found?;
-        Some(format!(
-            "{what:<18}  {} {unit}  ({})",
-            significant(value),
-            in_words(&line.levels, ", ")
-        ))
-    })
-    .collect()
+    let figure = |criterion, rate: &Estimate, ttft: Option<&Estimate>| match criterion {
+        Criterion::LowestTtft => ttft.map(|ttft| ttft.mean),
+        _ => Some(rate.mean),
+    };
+    let mut said = Vec::new();
+    let mixed = |of: &str| summary.mixes.iter().any(|mix| mix.model == of);
+    for best in summary
+        .best
+        .iter()
+        .filter(|best| !mixed(model(&best.levels)))
+    {
+        let value = figure(
+            best.criterion,
+            &best.output_throughput,
+            best.ttft_ms.as_ref(),
+        );
+        let tail = ties(best.near_ties, best.comparison.as_ref());
+        said.extend(value.map(|value| line(best.criterion, value, &best.levels, &tail)));
+    }
+    for mix in &summary.mixes {
+        let workloads = mix.workloads.len();
+        let over = match mix.weights {
+            Weights::Alike => format!("all {workloads} workloads alike"),
+            Weights::Given => format!("the mix of {workloads} workloads"),
+        };
+        for best in &mix.best {
+            let value = figure(
+                best.criterion,
+                &best.of.output_throughput,
+                best.of.ttft_ms.as_ref(),
+            );
+            let mut levels = best.of.choice.levels().clone();
+            levels.set(Factor::MODEL, Level::from(mix.model.as_str()));
+            let tail = ties(best.near_ties, best.comparison.as_ref());
+            let tail = format!("; {over}{tail}");
+            said.extend(value.map(|value| line(best.criterion, value, &levels, &tail)));
+        }
+        if mix.best.is_empty() {
+            said.push(format!(
+                "{}: no choice has a valid trial of {over}",
+                mix.model
+            ));
+        }
+    }
+    let decides = Criterion::first(&summary.objectives);
+    let each = summary.best.iter();
+    let each = each.filter(|best| best.criterion == decides && mixed(model(&best.levels)));
+    let each: Vec<&Best> = each.collect();
+    if each.len() > MAX_WORKLOADS {
+        said.push(format!(
+            "report.html has the best choice for each of {} workloads",
+            each.len()
+        ));
+    } else {
+        said.extend(each.into_iter().map(|best| {
+            let choice = Choice::of(&best.levels);
+            format!(
+                "  {}: {} tokens/s  ({}{})",
+                in_words(&workload(&best.levels), ", "),
+                significant(best.output_throughput.mean),
+                in_words(choice.levels(), ", "),
+                ties(best.near_ties, best.comparison.as_ref())
+            )
+        }));
+    }
+    said
+}
+
+/// How many other choices may be as good, after a semicolon; empty where none may be.
+fn ties(near: u32, comparison: Option<&Comparison>) -> String {
+    match (near, comparison) {
+        (0, _) => String::new(),
+        (near, Some(test)) if test.tested == 0 => format!("; {near} other not tested"),
+        (near, _) => format!("; {near} other may be as good"),
+    }
 }
 
 /// The cells of a row, those of the columns `right` flush right: numbers.
@@ -212,6 +281,9 @@ pub fn aligned(
 
 #[cfg(test)]
 mod tests {
+    use inferbench_crds::spec::Objectives;
+    use inferbench_results::summary::summarize;
+
     use super::*;
 
     fn row(batch: u32, throughput: f64, valid: bool) -> Row {
@@ -253,7 +325,40 @@ mod tests {
             lost,
         ];
         let lines = lines(&rows, false);
-        insta::assert_snapshot!(format!("{}\n\n{}", render(&lines), best(&lines).join("\n")));
+        insta::assert_snapshot!(format!(
+            "{}\n\n{}",
+            render(&lines),
+            best_of(&rows).join("\n")
+        ));
+    }
+
+    /// The best of these rows, each a trial of its own.
+    fn best_of(rows: &[Row]) -> Vec<String> {
+        let mut rows = rows.to_vec();
+        for (index, row) in (0..).zip(&mut rows) {
+            row.trial_index = index;
+        }
+        best(&summarize("sweep", &rows, &Objectives::default()))
+    }
+
+    #[test]
+    fn the_best_is_that_of_the_mix_and_of_each_workload() {
+        let mut rows = Vec::new();
+        for replicate in 0..3 {
+            for (batch, input, rate) in [
+                (1, 16, 80.0),
+                (4, 16, 300.0),
+                (1, 512, 60.0),
+                (4, 512, 50.0),
+            ] {
+                rows.push(Row {
+                    input_len: input,
+                    replicate,
+                    ..row(batch, rate + f64::from(replicate), true)
+                });
+            }
+        }
+        insta::assert_snapshot!(best_of(&rows).join("\n"));
     }
 
     #[test]
@@ -274,7 +379,7 @@ mod tests {
             "{text}"
         );
         // Nothing is best that nobody vouches for.
-        assert!(best(&all).iter().all(|line| line.contains("batch 1")));
+        assert!(best_of(&rows).iter().all(|line| line.contains("batch 1")));
         let text = render(&lines(&rows, true));
         assert!(!text.contains(MARK) && !text.contains("300"), "{text}");
     }
