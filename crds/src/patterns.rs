@@ -42,8 +42,13 @@ pub const ENV_NAME: &str = "^[-._A-Za-z][-._A-Za-z0-9]*$";
 /// A decimal number.
 pub const DECIMAL: &str = "^[0-9]{1,9}(\\.[0-9]{1,9})?$";
 
+/// A line of text, not empty.
+pub const LINE: &str = "^[^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f][^\\x00-\\x1f\\x7f]*$";
+/// An expression: printable ASCII, tabs and ends of lines.
+pub const EXPRESSION: &str = "^[\\t\\n\\r -~]*$";
+
 /// Every pattern with what it allows, to follow "is not".
-pub const EXPLAINED: [(&str, &str); 18] = [
+pub const EXPLAINED: [(&str, &str); 20] = [
     (
         MODEL_NAME,
         "made of letters, digits, `.`, `_` and `-`, with a letter or digit at both ends",
@@ -85,6 +90,11 @@ pub const EXPLAINED: [(&str, &str); 18] = [
         "the name of an environment variable: letters, digits, `-`, `.` and `_`, no digit first",
     ),
     (DECIMAL, "a decimal number such as \"2.50\""),
+    (LINE, "a line of printable characters"),
+    (
+        EXPRESSION,
+        "made of printable ASCII characters and ends of lines",
+    ),
     (
         duration::PATTERN,
         "a duration such as 500ms, 2s, 30m or 1h30m",

@@ -2,11 +2,17 @@
 
 use inferbench_crds::{
     limits,
-    status::{Best, Effect, FactorSummary, MetricByLevel, Point, Summary as Status, significant},
+    status::{
+        Best, Effect, Expectations, FactorSummary, MetricByLevel, Point, Summary as Status,
+        significant,
+    },
 };
 
 use crate::{
-    analysis::Analysis,
+    analysis::{
+        Analysis,
+        expectations::{Tally, Verdict},
+    },
     interval::{Estimate, Over},
     sample::{Factor, Level, Levels, factors, gpus},
     summary::{Criterion, LevelSummary, Summary},
@@ -54,6 +60,7 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
         effects: effects(analysis),
         best: best(summary),
         pareto: pareto(analysis),
+        expectations: expectations(analysis),
     };
     let cuts: [fn(&mut Status) -> bool; 9] = [
         half_widths,
@@ -296,6 +303,31 @@ fn point(
         tpot_ms: tpot_ms.and_then(significant),
         cost_per_million: cost_per_million.and_then(significant),
     }
+}
+
+/// How many expectations came out which way, and the first that are refuted.
+fn expectations(analysis: &Analysis) -> Option<Expectations> {
+    let judged = &analysis.expectations;
+    if judged.is_empty() {
+        return None;
+    }
+    let tally = Tally::of(judged);
+    let refuted = judged.iter().filter(|one| one.verdict == Verdict::Refuted);
+    Some(Expectations {
+        shown: count(tally.shown),
+        refuted: count(tally.refuted),
+        not_shown: count(tally.not_shown),
+        untestable: count(tally.untestable),
+        refuted_names: refuted
+            .take(limits::SUMMARY_REFUTED as usize)
+            .map(|one| {
+                one.name
+                    .chars()
+                    .take(limits::EXPECTATION_NAME as usize)
+                    .collect()
+            })
+            .collect(),
+    })
 }
 
 /// A level's text, as long as a status has room for.

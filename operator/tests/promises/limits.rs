@@ -10,7 +10,7 @@ use inferbench_crds::{
     ledger::Outcomes,
     limits,
     splitmix::SplitMix64,
-    status::{Best, Effect, FactorSummary, MAX_BYTES, MetricByLevel, Point, Summary},
+    status::{Best, Effect, Expectations, FactorSummary, MAX_BYTES, MetricByLevel, Point, Summary},
 };
 use k8s_openapi::jiff::SignedDuration;
 use kube::{
@@ -160,6 +160,14 @@ fn widest_summary() -> Summary {
         effects: vec![effect; (limits::SUMMARY_METRICS * 3) as usize],
         best: vec![best; limits::SUMMARY_BEST as usize],
         pareto: vec![point; limits::SUMMARY_PARETO as usize],
+        expectations: Some(Expectations {
+            refuted: 32,
+            refuted_names: vec![
+                "x".repeat(limits::EXPECTATION_NAME as usize);
+                limits::SUMMARY_REFUTED as usize
+            ],
+            ..Expectations::default()
+        }),
     }
 }
 

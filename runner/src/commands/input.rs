@@ -4,9 +4,14 @@
 use std::{fs, path::Path};
 
 use inferbench_crds::{
-    InferenceBenchmark, engine::Engine, file, presets::PRESETS, validate::Scope,
+    InferenceBenchmark, engine::Engine, expectation::Expectation, file, layout::ANALYSIS,
+    presets::PRESETS, validate::Scope,
 };
-use inferbench_results::{row::Row, tables::read_trials_csv};
+use inferbench_results::{
+    analysis::{Analysis, expectations::Judgement},
+    row::Row,
+    tables::read_trials_csv,
+};
 
 use crate::{
     cli::DtypeArg,
@@ -87,6 +92,24 @@ pub(super) fn rows(sweep: &str) -> Result<Vec<Row>, Exit> {
         })?
     };
     read_trials_csv(&bytes).map_err(|error| bad(&error))
+}
+
+/// What a sweep was collected with as expected; nothing of a table made elsewhere.
+pub(super) fn stored_expectations(sweep: &str) -> Result<Vec<Expectation>, Exit> {
+    if !sweep.contains("://") && !Path::new(sweep).is_dir() {
+        return Ok(Vec::new());
+    }
+    let bytes = open(sweep)?.get(ANALYSIS).map_err(|error| {
+        print_error(&error);
+        Exit::Failed
+    })?;
+    let analysis = bytes.and_then(|bytes| serde_json::from_slice::<Analysis>(&bytes).ok());
+    let judged = analysis.map(|analysis| analysis.expectations);
+    Ok(judged
+        .unwrap_or_default()
+        .iter()
+        .map(Judgement::expectation)
+        .collect())
 }
 
 /// The bytes of a store's trials.csv, where it has one.

@@ -7,7 +7,7 @@ use inferbench_crds::{
     spec::Objectives,
 };
 use inferbench_results::{
-    analysis::{Analysis, analyze},
+    analysis::{Analysis, analyze, expectations::judge},
     beside::beside,
     figures,
     report::{Report, markdown},
@@ -16,7 +16,7 @@ use inferbench_results::{
     tables::write_csv,
 };
 
-use super::input::{TRIALS_CSV, open, put, rows};
+use super::input::{TRIALS_CSV, open, put, rows, stored_expectations};
 use crate::{
     cli::{ReportArgs, ReportFormat},
     process::{exit::Exit, print_error},
@@ -42,7 +42,8 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
     let rows = beside(sweeps);
     let objectives = objectives(args)?;
     let summary = summarize(&names.join(" + "), &rows, &objectives);
-    let analysis = analyze(&rows, &summary, &objectives);
+    let mut analysis = analyze(&rows, &summary, &objectives);
+    analysis.expectations = judge(&rows, &stored_expectations(first(args))?);
     let doubtful = if args.valid_only {
         Vec::new()
     } else {

@@ -7,7 +7,7 @@ use inferbench_results::record::Outcome;
 
 use super::{
     input::{refuse_gpus, refuse_parameters, resource, store_at},
-    table,
+    judge, table,
 };
 use crate::{
     cli::RunArgs,
@@ -261,7 +261,7 @@ fn conclude(
 ) -> Result<Exit, Failed> {
     let (ledger, failures) = (run.ledger(), run.failures());
     write_failures(store, &failures)?;
-    tables::make(store, sweep, &tables::of_failures(sweep, &failures))
+    let collected = tables::make(store, sweep, &tables::of_failures(sweep, &failures))
         .map_err(|error| RunError::Failed(error.to_string()))?;
     let lines = table::lines(ledger.latest(), args.valid_only);
     let mut out = std::io::stdout().lock();
@@ -269,6 +269,9 @@ fn conclude(
     let _ = writeln!(out, "\n{}\n", table::render(&lines));
     for best in table::best(&lines) {
         let _ = writeln!(out, "{best}");
+    }
+    if !collected.judgements.is_empty() {
+        let _ = writeln!(out, "\n{}", judge::render(&collected.judgements));
     }
     drop(out);
 
