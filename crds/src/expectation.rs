@@ -29,7 +29,7 @@ pub struct Expectation {
     /// Its name in reports and in the status.
     #[schemars(length(min = 1, max = limits::EXPECTATION_NAME), regex(pattern = patterns::LINE))]
     pub name: String,
-    /// What is expected, as `pearson('batchSize', 'outputThroughput') > 0.7`: docs/spec.md has the functions.
+    /// What is expected, as `pearson('batchSize', 'outputThroughput') > 0.7`: docs/expectations.md has the functions.
     #[schemars(length(min = 1, max = limits::EXPECTATION), regex(pattern = patterns::EXPRESSION))]
     pub that: String,
     /// What it goes back to, such as the figure of a study: shown beside what was measured.

@@ -216,6 +216,7 @@ design:
   replicates: 1
 results: {{store: {{url: 's3://bucket'}}}}
 execution: {{parallelism: 8, maxFailedPercent: 100}}
+expectations: [{{name: a, that: 'true'}}]
 suspend: true
 ",
             models.join(", "),
