@@ -4,14 +4,17 @@ mod partial;
 
 use std::{collections::BTreeMap, fmt};
 
+use serde_json::{Value, json};
+
 use crate::{
     InferenceBenchmark,
     crd::{API_VERSION, KIND, schema},
+    expectation::Expectation,
     node::{Kind, Node, Position},
     schema::{Finding, check, member},
     suggest::did_you_mean,
     validate::{Scope, validate},
-    violation::Violation,
+    violation::{Found, Violation},
 };
 
 /// Something that is wrong with a file.
@@ -128,6 +131,60 @@ pub fn load(text: &str, file: &str, scope: Scope) -> Result<Vec<InferenceBenchma
     } else {
         Err(error(file, problems))
     }
+}
+
+/// Reads the expectations of a YAML or JSON file, those of a document `expectations: […]` or of a resource, and holds them
+/// to every rule; they are of a sweep whose parameters have these names.
+///
+/// # Errors
+/// Everything that is wrong with the file.
+pub fn load_expectations<'a>(
+    text: &str,
+    file: &str,
+    parameters: impl Iterator<Item = &'a str> + Clone,
+) -> Result<Vec<Expectation>, FileError> {
+    const PATH: &str = "expectations";
+    let nodes = documents(text, file)?;
+    if nodes.iter().any(|node| node.get("kind").is_some()) {
+        let resources = load(text, file, Scope::Local)?;
+        let all = resources.into_iter().map(|one| one.spec.expectations);
+        return Ok(all.flatten().collect());
+    }
+    let mut all = Vec::new();
+    let mut problems = Vec::new();
+    for node in &nodes {
+        let findings = check(node, &expectations_schema(), "");
+        let places = Places::of(node);
+        if findings.is_empty()
+            && let Some(listed) = node.get(PATH)
+            && let Ok(read) = serde_json::from_value::<Vec<Expectation>>(listed.to_json())
+        {
+            let mut found = Found::default();
+            found.expectations(&read, parameters.clone(), PATH);
+            problems.extend(found.all().into_iter().map(|one| places.problem(one)));
+            all.extend(read);
+        }
+        problems.extend(findings.into_iter().map(|finding| Problem {
+            at: finding.at,
+            path: finding.path,
+            message: finding.message,
+        }));
+    }
+    if problems.is_empty() {
+        Ok(all)
+    } else {
+        Err(error(file, problems))
+    }
+}
+
+/// The schema of a document with nothing but expectations.
+fn expectations_schema() -> Value {
+    let listed = &schema()["properties"]["spec"]["properties"]["expectations"];
+    json!({
+        "type": "object",
+        "required": ["expectations"],
+        "properties": { "expectations": listed },
+    })
 }
 
 /// The documents of a file, with the positions of their values; at least one.

@@ -11,6 +11,7 @@ pub mod duration;
 pub mod engine;
 mod exclude;
 pub mod exit_code;
+pub mod expectation;
 pub mod factor;
 pub mod file;
 pub mod handover;

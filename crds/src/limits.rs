@@ -88,5 +88,15 @@ pub const SUMMARY_BYTES: usize = 32 * 1_024 - 512;
 pub const METRIC_NAME: u32 = 32;
 /// Characters of why trials are invalid, as status and termination messages say it.
 pub const INVALID_REASON: u32 = 100;
+/// Expectations of a spec.
+pub const EXPECTATIONS: u32 = 32;
+/// Characters of an expectation's name.
+pub const EXPECTATION_NAME: u32 = 63;
+/// Characters of an expectation's expression.
+pub const EXPECTATION: u32 = 512;
+/// Characters of what an expectation goes back to.
+pub const EXPECTATION_REFERENCE: u32 = 200;
+/// Names of refuted expectations in the status.
+pub const SUMMARY_REFUTED: u32 = 8;
 /// Characters of a condition's message.
 pub const CONDITION_MESSAGE: u32 = 256;

@@ -45,8 +45,13 @@ pub const DECIMAL: &str = "^[0-9]{1,9}(\\.[0-9]{1,9})?$";
 /// A percentage above 0, and at most 100.
 pub const PERCENT: &str = "^(100|[1-9][0-9]?(\\.[0-9]{1,2})?|0\\.(0[1-9]|[1-9][0-9]?))%$";
 
+/// A line of text, not empty.
+pub const LINE: &str = "^[^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f][^\\x00-\\x1f\\x7f]*$";
+/// An expression: printable ASCII, tabs and ends of lines.
+pub const EXPRESSION: &str = "^[\\t\\n\\r -~]*$";
+
 /// Every pattern with what it allows, to follow "is not".
-pub const EXPLAINED: [(&str, &str); 19] = [
+pub const EXPLAINED: [(&str, &str); 21] = [
     (
         MODEL_NAME,
         "made of letters, digits, `.`, `_` and `-`, with a letter or digit at both ends",
@@ -92,6 +97,11 @@ pub const EXPLAINED: [(&str, &str); 19] = [
         "a percentage such as 3% or 0.5%: above 0, at most 100, with at most two decimals",
     ),
     (DECIMAL, "a decimal number such as \"2.50\""),
+    (LINE, "a line of printable characters"),
+    (
+        EXPRESSION,
+        "made of printable ASCII characters and ends of lines",
+    ),
     (
         duration::PATTERN,
         "a duration such as 500ms, 2s, 30m or 1h30m",

@@ -20,6 +20,7 @@ use crate::{
 pub use crate::{
     engine::{Candle, Endpoint, Engine, Server},
     exclude::Exclude,
+    expectation::Expectation,
 };
 
 /// A designed sweep of LLM inference measurements.
@@ -53,6 +54,10 @@ pub struct InferenceBenchmarkSpec {
     /// The objectives that the best configuration has to meet.
     #[serde(default)]
     pub objectives: Objectives,
+    /// Statements about the results, each judged as shown, refuted or not shown when they are collected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::EXPECTATIONS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub expectations: Vec<Expectation>,
     /// Stop creating Jobs while true; those that run end on their own.
     #[serde(default)]
     pub suspend: bool,

@@ -12,6 +12,9 @@ use crate::{factor::Levels, limits};
 /// The most bytes of a status, as JSON.
 pub const MAX_BYTES: usize = 64 * 1_024;
 
+/// The type of the condition that a sweep with expectations has besides.
+pub const EXPECTATIONS: &str = "Expectations";
+
 /// The types of the conditions, in the order in which they are shown.
 pub const CONDITIONS: [&str; 6] = [
     "Accepted",
@@ -30,7 +33,8 @@ pub struct InferenceBenchmarkStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Accepted, Progressing, Suspended, Valid, ResultsAvailable and Succeeded. Valid is Unknown until a trial is found
-    /// invalid or all have ended, and Succeeded while the sweep runs.
+    /// invalid or all have ended, and Succeeded while the sweep runs. With `spec.expectations` Expectations, too: True
+    /// where all are shown, False where one is refuted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -171,7 +175,7 @@ pub struct CollectedResults {
     /// The name of the report in that folder.
     #[schemars(length(max = 253))]
     pub report: String,
-    /// A hash of what they were collected from: plan, ledger and objectives. Another one asks for a new collection.
+    /// A hash of what they were collected from: plan, ledger, objectives and expectations. Another one asks for a new collection.
     #[schemars(length(max = 64))]
     pub inputs: String,
     /// When the results were collected.
@@ -211,6 +215,27 @@ pub struct Summary {
     /// workload of the largest weight where there is none.
     #[schemars(length(max = limits::SUMMARY_PARETO))]
     pub pareto: Vec<Point>,
+    /// What came of the expectations, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expectations: Option<Expectations>,
+}
+
+/// What came of the expectations.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Expectations {
+    /// Those that hold over the whole interval.
+    pub shown: i32,
+    /// Those that fail over the whole interval.
+    pub refuted: i32,
+    /// Those whose interval holds both.
+    pub not_shown: i32,
+    /// Those that this sweep cannot be judged by.
+    pub untestable: i32,
+    /// The names of the first that are refuted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::SUMMARY_REFUTED), inner(length(max = limits::EXPECTATION_NAME)))]
+    pub refuted_names: Vec<String>,
 }
 
 // The signature is serde's.
@@ -399,6 +424,14 @@ mod tests {
             best: vec![best; limits::SUMMARY_BEST as usize],
             workloads_left_out: 50_000,
             pareto: vec![point(); limits::SUMMARY_PARETO as usize],
+            expectations: Some(Expectations {
+                refuted: 32,
+                refuted_names: vec![
+                    text(limits::EXPECTATION_NAME);
+                    limits::SUMMARY_REFUTED as usize
+                ],
+                ..Expectations::default()
+            }),
         }
     }
 
@@ -425,7 +458,7 @@ mod tests {
         };
         let mut status = InferenceBenchmarkStatus {
             observed_generation: Some(i64::MAX),
-            conditions: vec![condition; CONDITIONS.len()],
+            conditions: vec![condition; CONDITIONS.len() + 1],
             plan: Some(Plan {
                 hash: text(64),
                 combinations: 50_000,

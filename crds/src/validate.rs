@@ -11,6 +11,7 @@ use crate::{
     crd::schema,
     design::{Expansion, size},
     engine::{Preset, command},
+    expectation::Expectation,
     factor::{self, Allowed, Axis, Factor, Level},
     limits,
     node::Node,
@@ -68,7 +69,50 @@ pub fn notes(spec: &InferenceBenchmarkSpec) -> Vec<String> {
             )
         });
     let shared = cpus_of_a_cluster(spec);
-    random.chain(servers).chain(batches).chain(shared).collect()
+    let expected = untestable(spec);
+    random
+        .chain(servers)
+        .chain(batches)
+        .chain(shared)
+        .chain(expected)
+        .collect()
+}
+
+/// Expectations that no sweep of this design can be judged by: of levels that it does not have, and of factors that do
+/// not vary.
+fn untestable(spec: &InferenceBenchmarkSpec) -> Vec<String> {
+    let axes = factor::axes(&spec.design.factors);
+    let parameters = &spec.design.factors.parameters;
+    let mut notes = Vec::new();
+    for (index, expectation) in spec.expectations.iter().enumerate() {
+        let names = parameters.iter().map(|one| one.name.as_str());
+        let Ok(statement) = expectation.read(names) else {
+            continue;
+        };
+        for call in statement.calls() {
+            let absent = call.only.0.iter().find_map(|(factor, listed)| {
+                let axis = axes.iter().find(|axis| axis.factor == *factor)?;
+                let none = !listed.iter().any(|level| axis.levels.contains(level));
+                let first = listed.first().filter(|_| none)?;
+                Some(not_a_level(first, axis))
+            });
+            let single = || {
+                let factor = call.factor.as_ref()?;
+                let axis = axes.iter().find(|axis| axis.factor == *factor)?;
+                let mut listed = call.only.0.iter().filter(|(only, _)| only == factor);
+                let one = axis.levels.len() < 2 || listed.any(|(_, levels)| levels.len() < 2);
+                one.then(|| format!("{factor} does not vary"))
+            };
+            let why: Option<String> = absent.or_else(single);
+            if let Some(why) = why {
+                notes.push(format!(
+                    "spec.expectations[{index}].that: {} cannot be judged, as {why}",
+                    call.text
+                ));
+            }
+        }
+    }
+    notes
 }
 
 /// Trials on the CPUs of a cluster's nodes, which others share unless a pod is given CPUs of its own.
@@ -170,10 +214,27 @@ pub(crate) fn rules(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violatio
     for (index, env) in spec.runner.env.iter().enumerate() {
         found.variable(&env.name, &format!("spec.runner.env[{index}].name"));
     }
+    let parameters = &spec.design.factors.parameters;
+    let parameters = parameters.iter().map(|one| one.name.as_str());
+    found.expectations(&spec.expectations, parameters, "spec.expectations");
     found.all()
 }
 
 impl Found {
+    /// Expectations of a sweep with these parameters: each can be read.
+    pub(crate) fn expectations<'a>(
+        &mut self,
+        expectations: &[Expectation],
+        parameters: impl Iterator<Item = &'a str> + Clone,
+        path: &str,
+    ) {
+        for (index, expectation) in expectations.iter().enumerate() {
+            if let Err(wrong) = expectation.read(parameters.clone()) {
+                self.add(format!("{path}[{index}].that"), wrong.to_string());
+            }
+        }
+    }
+
     fn design(&mut self, design: &Design, scope: Scope) {
         let gpus = &design.factors.gpus;
         if let Some(index) = gpus

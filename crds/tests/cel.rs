@@ -373,6 +373,14 @@ const EDITS: &[(&str, Change, bool)] = &[
         true,
     ),
     (
+        "expectations",
+        |spec| {
+            spec["expectations"] =
+                json!([{ "name": "fast", "that": "mean('ttftMs') < 100", "reference": "90 ms" }]);
+        },
+        true,
+    ),
+    (
         "a default made explicit",
         |spec| spec["measurement"] = json!({ "iterations": 5 }),
         true,

@@ -1,19 +1,28 @@
 //! Every example is a resource that runs, and expands to what its comments say.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use inferbench_crds::{
     Scope,
     design::Expansion,
-    file::{load, parse},
+    expectation::Expectation,
+    file::{load, load_expectations, parse},
 };
 
 fn examples() -> BTreeMap<String, String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    let files = fs::read_dir(folder)
-        .expect("the folder examples")
-        .map(|entry| entry.expect("a file").path());
+    let folders = [folder.clone(), folder.join("study")];
+    let files = folders.iter().flat_map(|folder| {
+        let files = fs::read_dir(folder).expect("a folder of examples");
+        files.map(|entry| entry.expect("a file").path())
+    });
     files
+        // Expectations alone are no resource.
+        .filter(|path| !path.ends_with("expectations.yaml"))
         .filter(|path| {
             path.extension()
                 .is_some_and(|extension| extension == "yaml")
@@ -71,6 +80,38 @@ fn the_sizes_in_the_comments_are_true() {
     assert_eq!(size("selected.yaml"), (1_512, 0, 192));
     assert_eq!(size("spot.yaml"), (16, 0, 80));
     assert_eq!(size("until.yaml"), (8, 0, 80));
-    assert_eq!(size("thesis-gpt2.yaml"), (1_260, 252, 10_080));
-    assert_eq!(size("thesis-llama3.yaml"), (1_260, 252, 10_080));
+    assert_eq!(size("gpt2.yaml"), (1_260, 252, 10_080));
+    assert_eq!(size("llama3.yaml"), (1_260, 252, 10_080));
+    assert_eq!(size("cpu.yaml"), (60, 0, 180));
+}
+
+/// The findings of the study can be read, and those of the small relative are the same of another model.
+#[test]
+fn the_studys_findings_are_expectations() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/study/expectations.yaml");
+    let text = fs::read_to_string(&path).expect("a text");
+    let findings = load_expectations(&text, "expectations.yaml", std::iter::empty())
+        .unwrap_or_else(|error| panic!("{error}"));
+    let numbers: BTreeSet<u32> = findings
+        .iter()
+        .map(|finding| {
+            let number = finding.name.split(' ').next().expect("a number");
+            number.parse().expect("a number")
+        })
+        .collect();
+    assert_eq!(numbers, (1..=13).collect());
+    let small = parse(&examples()["cpu.yaml"], "cpu.yaml").expect("a valid example");
+    let of_small = |text: &str| {
+        text.replace("llama3-8b", "qwen2.5-0.5b")
+            .replace("Llama 3", "Qwen2.5")
+    };
+    let expected: Vec<Expectation> = findings
+        .iter()
+        .map(|finding| Expectation {
+            name: of_small(&finding.name),
+            that: of_small(&finding.that),
+            reference: finding.reference.clone(),
+        })
+        .collect();
+    assert_eq!(small[0].spec.expectations, expected);
 }

@@ -4,12 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use inferbench_crds::{
     limits,
-    status::{Best, Effect, FactorSummary, MetricByLevel, Point, Summary as Status, significant},
+    status::{
+        Best, Effect, Expectations, FactorSummary, MetricByLevel, Point, Summary as Status,
+        significant,
+    },
     workload::Workload,
 };
 
 use crate::{
-    analysis::{Analysis, decisions::Front},
+    analysis::{
+        Analysis,
+        decisions::Front,
+        expectations::{Tally, Verdict},
+    },
     best::workload,
     figures::lookup::{mix_name, workload_in_words},
     interval::{Estimate, Over},
@@ -60,6 +67,7 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
         best: best(summary),
         workloads_left_out: 0,
         pareto: pareto(summary, analysis),
+        expectations: expectations(analysis),
     };
     let cuts: [fn(&mut Status) -> bool; 10] = [
         half_widths,
@@ -401,6 +409,31 @@ fn point(
         tpot_ms: tpot_ms.and_then(significant),
         cost_per_million: cost_per_million.and_then(significant),
     }
+}
+
+/// How many expectations came out which way, and the first that are refuted.
+fn expectations(analysis: &Analysis) -> Option<Expectations> {
+    let judged = &analysis.expectations;
+    if judged.is_empty() {
+        return None;
+    }
+    let tally = Tally::of(judged);
+    let refuted = judged.iter().filter(|one| one.verdict == Verdict::Refuted);
+    Some(Expectations {
+        shown: count(tally.shown),
+        refuted: count(tally.refuted),
+        not_shown: count(tally.not_shown),
+        untestable: count(tally.untestable),
+        refuted_names: refuted
+            .take(limits::SUMMARY_REFUTED as usize)
+            .map(|one| {
+                one.name
+                    .chars()
+                    .take(limits::EXPECTATION_NAME as usize)
+                    .collect()
+            })
+            .collect(),
+    })
 }
 
 /// A level's text, as long as a status has room for.

@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         &StoreOptions::default(),
     )?;
     let start = Instant::now();
-    let collected = collect(&store, "speed", plan, 1, &Objectives::default(), None)?;
+    let collected = collect(&store, "speed", plan, 1, &Objectives::default(), &[], None)?;
     println!(
         "collected {} rows in {:.2} s",
         collected.rows.len(),

@@ -18,10 +18,12 @@ use inferbench_results::compare::gate::Limit;
   inferbench run examples/quickstart.yaml    measure it, or resume it
   inferbench report quickstart               what it says, as a page
   inferbench compare before after --fail-if slower=5%
+  inferbench judge quickstart --expect expectations.yaml
   inferbench fetch ib/thesis -n lab          report and tables of a sweep in a cluster
   inferbench generate --model tiny-llama --ids 1,2,3 --max-tokens 8
 
-Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 3 not quiet, 130 interrupted."
+Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 3 not quiet, 4 an expectation is refuted,
+5 one is not shown, 130 interrupted."
 )]
 pub struct Cli {
     /// The command.
@@ -75,6 +77,12 @@ pub enum Command {
     /// Over the combinations that both measured: the geometric mean of B/A with a 95% interval over replicates, then
     /// each combination by itself. `~` stands for: nothing is shown; beside it stands what could have been found.
     Compare(CompareArgs),
+    /// Judge what is expected of a sweep: shown, refuted or not shown.
+    ///
+    /// An expectation is shown where it holds over the whole 95% interval of what was measured, refuted where it fails
+    /// over all of it, and not shown where the interval holds both. Exits with 0 where all are shown, with 4 where one is
+    /// refuted, else with 5 where one is not shown or cannot be judged by this sweep.
+    Judge(JudgeArgs),
     /// Make a table of what another tool has measured, for report and compare.
     Import(ImportArgs),
     /// Write a sweep's trials in the form of another project.
@@ -331,6 +339,30 @@ pub enum CompareOutput {
     Table,
     /// For a pull request.
     Markdown,
+    /// Everything, as one document.
+    Json,
+}
+
+/// Arguments of `judge`.
+#[derive(Debug, Args)]
+pub struct JudgeArgs {
+    /// The sweep: its folder or URL, or a trials.csv. Several are judged together, side by side.
+    #[arg(required = true, value_name = "SWEEP")]
+    pub sweeps: Vec<String>,
+    /// The file with what is expected: `expectations: [{name, that, reference}]`, or an InferenceBenchmark with
+    /// spec.expectations. By default what the (first) sweep was collected with.
+    #[arg(long, value_name = "FILE")]
+    pub expect: Option<PathBuf>,
+    /// The form.
+    #[arg(long, short, value_enum, default_value = "table")]
+    pub output: JudgeOutput,
+}
+
+/// The forms of a judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JudgeOutput {
+    /// For a terminal.
+    Table,
     /// Everything, as one document.
     Json,
 }

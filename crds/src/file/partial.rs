@@ -236,6 +236,8 @@ fn rests_on(path: &str) -> Vec<String> {
         all.push(member(FACTORS, factor));
     } else if is_within(path, STORE) {
         all.push(STORE.into());
+    } else if is_within(path, "spec.expectations") {
+        all.push(member(FACTORS, "parameters"));
     } else if path == "spec.execution.trialTimeout" {
         all.extend(["spec.measurement".into(), member(FACTORS, "gpus")]);
     } else if let Some(factor) = path.strip_prefix("spec.design.factors.")

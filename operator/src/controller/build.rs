@@ -193,6 +193,7 @@ pub fn chunks(sweep: &Sweep, failed: u32) -> u32 {
     const PER_LEVEL: usize = 192;
     const PER_EFFECT: usize = 160;
     const PER_RECOVERED: usize = 8;
+    const PER_NAME: usize = 256;
     let levels: Vec<usize> = sweep
         .expansion
         .axes()
@@ -200,7 +201,12 @@ pub fn chunks(sweep: &Sweep, failed: u32) -> u32 {
         .map(|axis| axis.levels.len())
         .filter(|&count| count > 1)
         .collect();
-    let summary = FIXED + levels.iter().sum::<usize>() * PER_LEVEL + levels.len() * 6 * PER_EFFECT;
+    let names = sweep.spec.expectations.len();
+    let names = names.min(inferbench_crds::limits::SUMMARY_REFUTED as usize);
+    let summary = FIXED
+        + levels.iter().sum::<usize>() * PER_LEVEL
+        + levels.len() * 6 * PER_EFFECT
+        + names * PER_NAME;
     let summary = summary.min(inferbench_crds::limits::SUMMARY_BYTES + 2_048);
     let bytes = summary / 2 + usize::try_from(failed).unwrap_or(0) * PER_RECOVERED;
     handover::chunks(bytes)

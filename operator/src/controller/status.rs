@@ -8,7 +8,7 @@ use inferbench_crds::{
     contract::Collected,
     limits,
     spec::OnFailure,
-    status::{CONDITIONS, Counts, Ledger, MAX_BYTES, Plan as Pinned, Progress},
+    status::{CONDITIONS, Counts, EXPECTATIONS, Ledger, MAX_BYTES, Plan as Pinned, Progress},
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -24,7 +24,7 @@ use super::{
 const SMOOTHING: f64 = 0.2;
 
 /// Bytes, at most, in which the API server keeps who wrote which field of a status.
-const MANAGED_FIELDS: usize = 1_792;
+const MANAGED_FIELDS: usize = 2_048;
 
 /// The status of a sweep once the actions of a plan that record something are carried out.
 #[must_use]
@@ -338,11 +338,68 @@ fn conditions(
         results,
         (succeeded.0, succeeded.1, succeeded.2.as_str()),
     ];
-    std::iter::zip(CONDITIONS, said)
+    let mut conditions: Vec<Condition> = std::iter::zip(CONDITIONS, said)
         .map(|(kind, (value, reason, message))| {
             condition(old, sweep.generation, now, kind, value, reason, message)
         })
-        .collect()
+        .collect();
+    if !sweep.spec.expectations.is_empty() {
+        let (value, reason, message) = expected(new, finished);
+        conditions.push(condition(
+            old,
+            sweep.generation,
+            now,
+            EXPECTATIONS,
+            value,
+            reason,
+            &message,
+        ));
+    }
+    conditions
+}
+
+/// What came of the expectations, once results are collected that know of them.
+fn expected(
+    status: &InferenceBenchmarkStatus,
+    finished: bool,
+) -> (&'static str, &'static str, String) {
+    let summary = status.summary.as_ref().filter(|_| finished);
+    let Some(judged) = summary.and_then(|summary| summary.expectations.as_ref()) else {
+        return (
+            "Unknown",
+            "NotCollected",
+            "Expectations are judged when the results are collected.".into(),
+        );
+    };
+    let counts = [
+        (judged.shown, "shown"),
+        (judged.refuted, "refuted"),
+        (judged.not_shown, "not shown"),
+        (judged.untestable, "cannot be judged"),
+    ];
+    let counts: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let mut message = counts.join(", ");
+    let (value, reason) = if judged.refuted > 0 {
+        // Writing to a string cannot fail.
+        let _ = write!(message, ". Refuted: {}", judged.refuted_names.join(", "));
+        let named = i32::try_from(judged.refuted_names.len()).unwrap_or(i32::MAX);
+        if named < judged.refuted {
+            message.push_str(", ...");
+        }
+        ("False", "Refuted")
+    } else if judged.not_shown > 0 {
+        ("Unknown", "NotShown")
+    } else if judged.untestable > 0 {
+        ("Unknown", "Untestable")
+    } else {
+        ("True", "AllShown")
+    };
+    message.push('.');
+    (value, reason, message)
 }
 
 /// Whether a sweep that has finished has succeeded, and why; none where some of its trials have not ended.

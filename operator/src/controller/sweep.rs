@@ -4,6 +4,7 @@ use inferbench_crds::{
     InferenceBenchmarkSpec,
     contract::StoreAt,
     design::Expansion,
+    expectation::Expectation,
     sha256_hex,
     spec::{Objectives, Store},
     status::{PinnedModel, Plan},
@@ -97,6 +98,9 @@ struct Inputs<'a> {
     plan: &'a str,
     ledger: &'a str,
     objectives: &'a Objectives,
+    /// Left out where there are none, as before there were any.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    expectations: &'a [Expectation],
 }
 
 impl Sweep {
@@ -136,6 +140,7 @@ impl Sweep {
             plan: &self.plan.hash,
             ledger,
             objectives: &self.spec.objectives,
+            expectations: &self.spec.expectations,
         };
         sha256_hex(&serde_json::to_vec(&inputs).unwrap_or_default())
     }

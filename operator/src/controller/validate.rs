@@ -74,7 +74,7 @@ pub fn validate(
             "spec",
             format!(
                 "has {} bytes without runner, and at most {most} can be handed to a pod: write fewer or shorter \
-                 entries of design.exclude, or arguments of servers",
+                 entries of design.exclude, arguments of servers, or expectations",
                 bytes - MAX_TEXT
             ),
         );

@@ -421,6 +421,22 @@ fn p10_the_summary_depends_only_on_results_ledger_and_objectives() {
             .await;
             let third = lab.status("bench", "thesis").results.expect("results");
             assert_eq!(third.sha256, results.sha256);
+            // So are other expectations.
+            let expected = json!([{"name": "fast", "that": "mean('ttftMs') < 9"}]);
+            lab.edit("bench", "thesis", json!({"expectations": expected}))
+                .await;
+            lab.until("judged", Duration::from_secs(3_600), |lab| {
+                let now = lab.status("bench", "thesis").results.expect("results");
+                now.inputs != third.inputs && lab.has_finished("bench", "thesis")
+            })
+            .await;
+            let last = lab.status("bench", "thesis");
+            assert_eq!(last.results.expect("results").sha256, results.sha256);
+            // This lab's collections judge nothing.
+            let said = last.conditions.iter();
+            let said = said.filter(|condition| condition.type_ == "Expectations");
+            let said: Vec<&str> = said.map(|condition| condition.reason.as_str()).collect();
+            assert_eq!(said, ["NotCollected"]);
         });
     }
     let found = found.into_inner().expect("no panic");

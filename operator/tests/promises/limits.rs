@@ -10,7 +10,7 @@ use inferbench_crds::{
     ledger::Outcomes,
     limits,
     splitmix::SplitMix64,
-    status::{Best, Effect, FactorSummary, MAX_BYTES, MetricByLevel, Point, Summary},
+    status::{Best, Effect, Expectations, FactorSummary, MAX_BYTES, MetricByLevel, Point, Summary},
 };
 use k8s_openapi::jiff::SignedDuration;
 use kube::{
@@ -162,6 +162,14 @@ fn widest_summary() -> Summary {
         best: vec![best; limits::SUMMARY_BEST as usize],
         workloads_left_out: 50_000,
         pareto: vec![point; limits::SUMMARY_PARETO as usize],
+        expectations: Some(Expectations {
+            refuted: 32,
+            refuted_names: vec![
+                "x".repeat(limits::EXPECTATION_NAME as usize);
+                limits::SUMMARY_REFUTED as usize
+            ],
+            ..Expectations::default()
+        }),
     }
 }
 
@@ -210,6 +218,7 @@ design:
   replicates: 1
 results: {{store: {{url: 's3://bucket'}}}}
 execution: {{parallelism: 8, maxFailedPercent: 100}}
+expectations: [{{name: a, that: 'true'}}]
 suspend: true
 ",
             models.join(", "),

@@ -138,7 +138,7 @@ pub const ATTRIBUTED: [&str; 14] = [
 ];
 
 /// Splits and forests are the same for every metric and every sweep.
-const FOREST_SEED: u64 = 0x01f0_7e57;
+pub(super) const FOREST_SEED: u64 = 0x01f0_7e57;
 
 /// Where half the importance and the total share are further apart than this, they disagree.
 const AGREEMENT: f64 = 0.1;

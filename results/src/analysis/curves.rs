@@ -122,7 +122,7 @@ pub const FOLLOWED: [&str; 13] = [
 /// With fewer levels the corrected criterion is not defined for curves of two parameters and a variance.
 const MIN_LEVELS: usize = 5;
 /// Families whose criterion is so near the lowest are as good.
-const AS_GOOD: f64 = 2.0;
+pub(super) const AS_GOOD: f64 = 2.0;
 /// Blocks from which on the exponent's interval is a bootstrap over them; with fewer, whose resamples are too much
 /// alike, Student's t over each block's exponent.
 const BOOTSTRAP_BLOCKS: usize = 8;

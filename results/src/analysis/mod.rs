@@ -10,6 +10,7 @@ pub mod correlation;
 pub mod cost;
 pub mod curves;
 pub mod decisions;
+pub mod expectations;
 pub mod forest;
 mod grid;
 pub mod importance;
@@ -64,6 +65,9 @@ pub struct Analysis {
     /// Of a design that selects combinations: what was declared and what was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selected: Option<selected::Selected>,
+    /// What was expected, and what came of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expectations: Vec<expectations::Judgement>,
 }
 
 /// The analysis of one model's combinations, or of all.
@@ -122,6 +126,7 @@ pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Anal
         cost_models: cost::model(&combinations),
         trust: trust::judge(&summary.counts, &latest, &combinations),
         selected: None,
+        expectations: Vec::new(),
     }
 }
 

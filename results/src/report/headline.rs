@@ -4,7 +4,11 @@ use inferbench_crds::workload::Choice;
 
 use super::Report;
 use crate::{
-    analysis::{Scope, attribution::Attribution},
+    analysis::{
+        Scope,
+        attribution::Attribution,
+        expectations::{Tally, Verdict},
+    },
     best::{against::Comparison, mix::Mix},
     figures::lookup::{
         Context, choice_in_words, in_words, levels, metric_title, mix_name, name, scope_name,
@@ -26,6 +30,7 @@ pub(super) fn sentences(report: &Report<'_>) -> Vec<String> {
     said.extend(best(report));
     said.extend(doubted(report));
     said.extend(drivers(report, &context));
+    said.extend(expected(report));
     said.push(trust(report));
     said
 }
@@ -202,6 +207,32 @@ fn doubted(report: &Report<'_>) -> Option<String> {
         in_words(&of.levels)
     ))
 }
+
+/// What came of the expectations, and which were refuted.
+fn expected(report: &Report<'_>) -> Option<String> {
+    let judged = &report.analysis.expectations;
+    if judged.is_empty() {
+        return None;
+    }
+    let refuted: Vec<String> = judged
+        .iter()
+        .filter(|one| one.verdict == Verdict::Refuted)
+        .map(|one| format!("“{}”", name(&one.name)))
+        .collect();
+    let which = match refuted.len() {
+        0 => String::new(),
+        1..=REFUTED => format!("; refuted: {}", numbers::listed(&refuted)),
+        _ => format!("; refuted: {}, …", refuted[..REFUTED].join(", ")),
+    };
+    Some(format!(
+        "Of {}: {}{which}.",
+        numbers::counted(judged.len() as u64, "expectation"),
+        Tally::of(judged).in_words()
+    ))
+}
+
+/// Refuted expectations that are named.
+const REFUTED: usize = 3;
 
 /// The factors that drive TTLT and output throughput.
 fn drivers(report: &Report<'_>, context: &Context<'_>) -> Vec<String> {

@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, decisions, headline, matters};
-use crate::figures::{
-    Table,
-    lookup::{name, scope_name},
-    scene::printable,
+use super::{Report, decisions, expectations, headline, matters};
+use crate::{
+    analysis::expectations::Tally,
+    figures::{
+        Table,
+        lookup::{name, scope_name},
+        scene::printable,
+    },
 };
 
 /// Rows that a table has at most.
@@ -28,6 +31,15 @@ pub fn markdown(report: &Report<'_>) -> String {
         if !best.rows.is_empty() {
             table(&best, &mut out);
         }
+    }
+    let judged = &report.analysis.expectations;
+    if !judged.is_empty() {
+        let _ = writeln!(
+            out,
+            "Expectations: {}.\n",
+            escaped(&Tally::of(judged).in_words())
+        );
+        table(&expectations::table(judged), &mut out);
     }
     for scope in report.analysis.scopes.iter().take(1) {
         let attributions: Vec<_> = matters::FIRST

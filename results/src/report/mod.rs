@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod decisions;
+mod expectations;
 mod headline;
 mod html;
 mod markdown;

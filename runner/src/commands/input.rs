@@ -4,9 +4,11 @@
 use std::{fs, path::Path};
 
 use inferbench_crds::{
-    InferenceBenchmark, engine::Engine, file, presets::PRESETS, validate::Scope,
+    InferenceBenchmark, engine::Engine, expectation::Expectation, file, layout::ANALYSIS,
+    presets::PRESETS, validate::Scope,
 };
 use inferbench_results::{
+    analysis::{Analysis, expectations::Judgement},
     row::Row,
     tables::{TrialsTable, read_trials_table},
 };
@@ -99,6 +101,24 @@ pub(super) fn trials(sweep: &str) -> Result<TrialsTable, Exit> {
         print_error(&format!("{sweep}: {note}"));
     }
     Ok(table)
+}
+
+/// What a sweep was collected with as expected; nothing of a table made elsewhere.
+pub(super) fn stored_expectations(sweep: &str) -> Result<Vec<Expectation>, Exit> {
+    if !sweep.contains("://") && !Path::new(sweep).is_dir() {
+        return Ok(Vec::new());
+    }
+    let bytes = open(sweep)?.get(ANALYSIS).map_err(|error| {
+        print_error(&error);
+        Exit::Failed
+    })?;
+    let analysis = bytes.and_then(|bytes| serde_json::from_slice::<Analysis>(&bytes).ok());
+    let judged = analysis.map(|analysis| analysis.expectations);
+    Ok(judged
+        .unwrap_or_default()
+        .iter()
+        .map(Judgement::expectation)
+        .collect())
 }
 
 /// The bytes of a store's trials.csv, where it has one.

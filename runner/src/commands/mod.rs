@@ -8,6 +8,7 @@ mod generate;
 mod import;
 mod input;
 mod install;
+mod judge;
 mod plan;
 mod report;
 mod run;
@@ -38,6 +39,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Collect(args) => collect::run(args),
         Command::Report(args) => report::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Judge(args) => judge::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
         Command::Install(args) => install::run(args),

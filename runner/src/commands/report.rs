@@ -7,7 +7,7 @@ use inferbench_crds::{
     spec::Objectives,
 };
 use inferbench_results::{
-    analysis::{Analysis, analyze},
+    analysis::{Analysis, analyze, expectations::judge},
     beside::beside,
     figures,
     looks::Looks,
@@ -17,7 +17,7 @@ use inferbench_results::{
     tables::write_csv,
 };
 
-use super::input::{TRIALS_CSV, open, put, trials};
+use super::input::{TRIALS_CSV, open, put, stored_expectations, trials};
 use crate::{
     cli::{ReportArgs, ReportFormat},
     process::{exit::Exit, print_error},
@@ -54,6 +54,7 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
     let summary = summarize_looked_at(&names.join(" + "), &rows, &objectives, looks.as_ref());
     let mut analysis = analyze(&rows, &summary, &objectives);
     analysis.table_notes = notes;
+    analysis.expectations = judge(&rows, &stored_expectations(first(args))?);
     let doubtful = if args.valid_only {
         Vec::new()
     } else {

@@ -7,7 +7,7 @@ use inferbench_results::record::Outcome;
 
 use super::{
     input::{refuse_gpus, refuse_parameters, resource, store_at},
-    table,
+    judge, table,
 };
 use crate::{
     cli::RunArgs,
@@ -274,6 +274,9 @@ fn conclude(
     let _ = writeln!(out, "\n{}\n", table::render(&lines));
     for best in table::best(&collected.summary) {
         let _ = writeln!(out, "{best}");
+    }
+    if !collected.judgements.is_empty() {
+        let _ = writeln!(out, "\n{}", judge::render(&collected.judgements));
     }
     drop(out);
 

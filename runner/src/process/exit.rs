@@ -15,6 +15,10 @@ pub enum Exit {
     /// The machine is busy with something else, and `--require-quiet` was given. Nothing was measured; trying again may
     /// help.
     NotQuiet,
+    /// Of judge: an expectation is refuted.
+    Refuted,
+    /// Of judge: none is refuted, and one is not shown or cannot be judged by this sweep.
+    NotShown,
     /// The trial's request cannot be read; trying again cannot help.
     BadRequest,
     /// The trial's model cannot be loaded as it lies there; trying again cannot help.
@@ -36,6 +40,8 @@ impl Exit {
             Exit::Failed => 1,
             Exit::BadInput => 2,
             Exit::NotQuiet => 3,
+            Exit::Refuted => 4,
+            Exit::NotShown => 5,
             Exit::BadRequest => 64,
             Exit::BadModel => 65,
             Exit::NoDevice => 69,
@@ -72,6 +78,8 @@ mod tests {
             Exit::Failed,
             Exit::BadInput,
             Exit::NotQuiet,
+            Exit::Refuted,
+            Exit::NotShown,
             Exit::Interrupted,
         ] {
             assert!(!is_permanent(i32::from(exit.code())), "{exit:?}");

@@ -7,11 +7,15 @@
 use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
 
 use inferbench_crds::{
+    expectation::Expectation,
     layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY, TRIALS, record_key, record_path},
     spec::{Design, Objectives},
 };
 use inferbench_results::{
-    analysis::{Analysis, analyze, analyze_design},
+    analysis::{
+        Analysis, analyze, analyze_design,
+        expectations::{Judgement, judge},
+    },
     columns::Table as _,
     figures::{self, Figure},
     key::{is_key, trial_key},
@@ -74,6 +78,8 @@ pub struct Collected {
     pub rows: Vec<Row>,
     /// The sweep at a glance.
     pub summary: Summary,
+    /// What was expected, and what came of it.
+    pub judgements: Vec<Judgement>,
     /// The files and the trials.
     pub manifest: Manifest,
     /// Documents that were no records.
@@ -210,7 +216,7 @@ pub fn read_records<T: Send, E: From<StoreError>>(
 
 /// Collects a sweep: reads every stored attempt at the plan's trials and writes `trials.csv`, `trials.parquet`,
 /// `iterations.parquet`, `requests.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`,
-/// `figures/*.svg` and, last, `manifest.json`. The same records, plan and objectives make the same files.
+/// `figures/*.svg` and, last, `manifest.json`. The same records, plan, objectives and expectations make the same files.
 /// Where the `design` is known, and selects combinations, the analysis goes by the model that it declares; where it has
 /// `until`, trials without a record whose combinations were narrow enough are `NotNeeded`.
 ///
@@ -222,6 +228,7 @@ pub fn collect(
     plan: impl IntoIterator<Item = Planned>,
     max_attempt: u32,
     objectives: &Objectives,
+    expectations: &[Expectation],
     design: Option<&Design>,
 ) -> Result<Collected, CollectError> {
     store.remove_leftovers(LEFTOVER_AGE)?;
@@ -269,10 +276,11 @@ pub fn collect(
     for portion in rows.chunks(CHUNK) {
         table.push(portion)?;
     }
-    let analysis = match design {
+    let mut analysis = match design {
         Some(design) => analyze_design(&rows, &summary, objectives, design),
         None => analyze(&rows, &summary, objectives),
     };
+    analysis.expectations = judge(&rows, expectations);
     let mut files = vec![
         (format!("{}.csv", Row::NAME), write_csv(&rows)?),
         (format!("{}.parquet", Row::NAME), table.finish()?),
@@ -305,6 +313,7 @@ pub fn collect(
     Ok(Collected {
         rows,
         summary,
+        judgements: analysis.expectations,
         manifest,
         corrupt: corrupt.into_iter().map(|(_, corrupt)| corrupt).collect(),
         strangers: found.strangers,

@@ -26,6 +26,7 @@ pub fn make(
         sweep.planned(outcomes),
         sweep.remeasure_invalid(),
         &sweep.spec.objectives,
+        &sweep.spec.expectations,
         Some(&sweep.spec.design),
     )?;
     for corrupt in &collected.corrupt {

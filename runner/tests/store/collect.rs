@@ -71,7 +71,16 @@ pub fn a_sweep_is_collected(store: &Store) {
     store_record(store, &record(&other, 0));
     store.create("trials/notes.txt", b"not ours").unwrap();
 
-    let collected = collect(store, SWEEP, plan.clone(), 1, &Objectives::default(), None).unwrap();
+    let collected = collect(
+        store,
+        SWEEP,
+        plan.clone(),
+        1,
+        &Objectives::default(),
+        &[],
+        None,
+    )
+    .unwrap();
     assert_eq!(collected.strangers, 1);
     assert_eq!(collected.corrupt.len(), 1);
     assert_eq!(collected.corrupt[0].path, damaged);
@@ -149,13 +158,22 @@ pub fn a_sweep_is_collected(store: &Store) {
     assert_eq!(read_trials_csv(&csv).unwrap(), collected.rows);
 
     // Again, and nothing is new; the damaged trial measured anew is all that changes.
-    let again = collect(store, SWEEP, plan.clone(), 1, &Objectives::default(), None).unwrap();
+    let again = collect(
+        store,
+        SWEEP,
+        plan.clone(),
+        1,
+        &Objectives::default(),
+        &[],
+        None,
+    )
+    .unwrap();
     assert_eq!(
         (again.manifest, again.corrupt),
         (collected.manifest, Vec::new())
     );
     store_record(store, &record(&plan[2], 0));
-    let complete = collect(store, SWEEP, plan, 1, &Objectives::default(), None).unwrap();
+    let complete = collect(store, SWEEP, plan, 1, &Objectives::default(), &[], None).unwrap();
     assert_eq!(
         (
             complete.summary.counts.succeeded,
@@ -175,7 +193,7 @@ fn a_folder_is_collected() {
 #[test]
 fn nothing_stored_is_collected_too() {
     let store = Store::in_memory().unwrap();
-    let collected = collect(&store, SWEEP, plan(), 0, &Objectives::default(), None).unwrap();
+    let collected = collect(&store, SWEEP, plan(), 0, &Objectives::default(), &[], None).unwrap();
     assert_eq!(
         (collected.rows.len(), collected.summary.counts.pending),
         (6, 6)
@@ -205,7 +223,7 @@ fn a_spec_that_gains_a_level_keeps_what_is_stored() {
         .collect();
     let found = find_attempts(&store, &grown, 1).unwrap();
     assert_eq!((found.attempts.len(), found.strangers), (6, 0));
-    let collected = collect(&store, SWEEP, grown, 1, &Objectives::default(), None).unwrap();
+    let collected = collect(&store, SWEEP, grown, 1, &Objectives::default(), &[], None).unwrap();
     let indices: Vec<u32> = collected.rows.iter().map(|row| row.trial_index).collect();
     assert_eq!(indices, (0..9).collect::<Vec<u32>>());
     let pending: Vec<u32> = collected

@@ -2,6 +2,7 @@
 
 mod commands;
 mod comparisons;
+mod expectations;
 mod faults;
 mod fetch;
 mod interruptions;

@@ -6,7 +6,7 @@ use inferbench_crds::{
     contract::Collected,
     ledger::Outcomes,
     splitmix::SplitMix64,
-    status::{CollectedResults, PinnedModel, Summary},
+    status::{CollectedResults, Expectations, PinnedModel, Summary},
 };
 use serde_json::{Map, Value, json};
 
@@ -362,6 +362,74 @@ fn suspension_and_the_end_are_told() {
 }
 
 #[test]
+fn expectations_have_a_condition_where_there_are_any() {
+    let expecting = format!("{SPEC}expectations: [{{name: fast, that: \"mean('ttftMs') < 9\"}}]\n");
+    let sweep = sweep(&expecting);
+    let all: Vec<(u32, Outcome)> = (0..4).map(|index| (index, Outcome::Succeeded)).collect();
+    let mut plan = quiet(&sweep, ledger(&sweep, &all));
+    let start = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    assert_eq!(
+        said(&start, EXPECTATIONS),
+        (
+            "Unknown",
+            "NotCollected",
+            "Expectations are judged when the results are collected."
+        )
+    );
+    plan.phase = Phase::Finished;
+    let mut judged = |shown, refuted, not_shown, untestable, names: &[&str]| {
+        plan.actions = vec![Action::Collect {
+            collected: Box::new(Collected {
+                summary: Summary {
+                    expectations: Some(Expectations {
+                        shown,
+                        refuted,
+                        not_shown,
+                        untestable,
+                        refuted_names: names.iter().map(ToString::to_string).collect(),
+                    }),
+                    ..Summary::default()
+                },
+                ..Collected::default()
+            }),
+            inputs: "abc".into(),
+        }];
+        status(&sweep, &start, &plan, at(1))
+    };
+    for (counts, expected) in [
+        (judged(3, 0, 0, 0, &[]), ("True", "AllShown", "3 shown.")),
+        (
+            judged(3, 2, 1, 0, &["fast"]),
+            (
+                "False",
+                "Refuted",
+                "3 shown, 2 refuted, 1 not shown. Refuted: fast, ....",
+            ),
+        ),
+        (
+            judged(3, 0, 1, 1, &[]),
+            (
+                "Unknown",
+                "NotShown",
+                "3 shown, 1 not shown, 1 cannot be judged.",
+            ),
+        ),
+        (
+            judged(3, 0, 0, 1, &[]),
+            ("Unknown", "Untestable", "3 shown, 1 cannot be judged."),
+        ),
+    ] {
+        assert_eq!(said(&counts, EXPECTATIONS), expected);
+    }
+    // While results are made anew, the old judgement does not stand.
+    let done = judged(1, 0, 0, 0, &[]);
+    plan.actions.clear();
+    plan.phase = Phase::Collecting;
+    let again = status(&sweep, &done, &plan, at(2));
+    assert_eq!(said(&again, EXPECTATIONS).1, "NotCollected");
+}
+
+#[test]
 fn too_many_failures_are_no_success() {
     let sweep = sweep(SPEC);
     let mut plan = quiet(&sweep, ledger(&sweep, &[(0, Outcome::Failed)]));
@@ -438,6 +506,7 @@ results: {{store: {{url: 's3://bucket'}}}}",
         levels(50),
         levels(50)
     );
+    let spec = format!("{spec}\nexpectations: [{{name: a, that: 'true'}}]");
     let mut sweep = sweep(&spec);
     assert_eq!(sweep.expansion.len(), 50_000);
     // As many models with as long names as there may be, and the longest reference to an image.

@@ -1,6 +1,8 @@
 //! Acceptance, refusals, and a plan that stays pinned.
 
-use inferbench_crds::{crd::API_VERSION, status::InferenceBenchmarkStatus};
+use inferbench_crds::{
+    crd::API_VERSION, expectation::Expectation, status::InferenceBenchmarkStatus,
+};
 
 use super::*;
 use crate::controller::fixtures::{defaults, resource};
@@ -131,5 +133,27 @@ fn the_collections_inputs_change_with_ledger_and_objectives() {
     assert_eq!(sweep.inputs(""), before);
     assert_ne!(sweep.inputs("KQg="), before);
     sweep.spec.objectives.cost_per_gpu_hour = Some("2.50".into());
-    assert_ne!(sweep.inputs(""), before);
+    let priced = sweep.inputs("");
+    assert_ne!(priced, before);
+    sweep.spec.expectations = vec![Expectation {
+        name: "a".into(),
+        that: "true".into(),
+        ..Expectation::default()
+    }];
+    let expecting = sweep.inputs("");
+    assert_ne!(expecting, priced);
+    sweep.spec.expectations[0].that = "false".into();
+    assert_ne!(sweep.inputs(""), expecting);
+}
+
+#[test]
+fn a_bad_expectation_is_refused_before_anything_runs() {
+    let spec = format!("{SPEC}\nexpectations: [{{name: a, that: \"mean('ttft') > 1\"}}]\n");
+    let found = refused(&spec);
+    assert!(
+        found.len() == 1
+            && found[0]
+                .starts_with("spec.expectations[0].that: at character 6: \"ttft\" is no metric: "),
+        "{found:?}"
+    );
 }
