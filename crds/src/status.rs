@@ -238,12 +238,6 @@ pub struct Expectations {
     pub refuted_names: Vec<String>,
 }
 
-// The signature is serde's.
-#[expect(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(number: &i32) -> bool {
-    *number == 0
-}
-
 /// Every metric at every level of one factor.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]

@@ -212,7 +212,7 @@ fn a_bomb_is_refused() {
 }
 
 /// A resource that uses every kind of field.
-fn full() -> serde_json::Value {
+fn full() -> Value {
     json!({
         "apiVersion": API_VERSION, "kind": KIND, "metadata": { "name": "full", "labels": { "a": "b" } },
         "spec": {
@@ -245,10 +245,10 @@ fn full() -> serde_json::Value {
 }
 
 /// The places of all values inside this one.
-fn pointers(value: &serde_json::Value, here: &str, found: &mut Vec<String>) {
+fn pointers(value: &Value, here: &str, found: &mut Vec<String>) {
     found.push(here.to_owned());
     match value {
-        serde_json::Value::Object(members) => {
+        Value::Object(members) => {
             for (key, member) in members {
                 pointers(
                     member,
@@ -257,7 +257,7 @@ fn pointers(value: &serde_json::Value, here: &str, found: &mut Vec<String>) {
                 );
             }
         }
-        serde_json::Value::Array(items) => {
+        Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
                 pointers(item, &format!("{here}/{index}"), found);
             }
