@@ -5,6 +5,8 @@
 pub const TRIALS: &str = "trials";
 /// The manifest: what the collection has made of which records; written last.
 pub const MANIFEST: &str = "manifest.json";
+/// The design, so that the files alone say what was asked.
+pub const DESIGN: &str = "design.json";
 /// The summary of the sweep.
 pub const SUMMARY: &str = "summary.json";
 /// The numbers behind the report.

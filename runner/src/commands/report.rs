@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use inferbench_crds::{
-    layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY},
-    spec::Objectives,
+    layout::{ANALYSIS, DESIGN, MANIFEST, REPORT, SUMMARY},
+    spec::{Design, Objectives},
 };
 use inferbench_results::{
-    analysis::{Analysis, analyze, expectations::judge},
+    analysis::{Analysis, analyze, analyze_design, expectations::judge},
     beside::beside,
     figures,
     looks::Looks,
@@ -16,6 +16,7 @@ use inferbench_results::{
     summary::{CombinationSummary, Summary, doubtful, summarize_looked_at},
     tables::write_csv,
 };
+use serde::de::DeserializeOwned;
 
 use super::input::{TRIALS_CSV, open, put, stored_expectations, trials};
 use crate::{
@@ -48,11 +49,21 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
     let rows = beside(sweeps);
     // Sweeps side by side were each stopped by a rule of their own, or by none.
     let looks = match args.sweeps.as_slice() {
-        [sweep] => stored(sweep)?.and_then(|summary| Looks::again(&summary.stopped?)),
+        [sweep] => {
+            stored::<Summary>(sweep, SUMMARY)?.and_then(|summary| Looks::again(&summary.stopped?))
+        }
         _ => None,
     };
     let summary = summarize_looked_at(&names.join(" + "), &rows, &objectives, looks.as_ref());
-    let mut analysis = analyze(&rows, &summary, &objectives);
+    // A design is that of one sweep.
+    let design = match args.sweeps.as_slice() {
+        [sweep] => stored::<Design>(sweep, DESIGN)?,
+        _ => None,
+    };
+    let mut analysis = match &design {
+        Some(design) => analyze_design(&rows, &summary, &objectives, design),
+        None => analyze(&rows, &summary, &objectives),
+    };
     analysis.table_notes = notes;
     analysis.expectations = judge(&rows, &stored_expectations(first(args))?);
     let doubtful = if args.valid_only {
@@ -197,17 +208,17 @@ fn leave_out_other_goodput(
 
 /// A table made elsewhere has no summary beside it, and no objectives then.
 fn stored_objectives(sweep: &str) -> Result<Objectives, Exit> {
-    Ok(stored(sweep)?
+    Ok(stored::<Summary>(sweep, SUMMARY)?
         .map(|summary| summary.objectives)
         .unwrap_or_default())
 }
 
-/// The summary that a sweep was collected with; none where there is none to be read, as beside a single table.
-fn stored(sweep: &str) -> Result<Option<Summary>, Exit> {
+/// A document that a sweep was collected with; none where there is none to be read, as beside a single table.
+fn stored<T: DeserializeOwned>(sweep: &str, document: &str) -> Result<Option<T>, Exit> {
     if !sweep.contains("://") && !Path::new(sweep).is_dir() {
         return Ok(None);
     }
-    let bytes = open(sweep)?.get(SUMMARY).map_err(|error| {
+    let bytes = open(sweep)?.get(document).map_err(|error| {
         print_error(&error);
         Exit::Failed
     })?;

@@ -8,7 +8,9 @@ use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
 
 use inferbench_crds::{
     expectation::Expectation,
-    layout::{ANALYSIS, MANIFEST, REPORT, SUMMARY, TRIALS, record_key, record_path},
+    layout::{
+        ANALYSIS, DESIGN, MANIFEST, REPORT, SUMMARY, TRIALS, record_key, record_path,
+    },
     spec::{Design, Objectives},
 };
 use inferbench_results::{
@@ -215,8 +217,8 @@ pub fn read_records<T: Send, E: From<StoreError>>(
 }
 
 /// Collects a sweep: reads every stored attempt at the plan's trials and writes `trials.csv`, `trials.parquet`,
-/// `iterations.parquet`, `requests.parquet`, `telemetry.parquet`, `summary.json`, `analysis.json`, `report.html`,
-/// `figures/*.svg` and, last, `manifest.json`. The same records, plan, objectives and expectations make the same files.
+/// `iterations.parquet`, `requests.parquet`, `telemetry.parquet`, `design.json`, `summary.json`, `analysis.json`,
+/// `report.html`, `figures/*.svg` and, last, `manifest.json`. The same records, plan, objectives and expectations make the same files.
 /// Where the `design` is known, and selects combinations, the analysis goes by the model that it declares; where it has
 /// `until`, trials without a record whose combinations were narrow enough are `NotNeeded`.
 ///
@@ -286,6 +288,12 @@ pub fn collect(
         (format!("{}.parquet", Row::NAME), table.finish()?),
     ];
     files.extend(tables.finish()?);
+    if let Some(design) = design {
+        files.push((
+            DESIGN.into(),
+            document(DESIGN, serde_json::to_vec_pretty(design))?,
+        ));
+    }
     files.extend([(
         SUMMARY.into(),
         document(SUMMARY, serde_json::to_vec_pretty(&summary))?,

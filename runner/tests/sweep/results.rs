@@ -18,6 +18,7 @@ fn a_sweep_leaves_a_record_per_trial_and_tables_and_measures_nothing_twice() {
         "trials.parquet",
         "iterations.parquet",
         "telemetry.parquet",
+        "design.json",
         "summary.json",
         "manifest.json",
         "sweep.json",
@@ -287,4 +288,23 @@ fn an_invalid_trial_is_measured_again_and_every_attempt_is_kept() {
     // There is no fourth attempt, whoever asks.
     place.run(&[]);
     assert_eq!(place.records().len(), 6);
+}
+
+#[test]
+fn a_report_of_a_stored_sweep_goes_by_its_design() {
+    let select = "select: {method: Random, combinations: 3, model: MainEffects}\n    replicates: 3";
+    let place = Place::new(&SPEC.replace("replicates: 2", select));
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let stored = fs::read(place.out().join("analysis.json")).unwrap();
+    let stored: serde_json::Value = serde_json::from_slice(&stored).unwrap();
+    let sweep = place.out().display().to_string();
+    let output = place
+        .command(&["report", &sweep, "--format", "json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let again: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert!(stored["selected"].is_object(), "{}", stored["selected"]);
+    assert_eq!(again["selected"], stored["selected"]);
 }
