@@ -297,14 +297,14 @@ fn a_report_of_a_stored_sweep_goes_by_its_design() {
     let output = place.run(&[]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let stored = fs::read(place.out().join("analysis.json")).unwrap();
-    let stored: serde_json::Value = serde_json::from_slice(&stored).unwrap();
+    let stored: Value = serde_json::from_slice(&stored).unwrap();
     let sweep = place.out().display().to_string();
     let output = place
         .command(&["report", &sweep, "--format", "json"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let again: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let again: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert!(stored["selected"].is_object(), "{}", stored["selected"]);
     assert_eq!(again["selected"], stored["selected"]);
 }
