@@ -16,7 +16,7 @@ use crate::{
     row::Row,
     sample::{
         Combination, Factor, Level, Levels, METRICS, Metric, combine, factors, gpus, is_invalid,
-        is_valid, latest_attempts, model,
+        is_valid, latest_attempts, model, whole_blocks,
     },
     validity::Basis,
 };
@@ -85,7 +85,7 @@ pub struct Counts {
 /// Metrics by name.
 pub type Estimates = BTreeMap<String, Estimate>;
 
-/// One level of one factor.
+/// One level of one factor, over the blocks that hold every combination.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct LevelSummary {
@@ -197,7 +197,7 @@ pub fn summarize_looked_at(
             },
         })
         .collect();
-    let levels = level_summaries(&combinations);
+    let levels = level_summaries(&combine(&whole_blocks(&latest)));
     let best = best(&summaries, objectives);
     let mut notes = notes(&counts, &summaries, &levels, &best, objectives);
     notes.extend(looks.map(|looks| looks.note(&counts)));
