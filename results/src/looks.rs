@@ -165,7 +165,7 @@ impl Looks {
         format!(
             "{} of {} trials were not needed: a combination runs no further once the {}% interval of its {} is within ±{}%, \
              after {} replicates or more. As that is looked at block after block, the intervals of times, rates and energies \
-             of single combinations are made at {}%, so that 95% of them hold; those over several combinations are plain.",
+             of single combinations are made at {}%, so that 95% of them hold. What goes over several combinations goes over the replicates that all of them have.",
             numbers::count(counts.not_needed),
             numbers::count(counts.trials),
             percent(rule.confidence),

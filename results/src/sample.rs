@@ -438,6 +438,19 @@ pub fn latest_attempts(rows: &[Row]) -> Vec<&Row> {
     latest.into_values().collect()
 }
 
+/// Of the latest attempts, those in blocks that hold every combination: all, where no combination ran no further than
+/// others (see `design.until`). What goes over several combinations goes over these: later blocks hold those that vary most,
+/// and would differ by what they hold.
+#[must_use]
+pub fn whole_blocks<'a>(latest: &[&'a Row]) -> Vec<&'a Row> {
+    let left_out = latest
+        .iter()
+        .filter(|row| row.outcome == Some(Outcome::NotNeeded));
+    let whole = left_out.map(|row| row.replicate).min().unwrap_or(u32::MAX);
+    let rows = latest.iter().filter(|row| row.replicate < whole);
+    rows.copied().collect()
+}
+
 /// The factors that some of these levels state, in their order. One that is at its implied level throughout is none of
 /// the sweep's: nobody asked for it.
 #[must_use]

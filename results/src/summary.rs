@@ -17,7 +17,7 @@ use crate::{
     row::Row,
     sample::{
         Combination, Factor, Level, Levels, METRICS, Metric, combine, factors, gpus, is_invalid,
-        is_valid, latest_attempts,
+        is_valid, latest_attempts, whole_blocks,
     },
     validity::Basis,
 };
@@ -100,7 +100,7 @@ pub struct Counts {
     pub attempts: u32,
 }
 
-/// One level of one factor.
+/// One level of one factor, over the blocks that hold every combination.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct LevelSummary {
@@ -176,7 +176,7 @@ pub fn summarize_looked_at(
             },
         })
         .collect();
-    let levels = level_summaries(&combinations);
+    let levels = level_summaries(&combine(&whole_blocks(&latest)));
     let candidates: Vec<Candidate<'_>> = combinations
         .iter()
         .zip(&summaries)

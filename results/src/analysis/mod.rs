@@ -33,7 +33,7 @@ use crate::{
     interval::t_quantile,
     numbers,
     row::Row,
-    sample::{self, Combination, combine, latest_attempts},
+    sample::{self, Combination, combine, latest_attempts, whole_blocks},
     summary::Summary,
 };
 
@@ -93,7 +93,7 @@ pub struct Scope {
 #[must_use]
 pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Analysis {
     let latest = latest_attempts(rows);
-    let combinations = combine(&latest);
+    let combinations = combine(&whole_blocks(&latest));
     let models: BTreeSet<&str> = combinations
         .iter()
         .map(|combination| sample::model(&combination.levels))
@@ -124,7 +124,7 @@ pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Anal
         decisions: decisions::decide(summary, objectives),
         scopes,
         cost_models: cost::model(&combinations),
-        trust: trust::judge(&summary.counts, &latest, &combinations),
+        trust: trust::judge(&summary.counts, &latest, &combine(&latest)),
         selected: None,
         expectations: Vec::new(),
     }

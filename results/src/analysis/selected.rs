@@ -26,7 +26,7 @@ use super::{
 use crate::{
     interval::{Interval, f_probability, t_quantile},
     row::Row,
-    sample::{Factor, Metric, is_invalid, latest_attempts},
+    sample::{Factor, Metric, is_invalid, latest_attempts, whole_blocks},
 };
 
 /// A selected design: what was declared, and what was seen.
@@ -149,7 +149,7 @@ impl<'a> Selection<'a> {
         );
         let combinations = whole.combinations_before_exclusion().max(1);
         let mut trials: BTreeMap<u32, Vec<&Row>> = BTreeMap::new();
-        for row in latest_attempts(rows) {
+        for row in whole_blocks(&latest_attempts(rows)) {
             if row.valid == Some(true) && !is_invalid(row) {
                 trials
                     .entry(row.trial_index % combinations)

@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use inferbench_crds::{outcome::Outcome, spec::Objectives};
 use proptest::prelude::*;
 use serde_json::json;
@@ -24,11 +26,15 @@ fn design(until: &serde_json::Value, replicates: i32) -> Design {
     serde_json::from_value(design).unwrap()
 }
 
-fn looks() -> Looks {
-    let until = json!({ "metric": "outputThroughput", "halfWidth": "3%", "min": 3 });
-    let design = design(&until, 8);
-    assert_eq!(combinations(&design), COMBINATIONS);
-    Looks::of(&design).unwrap()
+/// Made once: finding the confidence of the looks takes longer than all the rest.
+fn looks() -> &'static Looks {
+    static LOOKS: LazyLock<Looks> = LazyLock::new(|| {
+        let until = json!({ "metric": "outputThroughput", "halfWidth": "3%", "min": 3 });
+        let design = design(&until, 8);
+        assert_eq!(combinations(&design), COMBINATIONS);
+        Looks::of(&design).unwrap()
+    });
+    &LOOKS
 }
 
 /// The row of a trial: of its value, or of one that has none.
@@ -103,7 +109,7 @@ proptest! {
     ) {
         let looks = looks();
         let never = |_: u32| false;
-        let fresh = || Simulated { looks: &looks, truths: &truths, rows: BTreeMap::new(), begun: Vec::new() };
+        let fresh = || Simulated { looks, truths: &truths, rows: BTreeMap::new(), begun: Vec::new() };
         let mut whole = fresh();
         whole.run(usize::MAX, &never);
         let mut interrupted = fresh();
@@ -126,7 +132,7 @@ proptest! {
         cuts in prop::collection::vec(1..30_usize, 1..6),
     ) {
         let looks = looks();
-        let mut sweep = Simulated { looks: &looks, truths: &truths, rows: BTreeMap::new(), begun: Vec::new() };
+        let mut sweep = Simulated { looks, truths: &truths, rows: BTreeMap::new(), begun: Vec::new() };
         let mut decided: BTreeMap<u32, usize> = BTreeMap::new();
         for (attempt, cut) in cuts.into_iter().chain([usize::MAX]).enumerate() {
             sweep.run(cut, &|index| attempt % 2 == 0 && flaky.contains(&index));
@@ -240,7 +246,7 @@ fn intervals_of_single_combinations_are_wider_and_a_note_says_so() {
     }
     let objectives = Objectives::default();
     let plain = summarize("s", &rows, &objectives);
-    let found = summarize_looked_at("s", &rows, &objectives, Some(&looks));
+    let found = summarize_looked_at("s", &rows, &objectives, Some(looks));
     let not_needed = found.counts.not_needed;
     assert!(not_needed > 0 && found.counts.pending == 0);
     assert_eq!(plain.counts, found.counts);
@@ -265,6 +271,19 @@ fn intervals_of_single_combinations_are_wider_and_a_note_says_so() {
         )
     ));
     assert!(said(&plain, "by a rule that is not known here"));
+    // What goes over several combinations goes over the blocks that all of them have.
+    let whole = enough.values().min().unwrap() + 1;
+    let analysis = crate::analysis::analyze(&rows, &found, &objectives);
+    let effects = analysis.scopes[0].attribution.iter();
+    let blocks: Vec<u32> = effects
+        .flat_map(|of| &of.effects)
+        .map(|effect| effect.evidence.blocks)
+        .collect();
+    assert!(!blocks.is_empty() && blocks.iter().all(|count| *count == whole));
+    for level in &found.levels {
+        assert_eq!(level.trials, level.combinations * whole);
+        assert_eq!(level.metrics["outputThroughput"].count, whole);
+    }
     let stopped = found.stopped.clone().unwrap();
     assert_eq!(Looks::again(&stopped).unwrap().stopped(), stopped);
     let json = serde_json::to_value(&stopped).unwrap();

@@ -211,11 +211,8 @@ impl<'a> Run<'a> {
         if self.looks.is_none() {
             return;
         }
-        let before: Vec<u32> = self.sweep.expansion.order().collect();
-        let before: Vec<u32> = before
-            .into_iter()
-            .filter(|index| !self.is_done(*index))
-            .collect();
+        let order = self.sweep.expansion.order();
+        let before: Vec<u32> = order.filter(|index| !self.is_done(*index)).collect();
         let known = self.enough.len();
         self.look();
         let left_out: Vec<u32> = before

@@ -12,5 +12,6 @@ mod place;
 #[path = "../store/server.rs"]
 mod server;
 mod servers;
+mod until;
 mod volume;
 mod world;
