@@ -481,8 +481,79 @@ mod tests {
             .unwrap();
         assert_eq!(strongest.factor, "outputLength");
         assert!(strongest.importance.is_some() && strongest.correlation.unwrap() > 0.5);
-        assert_eq!(status.best.len(), 2);
+        // The mix by both criteria, then as many of the 9 workloads as there is room for.
+        assert_eq!(status.best.len(), limits::SUMMARY_BEST as usize);
+        let purposes: Vec<&str> = status
+            .best
+            .iter()
+            .map(|best| best.configuration.workload.as_str())
+            .collect();
+        assert_eq!(
+            purposes[..3],
+            [
+                "all 9 workloads alike",
+                "all 9 workloads alike",
+                "16 input and 16 output tokens"
+            ]
+        );
+        assert_eq!(status.workloads_left_out, 3);
         assert!(!status.pareto.is_empty());
+        assert!(
+            status
+                .pareto
+                .iter()
+                .all(|point| point.workload == purposes[0])
+        );
+    }
+
+    #[test]
+    fn the_heaviest_workloads_come_first() {
+        let rows = Sweep::default().rows(|row| f64::from(row.output_len) / f64::from(row.gpus));
+        let objectives: Objectives = serde_json::from_value(serde_json::json!({ "workloads": [
+            { "inputLength": 16, "outputLength": 64 },
+            { "inputLength": 64, "outputLength": 32, "weight": 5 },
+        ] }))
+        .unwrap();
+        let summary = summarize("sweep", &rows, &objectives);
+        let status = bounded(&summary, &analyze(&rows, &summary, &objectives));
+        let purposes = status
+            .best
+            .iter()
+            .map(|best| best.configuration.workload.as_str());
+        let purposes: Vec<&str> = purposes.take(4).collect();
+        assert_eq!(
+            purposes,
+            [
+                "the mix of 2 workloads",
+                "the mix of 2 workloads",
+                "64 input and 32 output tokens",
+                "16 input and 64 output tokens"
+            ]
+        );
+        let json = serde_json::to_value(&status.best[0].configuration).unwrap();
+        assert_eq!(
+            (&json["model"], &json["inputLength"]),
+            (&"m".into(), &serde_json::Value::Null)
+        );
+    }
+
+    #[test]
+    fn one_workload_is_said_by_its_levels() {
+        let rows = Sweep {
+            inputs: &[16],
+            outputs: &[16],
+            ..Sweep::default()
+        }
+        .rows(|row| f64::from(row.batch_size));
+        let status = status(&rows);
+        assert_eq!((status.best.len(), status.workloads_left_out), (2, 0));
+        assert!(
+            status
+                .best
+                .iter()
+                .all(|best| best.configuration.workload.is_empty())
+        );
+        assert!(status.pareto.iter().all(|point| point.workload.is_empty()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use inferbench_crds::{
     factor::{Factor, Kind, Level},
     outcome::Outcome,
     spec::Objectives,
+    workload::Workload,
 };
 use inferbench_results::{
     analysis::{Analysis, analyze},
@@ -192,8 +193,22 @@ fn combinations_and_levels_are_told_apart() {
         assert_eq!([&first.level, &second.level], [&levels[0], &levels[1]]);
         let ratio = second.metrics["ttltMs"].mean / first.metrics["ttltMs"].mean;
         assert!(near(ratio, SLOWER), "{factor}: {ratio}");
+        // What nobody chooses has a best choice at each level.
         for best in &summary.best {
-            assert_eq!(best.levels.get(&factor), Some(&levels[0]), "{factor}");
+            let own = best.levels.get(&factor);
+            if Workload::takes(&factor) {
+                assert!(levels.iter().any(|level| own == Some(level)), "{factor}");
+            } else {
+                assert_eq!(own, Some(&levels[0]), "{factor}");
+            }
+        }
+        let workloads = if Workload::takes(&factor) { 8 } else { 4 };
+        assert_eq!(summary.workloads, workloads, "{factor}");
+        let mix = &summary.mixes[0];
+        assert_eq!(mix.workloads.len(), workloads as usize);
+        let chosen = (!Workload::takes(&factor)).then_some(&levels[0]);
+        for best in &mix.best {
+            assert_eq!(best.of.choice.levels().get(&factor), chosen, "{factor}");
         }
     }
 }
@@ -294,7 +309,7 @@ fn effects_shares_curves_and_costs_know_it() {
         assert!(analysis.trust.outliers.is_empty(), "{factor}");
         for front in &analysis.decisions.fronts {
             let best = |p: &inferbench_results::analysis::decisions::FrontPoint| {
-                p.levels.get(&factor) == Some(&levels[0])
+                Workload::takes(&factor) || p.levels.get(&factor) == Some(&levels[0])
             };
             assert!(front.points.iter().all(best), "{factor}");
         }
@@ -348,11 +363,10 @@ fn the_status_has_it() {
                 .all(|of| of.share.is_some())
         );
         assert!(status.effects.iter().any(|of| effect(&of)), "{factor}");
-        for best in &status.best {
-            assert_eq!(best.configuration.levels.get(&factor), Some(&levels[0]));
-        }
-        for point in &status.pareto {
-            assert_eq!(point.levels.get(&factor), Some(&levels[0]));
+        let configurations = status.best.iter().map(|best| &best.configuration);
+        for point in configurations.chain(&status.pareto) {
+            let chosen = point.levels.get(&factor);
+            assert!(Workload::takes(&factor) || chosen == Some(&levels[0]));
         }
     }
 }

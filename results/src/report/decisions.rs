@@ -7,7 +7,11 @@ use maud::{Markup, html};
 
 use super::{Report, page};
 use crate::{
-    best::{against::Comparison, mix::Mix, workload},
+    best::{
+        against::Comparison,
+        mix::{Mix, Weights},
+        workload,
+    },
     figures::{
         Question, Table,
         lookup::{choice_in_words, in_words, mix_name, name, workload_in_words},
@@ -298,18 +302,18 @@ fn latency(estimate: Option<&Estimate>) -> String {
 }
 
 /// What a mix is.
-fn explained(mixes: &[Mix]) -> String {
-    let given = mixes
-        .iter()
-        .any(|mix| mix.weights == crate::best::mix::Weights::Given);
-    format!(
-        "Nobody chooses what users send, so a choice is judged by all of it: {}. Its throughput is all output tokens          over all the time that the requests take, one workload after another; latencies are means over requests;          objectives hold in every workload.",
-        if given {
-            "the mix that the objectives weight"
-        } else {
-            "every workload of the sweep, with as many requests of each (`objectives.workloads` weights them)"
+fn explained(mixes: &[Mix]) -> Markup {
+    let given = mixes.iter().any(|mix| mix.weights == Weights::Given);
+    html! {
+        "Nobody chooses what users send, so a choice is judged by all of it: "
+        @if given {
+            "the mix that the objectives weight."
+        } @else {
+            "every workload of the sweep, with as many requests of each (" code { "objectives.workloads" }
+            " weights them)."
         }
-    )
+        " Its throughput is all output tokens over all the time that the requests take, one workload after another;          latencies are means over requests; limits have to hold in every workload."
+    }
 }
 
 /// Sentences about choices that could not be the best for a mix.
