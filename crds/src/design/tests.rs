@@ -47,6 +47,7 @@ fn design(
         exclude: vec![],
         select: None,
         replicates,
+        until: None,
         order: Order::Randomized,
         seed,
     }
@@ -65,6 +66,7 @@ fn thesis() -> Design {
         exclude: vec![],
         select: None,
         replicates: 10,
+        until: None,
         order: Order::Randomized,
         seed: 42,
     }
