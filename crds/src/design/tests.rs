@@ -48,6 +48,7 @@ fn design(
         select: None,
         until: None,
         replicates,
+        until: None,
         order: Order::Randomized,
         seed,
     }
@@ -67,6 +68,7 @@ fn thesis() -> Design {
         select: None,
         until: None,
         replicates: 10,
+        until: None,
         order: Order::Randomized,
         seed: 42,
     }
