@@ -727,7 +727,7 @@ fn a_mix_names_workloads_of_the_design() {
         mixed(json!([
             { "inputLength": 256 },
             { "outputLength": 128 },
-            { "inputLength": 128, "prefixShare": 0 },
+            { "inputLength": 1024, "prefixShare": 0 },
             { "inputLength": 128, "weight": 0 },
             { "inputLength": 128, "outputLength": 128 },
         ])),

@@ -165,6 +165,7 @@ pub(crate) fn choice_in_words(choice: &Choice) -> String {
 pub(crate) fn mix_name(mix: &Mix) -> String {
     let workloads = numbers::counted(mix.workloads.len() as u64, "workload");
     match mix.weights {
+        Weights::Alike if mix.workloads.len() == 2 => "both workloads alike".into(),
         Weights::Alike => format!("all {workloads} alike"),
         Weights::Given => format!("the mix of {workloads}"),
     }

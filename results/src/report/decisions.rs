@@ -312,7 +312,8 @@ fn explained(mixes: &[Mix]) -> Markup {
             "every workload of the sweep, with as many requests of each (" code { "objectives.workloads" }
             " weights them)."
         }
-        " Its throughput is all output tokens over all the time that the requests take, one workload after another;          latencies are means over requests; limits have to hold in every workload."
+        " Its throughput is all output tokens over all the time that the requests take, one workload after another; \
+         latencies are means over requests; limits have to hold in every workload."
     }
 }
 
@@ -378,7 +379,8 @@ fn tested(report: &Report<'_>) -> String {
         };
     };
     format!(
-        "“As good” counts the other choices that are not shown to be worse than the best: paired t-tests of log ratios          over blocks, with Holm’s correction over all pairs of a row’s choices ({}), at {} for each row.",
+        "“As good” counts the other choices that are not shown to be worse than the best: paired t-tests of log ratios \
+         over blocks, with Holm’s correction over all pairs of a row’s choices ({}), at {} for each row.",
         if least == most {
             numbers::count(least)
         } else {

@@ -137,6 +137,12 @@ fn best(report: &Report<'_>) -> Vec<String> {
                 }
             ),
             (1, _) => "; another choice may be as good".into(),
+            // Not that all are alike: so few blocks tell too little.
+            (others, Some(test)) if test.worse == 0 && test.tested == others => format!(
+                "; with {} none of the {} others could be shown to be worse",
+                numbers::counted(test.blocks, "replicate"),
+                numbers::count(others)
+            ),
             (ties, _) => format!("; {} others may be as good", numbers::count(ties)),
         }
     )];

@@ -209,6 +209,7 @@ pub fn best(summary: &Summary) -> Vec<String> {
     for mix in &summary.mixes {
         let workloads = mix.workloads.len();
         let over = match mix.weights {
+            Weights::Alike if workloads == 2 => "both workloads alike".into(),
             Weights::Alike => format!("all {workloads} workloads alike"),
             Weights::Given => format!("the mix of {workloads} workloads"),
         };
