@@ -88,7 +88,7 @@ fn importances_are_in_the_order_that_they_were_made_in() {
     ] {
         assert_eq!(one(&rows, that).verdict, Verdict::Shown, "{that}");
     }
-    // Of ten combinations nothing can be learnt.
+    // Of twenty combinations nothing can be learnt.
     let few = one(
         &sweep(2, 0.01)[..20],
         "importance('batchSize', 'ttltMs') > 1",
