@@ -83,7 +83,7 @@ pub const SUMMARY_WORKLOAD: u32 = 64;
 /// Points on the Pareto front of the status' summary.
 pub const SUMMARY_PARETO: u32 = 16;
 /// Bytes of the status' summary, as JSON.
-pub const SUMMARY_BYTES: usize = 32 * 1_024 - 512;
+pub const SUMMARY_BYTES: usize = 31 * 1_024;
 /// Characters of a metric's name.
 pub const METRIC_NAME: u32 = 32;
 /// Characters of why trials are invalid, as status and termination messages say it.

@@ -11,7 +11,7 @@ use crate::{
     crd::schema,
     design::{Expansion, size},
     engine::{Preset, command},
-    expectation::Expectation,
+    expectation::{Call, Expectation},
     factor::{self, Allowed, Axis, Factor, Level},
     limits,
     node::Node,
@@ -78,41 +78,51 @@ pub fn notes(spec: &InferenceBenchmarkSpec) -> Vec<String> {
         .collect()
 }
 
-/// Expectations that no sweep of this design can be judged by: of levels that it does not have, and of factors that do
-/// not vary.
+/// Expectations that no sweep of this design can be judged by, one note for each reason: levels that it does not have, and
+/// factors that do not vary.
 fn untestable(spec: &InferenceBenchmarkSpec) -> Vec<String> {
     let axes = factor::axes(&spec.design.factors);
+    let axis_of = |factor: &Factor| axes.iter().find(|axis| axis.factor == *factor);
+    let lacks = |call: &Call| -> Option<String> {
+        let absent = call.only.0.iter().find_map(|(factor, listed)| {
+            let axis = axis_of(factor)?;
+            let none = !listed.iter().any(|level| axis.levels.contains(level));
+            let first = listed.first().filter(|_| none)?;
+            Some(not_a_level(first, axis))
+        });
+        absent.or_else(|| {
+            let factor = call.factor.as_ref()?;
+            let mut listed = call.only.0.iter().filter(|(only, _)| only == factor);
+            let single =
+                axis_of(factor)?.levels.len() < 2 || listed.any(|(_, levels)| levels.len() < 2);
+            single.then(|| format!("{factor} does not vary"))
+        })
+    };
     let parameters = &spec.design.factors.parameters;
-    let mut notes = Vec::new();
+    let mut reasons: Vec<(String, Vec<usize>)> = Vec::new();
     for (index, expectation) in spec.expectations.iter().enumerate() {
         let names = parameters.iter().map(|one| one.name.as_str());
         let Ok(statement) = expectation.read(names) else {
             continue;
         };
-        for call in statement.calls() {
-            let absent = call.only.0.iter().find_map(|(factor, listed)| {
-                let axis = axes.iter().find(|axis| axis.factor == *factor)?;
-                let none = !listed.iter().any(|level| axis.levels.contains(level));
-                let first = listed.first().filter(|_| none)?;
-                Some(not_a_level(first, axis))
-            });
-            let single = || {
-                let factor = call.factor.as_ref()?;
-                let axis = axes.iter().find(|axis| axis.factor == *factor)?;
-                let mut listed = call.only.0.iter().filter(|(only, _)| only == factor);
-                let one = axis.levels.len() < 2 || listed.any(|(_, levels)| levels.len() < 2);
-                one.then(|| format!("{factor} does not vary"))
-            };
-            let why: Option<String> = absent.or_else(single);
-            if let Some(why) = why {
-                notes.push(format!(
-                    "spec.expectations[{index}].that: {} cannot be judged, as {why}",
-                    call.text
-                ));
+        for why in statement.calls().into_iter().filter_map(lacks) {
+            match reasons.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, of)) if of.last() != Some(&index) => of.push(index),
+                Some(_) => {}
+                None => reasons.push((why, vec![index])),
             }
         }
     }
-    notes
+    reasons
+        .into_iter()
+        .map(|(why, of)| {
+            let of: Vec<String> = of.iter().map(|index| format!("[{index}]")).collect();
+            format!(
+                "spec.expectations{}: cannot be judged in full, as {why}",
+                of.join(", ")
+            )
+        })
+        .collect()
 }
 
 /// Trials on the CPUs of a cluster's nodes, which others share unless a pod is given CPUs of its own.

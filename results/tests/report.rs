@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use inferbench_crds::{Duration, outcome::Outcome, spec::Objectives};
+use inferbench_crds::{Duration, expectation::Expectation, outcome::Outcome, spec::Objectives};
 use inferbench_results::{
-    analysis::{Analysis, analyze},
+    analysis::{Analysis, analyze, expectations::judge},
     figures::{self, Figure},
     fixtures::{servers::Servers, study::Study},
     report::{Report, html, markdown},
@@ -365,6 +365,45 @@ fn the_largest_error_of_all_cost_models_is_named() {
 #[test]
 fn a_report_in_markdown() {
     insta::assert_snapshot!(Made::of("made-up", &small().rows(), objectives()).markdown());
+}
+
+/// Every verdict, and names and texts that would break a page.
+#[test]
+fn a_report_of_what_was_expected() {
+    let expectation = |name: &str, that: &str, reference: &str| Expectation {
+        name: name.into(),
+        that: that.into(),
+        reference: reference.into(),
+    };
+    let rows = small().rows();
+    let mut made = Made::of("made-up", &rows, objectives());
+    made.analysis.expectations = judge(
+        &rows,
+        &[
+            expectation(
+                "batching pays",
+                "pearson('batchSize', 'outputThroughput', {'model': 'small-1b'}) > 0.5",
+                "r > 0.7",
+            ),
+            expectation("<script>|`*", "effect('gpus', 'ttltMs') > 1", "a|b & <i>"),
+            expectation(
+                "close",
+                "effect('batchSize', 'ttltMs') == effect('batchSize', 'ttltMs')",
+                "",
+            ),
+            expectation("quality", "mean('perplexity') < 9", ""),
+        ],
+    );
+    check(&made);
+    let text = made.markdown();
+    let section = text.split("Effects (").next().unwrap();
+    insta::assert_snapshot!(section);
+    let page = words(&made.html());
+    assert!(
+        page.contains("What was expected")
+            && page.contains("1 shown, 1 refuted, 1 not shown and 1 cannot be judged"),
+        "{page}"
+    );
 }
 
 #[test]

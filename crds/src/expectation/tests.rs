@@ -127,6 +127,7 @@ fn a_bad_expression_is_a_violation_at_its_path() {
                 { "name": "fine", "that": "effect('threads', 'ttltMs') < 1", "reference": "0.5" },
                 { "name": "idle", "that": "effect('inputLength', 'ttltMs') < 1 && mean('ttftMs', {'batchSize': 3}) < 1" },
                 { "name": "bad", "that": "effect('thread', 'ttltMs') < 1" },
+                { "name": "odd", "that": "best('ttftMs', {'batchSize': 3}) < 1 || best('ttftMs', {'batchSize': 3}) > 2" },
             ],
         }))
         .expect("a spec"),
@@ -144,9 +145,8 @@ fn a_bad_expression_is_a_violation_at_its_path() {
     assert_eq!(
         notes(&resource.spec),
         [
-            "spec.expectations[1].that: effect('inputLength', 'ttltMs') cannot be judged, as inputLength does not vary",
-            "spec.expectations[1].that: mean('ttftMs', {'batchSize': 3}) cannot be judged, as 3 is not a level of \
-             batchSize: 1, 2",
+            "spec.expectations[1]: cannot be judged in full, as inputLength does not vary",
+            "spec.expectations[1], [3]: cannot be judged in full, as 3 is not a level of batchSize: 1, 2",
         ]
     );
     resource.spec.expectations[1].name = "fine".into();

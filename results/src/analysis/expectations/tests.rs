@@ -51,8 +51,6 @@ fn every_function_finds_the_truth_it_was_made_by() {
         "curve('ttltMs', 'batchSize') in ['linear', 'power']",
         "logShare('batchSize', 'ttltMs') > logShare('gpus', 'ttltMs')",
         "share('batchSize', 'ttltMs') > 0.3",
-        "importance('batchSize', 'ttltMs') > importance('gpus', 'ttltMs')",
-        "logImportance('batchSize', 'ttltMs') > 0.5",
         "mean('ttltMs', {'gpus': 1}) / mean('ttltMs', {'gpus': 2}) > 1.3",
         "mean('ttltMs', {'batchSize': [1, 2]}) < mean('ttltMs', {'batchSize': [8, 16]})",
         "best('ttltMs') < 2 * mean('ttltMs', {'batchSize': 1, 'gpus': 2})",
@@ -72,6 +70,30 @@ fn every_function_finds_the_truth_it_was_made_by() {
     ] {
         assert_eq!(one(&rows, that).verdict, Verdict::NotShown, "{that}");
     }
+}
+
+/// A forest needs more combinations to learn from.
+#[test]
+fn importances_are_in_the_order_that_they_were_made_in() {
+    let rows = Sweep {
+        replicates: 3,
+        noise: 0.02,
+        ..Sweep::default()
+    }
+    .rows(|row| f64::from(row.batch_size) * f64::from(row.output_len).sqrt());
+    for that in [
+        "importance('batchSize', 'ttltMs') > importance('outputLength', 'ttltMs')",
+        "logImportance('outputLength', 'ttltMs') > logImportance('gpus', 'ttltMs')",
+        "importance('batchSize', 'ttltMs') > 1",
+    ] {
+        assert_eq!(one(&rows, that).verdict, Verdict::Shown, "{that}");
+    }
+    // Of twenty combinations nothing can be learnt.
+    let few = one(
+        &sweep(2, 0.01)[..20],
+        "importance('batchSize', 'ttltMs') > 1",
+    );
+    assert_eq!(few.verdict, Verdict::Untestable, "{few:?}");
 }
 
 #[test]
