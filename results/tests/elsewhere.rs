@@ -6,11 +6,13 @@ use inferbench_results::{
     compare::{Options, compare},
     figures,
     fixtures::Sweep,
+    interval::{Observation, estimate},
     report::{Report, html, markdown},
     row::Row,
     summary::{Summary, summarize},
     tables::{read_trials_csv, read_trials_table, write_csv},
 };
+use proptest::prelude::*;
 use serde_json::Value;
 
 const HEADER: &str = "sweep,trial_index,trial_key,attempt,replicate,run_order,outcome,valid,model,model_revision,dtype,\
@@ -253,6 +255,25 @@ fn no_figure_is_lost_to_a_tiny_or_a_huge_scale() {
             figures_of(row).into_iter().for_each(|of| *of *= scale);
         }
         same(&plain, &document(&scaled), scale, "");
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_estimate_has_no_scale(
+        blocks in prop::collection::vec(prop::collection::vec(1.0f64..1e3, 3), 2..6), exponent in -1000_i32..1000,
+    ) {
+        let scale = 2.0_f64.powi(exponent);
+        let of = |scale: f64| {
+            let trial = |(value, replicate): (&f64, u32)| Observation { replicate, value: value * scale, within: None };
+            let combinations = blocks.iter().map(|values| values.iter().zip(0..).map(trial).collect());
+            estimate(&combinations.collect::<Vec<_>>()).unwrap()
+        };
+        let (plain, scaled) = (of(1.0), of(scale));
+        prop_assert_eq!(plain.mean * scale, scaled.mean);
+        prop_assert_eq!(plain.sd.map(|sd| sd * scale), scaled.sd);
+        prop_assert_eq!(plain.high.map(|high| high * scale), scaled.high);
+        prop_assert_eq!(plain.cv, scaled.cv);
     }
 }
 
