@@ -9,7 +9,7 @@ pub mod mix;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use inferbench_crds::{Duration, spec::Objectives, workload::Choice};
+use inferbench_crds::{Duration, factor::Role, spec::Objectives, workload::Choice};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,6 @@ use crate::{
     row::Row,
     sample::{Factor, Levels, Metric, gpus},
 };
-use inferbench_crds::factor::Role;
 
 /// Workloads that have a best choice of their own in the documents. Of more, those of the largest weight.
 pub const WORKLOADS: usize = 512;
