@@ -396,8 +396,9 @@ fn a_report_of_what_was_expected() {
     );
     check(&made);
     let text = made.markdown();
-    let section = text.split("Effects (").next().unwrap();
-    insta::assert_snapshot!(section);
+    let (before, section) = text.split_once("\nExpectations:").unwrap();
+    assert!(before.contains("Of 4 expectations: 1 shown"), "{before}");
+    insta::assert_snapshot!(section.split("Effects (").next().unwrap());
     let page = words(&made.html());
     assert!(
         page.contains("What was expected")
