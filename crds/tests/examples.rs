@@ -73,6 +73,7 @@ fn the_sizes_in_the_comments_are_true() {
             expansion.len(),
         )
     };
+    assert_eq!(size("dtypes.yaml"), (10, 0, 30));
     assert_eq!(size("kueue.yaml"), (9, 0, 45));
     assert_eq!(size("quickstart.yaml"), (8, 0, 16));
     assert_eq!(size("quickstart-pvc.yaml"), (8, 0, 16));

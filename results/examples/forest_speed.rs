@@ -4,12 +4,12 @@
 //!
 //! `cargo run --release -p inferbench-results --example forest_speed -- FILE RUNS`
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use inferbench_results::{
     analysis::{
         forest::{Forest, Observations},
-        importance::{MIN_COMBINATIONS, TREES, importance},
+        importance::{FactorImportance, MIN_COMBINATIONS, TREES, importance},
     },
     sample::Factor,
 };
@@ -39,12 +39,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let fit_s = median(runs, || Forest::fit(&observations, &rows, TREES, 1));
     let importance_s = median(runs, || importance(&features, &data.target, 1));
     let result = importance(&features, &data.target, 1);
-    let factors: BTreeMap<_, _> = result
-        .factors
-        .iter()
-        .enumerate()
-        .map(|(at, factor)| (at, factor.mean))
-        .collect();
+    let of_factors =
+        |of: fn(&FactorImportance) -> f64| -> Vec<f64> { result.factors.iter().map(of).collect() };
     println!(
         "{}",
         json!({
@@ -52,7 +48,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "fit_s": fit_s,
             "importance_s": importance_s,
             "r2": result.held_out_r2,
-            "importances": factors.values().collect::<Vec<_>>(),
+            "importances": of_factors(|factor| factor.mean),
+            "sds": of_factors(|factor| factor.sd),
+            "refused": result.refused,
         })
     );
     Ok(())
