@@ -81,9 +81,9 @@ pub const SUMMARY_BEST: u32 = 8;
 /// Characters of a workload in words.
 pub const SUMMARY_WORKLOAD: u32 = 64;
 /// Points on the Pareto front of the status' summary.
-pub const SUMMARY_PARETO: u32 = 16;
+pub const SUMMARY_PARETO: u32 = 12;
 /// Bytes of the status' summary, as JSON.
-pub const SUMMARY_BYTES: usize = 31 * 1_024;
+pub const SUMMARY_BYTES: usize = 30 * 1_024 + 512;
 /// Characters of a metric's name.
 pub const METRIC_NAME: u32 = 32;
 /// Characters of why trials are invalid, as status and termination messages say it.
@@ -97,6 +97,6 @@ pub const EXPECTATION: u32 = 512;
 /// Characters of what an expectation goes back to.
 pub const EXPECTATION_REFERENCE: u32 = 200;
 /// Names of refuted expectations in the status.
-pub const SUMMARY_REFUTED: u32 = 8;
+pub const SUMMARY_REFUTED: u32 = 4;
 /// Characters of a condition's message.
 pub const CONDITION_MESSAGE: u32 = 256;

@@ -120,7 +120,7 @@ fn requests_that_vllm_timed_are_imported() {
     let cell = |name: &str| first[head.iter().position(|column| *column == name).unwrap()];
     let cells = ["engine", "model", "concurrency", "input_len", "output_len"].map(cell);
     assert_eq!(cells, ["vllm-0.25", "llama", "8", "128", "32"]);
-    assert_eq!(cell("request_throughput"), "20.0");
+    assert_eq!(cell("request_throughput"), "20");
 
     let output = place
         .command(&["report", "served", "--format", "md"])
