@@ -47,7 +47,7 @@ const WIDE: &str = "{metric: ttltMs, halfWidth: 100%, confidence: 80, min: 3}";
 
 fn design(place: &Place) -> Design {
     let text = std::fs::read_to_string(place.path().join("spec.yaml")).unwrap();
-    let mut found = inferbench_crds::file::parse(&text, "spec.yaml").unwrap();
+    let mut found = file::parse(&text, "spec.yaml").unwrap();
     found.remove(0).spec.design
 }
 
