@@ -42,8 +42,11 @@ pub const ENV_NAME: &str = "^[-._A-Za-z][-._A-Za-z0-9]*$";
 /// A decimal number.
 pub const DECIMAL: &str = "^[0-9]{1,9}(\\.[0-9]{1,9})?$";
 
+/// A percentage above 0, and at most 100.
+pub const PERCENT: &str = "^(100|[1-9][0-9]?(\\.[0-9]{1,2})?|0\\.(0[1-9]|[1-9][0-9]?))%$";
+
 /// Every pattern with what it allows, to follow "is not".
-pub const EXPLAINED: [(&str, &str); 18] = [
+pub const EXPLAINED: [(&str, &str); 19] = [
     (
         MODEL_NAME,
         "made of letters, digits, `.`, `_` and `-`, with a letter or digit at both ends",
@@ -83,6 +86,10 @@ pub const EXPLAINED: [(&str, &str); 18] = [
     (
         ENV_NAME,
         "the name of an environment variable: letters, digits, `-`, `.` and `_`, no digit first",
+    ),
+    (
+        PERCENT,
+        "a percentage such as 3% or 0.5%: above 0, at most 100, with at most two decimals",
     ),
     (DECIMAL, "a decimal number such as \"2.50\""),
     (

@@ -1,6 +1,8 @@
 //! The rules that a resource obeys, all checked at once: the schema's, and those that relate fields to each other.
 //! A local file, the operator and (through the schema and its CEL rules) the API server agree on them.
 
+mod search;
+
 use std::fmt;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -67,7 +69,8 @@ pub fn notes(spec: &InferenceBenchmarkSpec) -> Vec<String> {
             )
         });
     let shared = cpus_of_a_cluster(spec);
-    random.chain(servers).chain(batches).chain(shared).collect()
+    let notes = random.chain(servers).chain(batches).chain(shared);
+    notes.chain(search::notes(spec)).collect()
 }
 
 /// Trials on the CPUs of a cluster's nodes, which others share unless a pod is given CPUs of its own.
@@ -156,6 +159,7 @@ pub(crate) fn rules(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violatio
     }
     let spec = &resource.spec;
     found.design(&spec.design, scope);
+    found.search(spec);
     for (index, model) in spec.design.factors.model.iter().enumerate() {
         found.source(
             &model.source,

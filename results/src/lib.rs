@@ -4,6 +4,7 @@
 
 pub mod analysis;
 pub mod beside;
+pub mod capacity;
 pub mod check;
 pub mod columns;
 pub mod compare;

@@ -6,6 +6,7 @@
 
 mod anova;
 pub mod attribution;
+pub mod capacities;
 pub mod correlation;
 pub mod cost;
 pub mod curves;
@@ -60,6 +61,9 @@ pub struct Analysis {
     /// Of a design that selects combinations: what was declared and what was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selected: Option<selected::Selected>,
+    /// Of trials that searched their load: the brackets of each configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capacities: Vec<capacities::Capacities>,
 }
 
 /// The analysis of one model's combinations, or of all.
@@ -117,6 +121,7 @@ pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Anal
         cost_models: cost::model(&combinations),
         trust: trust::judge(&summary.counts, &latest, &combinations),
         selected: None,
+        capacities: capacities::of(&latest),
     }
 }
 

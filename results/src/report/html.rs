@@ -2,7 +2,9 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
-use super::{Report, behaviour, decisions, headline, matters, matters::FIRST, page, trust};
+use super::{
+    Report, behaviour, capacity, decisions, headline, matters, matters::FIRST, page, trust,
+};
 use crate::{
     columns::Table as _,
     figures::{
@@ -26,6 +28,11 @@ pub fn html(report: &Report<'_>) -> String {
     // What has nothing to say is not there.
     let sections: Vec<(&str, &str, Markup)> = [
         ("decide", "What to run", decisions::section(report)),
+        (
+            "capacity",
+            "How much load it bears",
+            capacity::section(report),
+        ),
         ("matters", "What matters", matters::section(report)),
         ("behaves", "How it behaves", behaviour::section(report)),
         ("trust", "Whether to trust it", Some(trust::section(report))),

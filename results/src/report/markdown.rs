@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, decisions, headline, matters};
+use super::{Report, capacity, decisions, headline, matters};
 use crate::figures::{
     Table,
     lookup::{name, scope_name},
@@ -26,6 +26,10 @@ pub fn markdown(report: &Report<'_>) -> String {
     }
     if !best.rows.is_empty() {
         table(&best, &mut out);
+    }
+    let capacities = capacity::table(report);
+    if !capacities.rows.is_empty() {
+        table(&capacities, &mut out);
     }
     for scope in report.analysis.scopes.iter().take(1) {
         let attributions: Vec<_> = matters::FIRST

@@ -93,6 +93,7 @@ pub fn unmeasured(
         roofline: None,
         quality: None,
         quality_missing: None,
+        capacity: None,
         harness: None,
         provenance: Provenance {
             // Of a server only itself knows its version.
