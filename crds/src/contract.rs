@@ -10,7 +10,8 @@ use crate::{
     engine::command::OPEN_CONCURRENCY,
     limits,
     outcome::Outcome,
-    spec::{Colocation, Factors, Isolation, Measurement, Model},
+    search::Search,
+    spec::{Colocation, Design, Isolation, Measurement, Model, Objectives},
     status::{CollectedResults, Plan, Summary},
 };
 
@@ -81,6 +82,10 @@ pub struct Request {
     pub measurement: EffectiveMeasurement,
     /// The runner's image digest or, outside a cluster, its version.
     pub runner: String,
+    /// The times that a search of the load is held to. Absent of other trials, which measure the same whatever the
+    /// objectives are: their keys stay what they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objectives: Option<Objectives>,
 }
 
 impl Request {
@@ -94,6 +99,7 @@ impl Request {
             seed: spec.design.seed,
             measurement: EffectiveMeasurement::of(&spec.measurement, &trial.combination),
             runner: runner.to_owned(),
+            objectives: (trial.combination.search.as_ref()).map(|_| spec.objectives.times()),
         }
     }
 
@@ -182,7 +188,8 @@ pub struct Room {
 impl Room {
     /// The most that any trial of a design asks for: trials that share a server's start find the same server.
     #[must_use]
-    pub fn of(factors: &Factors) -> Self {
+    pub fn of(design: &Design) -> Self {
+        let factors = &design.factors;
         let most = |levels: &[i32]| {
             levels
                 .iter()
@@ -200,6 +207,7 @@ impl Room {
         Self {
             requests: most(&factors.batch_size)
                 .max(most(&factors.concurrency))
+                .max(design.search.as_ref().map_or(0, Search::requests_at_once))
                 .max(open),
             tokens: most(&factors.input_length).saturating_add(most(&factors.output_length)),
         }
@@ -230,7 +238,7 @@ impl TrialRequest {
                 .combination
                 .engine
                 .takes_requests()
-                .then(|| Room::of(&spec.design.factors)),
+                .then(|| Room::of(&spec.design)),
         }
     }
 }
@@ -421,6 +429,37 @@ pub struct Decided {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn objectives_fix_a_trial_that_searches_and_no_other() {
+        let spec = |search: &str| -> InferenceBenchmarkSpec {
+            serde_saphyr::from_str(&format!(
+                "
+design:
+  factors:
+    engine: [{{name: vllm, server: {{preset: vllm, image: a}}}}]
+    model: [{{name: a, source: {{random: {{preset: gpt2}}}}}}]
+{search}
+objectives: {{maxTtft: 200ms, costPerGpuHour: \"2.50\"}}"
+            ))
+            .expect("a spec")
+        };
+        let request = |spec: &InferenceBenchmarkSpec| {
+            let expansion = crate::design::Expansion::new(&spec.design);
+            let trial = expansion.trial(0).expect("a trial");
+            Request::of(spec, &trial, "main", "runner")
+        };
+        let plain = request(&spec(""));
+        let text = serde_json::to_string(&plain).expect("JSON");
+        assert!(plain.objectives.is_none() && !text.contains("objectives"));
+        let searching = spec("  search: {factor: concurrency, from: 1, to: 50}");
+        let times = request(&searching).objectives.expect("times");
+        assert_eq!(times, searching.objectives.times());
+        assert!(times.max_ttft.is_some() && times.cost_per_gpu_hour.is_none());
+        assert_eq!(Room::of(&searching.design).requests, 50);
+        let rate = spec("  search: {factor: requestRate, from: 1, to: 50}");
+        assert_eq!(Room::of(&rate.design).requests, OPEN_CONCURRENCY);
+    }
 
     #[test]
     fn a_report_gives_outcomes_by_position() {

@@ -145,6 +145,33 @@ const RULES: &[[&str; 3]] = &[
         "until.min is more than replicates, which are the most",
     ],
     [
+        "spec.design",
+        "!has(self.search) || (self.factors.batchSize == [1] && (!has(self.factors.concurrency) || \
+               size(self.factors.concurrency) == 0) && (!has(self.factors.requestRate) || \
+               size(self.factors.requestRate) == 0))",
+        "a design has one load: leave batchSize, concurrency and requestRate out beside search",
+    ],
+    [
+        "spec.design.search",
+        "self.from < self.to && (self.factor != 'concurrency' || (self.from >= 1.0 && self.to <= 10000.0))",
+        "to is above from; of concurrency they are from 1 to 10000",
+    ],
+    [
+        "spec",
+        "!has(self.design.search) || (has(self.objectives) && (has(self.objectives.maxTtft) || \
+               has(self.objectives.maxTpot) || has(self.objectives.maxE2e)))",
+        "design.search looks for the highest load at which times hold: objectives needs maxTtft, maxTpot or maxE2e",
+    ],
+    [
+        "spec",
+        "!has(self.design.search) || !has(self.objectives) || !has(oldSelf.objectives) || ((has(self.objectives.maxTtft) \
+               ? self.objectives.maxTtft : '') == (has(oldSelf.objectives.maxTtft) ? oldSelf.objectives.maxTtft : '') && \
+               (has(self.objectives.maxTpot) ? self.objectives.maxTpot : '') == (has(oldSelf.objectives.maxTpot) ? \
+               oldSelf.objectives.maxTpot : '') && (has(self.objectives.maxE2e) ? self.objectives.maxE2e : '') == \
+               (has(oldSelf.objectives.maxE2e) ? oldSelf.objectives.maxE2e : ''))",
+        "trials with design.search were measured by these objectives: create a new resource",
+    ],
+    [
         "spec.design.factors.gpus",
         "size(self) == 1 || !(0 in self)",
         "0 means CPU and stands alone",

@@ -15,6 +15,7 @@ use crate::{
     engine::Engine,
     factor::{self, Axis, Factor, Level, Number, Scope},
     limits,
+    search::Search,
     select::{self, Selection},
     spec::{Design, Dtype, Exclude, Factors, Model, ModelSource, Order},
     splitmix::SplitMix64,
@@ -59,6 +60,9 @@ pub struct Combination {
     /// The parameters that the engine takes, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, Setting>,
+    /// The search that stands in place of a level of the load; none where the load has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
 }
 
 /// A parameter's level and where it goes.
@@ -80,13 +84,15 @@ pub struct Setting {
 
 /// The load of a trial: how its requests come.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Load {
+pub enum Load<'a> {
     /// So many leave together, and the next ones when all are done.
     Batch(u32),
     /// So many are in flight: one is sent when another is done.
     Concurrency(u32),
     /// So many come a second, at random.
     Rate(f64),
+    /// As many as it finds.
+    Search(&'a Search),
 }
 
 impl Default for Combination {
@@ -109,6 +115,7 @@ impl Default for Combination {
             request_rate: Number::default(),
             prefix_share: None,
             parameters: BTreeMap::new(),
+            search: None,
         }
     }
 }
@@ -132,7 +139,10 @@ fn is_zero(number: &u32) -> bool {
 impl Combination {
     /// How its requests come.
     #[must_use]
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> Load<'_> {
+        if let Some(search) = &self.search {
+            return Load::Search(search);
+        }
         match (self.concurrency, self.request_rate.get()) {
             (0, 0.0) => Load::Batch(self.batch_size),
             (0, rate) => Load::Rate(rate),
@@ -157,6 +167,7 @@ impl Combination {
                 Load::Batch(_) => None,
                 Load::Concurrency(_) => Some("concurrency"),
                 Load::Rate(_) => Some("requestRate"),
+                Load::Search(search) => Some(search.factor.name()),
             };
             let factor = load.or(self.prefix_share.map(|_| "prefixShare"));
             if let Some(factor) = factor {
@@ -258,6 +269,7 @@ pub struct Expansion {
     replicates: u32,
     masks: Vec<Mask>,
     selection: Option<Arc<Selection>>,
+    search: Option<Search>,
     /// By trial index: the position in the order of execution, or `LEFT_OUT`.
     run_order: Vec<u32>,
     included: u32,
@@ -297,6 +309,7 @@ impl Expansion {
             masks,
             // What cannot be selected, `validate` reports; without a selection nothing is left.
             selection: select::of(design).map(Result::unwrap_or_default),
+            search: design.search.clone(),
             run_order: vec![LEFT_OUT; trials as usize],
             included: 0,
         };
@@ -406,7 +419,7 @@ impl Expansion {
             if let (Some(engine), Some(model)) = (engine, model) {
                 (positions[engine], positions[model]) = (e, m);
             }
-            factor::combination(&self.factors, &positions)
+            self.at(&positions)
         })
     }
 
@@ -540,7 +553,15 @@ impl Expansion {
     }
 
     fn combination(&self, index: u32) -> Combination {
-        factor::combination(&self.factors, &self.digits(index))
+        self.at(&self.digits(index))
+    }
+
+    /// The combination at these digits, with the search that stands in place of its load's level.
+    fn at(&self, digits: &[usize]) -> Combination {
+        Combination {
+            search: self.search.clone(),
+            ..factor::combination(&self.factors, digits)
+        }
     }
 
     /// The digits of a combination's index in the mixed radix of the factors' sizes.

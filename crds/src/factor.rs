@@ -830,7 +830,12 @@ impl Levels {
                 setting.level.clone(),
             )
         });
-        Self(builtins.chain(parameters).collect())
+        let mut levels: BTreeMap<_, _> = builtins.chain(parameters).collect();
+        if combination.search.is_some() {
+            // Its load is searched, and has no level.
+            levels.remove(&Factor::BATCH_SIZE);
+        }
+        Self(levels)
     }
 
     /// These levels, and the implied one of each factor that is not among them; where requests come one by one, that is
@@ -843,16 +848,21 @@ impl Levels {
             }
         }
         let mut levels = Self(levels);
-        if levels.of_requests() {
+        if levels.has_level_of_requests() {
             let batch_size = levels.0.entry(Factor::BATCH_SIZE);
             batch_size.or_insert(Level::from(1));
         }
         levels
     }
 
-    /// Whether the load is one of requests that come one by one, and not of batches.
+    /// Whether the load is one of requests that come one by one, and not of batches: of levels that are complete. One that
+    /// is searched has no level.
     #[must_use]
     pub fn of_requests(&self) -> bool {
+        self.has_level_of_requests() || self.get(&Factor::BATCH_SIZE).is_none()
+    }
+
+    fn has_level_of_requests(&self) -> bool {
         let load = [Factor::CONCURRENCY, Factor::REQUEST_RATE];
         load.iter()
             .any(|factor| self.number(factor).is_some_and(|number| number > 0.0))

@@ -23,6 +23,7 @@ pub mod outcome;
 pub mod patterns;
 pub mod presets;
 mod schema;
+pub mod search;
 pub mod select;
 mod sha256;
 pub mod spec;

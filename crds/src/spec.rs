@@ -12,6 +12,7 @@ use crate::{
     design::Setting,
     factor::{self, Level, Levels, Number},
     limits, patterns, presets,
+    search::Search,
     select::Select,
     status::InferenceBenchmarkStatus,
     until::Until,
@@ -79,6 +80,10 @@ pub struct Design {
     /// Some of the combinations in place of all, chosen by the seed before anything runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
+    /// The highest load at which the objectives hold, searched by every trial in place of levels of the load. Of servers
+    /// and endpoints alone; it needs a time in `objectives`, which cannot be changed then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
     /// How often every combination is measured, each time in a fresh process and a block of its own.
     #[serde(default = "default_replicates")]
     #[schemars(range(min = 1, max = limits::REPLICATES))]
@@ -638,6 +643,17 @@ pub struct Objectives {
 }
 
 impl Objectives {
+    /// Those on times alone.
+    #[must_use]
+    pub fn times(&self) -> Self {
+        Self {
+            max_ttft: self.max_ttft,
+            max_tpot: self.max_tpot,
+            max_e2e: self.max_e2e,
+            ..Self::default()
+        }
+    }
+
     /// Whether any time is limited.
     #[must_use]
     pub const fn limit_times(&self) -> bool {

@@ -1,6 +1,8 @@
 //! The rules that a resource obeys, all checked at once: the schema's, and those that relate fields to each other.
 //! A local file, the operator and (through the schema and its CEL rules) the API server agree on them.
 
+mod search;
+
 use std::fmt;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -74,6 +76,7 @@ pub fn notes(spec: &InferenceBenchmarkSpec) -> Vec<String> {
         .chain(servers)
         .chain(batches)
         .chain(shared)
+        .chain(search::notes(spec))
         .chain(expected)
         .collect()
 }
@@ -211,6 +214,7 @@ pub(crate) fn rules(resource: &InferenceBenchmark, scope: Scope) -> Vec<Violatio
     }
     let spec = &resource.spec;
     found.design(&spec.design, scope);
+    found.search(spec);
     for (index, model) in spec.design.factors.model.iter().enumerate() {
         found.source(
             &model.source,

@@ -89,6 +89,16 @@ fn local(value: &Value) -> Vec<String> {
         .collect()
 }
 
+/// A design whose load is searched.
+fn searches(spec: &mut Value) {
+    let factors = &mut spec["design"]["factors"];
+    factors["engine"] = json!([{ "name": "a", "server": { "preset": "vllm", "image": "a" } }]);
+    factors.as_object_mut().expect("a map").remove("batchSize");
+    spec["design"]["search"] =
+        json!({ "factor": "requestRate", "from": 0.5, "to": 128, "within": "10%" });
+    spec["objectives"] = json!({ "maxTtft": "200ms" });
+}
+
 fn levels(count: i32) -> Value {
     json!((1..=count).collect::<Vec<i32>>())
 }
@@ -152,6 +162,12 @@ const ACCEPTED: &[(&str, Change)] = &[
             { "inputLength": 1024, "requestRate": 2, "prefixShare": 0, "weight": 3 },
             { "inputLength": 128, "outputLength": 128, "requestRate": 0.5, "prefixShare": 50, "weight": 0.25 },
         ]);
+    }),
+    ("a search of the rate", searches),
+    ("a search of the concurrency", |spec| {
+        searches(spec);
+        spec["design"]["search"] =
+            json!({ "factor": "concurrency", "from": 1, "to": 10_000, "share": "99.5%" });
     }),
     ("batches of a server", |spec| {
         spec["design"]["factors"]["engine"] =
@@ -252,6 +268,30 @@ const REJECTED: &[(&str, Change)] = &[
     ("a server that nobody can start", |spec| {
         spec["design"]["factors"]["engine"] =
             json!([{ "name": "a", "server": { "preset": "openai", "image": "a" } }]);
+    }),
+    ("a search beside batches", |spec| {
+        searches(spec);
+        spec["design"]["factors"]["batchSize"] = json!([1, 2]);
+    }),
+    ("a search beside a rate", |spec| {
+        searches(spec);
+        spec["design"]["factors"]["requestRate"] = json!([1]);
+    }),
+    ("a search beside concurrency", |spec| {
+        searches(spec);
+        spec["design"]["factors"]["concurrency"] = json!([1]);
+    }),
+    ("a search of nothing", |spec| {
+        searches(spec);
+        spec["design"]["search"]["from"] = json!(128);
+    }),
+    ("a search of more streams than may be", |spec| {
+        searches(spec);
+        spec["design"]["search"] = json!({ "factor": "concurrency", "from": 1, "to": 10_001 });
+    }),
+    ("a search without an objective", |spec| {
+        searches(spec);
+        spec["objectives"] = json!({ "costPerGpuHour": "2.50" });
     }),
     ("two loads", |spec| {
         let factors = &mut spec["design"]["factors"];
@@ -426,6 +466,35 @@ const EDITS: &[(&str, Change, bool)] = &[
     ),
 ];
 
+/// Edits of a resource that searches.
+const EDITS_OF_A_SEARCH: &[(&str, Change, bool)] = &[
+    ("nothing", searches, true),
+    (
+        "the price",
+        |spec| {
+            searches(spec);
+            spec["objectives"]["costPerGpuHour"] = json!("2.50");
+        },
+        true,
+    ),
+    (
+        "a time",
+        |spec| {
+            searches(spec);
+            spec["objectives"]["maxTtft"] = json!("300ms");
+        },
+        false,
+    ),
+    (
+        "another time",
+        |spec| {
+            searches(spec);
+            spec["objectives"]["maxE2e"] = json!("5s");
+        },
+        false,
+    ),
+];
+
 #[test]
 fn what_both_accept() {
     let server = Server::new();
@@ -468,6 +537,11 @@ fn what_may_be_edited() {
         let found = server.rejections(&resource(*change), Some(&old));
         assert_eq!(found.is_empty(), *allowed, "{name}: {found:?}");
     }
+    let old = resource(searches);
+    for (name, change, allowed) in EDITS_OF_A_SEARCH {
+        let found = server.rejections(&resource(*change), Some(&old));
+        assert_eq!(found.is_empty(), *allowed, "a search, {name}: {found:?}");
+    }
 }
 
 /// No rule stands there untested.
@@ -480,6 +554,10 @@ fn every_rule_rejects_something() {
         seen.extend(server.rejections(&resource(*change), None));
     }
     for (_, change, _) in EDITS {
+        seen.extend(server.rejections(&resource(*change), Some(&old)));
+    }
+    let old = resource(searches);
+    for (_, change, _) in EDITS_OF_A_SEARCH {
         seen.extend(server.rejections(&resource(*change), Some(&old)));
     }
     for rule in crd::rules() {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use inferbench_crds::design::Load;
+use inferbench_crds::{design::Load, search::Searched};
 use jiff::Timestamp;
 
 use crate::{
@@ -75,6 +75,7 @@ impl TrialRecord {
         self.check_verdict(&mut problems);
         self.check_iterations(&mut problems);
         self.check_requests(&mut problems);
+        self.check_capacity(&mut problems);
         self.check_effective(&mut problems);
         self.check_numbers(&mut problems);
         if problems.0.is_empty() {
@@ -128,12 +129,14 @@ impl TrialRecord {
         problems.unless(!succeeded || self.effective.is_some(), || {
             "effective: absent, yet it Succeeded".into()
         });
-        let least = if self.valid {
+        let load = self.request.combination.load();
+        // A search says in its steps how many of the requests failed.
+        let least = if self.valid && !matches!(load, Load::Search(_)) {
             self.request.measurement.iterations.max(1) as usize
         } else {
             1
         };
-        let batches = matches!(self.request.combination.load(), Load::Batch(_));
+        let batches = matches!(load, Load::Batch(_));
         let (member, measured) = match &self.requests {
             Some(of) => ("requests.requests without an error", of.answered().count()),
             None => ("iterations", self.iterations.len()),
@@ -191,11 +194,20 @@ impl TrialRecord {
             format!("requests.counting: {:?} is none of {allowed}", of.counting)
         });
         let load = self.request.combination.load();
-        problems.unless(
-            of.saturated.is_none() || matches!(load, Load::Rate(_)),
-            || "requests.saturated: there, yet the load is no request rate".into(),
-        );
-        if let Load::Concurrency(streams) = load {
+        let is_rate = match load {
+            Load::Rate(_) => true,
+            Load::Search(search) => search.factor == Searched::RequestRate,
+            Load::Batch(_) | Load::Concurrency(_) => false,
+        };
+        problems.unless(of.saturated.is_none() || is_rate, || {
+            "requests.saturated: there, yet the load is no request rate".into()
+        });
+        let streams = match load {
+            Load::Concurrency(streams) => Some(streams),
+            Load::Search(search) if !is_rate => Some(search.to.get() as u32),
+            _ => None,
+        };
+        if let Some(streams) = streams {
             problems.unless(of.max_in_flight <= streams, || {
                 format!("requests.maxInFlight: {} of {streams}", of.max_in_flight)
             });
@@ -240,6 +252,81 @@ impl TrialRecord {
                 of.window_completed
             )
         });
+    }
+
+    /// A trial that searched has a bracket, whose ends are loads that its steps tested so.
+    fn check_capacity(&self, problems: &mut Problems) {
+        let search = match (self.request.combination.load(), &self.capacity) {
+            (Load::Search(search), _) => search,
+            (_, None) => return,
+            (_, Some(_)) => {
+                problems.unless(false, || {
+                    "capacity: there, yet the load was not searched".into()
+                });
+                return;
+            }
+        };
+        let Some(found) = &self.capacity else {
+            problems.unless(self.outcome != Outcome::Succeeded, || {
+                "capacity: absent, yet the load was searched and it Succeeded".into()
+            });
+            return;
+        };
+        problems.unless(found.factor == search.factor, || {
+            format!(
+                "capacity.factor: {} instead of {}",
+                found.factor, search.factor
+            )
+        });
+        problems.unless(!found.steps.is_empty(), || "capacity.steps: none".into());
+        let (from, to) = (search.from.get(), search.to.get());
+        for (at, step) in found.steps.iter().enumerate() {
+            problems.unless((from..=to).contains(&step.load), || {
+                format!(
+                    "capacity.steps[{at}].load: {} is not from {from} to {to}",
+                    step.load
+                )
+            });
+            problems.unless(
+                step.kept.saturating_add(step.errors) <= step.requests,
+                || {
+                    format!(
+                        "capacity.steps[{at}]: {} kept and {} errors of {} requests",
+                        step.kept, step.errors, step.requests
+                    )
+                },
+            );
+            problems.unless(step.held == step.why.is_none(), || {
+                format!("capacity.steps[{at}].why: held is {}", step.held)
+            });
+        }
+        let tests = |load: f64, held: bool| {
+            let steps = found.steps.iter();
+            steps
+                .filter(|step| step.load == load && step.held == held)
+                .count()
+        };
+        for (member, end, held) in [("low", found.low, true), ("high", found.high, false)] {
+            let Some(end) = end else { continue };
+            let counted = [tests(end.load, true), tests(end.load, false)];
+            let told = [end.held, end.failed].map(|count| count as usize);
+            let most = if held {
+                told[0] > told[1]
+            } else {
+                told[1] > told[0]
+            };
+            problems.unless(counted == told && most, || {
+                format!("capacity.{member}: {end:?}, yet its tests are {counted:?}")
+            });
+        }
+        if let (Some(low), Some(high)) = (found.low, found.high) {
+            problems.unless(low.load < high.load, || {
+                format!(
+                    "capacity.low: {} is not below high, {}",
+                    low.load, high.load
+                )
+            });
+        }
     }
 
     fn check_request(&self, member: &str, request: &RequestTimes, problems: &mut Problems) {
@@ -379,6 +466,7 @@ mod tests {
             fixtures::gpu_record(),
             fixtures::served(fixtures::closed_loop(4), 0),
             fixtures::served(fixtures::open_loop(2.5), 0),
+            fixtures::searched(fixtures::open_loop(2.5), 0, 8.0, 8.5),
         ] {
             let document = record.write().unwrap();
             assert_eq!(
@@ -563,6 +651,37 @@ mod tests {
             let error = record.check().unwrap_err().to_string();
             assert!(error.contains(named), "{named:?} not in {error:?}");
         }
+    }
+
+    #[test]
+    fn p12_every_lie_about_a_capacity_is_named() {
+        type Lie = fn(&mut crate::capacity::Capacity);
+        let lies: [(Lie, &str); 7] = [
+            (|of| of.factor = Searched::Concurrency, "capacity.factor"),
+            (|of| of.steps.clear(), "capacity.steps: none"),
+            (|of| of.steps[0].load = 65.0, "capacity.steps[0].load: 65"),
+            (|of| of.steps[1].kept = 41, "capacity.steps[1]: 41 kept"),
+            (|of| of.steps[1].why = None, "capacity.steps[1].why"),
+            (|of| of.low = of.high, "capacity.low"),
+            (
+                |of| of.high.as_mut().unwrap().failed = 3,
+                "capacity.high: End { load: 8.5, held: 0, failed: 3 }, yet its tests are [0, 2]",
+            ),
+        ];
+        for (lie, named) in lies {
+            let mut record = fixtures::searched(fixtures::open_loop(2.5), 0, 8.0, 8.5);
+            lie(record.capacity.as_mut().unwrap());
+            let error = record.check().unwrap_err().to_string();
+            assert!(error.contains(named), "{named:?} not in {error:?}");
+        }
+        let mut record = fixtures::searched(fixtures::open_loop(2.5), 0, 8.0, 8.5);
+        let capacity = record.capacity.take();
+        let error = record.check().unwrap_err().to_string();
+        assert!(error.contains("capacity: absent"), "{error}");
+        let mut record = fixtures::served(fixtures::open_loop(2.5), 0);
+        record.capacity = capacity;
+        let error = record.check().unwrap_err().to_string();
+        assert!(error.contains("capacity: there"), "{error}");
     }
 
     #[test]

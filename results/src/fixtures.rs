@@ -10,11 +10,13 @@ use inferbench_crds::{
     design::Combination,
     engine::{Engine, Preset, Server},
     factor::Number,
-    spec::{Dtype, Isolation, Model, ModelSource, RandomSource},
+    search::{Search, Searched},
+    spec::{Dtype, Isolation, Model, ModelSource, Objectives, RandomSource},
     splitmix::SplitMix64,
 };
 
 use crate::{
+    capacity::{Capacity, End, Ended, Step},
     key::trial_key,
     record::{
         Client, CpuTelemetry, Effective, EffectiveMeasurement, GpuTelemetry, Iteration, Outcome,
@@ -60,6 +62,7 @@ pub fn request() -> Request {
             quality: false,
         },
         runner: "inferbench 0.1.0".into(),
+        objectives: None,
     }
 }
 
@@ -228,6 +231,7 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
         quality: None,
         roofline_missing: None,
         quality_missing: None,
+        capacity: None,
         harness: None,
         provenance: Provenance {
             engine_version: "0.1.0 (candle 0.11.1)".into(),
@@ -266,6 +270,64 @@ pub fn open_loop(rate: f64) -> Request {
     let mut request = closed_loop(0);
     request.combination.request_rate = Number::new(rate).unwrap_or_default();
     request
+}
+
+/// A search of the request rate.
+#[must_use]
+pub fn search() -> Search {
+    Search {
+        factor: Searched::RequestRate,
+        from: Number::new(1.0).unwrap_or_default(),
+        to: Number::new(64.0).unwrap_or_default(),
+        within: "10%".into(),
+        share: "99%".into(),
+    }
+}
+
+/// A valid record of a trial that has searched: it found the capacity between these two rates.
+#[must_use]
+pub fn searched(mut request: Request, trial_index: u32, low: f64, high: f64) -> TrialRecord {
+    request.combination.request_rate = Number::ZERO;
+    request.combination.concurrency = 0;
+    request.combination.search = Some(search());
+    request.objectives = Some(Objectives {
+        max_ttft: Some(inferbench_crds::Duration::from_millis(200)),
+        ..Objectives::default()
+    });
+    let mut record = served(request, trial_index);
+    if let Some(requests) = &mut record.requests {
+        requests.saturated = Some(false);
+    }
+    let step = |load: f64, purpose: &str, held: bool| Step {
+        load,
+        purpose: purpose.into(),
+        window_start_unix_ns: START_NS,
+        window_s: 2.0,
+        requests: 40,
+        kept: if held { 40 } else { 30 },
+        errors: 0,
+        saturated: Some(false),
+        ttft_ms: Some(if held { 100.0 } else { 300.0 }),
+        tpot_ms: Some(5.0),
+        e2e_ms: Some(400.0),
+        held,
+        why: (!held).then(|| "30 of 40 requests kept to every objective, 40 have to".into()),
+    };
+    let end = |load, held, failed| Some(End { load, held, failed });
+    record.capacity = Some(Capacity {
+        factor: Searched::RequestRate,
+        low: end(low, 2, 0),
+        high: end(high, 0, 2),
+        ended: Ended::Within,
+        contradictions: Vec::new(),
+        steps: vec![
+            step(low, "search", true),
+            step(high, "search", false),
+            step(high, "confirm", false),
+            step(low, "confirm", true),
+        ],
+    });
+    record
 }
 
 /// A valid record of a [`closed_loop`] or an [`open_loop`]: 40 requests in a window of 2 s, the first token 20 ms after

@@ -88,7 +88,7 @@ mod tests {
     fn everything_counts() {
         let base = fixtures::request();
         let mut keys = vec![trial_key(&base, 0), trial_key(&base, 1)];
-        let changes: [fn(&mut Request); 9] = [
+        let changes: [fn(&mut Request); 11] = [
             |r| r.combination.batch_size += 1,
             |r| r.combination.model.name.push('x'),
             |r| r.model_revision.push('x'),
@@ -98,6 +98,8 @@ mod tests {
             |r| r.measurement.min_duration_ms += 1,
             |r| r.runner.push('x'),
             |r| r.combination.gpus += 1,
+            |r| r.combination.search = Some(fixtures::search()),
+            |r| r.objectives = Some(inferbench_crds::spec::Objectives::default()),
         ];
         for change in changes {
             let mut request = base.clone();
@@ -107,7 +109,7 @@ mod tests {
         assert!(keys.iter().all(|key| is_key(key)));
         keys.sort();
         keys.dedup();
-        assert_eq!(keys.len(), 11);
+        assert_eq!(keys.len(), 13);
     }
 
     #[test]

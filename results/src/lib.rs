@@ -5,6 +5,7 @@
 pub mod analysis;
 pub mod beside;
 pub mod best;
+pub mod capacity;
 pub mod check;
 pub mod columns;
 pub mod compare;

@@ -10,6 +10,8 @@ pub use inferbench_crds::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::capacity::Capacity;
+
 /// Changes whenever the meaning or the shape of a record does. Records of former versions are converted as they are
 /// read.
 pub const SCHEMA_VERSION: &str = "inferbench.dev/trial/v2";
@@ -57,6 +59,10 @@ pub struct TrialRecord {
     /// The requests of a load that does not come in batches; absent where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Requests>,
+    /// Of a trial that searched its load: the bracket that it found, and its tests. The other figures are those of the last
+    /// test of the bracket's lower end or, where no load held, of the lowest one; telemetry is over all tests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
     /// The client that asked a server: how late it was itself; absent of engines in the runner's own process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<Client>,

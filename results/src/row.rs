@@ -5,12 +5,13 @@ mod levels;
 
 use std::sync::Arc;
 
-use inferbench_crds::{factor::Levels, outcome::Outcome, spec::Objectives};
+use inferbench_crds::{factor::Levels, outcome::Outcome, search::Searched, spec::Objectives};
 use jiff::Timestamp;
 
 pub use self::levels::FurtherLevels;
 pub(crate) use self::levels::of_column;
 use crate::{
+    capacity::Capacity,
     columns::table,
     metrics::{
         Answer, AnswerTimes, ItlStats, Quantiles, RequestMetrics, Shape, Stats, TrialMetrics,
@@ -257,6 +258,20 @@ table! {
         "" image_digest: Option<String>,
         /// The seed of the first iteration's prompts.
         "" prompt_seed: Option<u64>,
+        /// Of a trial that searched its load: which load that is, `requestRate` (requests/s) or `concurrency` (requests in flight). Then times and throughputs are those of the last test of capacity_low or, where that is empty, of the lowest load; telemetry is over all tests.
+        "" capacity_load: Option<String>,
+        /// The highest load that was measured to hold the objectives; empty where the lowest one did not.
+        "" capacity_low: Option<f64>,
+        /// The lowest load that was measured not to hold them; empty where the highest one did.
+        "" capacity_high: Option<f64>,
+        /// The capacity as a request rate: √(capacity_low · capacity_high); empty where the bracket is open or wider than asked for, or an end was not tested twice.
+        "requests/s" capacity_rate: Option<f64>,
+        /// The same as a concurrency.
+        "requests" capacity_concurrency: Option<f64>,
+        /// Loads that were tested, each time counted.
+        "" capacity_tests: Option<u32>,
+        /// What else is to be known of the bracket: how the search ended where it is open, and which tests contradict each other.
+        "" capacity_note: Option<String>,
         ..
         /// The levels of factors without a column above, which have columns after these.
         further: FurtherLevels,
@@ -443,7 +458,16 @@ impl Row {
             }
         };
         row.set_server(record);
+        // Energy is over all tests of a search, and the tokens are those of one.
+        let tokens = if record.capacity.is_some() {
+            0.0
+        } else {
+            tokens
+        };
         row.set_gpus(&record.telemetry.gpus, tokens);
+        if let Some(capacity) = &record.capacity {
+            row.set_capacity(capacity);
+        }
         if let Some(roofline) = &record.roofline {
             row.set_roofline(roofline);
         }
@@ -462,12 +486,29 @@ impl Row {
             model_revision: request.model_revision.clone(),
             // No stated level where requests come one by one.
             batch_size: request.combination.batch_size,
+            capacity_load: request
+                .combination
+                .search
+                .as_ref()
+                .map(|search| search.factor.name().to_owned()),
             ..Self::default()
         };
         for (factor, level) in Levels::of(&request.combination).stated() {
             row.set_level(factor, level);
         }
         row
+    }
+
+    fn set_capacity(&mut self, capacity: &Capacity) {
+        let middle = finite(capacity.middle());
+        match capacity.factor {
+            Searched::RequestRate => self.capacity_rate = middle,
+            Searched::Concurrency => self.capacity_concurrency = middle,
+        }
+        self.capacity_low = capacity.low.map(|end| end.load);
+        self.capacity_high = capacity.high.map(|end| end.load);
+        self.capacity_tests = u32::try_from(capacity.steps.len()).ok();
+        self.capacity_note = capacity.note();
     }
 
     /// The levels that ran in place of those that were asked for: they differ in invalid trials only.
@@ -995,6 +1036,38 @@ mod tests {
                 .all(|row| row.trial_index == 9 && row.error.is_none())
         );
         assert!(RequestRow::of(&fixtures::record(), 0).is_empty());
+    }
+
+    #[test]
+    fn a_capacity_has_columns_and_no_level_of_its_load() {
+        let mut record = fixtures::searched(fixtures::open_loop(2.5), 3, 8.0, 12.5);
+        record.telemetry.gpus = fixtures::gpu_record().telemetry.gpus;
+        let row = Row::of(&record);
+        assert_eq!(
+            (row.capacity_low, row.capacity_high),
+            (Some(8.0), Some(12.5))
+        );
+        assert_eq!(
+            (row.capacity_rate, row.capacity_concurrency),
+            (Some(10.0), None)
+        );
+        assert_eq!(
+            (row.capacity_tests, row.capacity_note.as_deref()),
+            (Some(4), None)
+        );
+        assert_eq!(row.capacity_load.as_deref(), Some("requestRate"));
+        assert_eq!(row.levels(), Levels::of(&record.request.combination));
+        assert!(row.of_requests() && row.levels().of_requests());
+        // Its energy is that of all tests, and its tokens are those of one.
+        assert!(row.gpu_energy_j.is_some() && row.joules_per_output_token.is_none());
+        let planned = Planned {
+            trial_index: 7,
+            run_order: 3,
+            request: record.request.clone(),
+            outcome: None,
+        };
+        let row = Row::without_record("sweep", &planned);
+        assert!(row.of_requests() && row.capacity_tests.is_none());
     }
 
     #[test]

@@ -180,6 +180,22 @@ pub const METRICS: &[Metric] = &[
         get: |row| row.goodput,
     },
     Metric {
+        name: "capacityRate",
+        title: "capacity, open loop",
+        unit: "requests/s",
+        better: Better::Higher,
+        basis: Basis::Unknown,
+        get: |row| row.capacity_rate,
+    },
+    Metric {
+        name: "capacityConcurrency",
+        title: "capacity, closed loop",
+        unit: "requests",
+        better: Better::Higher,
+        basis: Basis::Unknown,
+        get: |row| row.capacity_concurrency,
+    },
+    Metric {
         name: "gpuUtilMeanPct",
         title: "GPU utilization, mean",
         unit: "%",

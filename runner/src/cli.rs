@@ -58,7 +58,11 @@ pub enum Command {
     Run(RunArgs),
     /// Check specs, and say everything that is wrong with them.
     Validate(ValidateArgs),
-    /// Show the trials of a spec, what cannot run and why, and the memory that it takes.
+    /// Show the trials of a spec, what cannot run and why, the memory that it takes, and what it costs.
+    ///
+    /// Trials and starts of an engine are counted; hours, GPU-hours and their price need to know how long a trial takes:
+    /// as --seconds-per-trial says, or as a sweep measured earlier says (--from). Beside a selection of combinations
+    /// stands the whole grid.
     Plan(PlanArgs),
     /// Continue a prompt, to see that a model really runs.
     ///
@@ -159,6 +163,23 @@ pub struct PlanArgs {
     /// List every combination, however many there are.
     #[arg(long)]
     pub all: bool,
+    /// How long a trial takes, in seconds: with the start of its engine, unless --seconds-per-start says that apart.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "from")]
+    pub seconds_per_trial: Option<f64>,
+    /// How long a start of an engine takes, in seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "seconds_per_trial")]
+    pub seconds_per_start: Option<f64>,
+    /// Take the times from the records of a sweep that was measured earlier: its folder or URL.
+    #[arg(long, value_name = "SWEEP")]
+    pub from: Option<String>,
+}
+
+/// A time on the command line.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    seconds
+        .filter(|seconds| seconds.is_finite() && *seconds > 0.0)
+        .ok_or_else(|| format!("{text:?} is not a number of seconds above 0, such as 30 or 1.5"))
 }
 
 /// The forms of a plan.

@@ -3,6 +3,54 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+
+/// In place of a level of its load, a combination has the search.
+#[test]
+fn a_search_stands_in_place_of_a_level() {
+    let design = |search: &str| -> Design {
+        serde_saphyr::from_str(&format!(
+            "
+factors:
+  engine: [{{name: own, candle: {{}}}}, {{name: vllm, server: {{preset: vllm, image: a}}}}]
+  model: [{{name: a, source: {{random: {{preset: gpt2}}}}}}]
+  inputLength: [8, 16]
+{search}"
+        ))
+        .expect("a design")
+    };
+    let plain = Expansion::new(&design(""));
+    let searched = Expansion::new(&design(
+        "search: {factor: concurrency, from: 1, to: 64, within: 5%}",
+    ));
+    let order = |expansion: &Expansion| expansion.order().collect::<Vec<_>>();
+    assert_eq!(order(&plain), order(&searched));
+    for ((_, plain), (_, searched)) in plain.combinations().zip(searched.combinations()) {
+        assert!(matches!(plain.load(), Load::Batch(1)));
+        let Load::Search(search) = searched.load() else {
+            panic!("{:?}", searched.load())
+        };
+        assert_eq!((search.within(), search.to.get()), (0.05, 64.0));
+        // Without a search nothing of it is written, so that keys stay what they were.
+        let text = |combination| serde_json::to_string(combination).expect("JSON");
+        assert!(!text(&plain).contains("search") && text(&searched).contains("search"));
+        assert_eq!(plain.unsupported().is_none(), true, "candle takes batches");
+        assert_eq!(
+            searched.unsupported().is_some(),
+            searched.engine.name == "own"
+        );
+        let levels = factor::Levels::of(&searched);
+        assert!(levels.of_requests() && levels.get(&Factor::BATCH_SIZE).is_none());
+        assert!(!factor::Levels::of(&plain).of_requests());
+        let read: factor::Levels =
+            serde_json::from_value(serde_json::to_value(&levels).expect("JSON")).expect("levels");
+        assert_eq!(read, levels);
+    }
+    assert!(
+        searched
+            .widest()
+            .all(|combination| combination.search.is_some())
+    );
+}
 use crate::spec::{Factors, ModelSource, RandomSource};
 
 fn model(name: &str) -> Model {
@@ -46,6 +94,7 @@ fn design(
         },
         exclude: vec![],
         select: None,
+        search: None,
         replicates,
         until: None,
         order: Order::Randomized,
@@ -65,6 +114,7 @@ fn thesis() -> Design {
         },
         exclude: vec![],
         select: None,
+        search: None,
         replicates: 10,
         until: None,
         order: Order::Randomized,

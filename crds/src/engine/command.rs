@@ -9,7 +9,10 @@ use super::{
     Interface, Server, Variable,
     preset::{Argument, When},
 };
-use crate::{design::Combination, factor::Level};
+use crate::{
+    design::{Combination, Load},
+    factor::Level,
+};
 
 /// Names that `$(NAME)` may have beside parameters.
 pub const NAMES: [&str; 11] = [
@@ -148,10 +151,11 @@ pub fn request_members(interface: &Interface, combination: &Combination) -> Map<
 /// The requests that a server is to take at once for this load.
 #[must_use]
 pub fn concurrency(combination: &Combination) -> u32 {
-    if combination.request_rate.get() > 0.0 {
-        OPEN_CONCURRENCY
-    } else {
-        combination.batch_size.max(combination.concurrency)
+    match combination.load() {
+        Load::Batch(sequences) => sequences,
+        Load::Concurrency(streams) => streams.max(combination.batch_size),
+        Load::Rate(_) => OPEN_CONCURRENCY,
+        Load::Search(search) => search.requests_at_once(),
     }
 }
 

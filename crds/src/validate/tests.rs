@@ -616,6 +616,90 @@ fn a_design_has_one_load() {
     );
 }
 
+/// A design that searches its load.
+fn searching(search: Value, change: impl FnOnce(&mut Value)) -> impl FnOnce(&mut Value) {
+    let engines = json!([{ "name": "vllm", "server": { "preset": "vllm" } }]);
+    move |value| {
+        with_engines(engines, |_| ())(value);
+        let spec = &mut value["spec"];
+        spec["design"]["search"] = search;
+        spec["objectives"] = json!({ "maxTtft": "200ms" });
+        change(value);
+    }
+}
+
+#[test]
+fn a_search_is_the_load_of_a_design_and_is_held_to_times() {
+    let rates = || json!({ "factor": "requestRate", "from": 1, "to": 128 });
+    expect(searching(rates(), |_| ()), &[]);
+    expect(
+        searching(rates(), |value| {
+            let spec = &mut value["spec"];
+            spec["objectives"] = json!({});
+            spec["design"]["factors"]["batchSize"] = json!([1, 2]);
+            spec["design"]["factors"]["requestRate"] = json!([1]);
+        }),
+        &[
+            "spec.design.factors.batchSize: a design has one load: leave batchSize out beside concurrency or requestRate",
+            "spec.design.factors.batchSize: a design has one load, and this one searches its requestRate: leave batchSize \
+             out, or spec.design.search",
+            "spec.design.factors.requestRate: a design has one load, and this one searches its requestRate: leave \
+             requestRate out, or spec.design.search",
+            "spec.objectives: spec.design.search looks for the highest load at which times hold: give maxTtft, maxTpot or \
+             maxE2e",
+        ],
+    );
+    expect(
+        searching(rates(), |value| {
+            value["spec"]["design"]["factors"]["engine"] = json!([{ "name": "own", "candle": {} }]);
+        }),
+        &[
+            "spec.design.search.factor: requestRate is a load of servers and endpoints, and this design has none: see \
+             spec.design.factors.engine",
+        ],
+    );
+    expect(
+        searching(
+            json!({ "factor": "concurrency", "from": 0.5, "to": 2, "within": "10", "share": "0%" }),
+            |_| (),
+        ),
+        &[
+            "spec.design.search.share: \"0%\" is not a percentage such as 3% or 0.5%: above 0, at most 100, with at most \
+             two decimals",
+            "spec.design.search.within: \"10\" is not a percentage such as 3% or 0.5%: above 0, at most 100, with at most \
+             two decimals",
+            "spec.design.search.from: 0.5 is not a whole number from 1 to 10000",
+        ],
+    );
+}
+
+#[test]
+fn a_search_that_says_little_is_noted() {
+    let noted = |search: Value, change: fn(&mut Value)| {
+        let resource = resource(searching(search, change));
+        notes(&resource.spec).join("\n")
+    };
+    let rates = json!({ "factor": "requestRate", "from": 1, "to": 128 });
+    insta::assert_snapshot!(noted(rates.clone(), |_| ()), @"spec.measurement.iterations: a load is tested by 5 requests or a few more where it is low, and with fewer than 100 share 99% asks for all of them");
+    insta::assert_snapshot!(
+        noted(rates, |value| {
+            let spec = &mut value["spec"];
+            spec["measurement"] = json!({ "iterations": 100, "minDuration": "2m" });
+            spec["execution"] = json!({ "trialTimeout": "10m" });
+            spec["design"]["factors"]["engine"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({ "name": "own", "candle": {} }));
+        }),
+        @r"
+    spec.execution.trialTimeout: 10m is short for a search: up to 13 loads of warmupDuration and minDuration are at least 1573 s; where time is over, it ends with what it knows
+    spec.design.search: own takes batches alone: its combinations are recorded as Unsupported
+    "
+    );
+    let all = json!({ "factor": "concurrency", "from": 1, "to": 8, "share": "100%" });
+    assert_eq!(noted(all, |_| ()), "");
+}
+
 #[test]
 fn of_an_endpoint_only_the_load_varies() {
     let endpoint = json!([{ "name": "e", "endpoint": { "url": "http://e:8000" } }]);

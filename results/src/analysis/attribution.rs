@@ -120,13 +120,15 @@ pub struct Shares {
 }
 
 /// The metrics whose variance is divided among factors.
-pub const ATTRIBUTED: [&str; 14] = [
+pub const ATTRIBUTED: [&str; 16] = [
     "ttftMs",
     "ttltMs",
     "tpotMs",
     "outputThroughput",
     "outputThroughputPerGpu",
     "normalizedLatencyMs",
+    "capacityRate",
+    "capacityConcurrency",
     "gpuUtilMeanPct",
     "gpuDramActiveMeanPct",
     "gpuTensorActiveMeanPct",

@@ -103,12 +103,14 @@ impl Fit {
 }
 
 /// The metrics that are followed along the factors.
-pub const FOLLOWED: [&str; 13] = [
+pub const FOLLOWED: [&str; 15] = [
     "ttftMs",
     "ttltMs",
     "tpotMs",
     "outputThroughput",
     "normalizedLatencyMs",
+    "capacityRate",
+    "capacityConcurrency",
     "gpuUtilMeanPct",
     "gpuUtilMaxPct",
     "gpuDramActiveMeanPct",

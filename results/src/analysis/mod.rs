@@ -6,6 +6,7 @@
 
 mod anova;
 pub mod attribution;
+pub mod capacities;
 pub mod correlation;
 pub mod cost;
 pub mod curves;
@@ -68,6 +69,9 @@ pub struct Analysis {
     /// What was expected, and what came of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expectations: Vec<expectations::Judgement>,
+    /// Of trials that searched their load: the brackets of each configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capacities: Vec<capacities::Capacities>,
 }
 
 /// The analysis of one model's combinations, or of all.
@@ -127,6 +131,7 @@ pub fn analyze(rows: &[Row], summary: &Summary, objectives: &Objectives) -> Anal
         trust: trust::judge(&summary.counts, &latest, &combine(&latest)),
         selected: None,
         expectations: Vec::new(),
+        capacities: capacities::of(&latest),
     }
 }
 

@@ -17,11 +17,13 @@ use crate::{
 };
 
 /// The metrics whose factors are drawn, as far as they were measured.
-pub(crate) const DRAWN: [&str; 6] = [
+pub(crate) const DRAWN: [&str; 8] = [
     "ttftMs",
     "ttltMs",
     "tpotMs",
     "outputThroughput",
+    "capacityRate",
+    "capacityConcurrency",
     "gpuMemPeakMib",
     "joulesPerOutputToken",
 ];

@@ -3,7 +3,8 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
 use super::{
-    Report, behaviour, decisions, expectations, headline, matters, matters::FIRST, page, trust,
+    Report, behaviour, capacity, decisions, expectations, headline, matters, matters::FIRST, page,
+    trust,
 };
 use crate::{
     columns::Table as _,
@@ -28,6 +29,11 @@ pub fn html(report: &Report<'_>) -> String {
     // What has nothing to say is not there.
     let sections: Vec<(&str, &str, Markup)> = [
         ("decide", "What to run", decisions::section(report)),
+        (
+            "capacity",
+            "How much load it bears",
+            capacity::section(report),
+        ),
         (
             "expected",
             "What was expected",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, decisions, expectations, headline, matters};
+use super::{Report, capacity, decisions, expectations, headline, matters};
 use crate::{
     analysis::expectations::Tally,
     figures::{
@@ -40,6 +40,10 @@ pub fn markdown(report: &Report<'_>) -> String {
             escaped(&Tally::of(judged).in_words())
         );
         table(&expectations::table(judged), &mut out);
+    }
+    let capacities = capacity::table(report);
+    if !capacities.rows.is_empty() {
+        table(&capacities, &mut out);
     }
     for scope in report.analysis.scopes.iter().take(1) {
         let attributions: Vec<_> = matters::FIRST

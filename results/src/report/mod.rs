@@ -2,6 +2,7 @@
 //! else, and as Markdown for a pull request. Nothing in it is computed here but words.
 
 mod behaviour;
+mod capacity;
 mod decisions;
 mod expectations;
 mod headline;

@@ -143,7 +143,11 @@ impl Row {
     /// The level of every factor; trials with equal ones belong to one combination.
     #[must_use]
     pub fn levels(&self) -> Levels {
-        let typed = TYPED.iter().filter_map(|(factor, at)| {
+        // A load that was searched has no level.
+        let typed = TYPED.iter();
+        let typed = typed
+            .filter(|(factor, _)| self.capacity_load.is_none() || *factor != Factor::BATCH_SIZE);
+        let typed = typed.filter_map(|(factor, at)| {
             let level = match Self::CELLS[*at](self) {
                 Cell::Text(name) => Level::from(&*name),
                 Cell::Integer(number) => Level::from(u32::try_from(number).ok()?),
@@ -160,8 +164,8 @@ impl Row {
     #[must_use]
     pub fn of_requests(&self) -> bool {
         let load = [Factor::CONCURRENCY, Factor::REQUEST_RATE];
-        load.iter()
-            .any(|factor| self.further.0.contains_key(factor))
+        let mut load = load.iter();
+        self.capacity_load.is_some() || load.any(|factor| self.further.0.contains_key(factor))
     }
 
     /// Sets the level of a factor; false where its typed column cannot hold it.

@@ -1,8 +1,10 @@
 //! `inferbench plan`: what a spec would measure, without measuring anything.
 
+mod costs;
+
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::{self, Write},
 };
 
@@ -15,6 +17,7 @@ use inferbench_crds::{
 use inferbench_results::sample;
 use serde::Serialize;
 
+use self::costs::Costs;
 use super::{
     input::resource,
     table::{STYLE, aligned},
@@ -25,6 +28,7 @@ use crate::{
     models::Need,
     process::{exit::Exit, print_error},
     sweep::{
+        costs::{Durations, Kin, Work},
         estimate::{Class, Forecast, spoken},
         levels::Columns,
         prepared::{Fate, Prepared, gib},
@@ -58,6 +62,8 @@ struct Plan {
     models: Vec<ModelLine>,
     /// Settings that will not do what they look like.
     notes: Vec<String>,
+    /// What it takes, and the whole grid beside a selection.
+    costs: Costs,
     lines: Vec<Line>,
 }
 
@@ -87,6 +93,12 @@ struct Line {
     peak_bytes: Option<u64>,
     /// Whether the predicted peak fits this machine's memory; none for combinations on GPUs.
     fits: Option<bool>,
+    /// Its trials that will be measured.
+    trials: u32,
+    /// Seconds that one of them is expected to take without a start of its engine; none where nothing says so.
+    trial_s: Option<f64>,
+    /// The trials of the earlier sweep that this is taken from.
+    trial_s_from: Option<Kin>,
 }
 
 /// Shows the plan.
@@ -102,9 +114,13 @@ pub fn run(args: &PlanArgs) -> Exit {
             return Exit::BadInput;
         }
     };
-    let plan = plan(&sweep, Machine::look().memory);
+    let durations = match costs::durations(args) {
+        Ok(durations) => durations,
+        Err(exit) => return exit,
+    };
+    let (plan, efforts) = plan(&sweep, &durations, Machine::look().memory);
     let text = match args.output {
-        PlanOutput::Table => table(&plan, &efforts(&sweep, &plan), args.all),
+        PlanOutput::Table => table(&plan, &efforts, args.all),
         PlanOutput::Json => serde_json::to_string_pretty(&plan).unwrap_or_default(),
         PlanOutput::Csv => csv(&plan),
     };
@@ -113,14 +129,14 @@ pub fn run(args: &PlanArgs) -> Exit {
     Exit::Ok
 }
 
-fn plan(sweep: &Prepared, memory: Option<u64>) -> Plan {
+/// The plan, and the effort of the fewest replicates that there can be, and of all.
+fn plan(sweep: &Prepared, durations: &Durations, memory: Option<u64>) -> (Plan, [Effort; 2]) {
     let mut lines: Vec<Line> = sweep
         .expansion
         .combinations()
         .map(|(index, combination)| line(sweep, index, &combination, memory, None))
         .collect();
     let combinations = lines.len();
-    let to_measure = lines.iter().filter(|line| line.status == "measure").count();
     for left_out in sweep.expansion.excluded() {
         let reason = format!("spec.design.exclude[{}]", left_out.entry);
         lines.push(line(
@@ -133,20 +149,34 @@ fn plan(sweep: &Prepared, memory: Option<u64>) -> Plan {
     }
     lines.sort_by_key(|line| line.index);
     let design = &sweep.spec.design;
-    let replicates = design.replicates.unsigned_abs();
+    let replicates = sweep.expansion.replicates();
     let least = design.until.as_ref().map(|until| until.min.unsigned_abs());
     let least = least.unwrap_or(replicates).min(replicates);
+    let (work, most) = work(sweep, memory, replicates);
+    let fewest = match least == replicates {
+        true => most,
+        false => self::work(sweep, memory, least).1,
+    };
+    for line in &mut lines {
+        let Some(work) = work.get(&line.index) else {
+            continue;
+        };
+        let took = durations.trial_s(&work.combination);
+        line.trials = work.trials;
+        line.trial_s = took.map(|(seconds, _)| seconds);
+        line.trial_s_from = took.and_then(|(_, kin)| kin);
+    }
     // What cannot run never becomes narrow.
-    let never = combinations - to_measure;
-    Plan {
+    let never = combinations - work.len();
+    let plan = Plan {
         name: sweep.name.clone(),
         replicates,
         least_replicates: least,
         combinations,
         trials: combinations * replicates as usize,
-        least_trials: never * replicates as usize + to_measure * least as usize,
-        to_measure: to_measure * replicates as usize,
-        least_to_measure: to_measure * least as usize,
+        least_trials: never * replicates as usize + work.len() * least as usize,
+        to_measure: work.values().map(|work| work.trials as usize).sum(),
+        least_to_measure: work.len() * least as usize,
         machine_memory_bytes: memory,
         models: sweep
             .models()
@@ -162,58 +192,66 @@ fn plan(sweep: &Prepared, memory: Option<u64>) -> Plan {
             })
             .collect(),
         notes: inferbench_crds::validate::notes(&sweep.spec),
+        costs: Costs::of(sweep, &work, durations, memory),
         lines,
-    }
+    };
+    (plan, [fewest, most])
 }
 
-/// The work of the trials that will be measured, as far as it is known before anything is.
+/// The effort of all trials that will be measured, as far as it is known before anything is.
+#[derive(Clone, Copy)]
 struct Effort {
-    /// Fresh processes with a loaded model.
+    /// Fresh starts of engines.
     starts: usize,
     /// Seconds that warming up and timing take at least, with the usual time of a start.
     least_s: f64,
 }
 
-/// The effort of the fewest replicates that there can be, and of all.
-fn efforts(sweep: &Prepared, plan: &Plan) -> [Effort; 2] {
-    [plan.least_replicates, plan.replicates].map(|blocks| effort(sweep, plan, blocks))
-}
-
-fn effort(sweep: &Prepared, plan: &Plan, blocks: u32) -> Effort {
+/// The work of the combinations that will be measured, by index, in this many blocks; and all of it together.
+fn work(sweep: &Prepared, memory: Option<u64>, blocks: u32) -> (BTreeMap<u32, Work>, Effort) {
     let (spec, expansion) = (&sweep.spec, &sweep.expansion);
-    let measured = plan.lines.iter().filter(|line| line.status == "measure");
-    let measured: BTreeSet<u32> = measured.map(|line| line.index).collect();
+    let mut work: BTreeMap<u32, Work> = expansion
+        .combinations()
+        .filter(|(_, combination)| sweep.fate(combination, memory) == Fate::Measure)
+        .map(|(index, combination)| {
+            let measurement = sweep.measurement(&combination);
+            let work = Work {
+                combination,
+                measurement,
+                trials: 0,
+                starts: 0,
+            };
+            (index, work)
+        })
+        .collect();
     let per_start = spec.execution.trials_per_job.unsigned_abs().max(1);
     let mut forecast = Forecast::default();
-    let mut starts = 0;
     let mut last = None;
     for index in (0..blocks).flat_map(|replicate| sweep.block(replicate)) {
-        if !measured.contains(&(index % expansion.combinations_before_exclusion().max(1))) {
-            continue;
-        }
-        let Some(trial) = expansion.trial(index) else {
+        let before_exclusion = expansion.combinations_before_exclusion().max(1);
+        let Some(work) = work.get_mut(&(index % before_exclusion)) else {
             continue;
         };
-        let combination = &trial.combination;
         // How long an iteration takes is not known before one is measured.
-        let class = Class::new(0.0, combination.gpus);
-        forecast.expect(class, sweep.measurement(combination));
-        let shared = spec.measurement.isolation_for(&combination.engine) == Isolation::Pod;
-        let group = (trial.replicate, expansion.start(index));
+        let class = Class::new(0.0, work.combination.gpus);
+        forecast.expect(class, work.measurement.clone());
+        work.trials += 1;
+        let shared = spec.measurement.isolation_for(&work.combination.engine) == Isolation::Pod;
+        let group = (index / before_exclusion, expansion.start(index));
         last = match last {
             Some((same, served)) if shared && same == group && served < per_start => {
                 Some((same, served + 1))
             }
             _ => {
-                starts += 1;
+                // Nothing is started for an endpoint: it is there already.
+                work.starts += u32::from(work.combination.engine.endpoint.is_none());
                 Some((group, 1))
             }
         };
     }
-    Effort {
-        starts,
-        least_s: forecast.remaining_s(),
-    }
+    let starts = work.values().map(|work| work.starts as usize).sum();
+    let least_s = forecast.remaining_s();
+    (work, Effort { starts, least_s })
 }
 
 fn line(
@@ -240,6 +278,9 @@ fn line(
         kv_cache_bytes: needs.map(|needs| needs.kv_cache),
         peak_bytes: needs.map(|needs| needs.peak()),
         fits: all.zip(needs).map(|(all, needs)| needs.peak() <= all),
+        trials: 0,
+        trial_s: None,
+        trial_s_from: None,
     }
 }
 
@@ -271,6 +312,7 @@ fn summary(plan: &Plan, [least, most]: &[Effort; 2]) -> String {
         }
     }
     text.push('\n');
+    text += &plan.costs.text();
     for (status, what) in [
         ("excluded", "excluded"),
         ("unsupported", "unsupported"),
@@ -379,8 +421,9 @@ fn csv(plan: &Plan) -> String {
         .map(Factor::column)
         .collect::<Vec<_>>()
         .join(",");
-    let mut text =
-        format!("index,{columns},status,reason,weights_bytes,kv_cache_bytes,peak_bytes,fits\n");
+    let mut text = format!(
+        "index,{columns},status,reason,weights_bytes,kv_cache_bytes,peak_bytes,fits,trials,trial_s,trial_s_from\n"
+    );
     let optional = |bytes: Option<u64>| bytes.map_or(String::new(), |bytes| bytes.to_string());
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     for line in &plan.lines {
@@ -400,6 +443,9 @@ fn csv(plan: &Plan) -> String {
             optional(line.kv_cache_bytes),
             optional(line.peak_bytes),
             line.fits.map_or(String::new(), |fits| fits.to_string()),
+            line.trials.to_string(),
+            line.trial_s.map_or(String::new(), |s| format!("{s:.3}")),
+            line.trial_s_from.map(costs::name).unwrap_or_default(),
         ];
         text += &fields.join(",");
         text.push('\n');

@@ -8,9 +8,7 @@ use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
 
 use inferbench_crds::{
     expectation::Expectation,
-    layout::{
-        ANALYSIS, DESIGN, MANIFEST, REPORT, SUMMARY, TRIALS, record_key, record_path,
-    },
+    layout::{ANALYSIS, DESIGN, MANIFEST, REPORT, SUMMARY, TRIALS, record_key, record_path},
     spec::{Design, Objectives},
 };
 use inferbench_results::{

@@ -106,19 +106,36 @@ pub fn objections(
     counting: Option<Counting>,
     lag: &Lag,
 ) -> Vec<String> {
-    let mut objections = Vec::new();
+    let all = failures(inside).into_iter();
+    all.chain(doubts(inside, wanted, counting, lag)).collect()
+}
+
+/// Why requests cannot be vouched for where too many of them failed.
+#[must_use]
+pub fn failures(inside: &[&Exchange]) -> Option<String> {
     let all = inside.len();
     let failed: Vec<_> = inside
         .iter()
         .filter_map(|exchange| exchange.error.as_ref())
         .collect();
-    if failed.len() as f64 > MAX_ERROR_SHARE * all as f64 {
-        let first = failed.first().map(ToString::to_string).unwrap_or_default();
-        objections.push(format!(
+    let first = failed.first()?;
+    (failed.len() as f64 > MAX_ERROR_SHARE * all as f64).then(|| {
+        format!(
             "{} of {all} requests failed, the first by: {first}",
             failed.len()
-        ));
-    }
+        )
+    })
+}
+
+/// Why requests cannot be vouched for, however many of them failed: empty where those can that did not.
+#[must_use]
+pub fn doubts(
+    inside: &[&Exchange],
+    wanted: &Wanted,
+    counting: Option<Counting>,
+    lag: &Lag,
+) -> Vec<String> {
+    let mut objections = Vec::new();
     let good: Vec<_> = inside
         .iter()
         .filter(|exchange| exchange.error.is_none())

@@ -4,7 +4,10 @@
 use std::time::{Duration, Instant};
 
 use inferbench_engine::EngineError;
-use inferbench_results::record::{Iteration, SequenceTimes, Warmup};
+use inferbench_results::{
+    capacity::Capacity,
+    record::{Iteration, SequenceTimes, Warmup},
+};
 
 use super::asked::{Asked, Batches, Wanted};
 use crate::{
@@ -118,6 +121,8 @@ pub struct Timed {
     pub first_timed: u64,
     /// What only requests have; none of an engine that is asked none.
     pub asked: Option<Asked>,
+    /// The bracket of a load that was searched.
+    pub capacity: Option<Capacity>,
 }
 
 /// Warms up and measures.
@@ -170,6 +175,7 @@ pub fn measure(
         timed,
         first_timed,
         asked: batches.finish(),
+        capacity: None,
     })
 }
 

@@ -94,6 +94,7 @@ pub fn unmeasured(
         quality: None,
         roofline_missing: None,
         quality_missing: None,
+        capacity: None,
         harness: None,
         provenance: Provenance {
             // Of a server only itself knows its version.

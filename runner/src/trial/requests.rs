@@ -10,7 +10,7 @@ use inferbench_crds::{
 use inferbench_results::record::{RequestTimes, Requests, Warmup};
 
 use super::{
-    asked::{Asked, client, micros, objections},
+    asked::{Asked, client, doubts, failures, micros},
     measure::{Hooks, Schedule, Stop, Timed, millis, unix_at},
 };
 use crate::{
@@ -22,13 +22,13 @@ use crate::{
 /// Failed requests after which a load ends.
 const MAX_FAILURES: u64 = 100;
 /// Requests in flight at most in an open loop, whatever the server does.
-const MAX_OPEN: usize = 4_096;
+pub(super) const MAX_OPEN: usize = 4_096;
 
-/// How requests come for a combination; none where they come in batches.
+/// How requests come for a combination; none where they come in batches, or that is to be searched.
 #[must_use]
 pub fn arrivals(combination: &Combination, seed: u64) -> Option<Arrivals> {
     match combination.load() {
-        design::Load::Batch(_) => None,
+        design::Load::Batch(_) | design::Load::Search(_) => None,
         design::Load::Concurrency(streams) => Some(Arrivals::Closed {
             streams: streams as usize,
         }),
@@ -40,7 +40,19 @@ pub fn arrivals(combination: &Combination, seed: u64) -> Option<Arrivals> {
     }
 }
 
-/// Drives a load until its window is over. `prompts` makes the input ids of a request by its number.
+/// A load that was driven until its window was over.
+#[derive(Clone, Debug)]
+pub struct Driven {
+    /// What was timed; its objections leave failed requests out.
+    pub timed: Timed,
+    /// Why it cannot be vouched for where too many requests failed.
+    pub failures: Option<String>,
+    /// Where no request of the window succeeded: why.
+    pub all_failed: Option<BackendError>,
+}
+
+/// Drives a load until its window is over, and holds it to what was asked for. `prompts` makes the input ids of a request
+/// by its number.
 ///
 /// # Errors
 /// Where the engine fails, no request succeeds, or `hooks` says to stop.
@@ -52,6 +64,31 @@ pub fn measure(
     prompts: &(dyn Fn(u64) -> Result<Vec<u32>, BackendError> + Sync),
     hooks: &mut dyn Hooks,
 ) -> Result<Timed, Stop> {
+    let most = MAX_FAILURES;
+    let driven = drive(engine, schedule, arrivals, limit, most, prompts, hooks)?;
+    if let Some(error) = driven.all_failed {
+        return Err(Stop::Engine(error));
+    }
+    let mut timed = driven.timed;
+    if let (Some(asked), Some(failures)) = (&mut timed.asked, driven.failures) {
+        asked.objections.insert(0, failures);
+    }
+    Ok(timed)
+}
+
+/// Drives a load until its window is over, or more requests than `max_failures` have failed.
+///
+/// # Errors
+/// Where the engine fails, or `hooks` says to stop.
+pub fn drive(
+    engine: &mut dyn Backend,
+    schedule: &Schedule,
+    arrivals: Arrivals,
+    limit: Duration,
+    max_failures: u64,
+    prompts: &(dyn Fn(u64) -> Result<Vec<u32>, BackendError> + Sync),
+    hooks: &mut dyn Hooks,
+) -> Result<Driven, Stop> {
     // The client counts in Instants; one pair of readings ties them to the calendar.
     let epoch = (Instant::now(), unix_ns());
     let counting = engine.counting();
@@ -77,7 +114,7 @@ pub fn measure(
                 tokens_each: schedule.output as u64,
             },
             limit,
-            max_failures: MAX_FAILURES,
+            max_failures,
         },
         prompts,
         stage: &mut stage,
@@ -92,22 +129,24 @@ pub fn measure(
         ));
     };
     let inside: Vec<&Exchange> = borders.requests(&run.exchanges).collect();
-    if let Some(first) = inside.iter().find_map(|exchange| exchange.error.as_ref())
-        && inside.iter().all(|exchange| exchange.error.is_some())
-    {
-        let count = inside.len();
-        return Err(Stop::Engine(BackendError::Failed {
-            message: format!("all {count} requests of the window failed, the first by: {first}"),
-            permanent: false,
-        }));
-    }
+    let mut errors = inside.iter().map(|exchange| exchange.error.as_ref());
+    let first = errors.clone().flatten().next();
+    let all_failed = first.filter(|_| errors.all(|error| error.is_some()));
+    let all_failed = all_failed.map(|first| BackendError::Failed {
+        message: format!(
+            "all {} requests of the window failed, the first by: {first}",
+            inside.len()
+        ),
+        permanent: false,
+    });
     let before = run
         .exchanges
         .iter()
         .filter(|exchange| exchange.intended < borders.opened);
     let first = run.exchanges.first().and_then(Exchange::ttft);
     let length = borders.length();
-    let objections = objections(&inside, &schedule.wanted(), counting, &run.lag);
+    let objections = doubts(&inside, &schedule.wanted(), counting, &run.lag);
+    let failures = failures(&inside);
     let requests = Requests {
         window_start_unix_ns: unix_at(epoch, borders.opened),
         window_s: length.as_secs_f64(),
@@ -130,7 +169,7 @@ pub fn measure(
             .map(|exchange| times(exchange, epoch))
             .collect(),
     };
-    Ok(Timed {
+    let timed = Timed {
         warmup: first.map(|first| Warmup {
             iterations: count(before.count()),
             duration_s: borders.opened.duration_since(run.started).as_secs_f64(),
@@ -148,6 +187,12 @@ pub fn measure(
             client: client(&run.lag),
             objections,
         }),
+        capacity: None,
+    };
+    Ok(Driven {
+        timed,
+        failures,
+        all_failed,
     })
 }
 

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::{design::Combination, spec::Dtype};
+use inferbench_crds::{
+    design::{Combination, Load},
+    spec::Dtype,
+};
 use inferbench_engine::{
     EngineError,
     ceilings::{Ceilings, roofline::ModelShape},
@@ -18,7 +21,7 @@ use inferbench_results::record::{
 };
 
 use super::{
-    asked,
+    asked, capacity,
     clock::{Clock, JUDGING, LOADING, MEASURING, WARMING_UP},
     engine::{Host, Ready, Slot, Starter},
     measure::{Hooks, Stop, Timed, measure},
@@ -243,25 +246,43 @@ impl Session {
             watch: &mut watch,
             ready: None,
         };
-        let timed = match requests::arrivals(combination, subject.seed) {
-            None => measure(engine.backend.as_mut(), &subject.schedule, &mut hooks)?,
-            Some(arrivals) => {
+        let arrivals = requests::arrivals(combination, subject.seed);
+        let (timed, server) = match (combination.load(), arrivals) {
+            (Load::Search(search), _) => {
+                hooks.ready = machine::since_process_start();
+                let tokenizer = engine.tokenizer.as_ref();
+                let prompts = |number| subject.prompt(tokenizer, number);
+                let objectives = ask.trial.request.objectives.clone().unwrap_or_default();
+                let task = capacity::Task {
+                    search,
+                    objectives: &objectives,
+                    seed: subject.seed,
+                    left: &|| clock.left(),
+                };
+                let backend = engine.backend.as_mut();
+                capacity::measure(backend, &subject.schedule, &task, &prompts, &mut hooks)?
+            }
+            (_, None) => {
+                let timed = measure(engine.backend.as_mut(), &subject.schedule, &mut hooks)?;
+                (timed, engine.backend.take_metrics())
+            }
+            (_, Some(arrivals)) => {
                 hooks.ready = machine::since_process_start();
                 let tokenizer = engine.tokenizer.as_ref();
                 let prompts = |number| subject.prompt(tokenizer, number);
                 let (backend, limit) = (engine.backend.as_mut(), clock.left());
-                requests::measure(
+                let timed = requests::measure(
                     backend,
                     &subject.schedule,
                     arrivals,
                     limit,
                     &prompts,
                     &mut hooks,
-                )?
+                )?;
+                (timed, engine.backend.take_metrics())
             }
         };
         let ready = hooks.ready.filter(|_| fresh);
-        let server = engine.backend.take_metrics();
 
         let logits_finite = engine.logits_are_finite(&subject)?;
         let observed = watch.finish(timed.window);
@@ -290,6 +311,7 @@ impl Session {
             iterations: timed.iterations,
             client: timed.asked.as_ref().map(|asked| asked.client),
             requests: timed.asked.and_then(|asked| asked.requests),
+            capacity: timed.capacity,
             server,
             warmup: timed.warmup,
             telemetry: observed.telemetry,

@@ -174,6 +174,150 @@ fn the_plan_of_a_large_design_is_a_summary() {
     assert_eq!(plan(&["-o", "csv"]).lines().count(), 721);
 }
 
+/// Twelve of a grid's 72 combinations, on up to four GPUs that cost something.
+const SELECTED: &str = "
+apiVersion: inferbench.dev/v1alpha1
+kind: InferenceBenchmark
+metadata: {name: selected}
+spec:
+  design:
+    factors:
+      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
+      batchSize: [1, 4, 16]
+      inputLength: [16, 32]
+      outputLength: [16, 32]
+      gpus: [1, 2, 4]
+      dtype: [f32, bf16]
+    select: {method: LatinHypercube, combinations: 12}
+    replicates: 2
+  objectives: {costPerGpuHour: \"2.50\"}
+";
+
+#[test]
+fn a_plan_says_what_it_costs_with_the_whole_grid_beside_a_selection() {
+    let place = Place::untouched(SELECTED);
+    let plan = |more: &[&str]| {
+        let output = place
+            .command(&[&["plan", "spec.yaml"], more].concat())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let text = stdout(&output);
+        let lines = text.lines();
+        let lines = lines.map(|line| line.split("; this machine has").next().unwrap());
+        lines
+            .take_while(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    insta::assert_snapshot!("plan_costs_unknown", plan(&[]));
+    let given = ["--seconds-per-trial", "90"];
+    insta::assert_snapshot!("plan_costs", plan(&given));
+    let apart = [&given[..], &["--seconds-per-start", "30"]].concat();
+    assert!(plan(&apart).contains("--seconds-per-start 30"));
+    let output = place
+        .command(&[&["plan", "spec.yaml", "-o", "json"], &given[..]].concat())
+        .output()
+        .unwrap();
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let (costs, grid) = (&json["costs"]["design"], &json["costs"]["fullGrid"]);
+    assert_eq!(
+        (&costs["trials"], &costs["starts"]),
+        (&24.into(), &24.into())
+    );
+    assert_eq!(
+        (&grid["trials"], &grid["hours"]),
+        (&144.into(), &3.6.into())
+    );
+    // A third of the grid each on one, two and four GPUs: 48 × 90 s × 7.
+    assert_eq!(
+        (&grid["gpuHours"], &grid["cost"]),
+        (&8.4.into(), &21.0.into())
+    );
+    let lines = json["lines"].as_array().unwrap();
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["trialS"] == 90.0 && line["trials"] == 2)
+    );
+    for wrong in [
+        &["--seconds-per-trial", "0"][..],
+        &["--seconds-per-start", "5"],
+        &["--seconds-per-trial", "5", "--from", "out"],
+        &["--from", "nowhere"],
+        &["--from", "tmp"],
+    ] {
+        let output = place
+            .command(&[&["plan", "spec.yaml"], wrong].concat())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(stderr(&output).contains(wrong[0]), "{}", stderr(&output));
+    }
+    assert!(!place.path().join("nowhere").exists());
+}
+
+#[test]
+fn a_plan_takes_its_times_from_an_earlier_sweep() {
+    let place = Place::new(SPEC);
+    assert_eq!(place.run(&[]).status.code(), Some(0));
+    let took_s = |record: &inferbench_results::record::TrialRecord| {
+        let ms = |time: &str| time.parse::<jiff::Timestamp>().unwrap().as_millisecond();
+        (ms(&record.ended_at) - ms(&record.started_at)) as f64 / 1e3
+    };
+    let really: f64 = place.records().iter().map(took_s).sum();
+    let json = || {
+        let output = place
+            .command(&["plan", "spec.yaml", "-o", "json", "--from", "out"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_str::<serde_json::Value>(&stdout(&output)).unwrap()
+    };
+    let costs = json()["costs"].clone();
+    let hours = costs["design"]["hours"].as_f64().unwrap();
+    assert!(
+        (hours * 3600.0 - really).abs() < 1e-6 * really,
+        "{hours} {really}"
+    );
+    assert_eq!(costs["combinationsBy"], serde_json::json!({"same": 4}));
+    assert!(costs.get("levelsNotMeasured").is_none() && costs.get("fullGrid").is_none());
+    // Another output length, and a longer measurement: both are told. Records stay as they are.
+    place.write(
+        &SPEC
+            .replace("outputLength: [3]", "outputLength: [3, 5]")
+            .replace("minDuration: 5ms", "minDuration: 50ms"),
+    );
+    let before = place.documents();
+    let costs = json()["costs"].clone();
+    assert_eq!(
+        costs["combinationsBy"],
+        serde_json::json!({"same": 4, "allButOne": 4})
+    );
+    assert_eq!(
+        costs["levelsNotMeasured"],
+        serde_json::json!({"outputLength": [5]})
+    );
+    assert!(
+        costs["doubts"][0].as_str().unwrap().contains("50 ms"),
+        "{costs}"
+    );
+    assert_eq!(place.documents(), before);
+    let output = place
+        .command(&["plan", "spec.yaml", "--from", "out"])
+        .output()
+        .unwrap();
+    let text = stdout(&output);
+    assert!(
+        text.contains("hours: by 8 trials and 8 starts of out"),
+        "{text}"
+    );
+    assert!(
+        text.contains("not measured there: outputLength 5"),
+        "{text}"
+    );
+}
+
 #[test]
 fn generate_is_deterministic_and_writes_logits() {
     let place = Place::untouched(SPEC);

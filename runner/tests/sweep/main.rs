@@ -1,5 +1,6 @@
 //! Whole sweeps through the built program, on models that take milliseconds: what a user does, and what goes wrong.
 
+mod capacity;
 mod commands;
 mod comparisons;
 mod expectations;

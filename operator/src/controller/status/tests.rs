@@ -164,6 +164,35 @@ fn what_is_recorded_is_counted_with_progress() {
 }
 
 #[test]
+fn what_a_selection_leaves_out_is_not_waited_for() {
+    let selected = SPEC.replace(
+        "gpus: [1]\n",
+        "gpus: [1]\n  select: {method: Random, combinations: 3}\n",
+    );
+    for (spec, trials) in [(SPEC, 4), (&selected, 3)] {
+        let sweep = sweep(spec);
+        let index = sweep.expansion.order().next().expect("a trial");
+        let mut plan = quiet(&sweep, ledger(&sweep, &[(index, Outcome::Succeeded)]));
+        plan.actions = vec![Action::Record(vec![Ended {
+            index,
+            outcome: Outcome::Succeeded,
+            why: String::new(),
+        }])];
+        plan.measured = Measured {
+            took: Duration::from_secs(30),
+            trials: 1,
+            ..Measured::default()
+        };
+        let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+        assert_eq!(status.plan.expect("pinned").trials, trials);
+        assert_eq!(status.counts.expect("counted").pending, trials - 1);
+        let finish = status.progress.expect("there").estimated_finish;
+        let seconds = 30 * i64::from(trials - 1);
+        assert_eq!(finish, Some(Time(whole_seconds(at(seconds)))));
+    }
+}
+
+#[test]
 fn a_problem_is_told_until_it_has_gone() {
     let sweep = sweep(SPEC);
     let mut plan = quiet(&sweep, ledger(&sweep, &[]));

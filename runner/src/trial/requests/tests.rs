@@ -14,6 +14,10 @@ fn the_load_of_a_combination_says_how_requests_come() {
     };
     assert_eq!(with(|_| ()), None);
     assert_eq!(
+        with(|one| one.search = Some(inferbench_results::fixtures::search())),
+        None
+    );
+    assert_eq!(
         with(|one| one.concurrency = 8),
         Some(Arrivals::Closed { streams: 8 })
     );

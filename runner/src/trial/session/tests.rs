@@ -23,6 +23,7 @@ fn mean_times_follow_their_definitions() {
         timed: Duration::ZERO,
         first_timed: 0,
         asked: None,
+        capacity: None,
     };
     let (ttft, tpot) = mean_times(&timed);
     assert!((ttft - 0.015).abs() < 1e-12 && (tpot.unwrap() - 0.0035).abs() < 1e-12);

@@ -1,0 +1,612 @@
+//! What a design takes before it is measured: trials, starts of an engine, time, GPU-hours and their price. Times are
+//! those that the user says, or those of an earlier sweep; without either there are counts and no times.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use inferbench_crds::{
+    design::Combination,
+    factor::{Factor, Level, Levels},
+};
+use inferbench_results::record::{EffectiveMeasurement, Outcome, TrialRecord};
+use serde::Serialize;
+
+/// The trials of one combination that are to be measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Work {
+    /// The combination.
+    pub combination: Combination,
+    /// How it is measured.
+    pub measurement: EffectiveMeasurement,
+    /// Its trials.
+    pub trials: u32,
+    /// Those of them that an engine is started for.
+    pub starts: u32,
+}
+
+/// How long trials and starts take.
+#[derive(Clone, Debug)]
+pub enum Durations {
+    /// Nobody has said, and nothing was measured.
+    Unknown,
+    /// As the user says.
+    Given {
+        /// Seconds of a trial.
+        trial_s: f64,
+        /// Seconds of a start; 0 where those of a trial have it in them.
+        start_s: f64,
+    },
+    /// As in an earlier sweep.
+    Earlier(Box<Earlier>),
+}
+
+/// The trials of an earlier sweep that a trial's time is taken from, the nearest first.
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub enum Kin {
+    /// Those of the same combination.
+    Same,
+    /// Those that agree in every factor but one.
+    AllButOne,
+    /// Those that agree in all that a start of the engine fixes.
+    SameStart,
+    /// Those on as many GPUs.
+    SameGpus,
+    /// All.
+    All,
+}
+
+impl Kin {
+    /// In words.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Same => "measured there",
+            Self::AllButOne => "by those that differ in one factor",
+            Self::SameStart => "by the mean of those with the same start of the engine",
+            Self::SameGpus => "by the mean of those on as many GPUs",
+            Self::All => "by the mean of all",
+        }
+    }
+}
+
+/// A mean of seconds. A trial that was measured again counts once, with the time of all its attempts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Mean {
+    sum: f64,
+    count: u32,
+}
+
+impl Mean {
+    fn add(&mut self, seconds: f64, is_first: bool) {
+        self.sum += seconds;
+        self.count += u32::from(is_first);
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            sum: self.sum + other.sum,
+            count: self.count + other.count,
+        }
+    }
+
+    fn get(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / f64::from(self.count))
+    }
+}
+
+/// The time that one attempt at a trial took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Took {
+    combination: Combination,
+    measurement: EffectiveMeasurement,
+    process: String,
+    started_ms: i64,
+    is_first: bool,
+    total_s: f64,
+    load_s: f64,
+    start_s: Option<f64>,
+}
+
+impl Took {
+    /// That of a record; none of a trial that was not measured: its time says nothing of those that are.
+    #[must_use]
+    pub fn of(record: &TrialRecord) -> Option<Self> {
+        if !matches!(record.outcome, Outcome::Succeeded | Outcome::TimedOut) {
+            return None;
+        }
+        let ms = |time: &str| {
+            let time: Option<jiff::Timestamp> = time.parse().ok();
+            time.map(|time| time.as_millisecond())
+        };
+        let started_ms = ms(&record.started_at)?;
+        let effective = record.effective.as_ref();
+        Some(Self {
+            combination: record.request.combination.clone(),
+            measurement: record.request.measurement.clone(),
+            process: record.process_id.clone(),
+            started_ms,
+            is_first: record.attempt == 0,
+            total_s: (ms(&record.ended_at)? - started_ms).max(0) as f64 / 1e3,
+            load_s: effective.map_or(0.0, |effective| effective.model_load_s),
+            start_s: effective.and_then(|effective| effective.engine_start_s),
+        })
+    }
+}
+
+/// The times of an earlier sweep.
+#[derive(Clone, Debug, Default)]
+pub struct Earlier {
+    /// Where it is.
+    pub place: String,
+    /// Records that could not be read.
+    pub unreadable: usize,
+    /// Without starts, by combination.
+    same: BTreeMap<Levels, Mean>,
+    /// The same, by the hash of all levels but one.
+    but_one: HashMap<u64, Mean>,
+    by_start: BTreeMap<Levels, Mean>,
+    by_gpus: BTreeMap<u32, Mean>,
+    all: Mean,
+    /// Of the starts alone.
+    starts: BTreeMap<Levels, Mean>,
+    starts_by_gpus: BTreeMap<u32, Mean>,
+    all_starts: Mean,
+    levels: BTreeMap<Factor, BTreeSet<Level>>,
+    measured: Vec<EffectiveMeasurement>,
+}
+
+impl Earlier {
+    /// Those of these attempts; none where no trial was measured.
+    #[must_use]
+    pub fn of(place: &str, took: &[Took], unreadable: usize) -> Option<Self> {
+        // The first trial of a process is the one that had its engine started, unless a server's record says so itself.
+        let mut first: HashMap<&str, i64> = HashMap::new();
+        for took in took {
+            let at = first.entry(&took.process).or_insert(took.started_ms);
+            *at = took.started_ms.min(*at);
+        }
+        let mut earlier = Self {
+            place: place.to_owned(),
+            unreadable,
+            ..Self::default()
+        };
+        for took in took {
+            let loads = !took.combination.engine.takes_requests()
+                && first.get(&*took.process) == Some(&took.started_ms);
+            let start_s = took.start_s.or(loads.then_some(took.load_s));
+            earlier.add(took, start_s);
+        }
+        earlier.all.get().map(|_| earlier)
+    }
+
+    fn add(&mut self, took: &Took, start_s: Option<f64>) {
+        let levels = Levels::of(&took.combination);
+        let start = Levels::of_start(&took.combination);
+        let gpus = took.combination.gpus;
+        let trial_s = (took.total_s - start_s.unwrap_or(0.0)).max(0.0);
+        for (factor, level) in levels.iter() {
+            let seen = self.levels.entry(factor.clone()).or_default();
+            seen.insert(level.clone());
+            let but_one = self.but_one.entry(hash_without(&levels, factor));
+            but_one.or_default().add(trial_s, took.is_first);
+        }
+        if let Some(start_s) = start_s {
+            for mean in [
+                self.starts.entry(start.clone()).or_default(),
+                self.starts_by_gpus.entry(gpus).or_default(),
+                &mut self.all_starts,
+            ] {
+                mean.add(start_s, true);
+            }
+        }
+        for mean in [
+            self.same.entry(levels).or_default(),
+            self.by_start.entry(start).or_default(),
+            self.by_gpus.entry(gpus).or_default(),
+            &mut self.all,
+        ] {
+            mean.add(trial_s, took.is_first);
+        }
+        if !self
+            .measured
+            .iter()
+            .any(|seen| same_length(seen, &took.measurement))
+        {
+            self.measured.push(took.measurement.clone());
+        }
+    }
+
+    /// Trials that its times are of.
+    #[must_use]
+    pub const fn trials(&self) -> u32 {
+        self.all.count
+    }
+
+    /// Starts that its times are of.
+    #[must_use]
+    pub const fn starts(&self) -> u32 {
+        self.all_starts.count
+    }
+
+    /// Seconds of a trial without a start, and which trials they are the mean of.
+    #[must_use]
+    pub fn trial_s(&self, combination: &Combination) -> (f64, Kin) {
+        let levels = Levels::of(combination);
+        let one_differs = || {
+            let others = levels.iter();
+            let others = others.filter_map(|(factor, _)| {
+                self.but_one.get(&hash_without(&levels, factor)).copied()
+            });
+            others.reduce(Mean::and)
+        };
+        let means: [(Kin, &dyn Fn() -> Option<Mean>); 4] = [
+            (Kin::Same, &|| self.same.get(&levels).copied()),
+            (Kin::AllButOne, &one_differs),
+            (Kin::SameStart, &|| {
+                self.by_start.get(&Levels::of_start(combination)).copied()
+            }),
+            (Kin::SameGpus, &|| {
+                self.by_gpus.get(&combination.gpus).copied()
+            }),
+        ];
+        let nearest = means
+            .iter()
+            .find_map(|(kin, mean)| Some((mean().and_then(Mean::get)?, *kin)));
+        nearest.unwrap_or((self.all.get().unwrap_or(0.0), Kin::All))
+    }
+
+    /// Seconds of a start: of the same one, else the mean of those on as many GPUs, else of all; 0 where none was seen.
+    #[must_use]
+    pub fn start_s(&self, combination: &Combination) -> f64 {
+        let same = self.starts.get(&Levels::of_start(combination));
+        let near = same.or_else(|| self.starts_by_gpus.get(&combination.gpus));
+        let mean = near.copied().unwrap_or(self.all_starts);
+        mean.get().unwrap_or(0.0)
+    }
+
+    /// Levels that none of its trials has, by factor.
+    #[must_use]
+    pub fn missing<'a>(
+        &self,
+        combinations: impl Iterator<Item = &'a Combination>,
+    ) -> BTreeMap<Factor, BTreeSet<Level>> {
+        let mut missing: BTreeMap<Factor, BTreeSet<Level>> = BTreeMap::new();
+        for combination in combinations {
+            for (factor, level) in Levels::of(combination).iter() {
+                let seen = self.levels.get(factor);
+                if seen.is_none_or(|seen| !seen.contains(level)) {
+                    let of_factor = missing.entry(factor.clone()).or_default();
+                    of_factor.insert(level.clone());
+                }
+            }
+        }
+        missing
+    }
+
+    /// Why its times are those of another measurement, where they are.
+    #[must_use]
+    pub fn otherwise<'a>(
+        &self,
+        planned: impl Iterator<Item = &'a EffectiveMeasurement>,
+    ) -> Option<String> {
+        let mut planned = planned;
+        let other = planned.find(|asked| {
+            let mut seen = self.measured.iter();
+            !seen.any(|seen| same_length(seen, asked))
+        })?;
+        let words = |of: &EffectiveMeasurement| {
+            format!(
+                "warm-up {} and {} ms, then {} iterations and {} ms",
+                of.warmup_iterations, of.warmup_ms, of.iterations, of.min_duration_ms
+            )
+        };
+        let there: Vec<String> = self.measured.iter().map(words).collect();
+        Some(format!(
+            "it measured otherwise ({}) than is asked for here ({})",
+            there.join("; "),
+            words(other)
+        ))
+    }
+}
+
+/// Whether two measurements ask for the same time.
+fn same_length(a: &EffectiveMeasurement, b: &EffectiveMeasurement) -> bool {
+    let length = |of: &EffectiveMeasurement| {
+        (
+            of.warmup_iterations,
+            of.warmup_ms,
+            of.iterations,
+            of.min_duration_ms,
+        )
+    };
+    length(a) == length(b)
+}
+
+/// The hash of all levels but that of one factor, and of which factor that is: a map of copies of the levels would take
+/// a gigabyte for 50,000 combinations.
+fn hash_without(levels: &Levels, left_out: &Factor) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    left_out.hash(&mut hasher);
+    let others = levels.iter().filter(|(factor, _)| *factor != left_out);
+    others.for_each(|other| other.hash(&mut hasher));
+    hasher.finish()
+}
+
+/// What a design takes.
+#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Cost {
+    /// Trials that will be measured.
+    pub trials: u64,
+    /// Starts of an engine.
+    pub starts: u64,
+    /// Hours of all trials and starts, one after another; none where no durations are known.
+    pub hours: Option<f64>,
+    /// The same, times the GPUs of each; an endpoint's are not held by the sweep.
+    pub gpu_hours: Option<f64>,
+    /// The price of these, in the currency of `objectives.costPerGpuHour`.
+    pub cost: Option<f64>,
+}
+
+impl Durations {
+    /// Seconds of a trial without its start, and what they rest on where that is an earlier sweep.
+    #[must_use]
+    pub fn trial_s(&self, combination: &Combination) -> Option<(f64, Option<Kin>)> {
+        match self {
+            Self::Unknown => None,
+            Self::Given { trial_s, .. } => Some((*trial_s, None)),
+            Self::Earlier(earlier) => {
+                let (seconds, kin) = earlier.trial_s(combination);
+                Some((seconds, Some(kin)))
+            }
+        }
+    }
+
+    fn start_s(&self, combination: &Combination) -> f64 {
+        match self {
+            Self::Unknown => 0.0,
+            Self::Given { start_s, .. } => *start_s,
+            Self::Earlier(earlier) => earlier.start_s(combination),
+        }
+    }
+
+    /// What this work takes, at a price of a GPU for an hour.
+    #[must_use]
+    pub fn cost<'a>(&self, work: impl Iterator<Item = &'a Work>, price: Option<f64>) -> Cost {
+        let (mut cost, mut seconds, mut gpu_seconds) = (Cost::default(), 0.0, 0.0);
+        for work in work {
+            cost.trials += u64::from(work.trials);
+            cost.starts += u64::from(work.starts);
+            let Some((trial_s, _)) = self.trial_s(&work.combination) else {
+                continue;
+            };
+            let took = f64::from(work.trials) * trial_s
+                + f64::from(work.starts) * self.start_s(&work.combination);
+            seconds += took;
+            if work.combination.engine.endpoint.is_none() {
+                gpu_seconds += took * f64::from(work.combination.gpus);
+            }
+        }
+        if !matches!(self, Self::Unknown) {
+            cost.hours = Some(seconds / 3600.0);
+            cost.gpu_hours = Some(gpu_seconds / 3600.0);
+            cost.cost = price.map(|price| price * gpu_seconds / 3600.0);
+        }
+        cost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use inferbench_crds::{factor::Number, spec::Isolation};
+    use inferbench_results::fixtures;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An attempt that took this long in all, of it a part to load the model.
+    fn took(batch: u32, gpus: u32, process: &str, at_ms: i64, total_s: f64, load_s: f64) -> Took {
+        let mut request = fixtures::request();
+        request.combination.batch_size = batch;
+        request.combination.gpus = gpus;
+        Took {
+            combination: request.combination,
+            measurement: request.measurement,
+            process: process.into(),
+            started_ms: at_ms,
+            is_first: true,
+            total_s,
+            load_s,
+            start_s: None,
+        }
+    }
+
+    fn work(batch: u32, gpus: u32, trials: u32, starts: u32) -> Work {
+        let like = took(batch, gpus, "", 0, 0.0, 0.0);
+        Work {
+            combination: like.combination,
+            measurement: like.measurement,
+            trials,
+            starts,
+        }
+    }
+
+    fn earlier(took: &[Took]) -> Durations {
+        Durations::Earlier(Box::new(Earlier::of("out", took, 0).unwrap()))
+    }
+
+    fn close(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-9 * b.abs().max(1.0), "{a} is not {b}");
+    }
+
+    #[test]
+    fn without_durations_there_are_counts_and_no_hours() {
+        let all = [work(1, 1, 3, 3), work(2, 4, 3, 1)];
+        let cost = Durations::Unknown.cost(all.iter(), Some(2.5));
+        assert_eq!((cost.trials, cost.starts), (6, 4));
+        assert_eq!((cost.hours, cost.gpu_hours, cost.cost), (None, None, None));
+    }
+
+    #[test]
+    fn given_durations_are_counted_on_every_gpu_and_priced() {
+        let all = [work(1, 1, 3, 3), work(2, 4, 3, 1)];
+        let given = Durations::Given {
+            trial_s: 100.0,
+            start_s: 60.0,
+        };
+        let cost = given.cost(all.iter(), Some(2.0));
+        close(cost.hours.unwrap(), (600.0 + 240.0) / 3600.0);
+        // 3 × 100 + 3 × 60 on one, 3 × 100 + 60 on four.
+        close(cost.gpu_hours.unwrap(), (480.0 + 4.0 * 360.0) / 3600.0);
+        close(cost.cost.unwrap(), 2.0 * 1_920.0 / 3600.0);
+        assert_eq!(given.cost(all.iter(), None).cost, None);
+    }
+
+    #[test]
+    fn an_earlier_sweep_parts_trials_from_starts() {
+        // Two processes; the second trial of the first one finds the model loaded, and says how long that took, too.
+        let took = [
+            took(1, 1, "a", 0, 30.0, 20.0),
+            took(1, 1, "a", 40_000, 12.0, 20.0),
+            took(2, 1, "b", 60_000, 40.0, 26.0),
+        ];
+        let known = earlier(&took);
+        let cost = known.cost([work(1, 1, 2, 1)].iter(), None);
+        // 2 × (10 + 12)/2 + (20 + 26)/2.
+        close(cost.hours.unwrap() * 3600.0, 45.0);
+        assert_eq!(
+            known.trial_s(&work(2, 1, 1, 1).combination),
+            Some((14.0, Some(Kin::Same)))
+        );
+        let Durations::Earlier(earlier) = known else {
+            unreachable!()
+        };
+        assert_eq!((earlier.trials(), earlier.starts()), (3, 2));
+    }
+
+    #[test]
+    fn what_was_not_measured_takes_the_times_of_the_nearest() {
+        let mut far = took(8, 2, "c", 0, 50.0, 0.0);
+        far.combination.input_length = 999;
+        let known = earlier(&[
+            took(1, 1, "a", 0, 10.0, 0.0),
+            took(2, 1, "b", 0, 20.0, 0.0),
+            far,
+        ]);
+        let kin = |batch, gpus, input| {
+            let mut combination = work(batch, gpus, 1, 1).combination;
+            combination.input_length = input;
+            let (seconds, kin) = known.trial_s(&combination).unwrap();
+            (seconds, kin.unwrap())
+        };
+        let input = fixtures::request().combination.input_length;
+        assert_eq!(kin(1, 1, input), (10.0, Kin::Same));
+        assert_eq!(kin(4, 1, input), (15.0, Kin::AllButOne));
+        assert_eq!(kin(4, 1, 77), (15.0, Kin::SameStart));
+        let mut bf16 = work(4, 2, 1, 1).combination;
+        bf16.dtype = inferbench_crds::spec::Dtype::Bf16;
+        assert_eq!(known.trial_s(&bf16), Some((50.0, Some(Kin::SameGpus))));
+        assert_eq!(kin(4, 8, 77).1, Kin::All);
+        let Durations::Earlier(earlier) = &known else {
+            unreachable!()
+        };
+        let missing = earlier.missing([&work(4, 8, 1, 1).combination].into_iter());
+        let missing: Vec<_> = missing
+            .into_iter()
+            .map(|(factor, levels)| (factor, levels.into_iter().collect::<Vec<_>>()))
+            .collect();
+        assert_eq!(
+            missing,
+            [
+                (Factor::BATCH_SIZE, vec![Level::from(4)]),
+                (Factor::GPUS, vec![Level::from(8)])
+            ]
+        );
+    }
+
+    #[test]
+    fn attempts_at_one_trial_add_up() {
+        let again = Took {
+            is_first: false,
+            ..took(1, 1, "b", 0, 14.0, 0.0)
+        };
+        let known = earlier(&[took(1, 1, "a", 0, 10.0, 0.0), again]);
+        let (seconds, _) = known.trial_s(&work(1, 1, 1, 1).combination).unwrap();
+        close(seconds, 24.0);
+    }
+
+    #[test]
+    fn another_measurement_is_told() {
+        let Durations::Earlier(earlier) = earlier(&[took(1, 1, "a", 0, 10.0, 0.0)]) else {
+            unreachable!()
+        };
+        let asked = fixtures::request().measurement;
+        assert_eq!(earlier.otherwise([&asked].into_iter()), None);
+        // Who shares a process is another matter.
+        let shared = EffectiveMeasurement {
+            isolation: Isolation::Pod,
+            ..asked.clone()
+        };
+        assert_eq!(earlier.otherwise([&shared].into_iter()), None);
+        let longer = EffectiveMeasurement {
+            min_duration_ms: 10_000,
+            ..asked
+        };
+        let told = earlier.otherwise([&shared, &longer].into_iter()).unwrap();
+        assert!(told.ends_with("then 5 iterations and 10000 ms)"), "{told}");
+    }
+
+    #[test]
+    fn records_give_their_times_and_unmeasured_ones_do_not() {
+        let mut record = fixtures::record();
+        record.started_at = "2026-01-02T03:04:05.000Z".into();
+        record.ended_at = "2026-01-02T03:04:17.500Z".into();
+        let took = Took::of(&record).unwrap();
+        assert_eq!((took.total_s, took.is_first), (12.5, true));
+        assert_eq!(took.load_s, record.effective.as_ref().unwrap().model_load_s);
+        assert_eq!(Took::of(&fixtures::out_of_memory()), None);
+        let served = fixtures::served(fixtures::open_loop(2.5), 3);
+        assert_eq!(Took::of(&served).unwrap().start_s, Some(12.5));
+        assert!(Earlier::of("out", &[], 2).is_none());
+    }
+
+    #[test]
+    fn the_gpus_of_an_endpoint_are_not_the_sweeps() {
+        let mut there = work(1, 4, 2, 0);
+        there.combination.request_rate = Number::new(2.0).unwrap();
+        there.combination.engine.endpoint = Some(inferbench_crds::engine::Endpoint::default());
+        let given = Durations::Given {
+            trial_s: 10.0,
+            start_s: 0.0,
+        };
+        let cost = given.cost([there].iter(), Some(2.0));
+        assert_eq!((cost.gpu_hours, cost.cost), (Some(0.0), Some(0.0)));
+        close(cost.hours.unwrap() * 3600.0, 20.0);
+    }
+
+    proptest! {
+        /// The estimate of a design that was measured in full is what it took.
+        #[test]
+        fn a_sweep_costs_what_it_took(
+            times in prop::collection::vec((1_u32..4, 1_u32..3, 1.0_f64..50.0, 0.0_f64..1.0), 1..30),
+        ) {
+            let took: Vec<Took> = times
+                .iter()
+                .enumerate()
+                .map(|(at, (batch, gpus, total_s, share))| {
+                    took(*batch, *gpus, &at.to_string(), 0, *total_s, share * total_s)
+                })
+                .collect();
+            let known = earlier(&took);
+            let all: Vec<Work> = times.iter().map(|(batch, gpus, ..)| work(*batch, *gpus, 1, 1)).collect();
+            let cost = known.cost(all.iter(), None);
+            let really: f64 = times.iter().map(|(_, _, total_s, _)| total_s).sum();
+            prop_assert!((cost.hours.unwrap() * 3600.0 - really).abs() < 1e-6 * really);
+            let really: f64 = times.iter().map(|(_, gpus, total_s, _)| total_s * f64::from(*gpus)).sum();
+            prop_assert!((cost.gpu_hours.unwrap() * 3600.0 - really).abs() < 1e-6 * really);
+        }
+    }
+}
