@@ -517,9 +517,9 @@ objectives: {{maxTtft: 200ms, costPerGpuHour: \"2.50\"}}"
                 (position < 3).then_some(10.0 * position as f64),
             );
         }
-        let found: Vec<_> = (0..6).map(|position| report.outcome(position)).collect();
+        let found: Vec<_> = (0..7).map(|position| report.outcome(position)).collect();
         let all = Outcome::ALL.map(Some);
-        assert_eq!((&found[..5], found[5]), (&all[..], None));
+        assert_eq!((&found[..6], found[6]), (&all[..], None));
         assert_eq!((report.reused, report.best), (1, Some(20.0)));
     }
 
