@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use inferbench_engine::{
-    Backend, Engine, Format, LoadOptions, Parallel, Weights, presets, threads,
+    Engine, Format, LoadOptions, Parallel, Processor, Weights, presets, threads,
 };
 
 const INPUT: usize = 128;
@@ -17,7 +17,7 @@ fn model(c: &mut Criterion) {
     };
     let options = LoadOptions {
         dtype: Format::F32,
-        backend: Backend::Cpu,
+        processor: Processor::Cpu,
         parallel: Parallel::ONE,
         max_batch: 8,
         max_seq: 256,

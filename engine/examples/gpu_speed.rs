@@ -12,7 +12,7 @@ use inferbench_engine::ceilings::{
 };
 use inferbench_engine::config::ModelConfig;
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, presets, threads,
+    Engine, EngineError, Format, LoadOptions, Parallel, Processor, Weights, presets, threads,
     tokenizer,
 };
 use serde_json::json;
@@ -48,7 +48,7 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
         None => Weights::Path(preset.into()),
     };
     let config = weights.config()?;
-    let shape = ModelShape::of(&config, Format::BF16, Backend::Cuda);
+    let shape = ModelShape::of(&config, Format::BF16, Processor::Cuda);
     let ceilings = Ceilings::measure_gpu(Format::BF16, Some(&shape))?;
     let (bandwidth, matrix) = (
         ceilings.bandwidth.bytes_per_second,
@@ -58,7 +58,7 @@ fn measure(preset: &str, rounds: usize, shapes: &[[usize; 3]]) -> Result<(), Eng
     let most = |of: fn(&[usize; 3]) -> usize| shapes.iter().map(of).max().unwrap_or(1);
     let options = LoadOptions {
         dtype: Format::BF16,
-        backend: Backend::Cuda,
+        processor: Processor::Cuda,
         parallel: Parallel::ONE,
         max_batch: most(|[batch, ..]| *batch),
         max_seq: most(|[_, input, output]| input + output),

@@ -11,7 +11,7 @@ use std::io::{BufRead, Write, stdin, stdout};
 use std::path::PathBuf;
 
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, threads,
+    Engine, EngineError, Format, LoadOptions, Parallel, Processor, Weights, threads,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ fn answer(request: &Request) -> Result<Value, EngineError> {
     let longest = request.prompts.iter().map(Vec::len).max().unwrap_or(1);
     let options = LoadOptions {
         dtype,
-        backend: Backend::Cpu,
+        processor: Processor::Cpu,
         parallel: Parallel::ONE,
         max_batch: 1,
         max_seq: longest + request.new,

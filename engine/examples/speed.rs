@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use inferbench_engine::ceilings::roofline::{self, ModelShape, Work, Workload};
 use inferbench_engine::ceilings::{bandwidth, matrix};
 use inferbench_engine::{
-    Backend, Engine, Format, LoadOptions, Parallel, Weights, presets, threads,
+    Engine, Format, LoadOptions, Parallel, Processor, Weights, presets, threads,
 };
 
 /// Batch, input and output lengths.
@@ -37,10 +37,10 @@ fn main() {
     });
     let threads = threads::init(None);
     let config = presets::preset(&preset).expect("PRESET is a name that inferbench knows");
-    let shape = ModelShape::of(&config, dtype, Backend::Cpu);
+    let shape = ModelShape::of(&config, dtype, Processor::Cpu);
     let options = LoadOptions {
         dtype,
-        backend: Backend::Cpu,
+        processor: Processor::Cpu,
         parallel: Parallel::ONE,
         max_batch: 32,
         max_seq: 640,

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use inferbench_engine::{
-    Backend, Engine, Format, LoadOptions, Parallel, Weights, presets, save, threads,
+    Engine, Format, LoadOptions, Parallel, Processor, Weights, presets, save, threads,
 };
 
 fn main() {
@@ -31,7 +31,7 @@ fn main() {
     let repeats = if arguments.len() > 4 { number(4) } else { 3 };
     let options = LoadOptions {
         dtype: Format::F32,
-        backend: Backend::Cpu,
+        processor: Processor::Cpu,
         parallel: Parallel::ONE,
         max_batch: batch,
         max_seq: input + output,

@@ -10,7 +10,7 @@ use crate::comm::{self, Join, LocalComm, Seat, SingleComm};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
-use crate::gpu::Backend;
+use crate::gpu::Processor;
 use crate::group::Group;
 use crate::host;
 use crate::link::NoLink;
@@ -28,7 +28,7 @@ pub struct LoadOptions {
     /// The format of the weights, which decides what is computed in.
     pub dtype: Format,
     /// The processor that computes.
-    pub backend: Backend,
+    pub processor: Processor,
     /// How the work is divided among ranks; each is a thread, on a GPU of its own where there are GPUs.
     pub parallel: Parallel,
     /// The most sequences in one call.
@@ -126,7 +126,7 @@ impl Engine {
         let config = weights.config()?;
         let LoadOptions {
             dtype,
-            backend,
+            processor,
             parallel,
             max_batch,
             max_seq,
@@ -143,16 +143,16 @@ impl Engine {
         // Before anything is computed with sizes that no file has tensors of.
         let source = Arc::new(weights.source(&config)?);
         let stages =
-            size::memory_of_stages(&config, (dtype, backend), max_batch, max_seq, 0, parallel);
+            size::memory_of_stages(&config, (dtype, processor), max_batch, max_seq, 0, parallel);
         let all = |of: fn(&size::Memory) -> u64| {
             let ranks_of_a_stage = (parallel.tensor * parallel.data) as u64;
             stages.iter().map(of).sum::<u64>() * ranks_of_a_stage
         };
-        if backend == Backend::Cpu {
+        if processor == Processor::Cpu {
             check_memory(all(size::Memory::peak))?;
         }
         #[cfg(feature = "cuda")]
-        let on_device = backend == Backend::Cuda && decodes_on_device(&config, dtype, parallel);
+        let on_device = processor == Processor::Cuda && decodes_on_device(&config, dtype, parallel);
         #[cfg(not(feature = "cuda"))]
         let on_device = false;
         let rank_options = RankOptions {
@@ -160,19 +160,20 @@ impl Engine {
             #[cfg(feature = "cuda")]
             on_device,
             #[cfg(feature = "cuda")]
-            needed: size::memory(&config, (dtype, backend), max_batch, max_seq, 0, parallel).peak(),
+            needed: size::memory(&config, (dtype, processor), max_batch, max_seq, 0, parallel)
+                .peak(),
             max_seq,
         };
         let ranks = if parallel == Parallel::ONE {
             let seat = Seat {
-                device: backend.open()?,
+                device: processor.open()?,
                 comm: Box::new(SingleComm),
                 link: Box::new(NoLink),
             };
             let rank = Rank::load(&config, &source, seat, &rank_options)?;
             Ranks::One(Box::new(rank))
         } else {
-            let joins = joins(backend, parallel)?;
+            let joins = joins(processor, parallel)?;
             let group = Group::load(&config, &source, parallel, joins, &rank_options)?;
             Ranks::Many(group)
         };
@@ -365,16 +366,16 @@ impl Engine {
 }
 
 /// A device and the ways to the others for each rank.
-fn joins(backend: Backend, parallel: Parallel) -> Result<Vec<Join>, EngineError> {
-    match backend {
-        Backend::Cpu => Ok(LocalComm::seats(parallel)
+fn joins(processor: Processor, parallel: Parallel) -> Result<Vec<Join>, EngineError> {
+    match processor {
+        Processor::Cpu => Ok(LocalComm::seats(parallel)
             .into_iter()
             .map(|(comm, link)| comm::join(Device::Cpu, comm, link))
             .collect()),
         #[cfg(feature = "nccl")]
-        Backend::Cuda => crate::nccl::joins(parallel),
+        Processor::Cuda => crate::nccl::joins(parallel),
         #[cfg(not(feature = "nccl"))]
-        Backend::Cuda => Err(EngineError::Device(format!(
+        Processor::Cuda => Err(EngineError::Device(format!(
             "{} GPUs are asked for, but this build (without NCCL) uses 1",
             parallel.world()
         ))),

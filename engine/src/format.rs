@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 
-use crate::gpu::Backend;
+use crate::gpu::Processor;
 
 /// How weights are stored.
 ///
@@ -32,10 +32,10 @@ impl Format {
     pub const ALL: [Self; 5] = [Self::F32, Self::BF16, Self::F16, Self::Q4_0, Self::Q8_0];
 
     /// The type of activations, cache, and whatever weights are no matrices.
-    pub const fn activations(self, backend: Backend) -> DType {
-        match backend {
-            Backend::Cpu => DType::F32,
-            Backend::Cuda => self.stored(),
+    pub const fn activations(self, processor: Processor) -> DType {
+        match processor {
+            Processor::Cpu => DType::F32,
+            Processor::Cuda => self.stored(),
         }
     }
 
@@ -63,8 +63,8 @@ impl Format {
     }
 
     /// Bytes of one element of activations and cache.
-    pub fn element_bytes(self, backend: Backend) -> usize {
-        self.activations(backend).size_in_bytes()
+    pub fn element_bytes(self, processor: Processor) -> usize {
+        self.activations(processor).size_in_bytes()
     }
 
     /// Bytes of `elements` elements of matrices whose rows are whole blocks.
@@ -100,8 +100,8 @@ mod tests {
         let bytes = Format::ALL.map(|format| format.matrix_bytes(64));
         assert_eq!(bytes, [256, 128, 128, 2 * (2 + 16), 2 * (2 + 32)]);
         assert_eq!(Format::ALL.map(Format::block_len), [1, 1, 1, 32, 32]);
-        let activations = |backend| Format::ALL.map(|format| format.element_bytes(backend));
-        assert_eq!(activations(Backend::Cuda), [4, 2, 2, 4, 4]);
-        assert_eq!(activations(Backend::Cpu), [4; 5]);
+        let activations = |processor| Format::ALL.map(|format| format.element_bytes(processor));
+        assert_eq!(activations(Processor::Cuda), [4, 2, 2, 4, 4]);
+        assert_eq!(activations(Processor::Cpu), [4; 5]);
     }
 }

@@ -11,20 +11,20 @@ pub const COMPILED: bool = cfg!(feature = "cuda");
 
 /// The processor that computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
+pub enum Processor {
     /// The CPU.
     Cpu,
     /// GPUs, one for every rank, from the first on.
     Cuda,
 }
 
-impl Backend {
+impl Processor {
     /// The kind of processor that a device is.
     pub(crate) fn of(device: &Device) -> Self {
         if device.is_cpu() {
-            Backend::Cpu
+            Processor::Cpu
         } else {
-            Backend::Cuda
+            Processor::Cuda
         }
     }
 
@@ -34,11 +34,11 @@ impl Backend {
     /// [`EngineError::Device`] where there is none.
     pub(crate) fn open(self) -> Result<Device, EngineError> {
         match self {
-            Backend::Cpu => Ok(Device::Cpu),
+            Processor::Cpu => Ok(Device::Cpu),
             #[cfg(feature = "cuda")]
-            Backend::Cuda => open(0),
+            Processor::Cuda => open(0),
             #[cfg(not(feature = "cuda"))]
-            Backend::Cuda => Err(not_compiled()),
+            Processor::Cuda => Err(not_compiled()),
         }
     }
 }

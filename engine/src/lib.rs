@@ -12,7 +12,7 @@
 //!
 //! ```
 //! use inferbench_engine::{
-//!     Backend, Engine, Format, LoadOptions, Parallel, Weights, presets, tokenizer,
+//!     Processor, Engine, Format, LoadOptions, Parallel, Weights, presets, tokenizer,
 //! };
 //!
 //! let config = presets::preset("tiny-gpt2").expect("a known name");
@@ -20,7 +20,7 @@
 //! let weights = Weights::Random { config, seed: 0 };
 //! let options = LoadOptions {
 //!     dtype: Format::F32,
-//!     backend: Backend::Cpu,
+//!     processor: Processor::Cpu,
 //!     parallel: Parallel::ONE,
 //!     max_batch: 2,
 //!     max_seq: 24,
@@ -58,6 +58,6 @@ mod weights;
 pub use engine::{Engine, EngineInfo, Generation, LoadOptions};
 pub use error::EngineError;
 pub use format::Format;
-pub use gpu::Backend;
+pub use gpu::Processor;
 pub use parallel::Parallel;
 pub use weights::{Weights, gguf::find as gguf_file, save};

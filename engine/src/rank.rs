@@ -17,7 +17,7 @@ use crate::error::EngineError;
 use crate::format::Format;
 #[cfg(feature = "cuda")]
 use crate::gpu;
-use crate::gpu::Backend;
+use crate::gpu::Processor;
 use crate::models::Model;
 use crate::models::cache::KvCache;
 use crate::quality::Score;
@@ -136,7 +136,7 @@ impl Rank {
                 link,
                 states: (
                     config.hidden,
-                    options.format.activations(Backend::of(&device)),
+                    options.format.activations(Processor::of(&device)),
                 ),
                 device,
                 tuning: Tuning::default(),
@@ -181,7 +181,7 @@ impl Rank {
                 KvCache::new(
                     self.layers,
                     shape,
-                    self.format.activations(Backend::of(&self.share.device)),
+                    self.format.activations(Processor::of(&self.share.device)),
                     &self.share.device,
                 )?
             }

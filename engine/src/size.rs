@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::config::{Family, ModelConfig};
 use crate::format::Format;
-use crate::gpu::Backend;
+use crate::gpu::Processor;
 use crate::parallel::{Parallel, Stage};
 
 /// Prompt positions (batch × length) computed at a time: enough rows to keep a matrix product busy,
@@ -198,13 +198,13 @@ impl Memory {
 /// stages hold more or less of the model, and replicas more or less of the batch.
 pub fn memory(
     c: &ModelConfig,
-    (format, backend): (Format, Backend),
+    (format, processor): (Format, Processor),
     batch: usize,
     input: usize,
     output: usize,
     parallel: Parallel,
 ) -> Memory {
-    let stages = memory_of_stages(c, (format, backend), batch, input, output, parallel);
+    let stages = memory_of_stages(c, (format, processor), batch, input, output, parallel);
     let most = stages.into_iter().max_by_key(Memory::peak);
     most.expect("there is a stage at least")
 }
@@ -212,7 +212,7 @@ pub fn memory(
 /// As [`memory`], of a rank of each stage.
 pub(crate) fn memory_of_stages(
     c: &ModelConfig,
-    (format, backend): (Format, Backend),
+    (format, processor): (Format, Processor),
     batch: usize,
     input: usize,
     output: usize,
@@ -226,18 +226,18 @@ pub(crate) fn memory_of_stages(
     let load = [batch.div_ceil(parallel.data), input, output];
     let stages = parallel.stages();
     stages
-        .map(|stage| memory_of(c, (format, backend), load, parallel.tensor, stage))
+        .map(|stage| memory_of(c, (format, processor), load, parallel.tensor, stage))
         .collect()
 }
 
 fn memory_of(
     c: &ModelConfig,
-    (format, backend): (Format, Backend),
+    (format, processor): (Format, Processor),
     [batch, input, output]: [usize; 3],
     world: usize,
     stage: Stage,
 ) -> Memory {
-    let element = format.element_bytes(backend) as u64;
+    let element = format.element_bytes(processor) as u64;
     let [b, s, n, w] = [batch, input, output, world].map(|v| v as u64);
     let [v, e, f, h, d, layers] = [
         c.vocab_size,
@@ -341,7 +341,7 @@ mod tests {
         let gpt2 = preset("gpt2").unwrap();
         let m = memory(
             &gpt2,
-            (Format::F32, Backend::Cpu),
+            (Format::F32, Processor::Cpu),
             8,
             512,
             16,
@@ -401,7 +401,7 @@ mod tests {
             pipeline: 5,
             data: 3,
         };
-        let stages = memory_of_stages(&gpt2, (Format::F32, Backend::Cpu), 7, 512, 16, parallel);
+        let stages = memory_of_stages(&gpt2, (Format::F32, Processor::Cpu), 7, 512, 16, parallel);
         let layer = 12 * 768 * 768 + 13 * 768;
         let head = 50_304 * 768;
         let params = [
@@ -417,7 +417,7 @@ mod tests {
             assert_eq!(memory.kv_cache, layers * 2 * 3 * 528 * 768 * 4);
         }
         assert_eq!(
-            memory(&gpt2, (Format::F32, Backend::Cpu), 7, 512, 16, parallel),
+            memory(&gpt2, (Format::F32, Processor::Cpu), 7, 512, 16, parallel),
             stages[0]
         );
     }
@@ -438,8 +438,8 @@ mod tests {
             (Format::F32, 0, 0),
             (Format::Q8_0, 768 * 2 * 3072, 768 * 50_257),
         ] {
-            let stages = memory_of_stages(&gpt2, (format, Backend::Cpu), 7, 512, 16, parallel);
-            let bytes = format.element_bytes(Backend::Cpu) as u64;
+            let stages = memory_of_stages(&gpt2, (format, Processor::Cpu), 7, 512, 16, parallel);
+            let bytes = format.element_bytes(Processor::Cpu) as u64;
             let elements: Vec<_> = stages.iter().map(|m| m.activations / bytes).collect();
             let of_layers = rows * per_row + scores;
             assert_eq!(elements[..4], [of_layers + layer; 4], "{format}");
@@ -454,7 +454,7 @@ mod tests {
             batch in 1usize..64, input in 1usize..512, output in 1usize..512,
         ) {
             let c = preset(name).unwrap();
-            let at = |b, s, n, w| memory(&c, (Format::BF16, Backend::Cuda), b, s, n, Parallel::tensor(w));
+            let at = |b, s, n, w| memory(&c, (Format::BF16, Processor::Cuda), b, s, n, Parallel::tensor(w));
             let m = at(batch, input, output, 1);
             prop_assert!(at(batch + 1, input, output, 1).peak() > m.peak());
             prop_assert!(at(batch, input + 1, output, 1).peak() > m.peak());

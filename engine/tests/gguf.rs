@@ -11,7 +11,7 @@ use inferbench_engine::config::ModelConfig;
 use inferbench_engine::presets::preset;
 use inferbench_engine::tokenizer::Tokenizer;
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, save,
+    Engine, EngineError, Format, LoadOptions, Parallel, Processor, Weights, save,
 };
 
 const OWN: [&str; 5] = [
@@ -25,7 +25,7 @@ const OWN: [&str; 5] = [
 fn options(dtype: Format, world_size: usize) -> LoadOptions {
     LoadOptions {
         dtype,
-        backend: Backend::Cpu,
+        processor: Processor::Cpu,
         parallel: Parallel::tensor(world_size),
         max_batch: 8,
         max_seq: 128,

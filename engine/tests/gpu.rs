@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, gpu, presets, size,
+    Engine, EngineError, Format, LoadOptions, Parallel, Processor, Weights, gpu, presets, size,
     tokenizer,
 };
 
@@ -28,14 +28,14 @@ fn there_is_one(test: &str) -> Option<MutexGuard<'static, ()>> {
 
 fn load(
     preset: &str,
-    backend: Backend,
+    processor: Processor,
     dtype: Format,
     (max_batch, max_seq): (usize, usize),
 ) -> Result<Engine, EngineError> {
     let config = presets::preset(preset).expect("a known name");
     let options = LoadOptions {
         dtype,
-        backend,
+        processor,
         parallel: Parallel::ONE,
         max_batch,
         max_seq,
@@ -71,7 +71,7 @@ fn logits_are_those_of_the_cpu() {
     for preset in ["tiny-gpt2", "tiny-llama", "gpt2"] {
         let input = prompts(preset, 3, 21);
         let limits = (3, 64);
-        let want = load(preset, Backend::Cpu, Format::F32, limits)
+        let want = load(preset, Processor::Cpu, Format::F32, limits)
             .and_then(|mut engine| engine.last_logits(&input))
             .unwrap();
         // Twelve layers, each rounding to 8 or 11 bits of a number several times.
@@ -80,7 +80,7 @@ fn logits_are_those_of_the_cpu() {
             (Format::BF16, 5e-2),
             (Format::F16, 1e-2),
         ] {
-            let mut engine = load(preset, Backend::Cuda, dtype, limits).unwrap();
+            let mut engine = load(preset, Processor::Cuda, dtype, limits).unwrap();
             let off = distance(&engine.last_logits(&input).unwrap(), &want);
             assert!(off < bound, "{preset} in {dtype}: {off}, at most {bound}");
             println!("{preset} in {dtype}: logits differ by {off:.1e} of their deviation");
@@ -105,12 +105,12 @@ fn quantized_weights_are_multiplied_as_on_the_cpu() {
         (Format::Q4_0, 1, 40),
     ] {
         let prompts = prompts("gpt2", batch, input);
-        let logits = |backend| {
-            load("gpt2", backend, dtype, (3, 64))
+        let logits = |processor| {
+            load("gpt2", processor, dtype, (3, 64))
                 .and_then(|mut engine| engine.last_logits(&prompts))
                 .unwrap()
         };
-        let off = distance(&logits(Backend::Cuda), &logits(Backend::Cpu));
+        let off = distance(&logits(Processor::Cuda), &logits(Processor::Cpu));
         // Some of candle's kernels round activations to 8 bits; what did not run would be off by about 1.
         assert!(off < 5e-2, "{dtype}, batch {batch}, input {input}: {off}");
     }
@@ -124,13 +124,13 @@ fn greedy_ids_are_those_of_the_cpu() {
     for preset in ["tiny-llama", "gpt2"] {
         // Eight rows of 64 steps: where one goes astray it stays so, and the others do not.
         let (input, limits) = (prompts(preset, 8, 16), (8, 80));
-        let generate = |backend| {
-            let mut engine = load(preset, backend, Format::F32, limits)?;
+        let generate = |processor| {
+            let mut engine = load(preset, processor, Format::F32, limits)?;
             Ok::<_, EngineError>(engine.generate(&input, 64)?.ids)
         };
         let (cpu, gpu) = (
-            generate(Backend::Cpu).unwrap(),
-            generate(Backend::Cuda).unwrap(),
+            generate(Processor::Cpu).unwrap(),
+            generate(Processor::Cuda).unwrap(),
         );
         let pairs = cpu.iter().flatten().zip(gpu.iter().flatten());
         let equal = pairs.filter(|(cpu, gpu)| cpu == gpu).count();
@@ -151,7 +151,7 @@ fn graphs_change_nothing_but_the_time() {
         ("gpt2", Format::Q8_0),
         ("smollm2-135m", Format::Q4_0),
     ] {
-        let mut engine = load(preset, Backend::Cuda, dtype, (12, 60)).unwrap();
+        let mut engine = load(preset, Processor::Cuda, dtype, (12, 60)).unwrap();
         assert_eq!(engine.info().mode, "graph", "{preset}");
         let mut all = Vec::new();
         for (graphs, batch, input, n) in [
@@ -214,7 +214,7 @@ fn steps_choose_what_prompts_find_best() {
         for &(dtype, bound) in dtypes {
             let (input, n) = (70, 12);
             let prompts = prompts(preset, batch, input);
-            let mut engine = load(preset, Backend::Cuda, dtype, (batch, input + n)).unwrap();
+            let mut engine = load(preset, Processor::Cuda, dtype, (batch, input + n)).unwrap();
             let ids = engine.generate(&prompts, n).unwrap().ids;
             let mut worst = 0f32;
             for step in [1, 2, n - 1] {
@@ -255,9 +255,9 @@ fn memory_is_what_was_predicted() {
     ] {
         let limits = (batch, input + output);
         // Loading gives back what an engine before has left.
-        drop(load("tiny-llama", Backend::Cuda, Format::BF16, (1, 32)).unwrap());
+        drop(load("tiny-llama", Processor::Cuda, Format::BF16, (1, 32)).unwrap());
         let before = free();
-        let mut engine = load(preset, Backend::Cuda, Format::BF16, limits).unwrap();
+        let mut engine = load(preset, Processor::Cuda, Format::BF16, limits).unwrap();
         engine
             .generate(&prompts(preset, batch, input), output)
             .unwrap();
@@ -266,7 +266,7 @@ fn memory_is_what_was_predicted() {
         let config = presets::preset(preset).unwrap();
         let tensors = size::memory(
             &config,
-            (Format::BF16, Backend::Cuda),
+            (Format::BF16, Processor::Cuda),
             batch,
             limits.1,
             0,
@@ -289,10 +289,10 @@ fn what_does_not_fit_is_out_of_memory_and_the_process_goes_on() {
     else {
         return;
     };
-    let huge = load("gpt2", Backend::Cuda, Format::F32, (1_000_000, 1000));
+    let huge = load("gpt2", Processor::Cuda, Format::F32, (1_000_000, 1000));
     assert!(matches!(huge, Err(EngineError::OutOfMemory(_))));
     // Without a prediction: the driver refuses, and the loaded model can still be used.
-    let mut engine = load("tiny-llama", Backend::Cuda, Format::F32, (1, 32)).unwrap();
+    let mut engine = load("tiny-llama", Processor::Cuda, Format::F32, (1, 32)).unwrap();
     let twice = 2 * gpu::find(1).unwrap()[0].memory as usize;
     let device = Device::new_cuda_with_stream(0).unwrap();
     let refused = Tensor::zeros(twice, DType::U8, &device).map_err(EngineError::from);

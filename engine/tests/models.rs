@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 use inferbench_engine::presets::preset;
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, size,
+    Engine, EngineError, Format, LoadOptions, Parallel, Processor, Weights, size,
 };
 use serde::Deserialize;
 
@@ -39,7 +39,7 @@ fn fixture(name: &str) -> PathBuf {
 fn options(world_size: usize, max_seq: usize) -> LoadOptions {
     LoadOptions {
         dtype: Format::F32,
-        backend: Backend::Cpu,
+        processor: Processor::Cpu,
         parallel: Parallel::tensor(world_size),
         max_batch: 8,
         max_seq,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use inferbench_engine::config::ModelConfig;
 use inferbench_engine::presets::preset;
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, size,
+    Engine, EngineError, Format, LoadOptions, Parallel, Processor, Weights, size,
 };
 
 /// Ranks that share every layer, stages, replicas. The models have three layers, the smallest batch one sequence.
@@ -30,7 +30,7 @@ fn parallel([tensor, pipeline, data]: [usize; 3]) -> Parallel {
 fn load(weights: &Weights, format: Format, division: [usize; 3]) -> Result<Engine, EngineError> {
     let options = LoadOptions {
         dtype: format,
-        backend: Backend::Cpu,
+        processor: Processor::Cpu,
         parallel: parallel(division),
         max_batch: 8,
         max_seq: 64,

@@ -6,13 +6,13 @@ use candle_core::{DType, Device, Tensor};
 use inferbench_engine::config::ModelConfig;
 use inferbench_engine::presets::preset;
 use inferbench_engine::{
-    Backend, Engine, EngineError, Format, LoadOptions, Parallel, Weights, save,
+    Engine, EngineError, Format, LoadOptions, Parallel, Processor, Weights, save,
 };
 
 fn load(weights: &Weights, world_size: usize) -> Engine {
     let options = LoadOptions {
         dtype: Format::F32,
-        backend: Backend::Cpu,
+        processor: Processor::Cpu,
         parallel: Parallel::tensor(world_size),
         max_batch: 4,
         max_seq: 64,

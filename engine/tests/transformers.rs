@@ -7,7 +7,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use inferbench_engine::config::ModelConfig;
-use inferbench_engine::{Backend, Engine, Format, LoadOptions, Parallel, Weights};
+use inferbench_engine::{Engine, Format, LoadOptions, Parallel, Processor, Weights};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -96,7 +96,7 @@ fn every_configuration_is_computed_as_transformers_does() {
             let longest = expected.keys().max().copied().unwrap_or(1);
             let options = LoadOptions {
                 dtype: format.unwrap(),
-                backend: Backend::Cpu,
+                processor: Processor::Cpu,
                 parallel: Parallel::ONE,
                 max_batch: 1,
                 max_seq: longest,

@@ -10,7 +10,7 @@ use super::matrix::{self, Matrix};
 use super::roofline::ModelShape;
 use crate::error::EngineError;
 use crate::format::Format;
-use crate::gpu::Backend;
+use crate::gpu::Processor;
 use crate::ops::cuda::{READERS, read};
 
 /// Large enough that beginning and end of a kernel do not count.
@@ -25,13 +25,13 @@ pub(super) fn measure(
     budget: Duration,
 ) -> Result<(Bandwidth, Matrix), EngineError> {
     let found = crate::gpu::find(1)?;
-    let device = Backend::Cuda.open()?;
+    let device = Processor::Cuda.open()?;
     let products = matrix::gpu_products(shape);
     Ok((
         bandwidth(&device, found[0].cache as usize, budget)?,
         matrix::measure(
             &device,
-            format.activations(Backend::Cuda),
+            format.activations(Processor::Cuda),
             &products,
             budget,
         )?,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 use crate::format::Format;
-use crate::gpu::Backend;
+use crate::gpu::Processor;
 
 /// Both ceilings of the CPU, or of a GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ impl Ceilings {
             bandwidth: bandwidth::measure(BUDGET),
             matrix: matrix::measure(
                 &Device::Cpu,
-                format.activations(Backend::Cpu),
+                format.activations(Processor::Cpu),
                 &matrix::products(shape),
                 BUDGET,
             )?,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 use crate::format::Format;
-use crate::gpu::Backend;
+use crate::gpu::Processor;
 use crate::parallel::Parallel;
 use crate::size::{layer_params, matmul_params};
 
@@ -42,7 +42,7 @@ pub struct ModelShape {
 
 impl ModelShape {
     /// The shape of a model with weights in `format`, on a kind of processor.
-    pub fn of(config: &ModelConfig, format: Format, backend: Backend) -> Self {
+    pub fn of(config: &ModelConfig, format: Format, processor: Processor) -> Self {
         Self {
             layers: config.layers,
             hidden: config.hidden,
@@ -52,7 +52,7 @@ impl ModelShape {
             vocab: config.vocab_size,
             layer_params: layer_params(config) as usize,
             matmul_weight_bytes: format.matrix_bytes(matmul_params(config)) as usize,
-            dtype_bytes: format.element_bytes(backend),
+            dtype_bytes: format.element_bytes(processor),
         }
     }
 }

@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::format::Format;
-    use crate::gpu::Backend;
+    use crate::gpu::Processor;
     use crate::parallel::Parallel;
     use crate::presets::preset;
     use crate::size;
@@ -183,8 +183,14 @@ mod tests {
                         pipeline,
                         ..Parallel::ONE
                     };
-                    let predicted =
-                        size::memory_of_stages(&config, (format, Backend::Cpu), 1, 8, 8, parallel);
+                    let predicted = size::memory_of_stages(
+                        &config,
+                        (format, Processor::Cpu),
+                        1,
+                        8,
+                        8,
+                        parallel,
+                    );
                     let stages = parallel.stages().zip(predicted);
                     let bytes = stages.map(|(stage, predicted)| {
                         let what = format!("{name}, tied: {tied}, {format}, {stage:?}");

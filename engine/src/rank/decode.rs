@@ -15,7 +15,7 @@ use super::share::{Generated, Share};
 use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::format::Format;
-use crate::gpu::Backend;
+use crate::gpu::Processor;
 use crate::models::cache::KvCache;
 use crate::models::parallel;
 use crate::ops::Offset;
@@ -35,7 +35,7 @@ pub(crate) fn decodes_on_device(
     !c.family.is_reference()
         && parallel.pipeline == 1
         && (world == 1 || format.blocks().is_none())
-        && Variant::attention(format.activations(Backend::Cuda), group, c.head_dim).is_some()
+        && Variant::attention(format.activations(Processor::Cuda), group, c.head_dim).is_some()
         && (!c.qk_norm || cuda::norms_heads_of(c.head_dim))
 }
 

@@ -13,7 +13,7 @@ use super::slab::Slab;
 use super::source::{Source, fill_rows};
 use crate::error::EngineError;
 use crate::format::Format;
-use crate::gpu::Backend;
+use crate::gpu::Processor;
 use crate::ops::Weight;
 use crate::parallel::Stage;
 
@@ -75,7 +75,7 @@ impl<'a> Loader<'a> {
 
     /// The type of activations, and of whatever is no matrix of weights.
     pub fn dtype(&self) -> DType {
-        self.format.activations(Backend::of(self.device))
+        self.format.activations(Processor::of(self.device))
     }
 
     /// The parts one below the other, as a matrix `[sum of slots, columns]` to multiply by.

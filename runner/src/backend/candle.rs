@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use inferbench_crds::{design::Combination, spec::Dtype};
 use inferbench_engine::{
-    Backend as Device, Engine, EngineError, Format, LoadOptions, Parallel,
+    Engine, EngineError, Format, LoadOptions, Parallel, Processor,
     config::ModelConfig,
     quality::Score,
     size::{self, Memory},
 };
 
 use super::{
-    Backend, BackendError, Description, Inspect, Load, Room, SequenceTimes, Served, Setup,
+    Backend, BackendError, Batch, Description, Inspect, Room, SequenceTimes, Served, Setup,
 };
 use crate::machine::processes::Processes;
 
@@ -37,7 +37,7 @@ impl Candle {
         let weights = setup.weights.weights().map_err(BackendError::invalid)?;
         let options = LoadOptions {
             dtype: format(setup.dtype),
-            backend: backend(setup.gpus),
+            processor: processor(setup.gpus),
             parallel: setup.parallel,
             max_batch: setup.room.sequences,
             max_seq: setup.room.tokens,
@@ -66,7 +66,7 @@ impl Candle {
                     "activations".into(),
                     options
                         .dtype
-                        .activations(options.backend)
+                        .activations(options.processor)
                         .as_str()
                         .to_owned(),
                 ),
@@ -96,8 +96,8 @@ impl Backend for Candle {
         self.room
     }
 
-    fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
-        let Load::Batch { prompts, output } = *load;
+    fn serve(&mut self, batch: &Batch<'_>) -> Result<Served, BackendError> {
+        let Batch { prompts, output } = *batch;
         let generation = self.engine.generate(prompts, output)?;
         // A step of the whole batch has one end.
         let times = SequenceTimes {
@@ -181,10 +181,10 @@ pub fn parallel(combination: &Combination) -> Option<Parallel> {
 
 /// The kind of processor that so many GPUs are.
 #[must_use]
-pub const fn backend(gpus: u32) -> Device {
+pub const fn processor(gpus: u32) -> Processor {
     match gpus {
-        0 => Device::Cpu,
-        _ => Device::Cuda,
+        0 => Processor::Cpu,
+        _ => Processor::Cuda,
     }
 }
 
@@ -215,7 +215,7 @@ pub fn memory(config: &ModelConfig, combination: &Combination) -> Option<Memory>
     let parallel = parallel(combination)?;
     Some(size::memory(
         config,
-        (format(combination.dtype), backend(combination.gpus)),
+        (format(combination.dtype), processor(combination.gpus)),
         combination.batch_size as usize,
         combination.input_length as usize,
         combination.output_length as usize,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Backend, BackendError, Description, Load, Room, SequenceTimes, Served, Setup};
+use super::{Backend, BackendError, Batch, Description, Room, SequenceTimes, Served, Setup};
 use crate::{
     machine::processes::Processes,
     process::child::{Child, Reply},
@@ -122,8 +122,8 @@ impl Backend for Fake {
         self.room
     }
 
-    fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
-        let Load::Batch { prompts, output } = *load;
+    fn serve(&mut self, batch: &Batch<'_>) -> Result<Served, BackendError> {
+        let Batch { prompts, output } = *batch;
         let started = Instant::now();
         let mut ends = Vec::new();
         let request = format!("{} {output}", prompts.len());

@@ -39,11 +39,11 @@ pub trait Backend {
     /// A trial of a combination begins, which is over at a time: what requests have of the combination, they have from
     /// now on.
     fn begin(&mut self, _: &Combination, _: Instant) {}
-    /// Takes a load, and gives the times of every sequence.
+    /// Takes a batch, and gives the times of every sequence.
     ///
     /// # Errors
     /// Where the engine cannot, or does not live any more.
-    fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError>;
+    fn serve(&mut self, batch: &Batch<'_>) -> Result<Served, BackendError>;
     /// Takes a load whose requests come while others are served.
     ///
     /// # Errors
@@ -165,16 +165,13 @@ pub struct Description {
     pub configuration: BTreeMap<String, String>,
 }
 
-/// A load: requests that an engine is given together.
+/// Sequences that an engine is given together.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Load<'a> {
-    /// Sequences that leave together.
-    Batch {
-        /// The input ids of each.
-        prompts: &'a [Vec<u32>],
-        /// Output tokens of each; the end of text is a token like any other.
-        output: usize,
-    },
+pub struct Batch<'a> {
+    /// The input ids of each.
+    pub prompts: &'a [Vec<u32>],
+    /// Output tokens of each; the end of text is a token like any other.
+    pub output: usize,
 }
 
 /// A load whose requests come while others are served.

@@ -35,7 +35,7 @@ use self::{
     words::{ended, of_words},
 };
 use super::{
-    Backend, BackendError, Description, Drive, Load, Room, SequenceTimes, Served, Setup, Stage,
+    Backend, BackendError, Batch, Description, Drive, Room, SequenceTimes, Served, Setup, Stage,
 };
 use crate::{
     load::{self, Client, RequestError, Rule, Target},
@@ -344,8 +344,8 @@ impl Backend for Server {
         }
     }
 
-    fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
-        let Load::Batch { prompts, .. } = *load;
+    fn serve(&mut self, batch: &Batch<'_>) -> Result<Served, BackendError> {
+        let Batch { prompts, .. } = *batch;
         let bodies = prompts.iter().map(|prompt| self.body(prompt));
         let bodies = bodies.collect::<Result<Vec<_>, _>>()?;
         let limit = self.deadline.saturating_duration_since(Instant::now());

@@ -4,7 +4,7 @@ use std::{env, fs, io, os::unix::process::CommandExt, path::Path, process::Comma
 
 use inferbench_crds::spec::{HuggingFaceSource, Model, ModelSource, RandomSource};
 use inferbench_engine::{
-    Backend, Engine, EngineError, LoadOptions, Parallel, Weights, presets, threads,
+    Engine, EngineError, LoadOptions, Parallel, Processor, Weights, presets, threads,
     tokenizer::Tokenizer,
 };
 
@@ -75,13 +75,13 @@ fn generate(args: &GenerateArgs) -> Result<String, Failure> {
         (None, ids, _) => ids.clone().unwrap_or_default(),
     };
     let count = args.max_tokens as usize;
-    let (backend, ranks) = match args.gpus {
-        0 => (Backend::Cpu, args.ranks),
-        gpus => (Backend::Cuda, gpus),
+    let (processor, ranks) = match args.gpus {
+        0 => (Processor::Cpu, args.ranks),
+        gpus => (Processor::Cuda, gpus),
     };
     let options = LoadOptions {
         dtype: args.dtype.into(),
-        backend,
+        processor,
         parallel: Parallel::tensor(ranks as usize),
         max_batch: 1,
         max_seq: ids.len() + count,

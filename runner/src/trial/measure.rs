@@ -11,7 +11,7 @@ use inferbench_results::{
 
 use super::asked::{Asked, Batches, Wanted};
 use crate::{
-    backend::{Backend, BackendError, Load, Served, Stage},
+    backend::{Backend, BackendError, Batch, Served, Stage},
     machine::unix_ns,
 };
 
@@ -197,7 +197,7 @@ fn iterate(
         schedule.vocab,
     )
     .map_err(Stop::Wrong)?;
-    let served = engine.serve(&Load::Batch {
+    let served = engine.serve(&Batch {
         prompts: &prompts,
         output: schedule.output,
     })?;
@@ -318,8 +318,8 @@ mod tests {
         fn room(&self) -> Room {
             Room::default()
         }
-        fn serve(&mut self, load: &Load<'_>) -> Result<Served, BackendError> {
-            let Load::Batch { prompts, output } = *load;
+        fn serve(&mut self, batch: &Batch<'_>) -> Result<Served, BackendError> {
+            let Batch { prompts, output } = *batch;
             self.calls += 1;
             let times = backend::SequenceTimes {
                 count: prompts.len(),

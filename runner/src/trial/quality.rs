@@ -5,7 +5,7 @@ use inferbench_results::record::Quality;
 
 use super::{engine::Ready, subject::Subject};
 use crate::{
-    backend::{BackendError, Load},
+    backend::{BackendError, Batch},
     models::WeightsAt,
 };
 
@@ -26,7 +26,7 @@ pub(super) fn judge(
     let output = subject.schedule.output;
     let mut scored = || -> Result<_, BackendError> {
         let prompts = subject.prompts(Some(tokenizer), number)?;
-        let served = engine.backend.serve(&Load::Batch {
+        let served = engine.backend.serve(&Batch {
             prompts: &prompts,
             output,
         })?;

@@ -13,7 +13,7 @@ use inferbench_engine::{
 };
 use inferbench_results::record::Roofline;
 
-use crate::backend::candle::{backend, format, parallel};
+use crate::backend::candle::{format, parallel, processor};
 
 /// Why a trial cannot be held against ceilings; none where it can: its load comes in batches, and the runner can measure
 /// the device itself.
@@ -37,7 +37,7 @@ pub fn missing(combination: &Combination) -> Option<&'static str> {
 /// The sizes of a model whose weights have this data type, on so many GPUs, or on the CPU.
 #[must_use]
 pub fn shape(config: &ModelConfig, dtype: Dtype, gpus: u32) -> ModelShape {
-    ModelShape::of(config, format(dtype), backend(gpus))
+    ModelShape::of(config, format(dtype), processor(gpus))
 }
 
 /// The work that is asked of the model; none where it does not divide among the devices.

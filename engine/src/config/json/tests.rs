@@ -361,7 +361,7 @@ proptest! {
         }
         if let Ok(config) = parse(&json) {
             prop_assert!(size::params(&config) > 0);
-            let memory = size::memory(&config, (crate::Format::F32, crate::Backend::Cpu), 1, 1, 1, crate::Parallel::ONE);
+            let memory = size::memory(&config, (crate::Format::F32, crate::Processor::Cpu), 1, 1, 1, crate::Parallel::ONE);
             prop_assert!(memory.peak() > 0);
         }
     }

@@ -79,7 +79,7 @@ fn a_batch_is_asked_of_an_endpoint_with_times_of_each_sequence() {
     engine.begin(&combination, Instant::now() + Duration::from_secs(60));
     let prompts = vec![vec![1; 7]; 3];
     let served = engine
-        .serve(&Load::Batch {
+        .serve(&Batch {
             prompts: &prompts,
             output: 4,
         })

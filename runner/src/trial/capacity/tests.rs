@@ -6,7 +6,7 @@ use inferbench_crds::{Duration as Limit, factor::Number};
 
 use super::*;
 use crate::{
-    backend::{Description, Drive, Load, Room, Served, Stage},
+    backend::{Batch, Description, Drive, Room, Served, Stage},
     load::{self, Arrival, Exchange, Lag, Reply, RequestError, Run, Saturation, window::Borders},
     machine::processes::Processes,
 };
@@ -56,7 +56,7 @@ impl Backend for Slots {
         Room::default()
     }
 
-    fn serve(&mut self, _: &Load<'_>) -> Result<Served, BackendError> {
+    fn serve(&mut self, _: &Batch<'_>) -> Result<Served, BackendError> {
         unreachable!("it takes requests")
     }
 

@@ -5,7 +5,7 @@ use inferbench_results::fixtures;
 
 use super::*;
 use crate::{
-    backend::{Load, fake},
+    backend::{Batch, fake},
     machine::{activity::Counters, processes::Processes},
     trial::protocol::{StoreAt, TrialRequest},
 };
@@ -157,7 +157,7 @@ fn what_the_engine_computes_is_not_foreign() {
     while started.elapsed() < Duration::from_millis(600) {
         let prompts = [vec![1], vec![1]];
         engine
-            .serve(&Load::Batch {
+            .serve(&Batch {
                 prompts: &prompts,
                 output: 4,
             })
