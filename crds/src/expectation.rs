@@ -306,7 +306,7 @@ pub const FAMILIES: [&str; 4] = ["constant", "inverse", "linear", "power"];
 
 /// The metrics, by their names in documents. A test of `inferbench-results`, where they are defined, holds one list to
 /// the other.
-pub const METRICS: [&str; 30] = [
+pub const METRICS: [&str; 32] = [
     "ttftMs",
     "ttltMs",
     "tpotMs",
@@ -323,6 +323,8 @@ pub const METRICS: [&str; 30] = [
     "outputThroughputPerGpu",
     "requestThroughput",
     "goodput",
+    "capacityRate",
+    "capacityConcurrency",
     "gpuUtilMeanPct",
     "gpuUtilMaxPct",
     "gpuDramActiveMeanPct",

@@ -387,7 +387,7 @@ mod tests {
         };
         assert_eq!(
             refused(|wide| wide.summary.pareto = vec![point("gpt2"); 17]),
-            "status.summary.pareto: has 17 items, and at most 16 are allowed"
+            "status.summary.pareto: has 17 items, and at most 12 are allowed"
         );
         assert_eq!(
             refused(|wide| wide.summary.factors[0].levels[1] = "x".repeat(64)),

@@ -407,7 +407,8 @@ mod tests {
         mem_clock_mean_mhz, gpu_temp_max_c, throttle_reasons, cpu_time_s, rss_peak_mib, cpu_throttled_ms, cpu_steal_pct, cpu_freq_mean_mhz, numa_nodes, \
         smt, concurrent_trials, decode_roofline_fraction, prefill_roofline_fraction, roofline_bound, mean_log_likelihood, \
         perplexity, repetition_rate, prompt_similarity, model_load_s, engine_start_s, first_iteration_ttft_ms, engine, engine_mode, engine_version, runner_version, device, device_uuid, driver, \
-        cuda, cpu, threads, node, image_digest, prompt_seed";
+        cuda, cpu, threads, node, image_digest, prompt_seed, capacity_load, capacity_low, capacity_high, capacity_rate, \
+        capacity_concurrency, capacity_tests, capacity_note";
 
     #[test]
     fn the_columns_are_those_of_the_design() {
