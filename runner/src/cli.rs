@@ -22,8 +22,8 @@ use inferbench_results::compare::gate::Limit;
   inferbench fetch ib/thesis -n lab          report and tables of a sweep in a cluster
   inferbench generate --model tiny-llama --ids 1,2,3 --max-tokens 8
 
-Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 3 not quiet, 4 an expectation is refuted,
-5 one is not shown, 130 interrupted."
+Exit codes: 0 ok, 1 failed or a limit of compare is exceeded, 2 wrong input, 3 not quiet,
+4 an expectation is refuted, 5 one is not shown, 130 interrupted."
 )]
 pub struct Cli {
     /// The command.

@@ -156,7 +156,9 @@ fn candle_and_llama_cpp_stand_side_by_side_on_the_same_weights() {
 fn what_prompts_share_is_found_in_the_prefix_cache() {
     let Some(llama) = Llama::find() else { return };
     let spec = spec(&llama, "concurrency: [1]\n      prefixShare: [0, 75]", "")
-        .replace("inputLength: [12]", "inputLength: [64]");
+        .replace("inputLength: [12]", "inputLength: [64]")
+        // Enough for the requests at the window's borders, which are counted on one side alone, to weigh little.
+        .replace("iterations: 3,", "iterations: 24,");
     let place = Place::new(&spec);
     let output = place.run(&[]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -167,7 +169,7 @@ fn what_prompts_share_is_found_in_the_prefix_cache() {
         let share = record.request.combination.prefix_share.expect("a share");
         let server = record.server.as_ref().expect("its own metrics");
         let hit = server.prefix_hit_pct.expect("a share of hits");
-        // Requests at the window's borders are counted on one side alone, and a token may be alike by chance.
+        // A token may be alike by chance.
         assert!(
             (hit - f64::from(share)).abs() < 10.0,
             "{hit} % of tokens were found where {share} % are shared"
