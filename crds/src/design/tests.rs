@@ -33,7 +33,7 @@ factors:
         // Without a search nothing of it is written, so that keys stay what they were.
         let text = |combination| serde_json::to_string(combination).expect("JSON");
         assert!(!text(&plain).contains("search") && text(&searched).contains("search"));
-        assert_eq!(plain.unsupported().is_none(), true, "candle takes batches");
+        assert!(plain.unsupported().is_none(), "candle takes batches");
         assert_eq!(
             searched.unsupported().is_some(),
             searched.engine.name == "own"

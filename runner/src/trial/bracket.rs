@@ -372,7 +372,7 @@ mod tests {
                 // Beyond the noise everything is as without it.
                 prop_assert!(low.load <= truth * (1.0 + noise) && high.load > truth * (1.0 - noise));
             }
-            let both = |load: f64, way: bool| answers.iter().any(|answer| *answer == (load, way));
+            let both = |load: f64, way: bool| answers.contains(&(load, way));
             let told = bracket.contradictions();
             for (load, _) in &answers {
                 if both(*load, true) && both(*load, false) {

@@ -81,7 +81,7 @@ impl Backend for Slots {
             (drive.prompts)(index).expect("a prompt");
             let intended = started + Duration::from_millis(10 * index);
             let first = intended + TTFT + wait;
-            let error = (index < fails).then(|| RequestError::Closed { events: 0 });
+            let error = (index < fails).then_some(RequestError::Closed { events: 0 });
             Exchange {
                 index,
                 stream: 0,
