@@ -45,6 +45,13 @@ pub const DECIMAL: &str = "^[0-9]{1,9}(\\.[0-9]{1,9})?$";
 /// A percentage above 0, and at most 100.
 pub const PERCENT: &str = "^(100|[1-9][0-9]?(\\.[0-9]{1,2})?|0\\.(0[1-9]|[1-9][0-9]?))%$";
 
+/// The share that a percentage of this form is: 0.03 for `3%`. None where it is none, which validation reports.
+#[must_use]
+pub fn share(percent: &str) -> Option<f64> {
+    let percent: f64 = percent.strip_suffix('%')?.parse().ok()?;
+    Some(percent / 100.0).filter(|share| *share > 0.0 && *share <= 1.0)
+}
+
 /// A line of text, not empty.
 pub const LINE: &str = "^[^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f][^\\x00-\\x1f\\x7f]*$";
 /// An expression: printable ASCII, tabs and ends of lines.

@@ -77,13 +77,13 @@ impl Search {
     /// `within` as a share: 0.1 for `10%`.
     #[must_use]
     pub fn within(&self) -> f64 {
-        share(&self.within).unwrap_or(0.1)
+        patterns::share(&self.within).unwrap_or(0.1)
     }
 
     /// `share` as a share: 0.99 for `99%`.
     #[must_use]
     pub fn share(&self) -> f64 {
-        share(&self.share).unwrap_or(0.99)
+        patterns::share(&self.share).unwrap_or(0.99)
     }
 
     /// Whether loads are whole numbers.
@@ -141,11 +141,6 @@ impl Search {
         }
         found
     }
-}
-
-fn share(percent: &str) -> Option<f64> {
-    let percent: f64 = percent.strip_suffix('%')?.parse().ok()?;
-    Some(percent / 100.0).filter(|share| *share > 0.0 && *share <= 1.0)
 }
 
 fn default_within() -> String {

@@ -56,8 +56,7 @@ impl Until {
     /// The half width as a share: 0.03 for `3%`. None where it is no percentage, which validation reports.
     #[must_use]
     pub fn half_width_share(&self) -> Option<f64> {
-        let percent: f64 = self.half_width.strip_suffix('%')?.parse().ok()?;
-        Some(percent / 100.0).filter(|share| *share > 0.0 && *share <= 1.0)
+        patterns::share(&self.half_width)
     }
 }
 
