@@ -12,6 +12,7 @@ use inferbench_results::{
     row::Row,
     tables::{TrialsTable, read_trials_table},
 };
+use serde::de::DeserializeOwned;
 
 use crate::{
     cli::DtypeArg,
@@ -103,16 +104,21 @@ pub(super) fn trials(sweep: &str) -> Result<TrialsTable, Exit> {
     Ok(table)
 }
 
-/// What a sweep was collected with as expected; nothing of a table made elsewhere.
-pub(super) fn stored_expectations(sweep: &str) -> Result<Vec<Expectation>, Exit> {
+/// A document that a sweep was collected with; none where there is none to be read, as beside a single table.
+pub(super) fn stored<T: DeserializeOwned>(sweep: &str, document: &str) -> Result<Option<T>, Exit> {
     if !sweep.contains("://") && !Path::new(sweep).is_dir() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    let bytes = open(sweep)?.get(ANALYSIS).map_err(|error| {
+    let bytes = open(sweep)?.get(document).map_err(|error| {
         print_error(&error);
         Exit::Failed
     })?;
-    let analysis = bytes.and_then(|bytes| serde_json::from_slice::<Analysis>(&bytes).ok());
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// What a sweep was collected with as expected; nothing of a table made elsewhere.
+pub(super) fn stored_expectations(sweep: &str) -> Result<Vec<Expectation>, Exit> {
+    let analysis = stored::<Analysis>(sweep, ANALYSIS)?;
     let judged = analysis.map(|analysis| analysis.expectations);
     Ok(judged
         .unwrap_or_default()

@@ -2,6 +2,12 @@
 
 use std::path::Path;
 
+use super::input::{TRIALS_CSV, open, put, stored, stored_expectations, trials};
+use crate::{
+    cli::{ReportArgs, ReportFormat},
+    process::{exit::Exit, print_error},
+    sweep::collect,
+};
 use inferbench_crds::{
     layout::{ANALYSIS, DESIGN, MANIFEST, REPORT, SUMMARY},
     spec::{Design, Objectives},
@@ -15,14 +21,6 @@ use inferbench_results::{
     row::Row,
     summary::{CombinationSummary, Summary, doubtful, summarize_looked_at},
     tables::write_csv,
-};
-use serde::de::DeserializeOwned;
-
-use super::input::{TRIALS_CSV, open, put, stored_expectations, trials};
-use crate::{
-    cli::{ReportArgs, ReportFormat},
-    process::{exit::Exit, print_error},
-    sweep::collect,
 };
 
 /// Reports on a sweep.
@@ -47,19 +45,15 @@ fn report(args: &ReportArgs) -> Result<(), Exit> {
         sweeps.push(table.rows);
     }
     let rows = beside(sweeps);
-    // Sweeps side by side were each stopped by a rule of their own, or by none.
-    let looks = match args.sweeps.as_slice() {
-        [sweep] => {
-            stored::<Summary>(sweep, SUMMARY)?.and_then(|summary| Looks::again(&summary.stopped?))
-        }
-        _ => None,
+    // Sweeps side by side have no rule and no design in common.
+    let (looks, design) = match args.sweeps.as_slice() {
+        [sweep] => (
+            stored::<Summary>(sweep, SUMMARY)?.and_then(|summary| Looks::again(&summary.stopped?)),
+            stored::<Design>(sweep, DESIGN)?,
+        ),
+        _ => (None, None),
     };
     let summary = summarize_looked_at(&names.join(" + "), &rows, &objectives, looks.as_ref());
-    // A design is that of one sweep.
-    let design = match args.sweeps.as_slice() {
-        [sweep] => stored::<Design>(sweep, DESIGN)?,
-        _ => None,
-    };
     let mut analysis = match &design {
         Some(design) => analyze_design(&rows, &summary, &objectives, design),
         None => analyze(&rows, &summary, &objectives),
@@ -211,16 +205,4 @@ fn stored_objectives(sweep: &str) -> Result<Objectives, Exit> {
     Ok(stored::<Summary>(sweep, SUMMARY)?
         .map(|summary| summary.objectives)
         .unwrap_or_default())
-}
-
-/// A document that a sweep was collected with; none where there is none to be read, as beside a single table.
-fn stored<T: DeserializeOwned>(sweep: &str, document: &str) -> Result<Option<T>, Exit> {
-    if !sweep.contains("://") && !Path::new(sweep).is_dir() {
-        return Ok(None);
-    }
-    let bytes = open(sweep)?.get(document).map_err(|error| {
-        print_error(&error);
-        Exit::Failed
-    })?;
-    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
