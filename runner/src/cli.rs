@@ -414,9 +414,9 @@ pub enum ImportFrom {
     VllmServe(VllmServeArgs),
 }
 
-/// Arguments of `import vllm-serve`.
+/// What every import has to be told.
 #[derive(Debug, Args)]
-pub struct VllmServeArgs {
+pub struct Imported {
     /// The files, one per run.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -426,6 +426,14 @@ pub struct VllmServeArgs {
     /// The name of the sweep.
     #[arg(long, default_value = "vllm")]
     pub sweep: String,
+}
+
+/// Arguments of `import vllm-serve`.
+#[derive(Debug, Args)]
+pub struct VllmServeArgs {
+    /// The files, and where they go.
+    #[command(flatten)]
+    pub import: Imported,
     /// The model's level, as the other sweep calls it; where absent, the name that the client was given.
     #[arg(long)]
     pub model: Option<String>,
@@ -458,15 +466,9 @@ pub struct VllmServeArgs {
 /// Arguments of `import vllm-latency`.
 #[derive(Debug, Args)]
 pub struct VllmLatencyArgs {
-    /// The files, one per run.
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// The folder or URL that trials.csv goes to.
-    #[arg(long, value_name = "DIR")]
-    pub out: String,
-    /// The name of the sweep.
-    #[arg(long, default_value = "vllm")]
-    pub sweep: String,
+    /// The files, and where they go.
+    #[command(flatten)]
+    pub import: Imported,
     /// The model's level, as the other sweep calls it.
     #[arg(long)]
     pub model: Option<String>,

@@ -1,9 +1,6 @@
 //! `inferbench import`: what other tools have measured, as a trials.csv.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use inferbench_results::{
     import::{File, ImportError, VllmOptions, VllmServeOptions, vllm_latency, vllm_serve},
@@ -13,17 +10,17 @@ use inferbench_results::{
 
 use super::input::{TRIALS_CSV, open, put, table};
 use crate::{
-    cli::{ImportArgs, ImportFrom, VllmLatencyArgs, VllmServeArgs},
+    cli::{ImportArgs, ImportFrom, Imported, VllmLatencyArgs, VllmServeArgs},
     process::{exit::Exit, print_error},
 };
 
 /// Imports files.
 pub fn run(args: &ImportArgs) -> Exit {
     let imported = match &args.from {
-        ImportFrom::VllmLatency(args) => import(&args.files, &args.out, |before, files| {
+        ImportFrom::VllmLatency(args) => import(&args.import, |before, files| {
             vllm_latency(before, files, &of_latency(args))
         }),
-        ImportFrom::VllmServe(args) => import(&args.files, &args.out, |before, files| {
+        ImportFrom::VllmServe(args) => import(&args.import, |before, files| {
             vllm_serve(before, files, &of_serve(args))
         }),
     };
@@ -32,7 +29,7 @@ pub fn run(args: &ImportArgs) -> Exit {
 
 fn of_latency(args: &VllmLatencyArgs) -> VllmOptions {
     VllmOptions {
-        sweep: args.sweep.clone(),
+        sweep: args.import.sweep.clone(),
         model: args.model.clone(),
         model_revision: args.model_revision.clone(),
         batch_size: args.batch_size,
@@ -47,7 +44,7 @@ fn of_latency(args: &VllmLatencyArgs) -> VllmOptions {
 
 fn of_serve(args: &VllmServeArgs) -> VllmServeOptions {
     VllmServeOptions {
-        sweep: args.sweep.clone(),
+        sweep: args.import.sweep.clone(),
         model: args.model.clone(),
         model_revision: args.model_revision.clone(),
         input_length: args.input_len,
@@ -62,11 +59,12 @@ fn of_serve(args: &VllmServeArgs) -> VllmServeOptions {
 
 /// Adds files, read by `rows`, to the table of a folder or URL.
 fn import(
-    paths: &[PathBuf],
-    out: &str,
+    told: &Imported,
     rows: impl FnOnce(Vec<Row>, &[File]) -> Result<Vec<Row>, ImportError>,
 ) -> Result<(), Exit> {
-    let files = paths
+    let out = &told.out;
+    let files = told
+        .files
         .iter()
         .map(|path| read(path))
         .collect::<Result<Vec<File>, Exit>>()?;
