@@ -195,15 +195,18 @@ impl Basis {
 /// What to do about a reason as records have it; none of one that is not known.
 #[must_use]
 pub fn remedy(reason: &str) -> Option<&'static str> {
-    let known = KNOWN.iter().find(|(part, ..)| reason.contains(part));
-    known.map(|(.., remedy)| *remedy)
+    known(reason).map(|(.., remedy)| remedy)
+}
+
+fn known(reason: &str) -> Option<(&'static str, &'static str, &'static str)> {
+    let mut known = KNOWN.iter().copied();
+    known.find(|(part, ..)| reason.contains(part))
 }
 
 /// A reason as people are told it, and what to do.
 fn told(kind: &str) -> (String, &'static str) {
-    let known = KNOWN.iter().find(|(part, ..)| kind.contains(part));
-    match known {
-        Some((_, said, remedy)) => ((*said).into(), remedy),
+    match known(kind) {
+        Some((_, said, remedy)) => (said.into(), remedy),
         None => {
             // Limits in brackets are no part of the reason.
             let said = kind.split(" (").next().unwrap_or(kind);
