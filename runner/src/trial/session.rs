@@ -216,8 +216,9 @@ impl Session {
         let gpus = self.find_gpus(combination.gpus, Finder::of(combination))?;
         let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         let subject = Subject::of(ask)?;
+        let roofline_missing = roofline::missing(combination);
         let (ceilings, ceilings_took) = took(|| {
-            let judged = roofline::missing(combination).is_none();
+            let judged = roofline_missing.is_none();
             judged.then(|| self.given_ceilings(&subject)).transpose()
         });
         let ceilings = ceilings?;
@@ -299,7 +300,7 @@ impl Session {
             invalid_reasons,
             effective: Some(effective),
             roofline: ceilings.map(|ceilings| self.judge_roofline(&subject, &timed, ceilings)),
-            roofline_missing: roofline::missing(combination).map(Into::into),
+            roofline_missing: roofline_missing.map(Into::into),
             quality,
             quality_missing,
             harness: Some(harness(
