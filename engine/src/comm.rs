@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::error::EngineError;
+use crate::error::{EngineError, GIVEN_UP};
 use crate::link::{Link, LocalLink};
 use crate::parallel::Parallel;
 
@@ -53,9 +53,6 @@ pub(crate) fn join(
         })
     })
 }
-
-/// The error of a rank that can go no further because another has left.
-pub(crate) const GIVEN_UP: &str = "another rank has given up";
 
 /// The only rank there is.
 #[derive(Debug)]

@@ -1,5 +1,8 @@
 //! The errors of the engine, told apart by what a caller does about them.
 
+/// The error of a rank that can go no further because another has left.
+pub(crate) const GIVEN_UP: &str = "another rank has given up";
+
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use crate::comm::{GIVEN_UP, Join};
+use crate::comm::Join;
 use crate::config::ModelConfig;
-use crate::error::EngineError;
+use crate::error::{EngineError, GIVEN_UP};
 use crate::parallel::{Parallel, part};
 use crate::rank::{Call, Rank, RankOptions, Reply, Tuning};
 use crate::threads;

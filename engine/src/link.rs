@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::comm::GIVEN_UP;
+use crate::error::GIVEN_UP;
 use crate::parallel::Stage;
 
 /// A place in a ring of stages. What one sends the next receives, in this order. To send may mean to wait until it is
