@@ -8,6 +8,7 @@ mod finite;
 pub(crate) mod gguf;
 mod inventory;
 mod loader;
+mod location;
 mod part;
 mod random;
 mod save;
@@ -15,7 +16,7 @@ mod slab;
 mod source;
 
 pub(crate) use loader::Loader;
+pub use location::Weights;
 pub(crate) use part::Part;
 pub use save::save;
 pub(crate) use source::Source;
-pub use source::Weights;

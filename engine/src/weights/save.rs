@@ -10,8 +10,9 @@ use safetensors::{Dtype, View};
 use serde_json::json;
 
 use super::element::{Element, in_parallel, zeroed};
+use super::location::Weights;
 use super::part::Part;
-use super::source::{Source, Weights};
+use super::source::Source;
 use crate::error::EngineError;
 use crate::format::Format;
 
