@@ -16,6 +16,7 @@ pub mod fixtures;
 pub mod import;
 pub mod interval;
 pub mod key;
+mod load_verdict;
 pub mod looks;
 pub mod manifest;
 pub mod metrics;
