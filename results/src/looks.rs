@@ -25,12 +25,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    interval::Over,
+    counts::Counts,
+    interval::{Estimates, Over},
     numbers,
     row::Row,
     sample::{Metric, is_valid},
     stopping::{Decision, Rule, Stopping},
-    summary::{Counts, Estimates},
 };
 
 /// A design's rule for when replicates are enough, ready to be asked.

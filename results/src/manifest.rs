@@ -5,10 +5,7 @@ use inferbench_crds::outcome::Outcome;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    key::sha256_hex,
-    summary::{Counts, Summary},
-};
+use crate::{counts::Counts, key::sha256_hex, summary::Summary};
 
 /// Changes whenever the meaning or the shape of a manifest does.
 pub const MANIFEST_VERSION: &str = "inferbench.dev/manifest/v1";

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use inferbench_crds::{outcome::Outcome, spec::Objectives};
+use inferbench_crds::spec::Objectives;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     best::{self, Candidate, Found, against::Comparison, mix},
+    counts::Counts,
     interval::{Estimate, Observation, Over, estimate, t_quantile},
     looks::{Looks, Stopped},
     numbers,
@@ -73,33 +74,6 @@ pub struct Summary {
     pub combinations: Vec<CombinationSummary>,
 }
 
-/// How the trials ended, each by its latest attempt.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Counts {
-    /// Trials of the design.
-    pub trials: u32,
-    /// Those measured.
-    pub succeeded: u32,
-    /// Those that did not fit into memory.
-    pub out_of_memory: u32,
-    /// Those that cannot run.
-    pub unsupported: u32,
-    /// Those that took too long.
-    pub timed_out: u32,
-    /// Those that broke.
-    pub failed: u32,
-    /// Those that were not measured, as their combinations were narrow enough without them.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub not_needed: u32,
-    /// Those that have not ended.
-    pub pending: u32,
-    /// Of the measured ones, those left out of all figures because they cannot be vouched for.
-    pub invalid: u32,
-    /// Stored attempts at all trials.
-    pub attempts: u32,
-}
-
 /// One level of one factor, over the blocks that hold every combination.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -158,7 +132,7 @@ pub fn summarize_looked_at(
     looks: Option<&Looks>,
 ) -> Summary {
     let latest = latest_attempts(rows);
-    let counts = count(rows, &latest);
+    let counts = Counts::of(rows, &latest);
     let combinations = combine(&latest);
     let summaries: Vec<CombinationSummary> = combinations
         .iter()
@@ -252,22 +226,6 @@ fn saturated(rows: &[&Row]) -> u32 {
     rows.iter()
         .filter(|row| row.saturated == Some(true))
         .count() as u32
-}
-
-fn count(rows: &[Row], latest: &[&Row]) -> Counts {
-    let with = |outcome| latest.iter().filter(|row| row.outcome == outcome).count() as u32;
-    Counts {
-        trials: latest.len() as u32,
-        succeeded: with(Some(Outcome::Succeeded)),
-        out_of_memory: with(Some(Outcome::OutOfMemory)),
-        unsupported: with(Some(Outcome::Unsupported)),
-        timed_out: with(Some(Outcome::TimedOut)),
-        failed: with(Some(Outcome::Failed)),
-        not_needed: with(Some(Outcome::NotNeeded)),
-        pending: with(None),
-        invalid: latest.iter().filter(|row| is_invalid(row)).count() as u32,
-        attempts: rows.iter().filter(|row| !row.trial_key.is_empty()).count() as u32,
-    }
 }
 
 fn estimates(combinations: &[&Combination<'_>]) -> Estimates {
@@ -468,7 +426,7 @@ fn of_workloads(found: &Found, mixes: &[Mix]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use inferbench_crds::Duration;
+    use inferbench_crds::{Duration, outcome::Outcome};
     use proptest::prelude::*;
 
     use super::*;

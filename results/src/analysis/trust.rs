@@ -9,9 +9,9 @@ use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 use super::{correlation::spearman, grid::mean};
 use crate::{
+    counts::Counts,
     row::Row,
     sample::{Combination, Levels, Metric, is_invalid},
-    summary::Counts,
 };
 
 /// Whether to trust a sweep.

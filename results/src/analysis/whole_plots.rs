@@ -5,10 +5,10 @@ use inferbench_crds::{outcome::Outcome, splitmix::SplitMix64};
 
 use super::{attribution, grid::Grid, trust};
 use crate::{
+    counts::Counts,
     interval::{Interval, t_quantile},
     row::Row,
     sample::{Factor, Level, Metric, combine, latest_attempts},
-    summary::Counts,
 };
 
 /// Sweeps of each kind.
