@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, io, time::Duration};
 
-use super::count::Rule;
+use super::rule::Rule;
 
 /// How many characters of a body an error quotes.
 const QUOTED: usize = 300;

@@ -20,6 +20,7 @@ pub mod events;
 mod io;
 pub mod lag;
 mod recording;
+mod rule;
 pub mod saturation;
 mod stream;
 pub mod window;
@@ -31,9 +32,10 @@ pub(crate) mod timed;
 
 pub use arrivals::Arrivals;
 pub use client::Client;
-pub use count::{Arrival, Reply, Rule};
+pub use count::{Arrival, Reply};
 pub use error::{ClientError, RequestError};
 pub use lag::Lag;
+pub use rule::Rule;
 pub use saturation::Saturation;
 
 /// The address of a server, and how it is to be understood.

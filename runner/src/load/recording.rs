@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    count::{Counter, Reply, Rule},
+    count::{Counter, Reply},
     error::RequestError,
     events::Splitter,
+    rule::Rule,
 };
 
 /// The body of a response so far.

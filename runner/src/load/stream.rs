@@ -27,10 +27,10 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     client::Shared,
-    count::Rule,
     error::{RequestError, beginning},
     io::{Stamped, Stamps, Wire, nanos},
     recording::Recording,
+    rule::Rule,
 };
 
 /// How long a connection may take to come about.
