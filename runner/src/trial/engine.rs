@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use inferbench_engine::{Weights, threads::Threads, tokenizer::Tokenizer};
+use inferbench_engine::{Weights, tokenizer::Tokenizer};
 
-use super::{start::Start, subject::Subject};
+use super::{host::Host, start::Start, subject::Subject};
 use crate::{
     backend::{Backend, BackendError, Room, Setup},
     machine::processes::Processes,
@@ -29,17 +29,6 @@ pub struct Ready {
     pub tokenizer: Option<Tokenizer>,
     /// Whether it was started for the trial at hand, and not for an earlier one.
     pub started_now: bool,
-}
-
-/// What a machine gives an engine.
-#[derive(Clone, Copy, Debug)]
-pub struct Host<'a> {
-    /// The threads of this process.
-    pub threads: &'a Threads,
-    /// The GPUs of the trial, by their UUIDs.
-    pub gpu_uuids: &'a [String],
-    /// The memory there is, in bytes.
-    pub memory: Option<u64>,
 }
 
 /// Input ids that the check for finite logits runs over.

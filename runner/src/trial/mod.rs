@@ -9,6 +9,7 @@ pub mod bracket;
 pub mod capacity;
 pub mod clock;
 pub mod engine;
+pub mod host;
 pub mod measure;
 pub mod protocol;
 mod quality;

@@ -23,7 +23,8 @@ use inferbench_results::record::{
 use super::{
     asked, capacity,
     clock::{Clock, JUDGING, LOADING, MEASURING, WARMING_UP},
-    engine::{Host, Ready, Slot, Starter},
+    engine::{Ready, Slot, Starter},
+    host::Host,
     measure::{Hooks, Stop, Timed, measure},
     protocol::Measure,
     quality, recording, requests, roofline,

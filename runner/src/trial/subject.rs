@@ -10,7 +10,7 @@ use inferbench_engine::{
 };
 use inferbench_results::key::trial_key;
 
-use super::{engine::Host, measure::Schedule, protocol::Measure, roofline, start::Start};
+use super::{host::Host, measure::Schedule, protocol::Measure, roofline, start::Start};
 use crate::{
     backend::{self, BackendError, Room, Setup},
     models::WeightsAt,

@@ -1,0 +1,14 @@
+//! The part of a machine that a trial's engine may use.
+
+use inferbench_engine::threads::Threads;
+
+/// What a machine gives an engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Host<'a> {
+    /// The threads of this process.
+    pub threads: &'a Threads,
+    /// The GPUs of the trial, by their UUIDs.
+    pub gpu_uuids: &'a [String],
+    /// The memory there is, in bytes.
+    pub memory: Option<u64>,
+}
