@@ -3,16 +3,12 @@
 use std::{
     collections::VecDeque,
     net::ToSocketAddrs,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -29,7 +25,7 @@ use super::{
     io::nanos,
     lag::{Lag, Quantiles, thread_cpu},
     saturation::{self, Saturation},
-    stream::{Cancel, Command, Finished, Job, Route, Slot, serve},
+    stream::{Cancel, Command, Common, Finished, Job, Route, Slot, Stream},
     window::{Borders, Window},
 };
 
@@ -59,14 +55,11 @@ pub struct Client {
 
 /// What the client's tasks share. All of them run on the thread that is inside of the client: locks are never waited
 /// for.
-pub(super) struct Shared {
-    pub base: Instant,
-    pub route: Route,
+struct Shared {
+    common: Arc<Common>,
     slots: Mutex<Vec<Arc<Slot>>>,
     core: Mutex<Core>,
     root: Notify,
-    limit: AtomicU64,
-    settle_at: AtomicUsize,
 }
 
 /// The state of what is going on.
@@ -94,7 +87,6 @@ struct Core {
     failures: u64,
     longest: u64,
     waited: u64,
-    connects: u64,
     probes: Vec<(u64, u64)>,
     opening: Opening,
     fault: Option<std::io::Error>,
@@ -134,13 +126,10 @@ impl Client {
         let mut client = Self {
             runtime,
             shared: Arc::new(Shared {
-                base: Instant::now(),
-                route,
+                common: Arc::new(Common::new(route)),
                 slots: Mutex::default(),
                 core: Mutex::default(),
                 root: Notify::new(),
-                limit: AtomicU64::new(0),
-                settle_at: AtomicUsize::new(0),
             }),
             warm: 0,
         };
@@ -256,14 +245,9 @@ impl Client {
             probe.abort();
             (ending, start, cpu)
         });
-        let (window, fault, waited, connects) = {
+        let (window, fault, waited) = {
             let mut core = shared.core();
-            (
-                core.window.take(),
-                core.fault.take(),
-                core.waited,
-                core.connects,
-            )
+            (core.window.take(), core.fault.take(), core.waited)
         };
         if let Some(fault) = fault {
             return Err(ClientError::Start(fault));
@@ -288,7 +272,7 @@ impl Client {
             lag,
             saturation,
             waited,
-            connects,
+            connects: shared.common.connects.load(Relaxed),
         })
     }
 
@@ -342,45 +326,24 @@ impl Shared {
     }
 
     fn now(&self) -> u64 {
-        nanos(self.base.elapsed())
+        nanos(self.common.base.elapsed())
     }
 
     fn at(&self, nanos: u64) -> Instant {
-        self.base + Duration::from_nanos(nanos)
-    }
-
-    pub(super) fn limit(&self) -> Duration {
-        Duration::from_nanos(self.limit.load(Relaxed))
-    }
-
-    pub(super) fn settle_at(&self) -> usize {
-        self.settle_at.load(Relaxed)
-    }
-
-    /// Takes note that a connection is opened while time is taken.
-    pub(super) fn connects(&self) {
-        self.core().connects += 1;
-    }
-
-    /// The request that carries a body.
-    pub(super) fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.route.path.clone();
-        *request.headers_mut() = self.route.headers.clone();
-        request
+        self.common.base + Duration::from_nanos(nanos)
     }
 
     fn add_slot(self: &Arc<Self>) -> Arc<Slot> {
         let mut slots = self.slots();
         let slot = Arc::new(Slot::new(slots.len()));
         slots.push(Arc::clone(&slot));
-        tokio::spawn(serve(Arc::clone(&slot), Arc::clone(self)));
+        let stream = Stream::new(Arc::clone(&self.common), Arc::clone(&slot));
+        tokio::spawn(serve(stream, Arc::clone(&slot), Arc::clone(self)));
         slot
     }
 
     /// Takes note of how a [`Command::Connect`] ended.
-    pub(super) fn connected(&self, result: Result<(), RequestError>) {
+    fn connected(&self, result: Result<(), RequestError>) {
         let opening = &mut self.core().opening;
         opening.left -= 1;
         if let Err(error) = result {
@@ -390,9 +353,10 @@ impl Shared {
     }
 
     fn begin(&self, mode: Mode, limit: Duration, streams: usize) {
-        self.limit.store(nanos(limit), Relaxed);
-        self.settle_at
-            .store((MAX_KEPT / streams.max(1)).clamp(8 << 10, 1 << 20), Relaxed);
+        let settle_at = (MAX_KEPT / streams.max(1)).clamp(8 << 10, 1 << 20);
+        self.common.limit.store(nanos(limit), Relaxed);
+        self.common.settle_at.store(settle_at, Relaxed);
+        self.common.connects.store(0, Relaxed);
         let mut core = self.core();
         *core = Core {
             mode,
@@ -476,7 +440,7 @@ impl Shared {
     }
 
     /// Takes note that a request has ended, and says what its stream does next.
-    pub(super) fn ended(&self, slot: &Slot, finished: Finished) -> Option<Job> {
+    fn ended(&self, slot: &Slot, finished: Finished) -> Option<Job> {
         let mut core = self.core();
         let (index, ended) = (finished.index, finished.ended);
         core.in_flight -= 1;
@@ -490,7 +454,7 @@ impl Shared {
         }
         let kept = finished.recording.kept();
         if core.raw_bytes + kept > MAX_KEPT {
-            let exchange = Exchange::of(finished, self.base);
+            let exchange = Exchange::of(finished, self.common.base);
             core.finished.push(exchange);
         } else {
             core.raw_bytes += kept;
@@ -641,7 +605,7 @@ impl Shared {
         exchanges.extend(
             core.raw
                 .into_iter()
-                .map(|finished| Exchange::of(finished, self.base)),
+                .map(|finished| Exchange::of(finished, self.common.base)),
         );
         exchanges.sort_unstable_by_key(|exchange| exchange.index);
         let is_inside = |at: Instant| window.is_none_or(|window| window.hold(at));
@@ -684,6 +648,21 @@ impl Core {
     }
 }
 
+/// A stream's whole life: waits for commands and carries them out, for as long as the client lives.
+async fn serve(mut stream: Stream, slot: Arc<Slot>, shared: Arc<Shared>) {
+    loop {
+        match stream.next().await {
+            Command::Connect => shared.connected(stream.connect().await),
+            Command::Send(job) => {
+                let mut job = Some(job);
+                while let Some(one) = job {
+                    job = shared.ended(&slot, stream.perform(one).await);
+                }
+            }
+        }
+    }
+}
+
 /// Sends requests at the times of an open loop.
 async fn pace(shared: Arc<Shared>, start: u64, times: Poisson) {
     let alarm = match Alarm::new() {
@@ -715,7 +694,7 @@ async fn probe(shared: Arc<Shared>) {
             return;
         }
         let late = nanos(due.elapsed());
-        let due = nanos(due.duration_since(shared.base));
+        let due = nanos(due.duration_since(shared.common.base));
         shared.core().probes.push((due, late));
     }
 }

@@ -6,7 +6,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{future::poll_fn, task::AtomicWaker};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::{
     body::{Body, Incoming},
@@ -26,7 +26,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{
-    client::Shared,
     error::{RequestError, beginning},
     io::{Stamped, Stamps, Wire, nanos},
     recording::Recording,
@@ -47,6 +46,40 @@ pub(super) struct Route {
     pub path: Uri,
     pub headers: HeaderMap,
     pub rule: Rule,
+}
+
+/// What all streams of a client have in common.
+pub(super) struct Common {
+    /// All times count from here.
+    pub base: Instant,
+    pub route: Route,
+    /// The time that a request may take, in ns.
+    pub limit: AtomicU64,
+    /// Bytes of a response that are kept before they are counted.
+    pub settle_at: AtomicUsize,
+    /// Connections that were opened while time was taken.
+    pub connects: AtomicU64,
+}
+
+impl Common {
+    pub(super) fn new(route: Route) -> Self {
+        Self {
+            base: Instant::now(),
+            route,
+            limit: AtomicU64::new(0),
+            settle_at: AtomicUsize::new(0),
+            connects: AtomicU64::new(0),
+        }
+    }
+
+    /// The request that carries a body.
+    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.route.path.clone();
+        *request.headers_mut() = self.route.headers.clone();
+        request
+    }
 }
 
 /// A request to send.
@@ -349,131 +382,135 @@ impl Answer {
     }
 }
 
-/// A stream's whole life: waits for commands and carries them out, for as long as the client lives.
-pub(super) async fn serve(slot: Arc<Slot>, shared: Arc<Shared>) {
-    let mut connection = None;
-    loop {
-        match next(&slot, &mut connection).await {
-            Command::Connect => {
-                let result = match connection {
-                    Some(_) => Ok(()),
-                    None => Connection::open(&shared.route, shared.base)
-                        .await
-                        .map(|open| connection = Some(open)),
-                };
-                shared.connected(result);
-            }
-            Command::Send(job) => {
-                let mut job = Some(job);
-                while let Some(one) = job {
-                    let finished = perform(one, &mut connection, &slot, &shared).await;
-                    job = shared.ended(&slot, finished);
-                }
-            }
+/// A stream: its connection, where it has one, and where it is spoken to.
+pub(super) struct Stream {
+    common: Arc<Common>,
+    slot: Arc<Slot>,
+    connection: Option<Connection>,
+}
+
+impl Stream {
+    pub(super) fn new(common: Arc<Common>, slot: Arc<Slot>) -> Self {
+        Self {
+            common,
+            slot,
+            connection: None,
         }
     }
-}
 
-/// The next command; meanwhile notices that the server closes the connection.
-async fn next(slot: &Slot, connection: &mut Option<Connection>) -> Command {
-    poll_fn(|cx| {
-        slot.waker.register(cx.waker());
-        if connection
-            .as_mut()
-            .is_some_and(|open| open.drive(cx).is_some())
-        {
-            *connection = None;
-        }
-        let command = slot
-            .command
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        command.map_or(Poll::Pending, Poll::Ready)
-    })
-    .await
-}
-
-/// Sends a request, over a new connection where there is none, and once more where a connection that had been used
-/// turns out to have been closed by the server in the meantime.
-async fn perform(
-    job: Job,
-    connection: &mut Option<Connection>,
-    slot: &Slot,
-    shared: &Shared,
-) -> Finished {
-    let base = shared.base;
-    let began = nanos(base.elapsed()).max(1);
-    slot.cancel.store(Cancel::No as u8, Relaxed);
-    slot.done.store(0, Relaxed);
-    slot.began.store(began, Relaxed);
-    let mut recording = Recording::new(shared.route.rule);
-    let mut sent = None;
-    let mut ended = None;
-    let result = loop {
-        let was_open = connection.is_some();
-        let open = match connection {
-            Some(open) => open,
-            None => {
-                shared.connects();
-                match opened(slot, shared).await {
-                    Ok(open) => connection.insert(open),
-                    Err(error) => break Err(error),
-                }
+    /// The next command; meanwhile notices that the server closes the connection.
+    pub(super) async fn next(&mut self) -> Command {
+        let Self {
+            slot, connection, ..
+        } = self;
+        poll_fn(|cx| {
+            slot.waker.register(cx.waker());
+            if connection
+                .as_mut()
+                .is_some_and(|open| open.drive(cx).is_some())
+            {
+                *connection = None;
             }
+            let command = slot
+                .command
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            command.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Opens a connection where there is none.
+    pub(super) async fn connect(&mut self) -> Result<(), RequestError> {
+        if self.connection.is_none() {
+            let Common { route, base, .. } = &*self.common;
+            self.connection = Some(Connection::open(route, *base).await?);
+        }
+        Ok(())
+    }
+
+    /// Sends a request, over a new connection where there is none, and once more where a connection that had been used
+    /// turns out to have been closed by the server in the meantime.
+    pub(super) async fn perform(&mut self, job: Job) -> Finished {
+        let Self {
+            common,
+            slot,
+            connection,
+        } = self;
+        let base = common.base;
+        let began = nanos(base.elapsed()).max(1);
+        slot.cancel.store(Cancel::No as u8, Relaxed);
+        slot.done.store(0, Relaxed);
+        slot.began.store(began, Relaxed);
+        let mut recording = Recording::new(common.route.rule);
+        let mut sent = None;
+        let mut ended = None;
+        let result = loop {
+            let was_open = connection.is_some();
+            let open = match connection {
+                Some(open) => open,
+                None => {
+                    common.connects.fetch_add(1, Relaxed);
+                    match opened(slot, common).await {
+                        Ok(open) => connection.insert(open),
+                        Err(error) => break Err(error),
+                    }
+                }
+            };
+            let mut heard = None;
+            let used = open.used;
+            let request = common.request(job.body.clone());
+            let settle_at = common.settle_at.load(Relaxed);
+            let result = open
+                .exchange(request, &mut recording, slot, &mut heard, settle_at, base)
+                .await;
+            // Over TLS, more may be written later.
+            let written = heard.unwrap_or_else(|| open.stamps.written());
+            sent = (written >= began).then_some(written);
+            if heard.is_some() {
+                ended = Some(open.stamps.read());
+            }
+            if result.is_err() || slot.cancel.load(Relaxed) != Cancel::No as u8 {
+                // What is left of the response would be taken for the next one's.
+                *connection = None;
+            }
+            let closed_between = matches!(
+                result,
+                Err(RequestError::Closed { .. } | RequestError::Reset { .. })
+            );
+            if closed_between && was_open && used && heard.is_none() {
+                continue;
+            }
+            break result;
         };
-        let mut heard = None;
-        let used = open.used;
-        let request = shared.request(job.body.clone());
-        let settle_at = shared.settle_at();
-        let result = open
-            .exchange(request, &mut recording, slot, &mut heard, settle_at, base)
-            .await;
-        // Over TLS, more may be written later.
-        let written = heard.unwrap_or_else(|| open.stamps.written());
-        sent = (written >= began).then_some(written);
-        if heard.is_some() {
-            ended = Some(open.stamps.read());
+        slot.began.store(0, Relaxed);
+        let failure = result.err().map(|error| match error {
+            RequestError::TimeOut { events, .. } => RequestError::TimeOut {
+                limit: Duration::from_nanos(common.limit.load(Relaxed)),
+                events,
+            },
+            error => error,
+        });
+        Finished {
+            index: job.index,
+            stream: slot.number,
+            intended: job.intended,
+            sent,
+            // The end of a time-out is when it was noticed, not the last thing that came.
+            ended: match (&failure, ended) {
+                (None, Some(ended)) => ended,
+                _ => nanos(base.elapsed()),
+            },
+            failure,
+            recording,
         }
-        if result.is_err() || slot.cancel.load(Relaxed) != Cancel::No as u8 {
-            // What is left of the response would be taken for the next one's.
-            *connection = None;
-        }
-        let closed_between = matches!(
-            result,
-            Err(RequestError::Closed { .. } | RequestError::Reset { .. })
-        );
-        if closed_between && was_open && used && heard.is_none() {
-            continue;
-        }
-        break result;
-    };
-    slot.began.store(0, Relaxed);
-    let failure = result.err().map(|error| match error {
-        RequestError::TimeOut { events, .. } => RequestError::TimeOut {
-            limit: shared.limit(),
-            events,
-        },
-        error => error,
-    });
-    Finished {
-        index: job.index,
-        stream: slot.number,
-        intended: job.intended,
-        sent,
-        // The end of a time-out is when it was noticed, not the last thing that came.
-        ended: match (&failure, ended) {
-            (None, Some(ended)) => ended,
-            _ => nanos(base.elapsed()),
-        },
-        failure,
-        recording,
     }
 }
 
 /// A new connection, unless it is given up meanwhile.
-async fn opened(slot: &Slot, shared: &Shared) -> Result<Connection, RequestError> {
-    let mut opening = pin!(Connection::open(&shared.route, shared.base));
+async fn opened(slot: &Slot, common: &Common) -> Result<Connection, RequestError> {
+    let mut opening = pin!(Connection::open(&common.route, common.base));
     poll_fn(|cx| match slot.cancelled(cx) {
         Cancel::No => opening.as_mut().poll(cx),
         Cancel::Cut => Poll::Ready(Err(RequestError::Cut)),
