@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     InferenceBenchmarkSpec,
     design::{Combination, Trial},
-    engine::command::OPEN_CONCURRENCY,
-    limits,
+    limits::{self, OPEN_CONCURRENCY},
     outcome::Outcome,
     search::Search,
     spec::{Colocation, Design, Isolation, Measurement, Model, Objectives},

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::preset::{Counting, Preset, Prompt};
-use crate::{Duration, limits, patterns, spec::SecretKeyRef};
+use crate::{Duration, limits, patterns, secret::SecretKeyRef};
 
 /// An engine: exactly one of the members beside its name.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]

@@ -4,27 +4,35 @@
 //! Plain data and pure functions: no Kubernetes client, no model, no store.
 
 pub mod budget;
+pub mod combination;
 pub mod contract;
 pub mod crd;
 pub mod design;
+pub mod dtype;
 pub mod duration;
 pub mod engine;
 mod exclude;
 pub mod exit_code;
 pub mod expectation;
 pub mod factor;
+pub mod factors;
 pub mod file;
+mod grid;
 pub mod handover;
 pub mod layout;
 pub mod ledger;
+pub mod level;
 pub mod limits;
+pub mod model;
 mod node;
 pub mod outcome;
 pub mod patterns;
 pub mod presets;
 mod schema;
 pub mod search;
+pub mod secret;
 pub mod select;
+pub mod selection;
 mod sha256;
 pub mod spec;
 pub mod splitmix;

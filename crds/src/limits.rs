@@ -26,6 +26,8 @@ pub const ARGUMENTS: u32 = 64;
 pub const ARGUMENT: u32 = 1_024;
 /// Requests in flight.
 pub const CONCURRENCY: u32 = 10_000;
+/// Requests that a server is to take at once where an open loop sets no bound.
+pub const OPEN_CONCURRENCY: u32 = 32;
 /// Requests a second.
 pub const REQUEST_RATE: u32 = 100_000;
 /// Characters of the name of an environment variable.

@@ -9,7 +9,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{engine::command::OPEN_CONCURRENCY, factor::Number, limits, patterns};
+use crate::{level::Number, limits, patterns};
 
 /// A search for the highest load at which the objectives hold.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Search {
     #[must_use]
     pub fn requests_at_once(&self) -> u32 {
         match self.factor {
-            Searched::RequestRate => OPEN_CONCURRENCY,
+            Searched::RequestRate => limits::OPEN_CONCURRENCY,
             Searched::Concurrency => self.to.get() as u32,
         }
     }

@@ -1,6 +1,6 @@
 //! The spec of an `InferenceBenchmark`: what a user asks for. The doc comments are the CRD's descriptions.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration};
 use kube::CustomResource;
@@ -8,20 +8,17 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Duration,
-    design::Setting,
-    factor::{self, Level, Levels, Number},
-    limits, patterns, presets,
-    search::Search,
-    select::Select,
-    status::InferenceBenchmarkStatus,
-    until::Until,
-    workload::Weighted,
+    Duration, factor::Levels, limits, patterns, search::Search, select::Select,
+    status::InferenceBenchmarkStatus, until::Until, workload::Weighted,
 };
 pub use crate::{
+    dtype::Dtype,
     engine::{Candle, Endpoint, Engine, Server},
     exclude::Exclude,
     expectation::Expectation,
+    factors::{Factors, Parameter},
+    model::{HuggingFaceSource, Model, ModelSource, ObjectStoreSource, RandomSource},
+    secret::{SecretKeyRef, SecretRef},
 };
 
 /// A designed sweep of LLM inference measurements.
@@ -98,246 +95,6 @@ pub struct Design {
     #[serde(default = "default_seed")]
     #[schemars(range(min = 0, max = limits::SEED))]
     pub seed: i64,
-}
-
-/// The factors of the design; each is a list of distinct levels.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Factors {
-    /// The engines that are measured; by default candle alone, inferbench's own.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::ENGINES), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub engine: Vec<Engine>,
-    /// Factors that you name: each sets an environment variable or an option of the engine's process, or a member of
-    /// every request.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::PARAMETERS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub parameters: Vec<Parameter>,
-    /// The models.
-    #[schemars(length(min = 1, max = limits::MODELS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub model: Vec<Model>,
-    /// Sequences in a batch: all leave together, and the next batch when all are done. It is the load unless there is
-    /// `concurrency` or `requestRate`.
-    #[serde(default = "default_batch_size")]
-    #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::BATCH_SIZE)), extend("x-kubernetes-list-type" = "set"))]
-    pub batch_size: Vec<i32>,
-    /// Input tokens of each sequence.
-    #[serde(default = "default_length")]
-    #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::LENGTH)), extend("x-kubernetes-list-type" = "set"))]
-    pub input_length: Vec<i32>,
-    /// Output tokens of each sequence.
-    #[serde(default = "default_length")]
-    #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 1, max = limits::LENGTH)), extend("x-kubernetes-list-type" = "set"))]
-    pub output_length: Vec<i32>,
-    /// Requests in flight: each stream sends its next request when its last one is done. Of servers and endpoints alone.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::LEVELS), inner(range(min = 1, max = limits::CONCURRENCY)), extend("x-kubernetes-list-type" = "set"))]
-    pub concurrency: Vec<i32>,
-    /// Requests a second, which come at random (Poisson) whether others are done or not. Of servers and endpoints alone.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::LEVELS), inner(range(min = 0.001, max = limits::REQUEST_RATE)), extend("x-kubernetes-list-type" = "set"))]
-    pub request_rate: Vec<Number>,
-    /// Percent of the input tokens that all requests of a trial have in common, as a system prompt is; with it servers keep
-    /// their prefix caches, which are off otherwise. Of servers and endpoints alone.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::LEVELS), inner(range(min = 0, max = 100)), extend("x-kubernetes-list-type" = "set"))]
-    pub prefix_share: Vec<i32>,
-    /// GPUs of the engine, which divide the work among them; `[0]` means CPU and stands alone.
-    #[serde(default = "default_gpus")]
-    #[schemars(length(min = 1, max = limits::LEVELS), inner(range(min = 0, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
-    pub gpus: Vec<i32>,
-    /// Stages that the model's layers are divided into, one after another; by default 1.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::PARALLEL), inner(range(min = 1, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
-    pub pipeline_parallel: Vec<i32>,
-    /// Replicas of the model that divide the sequences among them; by default 1.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::PARALLEL), inner(range(min = 1, max = limits::GPUS)), extend("x-kubernetes-list-type" = "set"))]
-    pub data_parallel: Vec<i32>,
-    /// Data types of the weights; by default bf16 on GPU and f32 on CPU.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::DTYPES), extend("x-kubernetes-list-type" = "set"))]
-    pub dtype: Vec<Dtype>,
-}
-
-impl Factors {
-    /// The engines; candle where none is named.
-    #[must_use]
-    pub fn engines(&self) -> Cow<'_, [Engine]> {
-        if self.engine.is_empty() {
-            vec![Engine::default()].into()
-        } else {
-            self.engine.as_slice().into()
-        }
-    }
-
-    /// The data types; where none is named, f32 on the CPU, else bf16.
-    #[must_use]
-    pub fn dtypes(&self) -> Cow<'_, [Dtype]> {
-        match self.dtype.as_slice() {
-            [] if self.gpus == [0] => Cow::Borrowed(&[Dtype::F32]),
-            [] => Cow::Borrowed(&[Dtype::Bf16]),
-            given => given.into(),
-        }
-    }
-}
-
-/// A factor that the user names.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Parameter {
-    /// Its name in tables and figures; not that of another factor.
-    #[schemars(length(min = 1, max = limits::PARAMETER_NAME), regex(pattern = patterns::PARAMETER_NAME))]
-    pub name: String,
-    /// Its distinct levels: numbers, texts, true and false.
-    #[schemars(length(min = 1, max = limits::LEVELS))]
-    pub levels: Vec<Level>,
-    /// The engines that take it, by name; by default all. For the others it has no level, and combinations that would
-    /// differ in it alone are one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::ENGINES), inner(length(max = limits::ENGINE_NAME)), extend("x-kubernetes-list-type" = "set"))]
-    pub engines: Vec<String>,
-    /// The environment variable of the engine's process that has the level as its value.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = limits::ENV_NAME), regex(pattern = patterns::ENV_NAME))]
-    pub env: String,
-    /// The option of the server's command line that has the level as its value; where it is true, the option stands
-    /// alone, and where it is false, it is left out.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = limits::PARAMETER_FLAG), regex(pattern = patterns::FLAG))]
-    pub flag: String,
-    /// The member of every request's body that has the level as its value. A parameter of requests forces no fresh start.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = limits::PARAMETER_FLAG), regex(pattern = patterns::FIELD))]
-    pub field: String,
-}
-
-impl Parameter {
-    /// Whether the engine of this name takes it.
-    #[must_use]
-    pub fn is_for(&self, engine: &str) -> bool {
-        self.engines.is_empty() || self.engines.iter().any(|name| name == engine)
-    }
-
-    /// The scope of a change of level: a member of requests is another load on the same engine.
-    #[must_use]
-    pub const fn scope(&self) -> factor::Scope {
-        if self.field.is_empty() {
-            factor::Scope::Start
-        } else {
-            factor::Scope::Load
-        }
-    }
-
-    /// The level at a position, with where it goes.
-    pub(crate) fn setting(&self, at: usize) -> Setting {
-        Setting {
-            level: self.levels[at].clone(),
-            env: self.env.clone(),
-            flag: self.flag.clone(),
-            field: self.field.clone(),
-        }
-    }
-}
-
-/// A model and where its weights come from.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Model {
-    /// The name of this level in tables and figures.
-    #[schemars(length(min = 1, max = limits::MODEL_NAME), regex(pattern = patterns::MODEL_NAME))]
-    pub name: String,
-    /// Where the weights come from.
-    pub source: ModelSource,
-}
-
-/// Where a model's weights come from: exactly one of the members.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct ModelSource {
-    /// A repository of the Hugging Face Hub.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hugging_face: Option<HuggingFaceSource>,
-    /// The right shape with seeded random weights: nothing is downloaded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub random: Option<RandomSource>,
-    /// A folder (in a cluster: on a mounted volume) with config.json, tokenizer.json and safetensors, or with one GGUF
-    /// file; or such a file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = limits::PATH))]
-    pub path: Option<String>,
-    /// A prefix of an object store with the same files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub object_store: Option<ObjectStoreSource>,
-}
-
-/// A repository of the Hugging Face Hub.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct HuggingFaceSource {
-    /// The repository, as `owner/name`.
-    #[schemars(length(max = limits::REPOSITORY), regex(pattern = patterns::REPOSITORY))]
-    pub repo: String,
-    /// A branch, tag or commit; it is resolved to a commit once, before the first trial.
-    #[serde(default = "default_revision")]
-    #[schemars(length(max = limits::REVISION), regex(pattern = patterns::REVISION))]
-    pub revision: String,
-}
-
-/// Seeded random weights in the shape of a known model.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct RandomSource {
-    /// The known model.
-    #[schemars(extend("enum" = presets::PRESETS))]
-    pub preset: String,
-}
-
-/// A prefix of an object store.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct ObjectStoreSource {
-    /// `s3://`, `gs://`, `az://` or `file://` URL of the folder.
-    #[schemars(length(max = limits::URL), regex(pattern = patterns::STORE_URL))]
-    pub url: String,
-}
-
-/// A data type of the weights; cache and activations have the same, or f32 where weights are quantized.
-#[derive(
-    Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 32-bit IEEE float.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// 16-bit IEEE float.
-    F16,
-    /// Weights in blocks of 32 integers of 4 bits with a common scale (as GGUF's); the rest in f32.
-    Q4_0,
-    /// Weights in blocks of 32 integers of 8 bits with a common scale (as GGUF's); the rest in f32.
-    Q8_0,
-}
-
-impl Dtype {
-    /// The name, as specs and records write it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-            Self::Q4_0 => "q4_0",
-            Self::Q8_0 => "q8_0",
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
 }
 
 /// The order of the trials.
@@ -497,27 +254,6 @@ pub struct ClaimRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = limits::PATH), regex(pattern = patterns::RELATIVE_PATH))]
     pub path: Option<String>,
-}
-
-/// A Secret by name.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretRef {
-    /// The name of the Secret.
-    #[schemars(length(max = 253), regex(pattern = patterns::DNS_SUBDOMAIN))]
-    pub name: String,
-}
-
-/// A key of a Secret.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretKeyRef {
-    /// The name of the Secret.
-    #[schemars(length(max = 253), regex(pattern = patterns::DNS_SUBDOMAIN))]
-    pub name: String,
-    /// The key.
-    #[schemars(length(max = 253), regex(pattern = patterns::SECRET_KEY))]
-    pub key: String,
 }
 
 /// Where the results go.
@@ -701,22 +437,6 @@ fn default_replicates() -> i32 {
 
 fn default_seed() -> i64 {
     42
-}
-
-fn default_batch_size() -> Vec<i32> {
-    vec![1]
-}
-
-fn default_length() -> Vec<i32> {
-    vec![128]
-}
-
-fn default_gpus() -> Vec<i32> {
-    vec![1]
-}
-
-fn default_revision() -> String {
-    "main".into()
 }
 
 /// The schema of an object that is checked elsewhere: anything goes.

@@ -11,14 +11,15 @@ use crate::{
     Duration, InferenceBenchmark,
     contract::RESERVED_PREFIX,
     crd::schema,
-    design::{Expansion, size},
+    design::Expansion,
     engine::{Preset, command},
     expectation::{Call, Expectation},
     factor::{self, Allowed, Axis, Factor, Level},
+    grid::size,
     limits,
     node::Node,
     schema::check,
-    select::{self, Unfit},
+    selection::{self, Unfit},
     spec::{
         Design, Engine, Exclude, Factors, InferenceBenchmarkSpec, ModelSource, Parameter, Server,
         Store,
@@ -305,7 +306,7 @@ impl Found {
         }
         let small = trials <= limits::TRIALS && design.exclude.len() <= limits::EXCLUDES as usize;
         if small && trials > 0 && self.len() == before {
-            match select::of(design).and_then(Result::err) {
+            match selection::of(design).and_then(Result::err) {
                 None | Some(Unfit::TooMany { candidates: 0, .. }) => {
                     if Expansion::new(design).is_empty() {
                         self.add(

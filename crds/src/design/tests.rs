@@ -3,6 +3,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    engine::Engine,
+    spec::{Dtype, Exclude},
+};
 
 /// In place of a level of its load, a combination has the search.
 #[test]

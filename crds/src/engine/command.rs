@@ -10,8 +10,9 @@ use super::{
     preset::{Argument, When},
 };
 use crate::{
-    design::{Combination, Load},
-    factor::Level,
+    combination::{Combination, Load},
+    level::Level,
+    limits::OPEN_CONCURRENCY,
 };
 
 /// Names that `$(NAME)` may have beside parameters.
@@ -31,9 +32,6 @@ pub const NAMES: [&str; 11] = [
 
 /// Names that a text in a request's body may be, as `$(NAME)`, beside parameters.
 pub const REQUEST_NAMES: [&str; 3] = ["inputLength", "outputLength", "prefixCache"];
-
-/// Requests that a server is to take at once where an open loop sets no bound.
-pub const OPEN_CONCURRENCY: u32 = 32;
 
 /// What a server is given to run in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::spec::Dtype;
+use crate::dtype::Dtype;
 
 /// The program of a server, as far as inferbench knows it.
 #[derive(

@@ -1,6 +1,6 @@
 //! Least squares by normal equations: many small problems that share their columns.
 
-use inferbench_crds::select::algebra::{dot, sweep};
+use inferbench_crds::selection::algebra::{dot, sweep};
 
 /// The normal equations of a problem: all that least squares needs to know of its rows.
 #[derive(Clone, Debug)]

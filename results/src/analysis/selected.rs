@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use inferbench_crds::{
     design::Expansion,
     factor::{self, Axis, Kind, Levels},
-    select::{Coding, Confounded, Method, Model, Select, Term, algebra::dot},
+    select::{Method, Model, Select},
+    selection::{Coding, Confounded, Term, algebra::dot},
     spec::Design,
 };
 use schemars::JsonSchema;

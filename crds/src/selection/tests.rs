@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::factor::{Factor, Level};
+use crate::{
+    design::Expansion,
+    factor::{Factor, Level},
+};
 
 fn design(factors: Value, select: Value) -> Design {
     let mut factors = factors;

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Model, is_taken};
-use crate::factor::{Axis, Factor, Kind, Level};
+use crate::{
+    factor::{Axis, Factor, Kind},
+    level::Level,
+    select::Model,
+};
 
 /// A term of a model: a factor's own effect, the curvature of a number, or what two factors do together.
 #[derive(
@@ -101,7 +104,7 @@ impl Coding {
         for digits in combinations {
             let engine = engine_of(engines.as_ref(), &digits);
             for ((used, axis), digit) in used.iter_mut().zip(axes).zip(digits.iter().copied()) {
-                used[digit] |= is_taken(axis, engine);
+                used[digit] |= axis.is_taken_by(engine);
             }
         }
         let coded = used

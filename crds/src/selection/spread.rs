@@ -2,7 +2,7 @@
 //! cube stands for the combination of the levels that it falls into; where that is excluded or taken already, for one
 //! near it.
 
-use super::{Grid, is_taken};
+use super::Grid;
 use crate::splitmix::SplitMix64;
 
 /// Combinations that are looked at for the nearest free one.
@@ -139,7 +139,7 @@ impl<'a> Chosen<'a> {
         let taken: Vec<bool> = grid
             .axes
             .iter()
-            .map(|axis| is_taken(axis, engine))
+            .map(|axis| axis.is_taken_by(engine))
             .collect();
         for (digit, taken) in digits.iter_mut().zip(taken) {
             *digit = if taken { *digit } else { 0 };
