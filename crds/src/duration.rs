@@ -13,13 +13,13 @@ pub const PATTERN: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
 pub struct Duration(std::time::Duration);
 
 impl Duration {
-    /// A duration of so many milliseconds.
+    /// A duration in milliseconds.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(std::time::Duration::from_millis(millis))
     }
 
-    /// A duration of so many seconds.
+    /// A duration in seconds.
     #[must_use]
     pub const fn from_secs(secs: u64) -> Self {
         Self(std::time::Duration::from_secs(secs))

@@ -32,7 +32,7 @@ pub fn chunks(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX)
 }
 
-/// How many chunks the decisions on so many combinations take at most: a stream of bits that says nothing twice is as
+/// How many chunks the decisions on `combinations` take at most: a stream of bits that says nothing twice is as
 /// long as the bits.
 #[must_use]
 pub fn chunks_of_decisions(combinations: u32) -> u32 {
@@ -96,8 +96,8 @@ pub fn join_decided<'a>(
 }
 
 impl Decided {
-    /// The decisions after some blocks, of a design with so many combinations before exclusion, on those that run no
-    /// further.
+    /// The decisions after some blocks, of a design with this number of combinations before exclusion, on those
+    /// that run no further.
     #[must_use]
     pub fn new(blocks: u32, combinations: u32, enough: impl IntoIterator<Item = u32>) -> Self {
         let mut bits = vec![0_u8; (combinations as usize).div_ceil(8)];

@@ -66,7 +66,7 @@ const fn bytes_for(trials: u32) -> usize {
 }
 
 impl Outcomes {
-    /// A ledger of so many trials (before exclusion), none of which has ended.
+    /// A ledger of this number of trials (before exclusion), none of which has ended.
     #[must_use]
     pub fn new(trials: u32) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl Outcomes {
         }
     }
 
-    /// Reads a ledger of so many trials; an empty text is an empty ledger.
+    /// Reads a ledger of this number of trials; an empty text is an empty ledger.
     ///
     /// # Errors
     /// Where the text is not base64, of another length, or has a number that is no outcome.

@@ -148,7 +148,7 @@ impl Default for Measurement {
 }
 
 impl Measurement {
-    /// The least time over all timed iterations on so many GPUs: `min_duration`, else 2 s on CPU and 10 s on GPU.
+    /// The least time over all timed iterations on `gpus` GPUs: `min_duration`, else 2 s on CPU and 10 s on GPU.
     #[must_use]
     pub fn min_duration_for(&self, gpus: i32) -> Duration {
         let default = Duration::from_secs(if gpus == 0 { 2 } else { 10 });

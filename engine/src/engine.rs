@@ -382,7 +382,7 @@ fn joins(processor: Processor, parallel: Parallel) -> Result<Vec<Join>, EngineEr
     }
 }
 
-/// Whether this machine's memory has room for so many bytes.
+/// Whether this machine's memory has room for `needed` bytes.
 fn check_memory(needed: u64) -> Result<(), EngineError> {
     match host::available_memory() {
         Some(available) if needed > available => Err(EngineError::OutOfMemory(format!(

@@ -191,7 +191,7 @@ struct NcclLink {
 unsafe impl Send for NcclLink {}
 
 impl NcclLink {
-    /// The stage that is so many stages on.
+    /// The stage that is `distance` stages on.
     fn peer(&self, distance: usize) -> i32 {
         ((self.stage.index + distance) % self.stage.count) as i32
     }

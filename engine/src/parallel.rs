@@ -67,7 +67,7 @@ impl Stage {
         self.index + 1 == self.count
     }
 
-    /// Its layers, of so many.
+    /// Its layers, of `all`.
     pub fn layers(self, all: usize) -> Range<usize> {
         part(all, self.count, self.index)
     }

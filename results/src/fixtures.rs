@@ -245,7 +245,7 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
     }
 }
 
-/// A request to a server: so many in flight, 3 input tokens, 4 output tokens, at least 5 requests.
+/// A request to a server: `concurrency` in flight, 3 input tokens, 4 output tokens, at least 5 requests.
 #[must_use]
 pub fn closed_loop(concurrency: u32) -> Request {
     let mut request = request();
@@ -264,7 +264,7 @@ pub fn closed_loop(concurrency: u32) -> Request {
     request
 }
 
-/// The same with so many requests a second.
+/// The same with `rate` requests a second.
 #[must_use]
 pub fn open_loop(rate: f64) -> Request {
     let mut request = closed_loop(0);

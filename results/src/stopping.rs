@@ -160,7 +160,7 @@ impl Stopping {
         self.reported
     }
 
-    /// What to do with a combination after its metric was measured in so many blocks. It depends on these values alone,
+    /// What to do with a combination after its metric was measured in these blocks. It depends on these values alone,
     /// so that asking again after an interruption changes nothing. A value that has no logarithm never stops it early.
     #[must_use]
     pub fn decide(&self, blocks: &[f64]) -> Decision {
@@ -250,7 +250,7 @@ impl Moments {
     }
 }
 
-/// Student's t of a two-sided interval over so many blocks, over the root of their number.
+/// Student's t of a two-sided interval over this number of blocks, over the root of their number.
 fn factor(confidence: f64, blocks: f64) -> f64 {
     StudentsT::new(0.0, 1.0, blocks - 1.0).map_or(f64::INFINITY, |t| {
         t.inverse_cdf(f64::midpoint(1.0, confidence))

@@ -289,7 +289,7 @@ fn in_flight(truths: &[Truth]) -> usize {
         .unwrap_or(0) as usize
 }
 
-/// What so many open streams, of which each has a token a second, take of memory.
+/// The memory that `streams` open streams take, of which each has a token a second.
 fn memory(streams: usize) -> Result<(), Box<dyn Error>> {
     let server = Server::start()?;
     let before = resident();

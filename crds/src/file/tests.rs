@@ -15,7 +15,7 @@ fn with_factors(lines: &str) -> String {
     )
 }
 
-fn complaint(text: &str) -> String {
+fn message(text: &str) -> String {
     match load(text, "bad.yaml", Scope::Local) {
         Ok(resources) => panic!("accepted: {resources:?}"),
         Err(error) => error.to_string(),
@@ -24,7 +24,7 @@ fn complaint(text: &str) -> String {
 
 /// The texts that a user sees, one golden file for each kind of slip.
 #[test]
-fn complaints() {
+fn messages() {
     let cases = [
         (
             "bad_yaml",
@@ -124,7 +124,7 @@ fn complaints() {
     ];
     for (name, text) in cases {
         insta::with_settings!({ description => text.clone(), omit_expression => true }, {
-            insta::assert_snapshot!(name, complaint(&text));
+            insta::assert_snapshot!(name, message(&text));
         });
     }
 }

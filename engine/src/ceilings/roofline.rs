@@ -165,7 +165,7 @@ fn sequences(load: &Workload) -> f64 {
     load.batch.div_ceil(load.parallel.data) as f64
 }
 
-/// The operations of the output matrix for so many positions.
+/// The operations of the output matrix for `positions`.
 fn head(shape: &ModelShape, positions: f64) -> Work {
     let params = (shape.vocab * shape.hidden) as f64;
     let share = params / (shape.layer_params as f64 + params);

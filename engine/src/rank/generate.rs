@@ -73,7 +73,7 @@ impl Share {
     }
 }
 
-/// The batch in so many parts: the rows of each, with their cache.
+/// The batch in `count` parts: the rows of each, with their cache.
 fn parts(batch: usize, count: usize, cache: &KvCache) -> Result<Vec<(Range<usize>, KvCache)>> {
     let parts = (0..count).map(|index| {
         let rows = part(batch, count, index);
@@ -102,7 +102,7 @@ struct Back {
 }
 
 impl Back {
-    /// For so many parts of the batch and stages.
+    /// For this number of parts of the batch, and of stages.
     fn new(parts: usize, stages: usize) -> Self {
         Self {
             // Once the ids are sent, as many parts are under way as there are stages before the last, at most.

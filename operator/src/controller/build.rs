@@ -159,7 +159,7 @@ pub fn collector(sweep: &Sweep, ledger: &str, failed: u32, attempt: u32) -> Job 
     job
 }
 
-/// The Job that decides, after so many blocks, which combinations run no further, at this state of the ledger
+/// The Job that decides, after this number of blocks, which combinations run no further, at this state of the ledger
 /// (`status.ledger.outcomes`), for the `attempt`th time (from 1). It reads the store as the collector does, and hands over
 /// as that does.
 #[must_use]

@@ -28,7 +28,7 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// Those of so many blocks, from the first on.
+    /// Those of the first `blocks` blocks.
     #[must_use]
     pub fn of_first(self, blocks: u32) -> Self {
         Self {

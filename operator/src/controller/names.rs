@@ -95,7 +95,7 @@ pub fn preflight(name: &str, uid: &str, attempt: u32) -> String {
     job(name, uid, &format!("preflight-{}", base36(attempt)))
 }
 
-/// The Job of an attempt at the look after so many blocks.
+/// The Job of an attempt at the look after `blocks` blocks.
 #[must_use]
 pub fn look(name: &str, uid: &str, blocks: u32, attempt: u32) -> String {
     job(

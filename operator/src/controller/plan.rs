@@ -45,8 +45,8 @@ pub enum Action {
     Pin(Vec<PinnedModel>),
     /// Record how trials ended.
     Record(Vec<Ended>),
-    /// Record that it was decided after so many blocks which combinations run no further; their trials are among those
-    /// that have ended.
+    /// Record that it was decided after this number of blocks which combinations run no further; their trials are among
+    /// those that have ended.
     Decide(u32),
     /// Record what a collection from `inputs` has handed over.
     Collect {
@@ -77,7 +77,7 @@ pub enum Create {
     Preflight(u32),
     /// One that measures these trials.
     Trials(Vec<u32>),
-    /// A look after so many blocks, for the nth time.
+    /// A look after a number of blocks, for the nth time.
     Look {
         /// The blocks.
         blocks: u32,

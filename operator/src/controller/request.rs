@@ -51,7 +51,7 @@ pub fn of_sweep(sweep: &Sweep, collection: Option<(String, u32)>) -> String {
     written(sweep, collection, None)
 }
 
-/// The request of a look after so many blocks, at this state of the ledger, with a number of chunks to hand over.
+/// The request of a look after `blocks` blocks, at this state of the ledger, with a number of chunks to hand over.
 #[must_use]
 pub fn of_look(sweep: &Sweep, ledger: String, chunks: u32, blocks: u32) -> String {
     written(sweep, Some((ledger, chunks)), Some(blocks))

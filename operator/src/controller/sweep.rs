@@ -145,7 +145,7 @@ impl Sweep {
         sha256_hex(&serde_json::to_vec(&inputs).unwrap_or_default())
     }
 
-    /// The hash of what a look after so many blocks looks at. What is stored of them is not in it: they have ended.
+    /// The hash of what a look after `blocks` blocks looks at. What is stored of them is not in it: they have ended.
     #[must_use]
     pub fn looked_at(&self, blocks: u32) -> String {
         sha256_hex(format!("{} look {blocks}", self.plan.hash).as_bytes())

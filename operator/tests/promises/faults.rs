@@ -106,7 +106,7 @@ impl Kind {
 }
 
 impl Lab {
-    /// From now on so many of a hundred requests of this replica go wrong, in one of these ways. Faults of watches
+    /// From now on `percent` of a hundred requests of this replica go wrong, in one of these ways. Faults of watches
     /// last, so they strike more of them.
     pub fn disturb(&self, name: &str, kinds: &[Kind], percent: u32, seed: u64) {
         let (kinds, monitor) = (kinds.to_vec(), Arc::clone(&self.monitor));

@@ -174,7 +174,7 @@ fn row_of(file: &Members, options: &VllmServeOptions) -> Result<Row, String> {
     Ok(row)
 }
 
-/// The load: so many in flight, or so many a second at random.
+/// The load: requests in flight, or requests a second at random.
 fn load(file: &Members) -> Result<(Factor, Level), String> {
     if let Some(ramp) = given(file, "ramp_up_strategy") {
         return Err(format!(

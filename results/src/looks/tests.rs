@@ -68,7 +68,7 @@ impl Simulated<'_> {
         self.looks.enough(self.rows.values(), COMBINATIONS)
     }
 
-    /// Runs from the first block, skipping what is there, until so many trials are done.
+    /// Runs from the first block, skipping what is there, until `most` trials are done.
     fn run(&mut self, most: usize, fails: &dyn Fn(u32) -> bool) {
         let mut left = most;
         for block in 0..8 {

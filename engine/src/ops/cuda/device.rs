@@ -114,7 +114,7 @@ impl Kit {
         unsafe { self.launch_as(variant, kernel, grid, args, How::default()) }
     }
 
-    /// As [`Kit::launch`], with so many bytes of dynamic shared memory.
+    /// As [`Kit::launch`], with `shared` bytes of dynamic shared memory.
     ///
     /// # Safety
     /// As [`Kit::launch`].
@@ -187,7 +187,7 @@ impl Kit {
         Ok(())
     }
 
-    /// The kernel, allowed so many bytes of dynamic shared memory.
+    /// The kernel, allowed `shared` bytes of dynamic shared memory.
     fn function(
         &self,
         variant: Variant,

@@ -496,7 +496,7 @@ impl World {
         (0, "Completed", say(&report))
     }
 
-    /// A look: a combination is enough with so many results in the store, as many as its number says.
+    /// A look: a combination is enough with as many results in the store as its number says.
     fn decide(&self, job: &JobView) -> String {
         let expansion = &self.sweep.expansion;
         let combinations = expansion.combinations_before_exclusion();

@@ -244,7 +244,7 @@ fn what_holds_up_a_preflight_shows_in_the_state_column() {
     }
 }
 
-/// A plan that collects, with so many invalid trials.
+/// A plan that collects, with `invalid` invalid trials.
 fn collects(plan: &Plan, invalid: i32, reason: Option<&str>) -> Plan {
     let collected = Collected {
         summary: Summary {

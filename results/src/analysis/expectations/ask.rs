@@ -234,7 +234,7 @@ fn filled(block: &[Option<f64>], means: &[Option<f64>]) -> Option<Vec<Option<f64
     (2 * known > cells).then(|| filled.map(|(own, mean)| own.or(*mean)).collect())
 }
 
-/// At most so many blocks: of more, neighbours are taken together, by their mean.
+/// At most `most` blocks: of more, neighbours are taken together, by their mean.
 fn neighbours(blocks: &[Vec<Option<f64>>], most: usize) -> Vec<Vec<Option<f64>>> {
     let size = blocks.len().div_ceil(most).max(1);
     let together = |blocks: &[Vec<Option<f64>>]| -> Vec<Option<f64>> {
