@@ -1,4 +1,5 @@
-//! Has the linker compress the line tables of a release's program: they are more than half of it.
+//! Has the linker compress the line tables of a release's program: they are more than half of it. By zlib, which the
+//! standard library reads: a panic's backtrace still has files and lines, where by zstd it has neither.
 
 use std::env;
 
