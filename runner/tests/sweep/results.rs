@@ -1,6 +1,10 @@
 //! The records and tables of a sweep, and that it measures nothing twice.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use inferbench_results::record::Outcome;
 use inferbench_runner::sweep::stored::SweepFile;
@@ -159,6 +163,86 @@ fn records_of_version_1_are_not_measured_again() {
     assert!(log.contains("8 trials, 0 measured now, 8 reused"), "{log}");
     assert_eq!(place.documents(), before);
     assert_eq!(fs::read(place.out().join("trials.csv")).unwrap(), table);
+}
+
+/// The sweep that `results/tests/fixtures/version1` has the records and the table of, as an older program wrote them.
+const OLD_SPEC: &str = "
+apiVersion: inferbench.dev/v1alpha1
+kind: InferenceBenchmark
+metadata: {name: version1}
+spec:
+  design:
+    factors:
+      model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]
+      batchSize: [3]
+      inputLength: [4, 100000]
+      outputLength: [3]
+      gpus: [0]
+  measurement:
+    warmupIterations: 1
+    warmupDuration: 1ms
+    iterations: 2
+    minDuration: 5ms
+    remeasureInvalid: 0
+  execution: {retries: 0, maxFailedPercent: 100}
+";
+
+/// By trial's key: the cells of a table by their columns.
+fn cells(table: &str) -> BTreeMap<String, BTreeMap<String, String>> {
+    let split = |line: &str| -> Vec<String> {
+        let mut quoted = false;
+        let separates = |c: char| {
+            quoted ^= c == '"';
+            c == ',' && !quoted
+        };
+        line.split(separates).map(str::to_owned).collect()
+    };
+    let mut lines = table.lines();
+    let columns = split(lines.next().unwrap());
+    let rows = lines.map(|line| columns.iter().cloned().zip(split(line)).collect());
+    rows.map(|row: BTreeMap<_, _>| (row["trial_key"].clone(), row))
+        .collect()
+}
+
+#[test]
+fn a_sweep_of_an_older_program_is_resumed_and_its_table_stays_as_it_was() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../results/tests/fixtures/version1");
+    let stored = cells(&fs::read_to_string(fixtures.join("trials.csv")).unwrap());
+    let place = Place::new(OLD_SPEC);
+    fs::create_dir(place.out().join("trials")).unwrap();
+    for key in stored.keys() {
+        let name = format!("{key}.json");
+        fs::copy(fixtures.join(&name), place.out().join("trials").join(&name)).unwrap();
+    }
+    let before = place.documents();
+    assert_eq!(before.len(), 2);
+
+    let log = stderr(&place.run(&[]));
+    assert!(log.contains("2 trials, 0 measured now, 2 reused"), "{log}");
+    assert_eq!(place.documents(), before);
+    let table = cells(&fs::read_to_string(place.out().join("trials.csv")).unwrap());
+    assert_eq!(table.len(), stored.len());
+    for (key, row) in &stored {
+        for (column, cell) in row {
+            assert_eq!(table[key].get(column), Some(cell), "{column} of {key}");
+        }
+    }
+
+    // Where it had been interrupted, what is missing is measured, and nothing else.
+    fs::remove_file(
+        place
+            .out()
+            .join("trials")
+            .join(format!("{}.json", stored.keys().last().unwrap())),
+    )
+    .unwrap();
+    let log = stderr(&place.run(&[]));
+    assert!(log.contains("2 trials, 1 measured now, 1 reused"), "{log}");
+    let after = place.documents();
+    assert_eq!(
+        after.keys().collect::<Vec<_>>(),
+        before.keys().collect::<Vec<_>>()
+    );
 }
 
 #[test]
