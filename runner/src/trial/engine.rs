@@ -6,7 +6,7 @@ use inferbench_engine::{Weights, threads::Threads, tokenizer::Tokenizer};
 
 use super::{start::Start, subject::Subject};
 use crate::{
-    backend::{Backend, BackendError, Room, Setup},
+    backend::{Access, Backend, BackendError, Room, Setup},
     machine::processes::Processes,
 };
 
@@ -40,6 +40,8 @@ pub struct Host<'a> {
     pub gpu_uuids: &'a [String],
     /// The memory there is, in bytes.
     pub memory: Option<u64>,
+    /// How an endpoint is reached.
+    pub access: &'a Access,
 }
 
 /// Input ids that the check for finite logits runs over.
@@ -54,6 +56,11 @@ impl Slot {
             ready: None,
             log: None,
         }
+    }
+
+    /// Ends the engine, if there is one.
+    pub fn clear(&mut self) {
+        self.ready = None;
     }
 
     /// Where the server that was started last writes, where all of that is to be kept.
