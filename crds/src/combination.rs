@@ -168,6 +168,11 @@ impl Combination {
                 ));
             }
         }
+        if let Some(server) = &self.engine.server
+            && let Err(why) = server.preset.row().dtype(self.dtype)
+        {
+            return Some(why);
+        }
         if self.tensor_parallel().is_some() {
             return None;
         }

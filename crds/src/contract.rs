@@ -359,7 +359,7 @@ pub struct PreflightReport {
     /// One for each model, in the order of `design.factors.model`; empty where the preflight failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelReport>,
-    /// An error, for people.
+    /// An error, for people; where there is none, which servers can never read which models, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -379,6 +379,9 @@ pub struct ModelReport {
     /// The most stages that its layers can be divided into; combinations with more are unsupported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_stages: Option<u32>,
+    /// The positions among `design.factors.engine` of the servers that cannot read it, in any data type of the design.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unsupported_engines: Vec<u8>,
 }
 
 /// The termination message of one pod of a collection or a look: a part of [`Collected`] or [`Decided`] as JSON, zlib and
@@ -543,10 +546,11 @@ objectives: {{maxTtft: 200ms, costPerGpuHour: \"2.50\"}}"
             max_tokens: Some(1_048_576),
             unsupported_tensor_parallel: vec![64; 12],
             max_stages: Some(1_024),
+            unsupported_engines: (0..8).collect(),
         };
         let report = PreflightReport {
             models: vec![model; 16],
-            message: None,
+            message: Some("x".repeat(320)),
         };
         let bytes = serde_json::to_vec(&report).expect("JSON").len();
         assert!(bytes <= TERMINATION_MESSAGE_BYTES, "{bytes}");

@@ -60,4 +60,4 @@ pub use error::EngineError;
 pub use format::Format;
 pub use gpu::Processor;
 pub use parallel::Parallel;
-pub use weights::{Weights, gguf::find as gguf_file, save};
+pub use weights::{Weights, gguf::find as gguf_file, gguf::save_gguf, save};

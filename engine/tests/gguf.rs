@@ -11,7 +11,7 @@ use inferbench_engine::config::ModelConfig;
 use inferbench_engine::presets::preset;
 use inferbench_engine::tokenizer::Tokenizer;
 use inferbench_engine::{
-    Engine, EngineError, Format, LoadOptions, Parallel, Processor, Weights, save,
+    Engine, EngineError, Format, LoadOptions, Parallel, Processor, Weights, save, save_gguf,
 };
 
 const OWN: [&str; 5] = [
@@ -232,6 +232,55 @@ fn a_plain_gguf_file_is_the_same_model() {
         let mut back = load(&Weights::Path(back.path().to_owned()), Format::F32, 1);
         assert_eq!(back.last_logits(&prompts).unwrap(), wanted, "{name}");
     }
+}
+
+/// Every preset that GGUF can describe, written straight from its seed, is the model that the seed makes.
+#[test]
+fn a_written_gguf_file_is_the_same_model() {
+    let prompts = prompts(2, 13);
+    let word = |id| format!("t{id}");
+    for name in OWN {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.gguf");
+        let plain = config_of(name);
+        for format in Format::ALL {
+            let wide = preset(name).unwrap();
+            // The weights are a function of the seed, of names and of places, whatever the width is.
+            let config = match format.block_len() {
+                1 if name != "tiny-llama" => wide,
+                _ => plain.clone(),
+            };
+            let weights = random(config);
+            save_gguf(&weights, format, word, &path).unwrap();
+            let wanted = load(&weights, format, 1).last_logits(&prompts).unwrap();
+            let found = load(&Weights::Path(path.clone()), format, 1);
+            let found = { found }.last_logits(&prompts).unwrap();
+            assert_close(&found, &wanted, 2e-6, &format!("{name} in {format}"));
+        }
+    }
+    // What is not known how to write is told, and not written as something else.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let refused = save_gguf(
+        &random(preset("tiny-llama").unwrap()),
+        Format::F32,
+        word,
+        &path,
+    );
+    let why = refused.unwrap_err().to_string();
+    assert!(
+        why.contains("the scaled positions of LlamaForCausalLM"),
+        "{why}"
+    );
+    let odd = save_gguf(
+        &random(preset("tiny-qwen2").unwrap()),
+        Format::Q8_0,
+        word,
+        &path,
+    );
+    let why = odd.unwrap_err().to_string();
+    assert!(why.contains("blocks of q8_0 have 32"), "{why}");
+    assert!(!path.exists());
 }
 
 /// A quantized file computes, packed or unpacked, what its values say; nothing else is rounded.

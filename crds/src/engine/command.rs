@@ -67,19 +67,7 @@ pub fn command_line(
     place: &Place,
 ) -> Result<CommandLine, String> {
     let row = server.preset.row();
-    let dtype = row
-        .dtypes
-        .iter()
-        .find(|(dtype, _)| *dtype == combination.dtype);
-    let Some((_, dtype)) = dtype else {
-        let known: Vec<_> = row.dtypes.iter().map(|(dtype, _)| dtype.name()).collect();
-        return Err(format!(
-            "{} has no data type {}: it has {}",
-            row.title,
-            combination.dtype,
-            known.join(", ")
-        ));
-    };
+    let dtype = row.dtype(combination.dtype)?;
     let values = values(combination, place, dtype);
     let own = own_arguments(server, combination, &values);
     let mut argv: Vec<String> = if server.command.is_empty() {

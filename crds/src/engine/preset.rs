@@ -170,6 +170,24 @@ pub struct Row {
     pub request: &'static [(&'static str, Member)],
 }
 
+impl Row {
+    /// The name that it has for a data type.
+    ///
+    /// # Errors
+    /// Says which data types it has, where this is none of them.
+    pub fn dtype(&self, dtype: Dtype) -> Result<&'static str, String> {
+        let known = self.dtypes.iter().find(|(known, _)| *known == dtype);
+        known.map(|(_, name)| *name).ok_or_else(|| {
+            let known: Vec<_> = self.dtypes.iter().map(|(known, _)| known.name()).collect();
+            format!(
+                "{} has no data type {dtype}: it has {}",
+                self.title,
+                known.join(", ")
+            )
+        })
+    }
+}
+
 impl Preset {
     /// What is known of it.
     ///

@@ -1,6 +1,7 @@
 //! GGUF files: their metadata as a configuration, their tensors under Hugging Face's names.
 
 mod metadata;
+mod write;
 
 use std::fs::File;
 use std::io::Cursor;
@@ -19,6 +20,8 @@ use crate::config::{Family, ModelConfig, Rope, RopeScaling};
 use crate::error::EngineError;
 use metadata::Metadata;
 
+pub use write::save_gguf;
+
 /// An open file.
 pub(crate) struct Gguf {
     path: PathBuf,
@@ -34,6 +37,27 @@ struct Permutation {
     /// Rows of one head; what is rotated together lies side by side in a Llama's queries and keys, half a head apart in
     /// Hugging Face's.
     head_dim: usize,
+}
+
+impl Permutation {
+    fn of(config: &ModelConfig) -> Self {
+        Self {
+            family: config.family,
+            head_dim: config.head_dim,
+        }
+    }
+
+    /// Where Hugging Face's row of a tensor lies.
+    fn stored_row(self, name: &str, row: usize) -> usize {
+        let rotated = ["q_proj", "k_proj"].iter().any(|part| name.contains(part));
+        // A Mistral is a Llama there.
+        if !rotated || !matches!(self.family, Family::Llama | Family::Mistral) {
+            return row;
+        }
+        let (d, within) = (self.head_dim, row % self.head_dim);
+        let (half, pair) = (within / (d / 2), within % (d / 2));
+        row - within + 2 * pair + half
+    }
 }
 
 /// The GGUF file that a path means: the file itself, or the only one in a folder without `*.safetensors`.
@@ -115,10 +139,7 @@ impl Gguf {
             },
         };
         let config = gguf.config()?;
-        gguf.permutation = Permutation {
-            family: config.family,
-            head_dim: config.head_dim,
-        };
+        gguf.permutation = Permutation::of(&config);
         Ok(gguf)
     }
 
@@ -230,7 +251,8 @@ impl Gguf {
         let cols = part.cols.clone();
         if part.transposed == is_conv1d(&part.name) {
             for (row, out) in rows.zip(out.chunks_mut(stride)) {
-                let values = tensor.values(self.stored_row(&part.name, row), cols.clone());
+                let values =
+                    tensor.values(self.permutation.stored_row(&part.name, row), cols.clone());
                 for (out, value) in out.iter_mut().zip(values) {
                     *out = T::from_f32(value);
                 }
@@ -250,24 +272,17 @@ impl Gguf {
         let tensor = self.tensor(&part.name);
         let block = kind.block_size();
         let whole = part.cols.start.is_multiple_of(block) && part.cols.end.is_multiple_of(block);
-        (tensor.kind == kind && whole && part.transposed == is_conv1d(&part.name))
-            .then(|| tensor.bytes(self.stored_row(&part.name, row), part.cols.clone()))
+        (tensor.kind == kind && whole && part.transposed == is_conv1d(&part.name)).then(|| {
+            tensor.bytes(
+                self.permutation.stored_row(&part.name, row),
+                part.cols.clone(),
+            )
+        })
     }
 
     fn tensor(&self, name: &str) -> StoredTensor<'_> {
         let info = &self.content.tensor_infos[&gguf_name(name)];
         StoredTensor::of(info, &self.content, &self.map)
-    }
-
-    /// Where Hugging Face's row of a tensor lies.
-    fn stored_row(&self, name: &str, row: usize) -> usize {
-        let rotated = ["q_proj", "k_proj"].iter().any(|part| name.contains(part));
-        if !rotated || self.permutation.family != Family::Llama {
-            return row;
-        }
-        let (d, within) = (self.permutation.head_dim, row % self.permutation.head_dim);
-        let (half, pair) = (within / (d / 2), within % (d / 2));
-        row - within + 2 * pair + half
     }
 }
 

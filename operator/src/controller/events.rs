@@ -113,7 +113,11 @@ fn preflight(old: &InferenceBenchmarkStatus, plan: &Plan) -> Option<Event> {
     let named = named.collect::<Vec<_>>().join(", ");
     let note = match plan.tally.count(Outcome::Unsupported) {
         0 => format!("Models: {named}"),
-        never => format!("{never} trials can never run. Models: {named}"),
+        never => {
+            let why = plan.never.as_deref();
+            let why = why.map_or(String::new(), |why| format!(" ({why})"));
+            format!("{never} trials can never run{why}. Models: {named}")
+        }
     };
     Some(normal("PreflightPassed", "Preflight", note))
 }

@@ -140,6 +140,8 @@ pub struct Plan {
     pub running: bool,
     /// A problem that keeps it from going on.
     pub problem: Option<Problem>,
+    /// Which servers can never read which models, and why, as the preflight has just found.
+    pub never: Option<String>,
     /// Sums over the Jobs that have just been recorded.
     pub measured: Measured,
 }
@@ -219,6 +221,7 @@ pub fn plan(
         decided: known.decided,
         has_decided: false,
         pinned: None,
+        never: None,
         collected: None,
         deletes: Vec::new(),
         creates: Vec::new(),
@@ -268,6 +271,7 @@ pub fn plan(
         actions: planner.actions(),
         ledger: planner.ledger,
         problem: planner.problem,
+        never: planner.never,
         measured: planner.measured,
     }
 }
@@ -285,6 +289,7 @@ struct Planner<'a> {
     /// Whether that was just now.
     has_decided: bool,
     pinned: Option<Vec<PinnedModel>>,
+    never: Option<String>,
     collected: Option<(Box<Collected>, String)>,
     deletes: Vec<Action>,
     creates: Vec<Create>,

@@ -21,6 +21,7 @@ use inferbench_crds::{
 use inferbench_engine::{Parallel, config::ModelConfig, quality::Score, size, threads::Threads};
 use inferbench_results::record::ServerMetrics;
 
+pub use self::server::Access;
 use crate::{
     load,
     machine::processes::Processes,
@@ -56,7 +57,7 @@ pub trait Backend {
     }
     /// Batches of a load are at this stage. What is driven by [`Backend::drive`] sees to it there.
     fn enter(&mut self, _: Stage) {}
-    /// What a server told of itself during the last load.
+    /// What a server told of itself during the last load, whose watch ends with that.
     fn take_metrics(&mut self) -> Option<ServerMetrics> {
         None
     }
@@ -113,6 +114,8 @@ pub struct Setup<'a> {
     pub log: Option<PathBuf>,
     /// The threads of this process.
     pub threads: &'a Threads,
+    /// How an endpoint is reached.
+    pub access: &'a Access,
 }
 
 impl Setup<'_> {

@@ -2,6 +2,7 @@
 //! is there already. What is particular to a program is data ([`inferbench_crds::engine::preset`]).
 
 mod configuration;
+mod endpoint;
 mod http;
 mod model;
 mod starting;
@@ -16,7 +17,6 @@ use std::{
 
 use bytes::Bytes;
 use inferbench_crds::{
-    contract::API_KEY_VARIABLE,
     design::Combination,
     engine::{
         Counting, Endpoint, Interface, Prompt, Server as Asked,
@@ -28,10 +28,11 @@ use inferbench_engine::{Weights, tokenizer::Tokenizer};
 use inferbench_results::record::{Effective, ServerMetrics};
 use serde_json::{Value, json};
 
+pub use self::endpoint::Access;
 use self::{
     http::Http,
-    starting::{Starting, free_port, served_model},
-    watch::Watch,
+    starting::{Starting, free_port},
+    watch::Watcher,
     words::{ended, of_words},
 };
 use super::{
@@ -43,8 +44,6 @@ use crate::{
     process::{child::ExitStatus, server::ServerProcess, signals},
 };
 
-/// The longest that an endpoint may take to answer at first.
-const ENDPOINT_PATIENCE: Duration = Duration::from_secs(60);
 /// Bodies that are made ahead of their time.
 const AHEAD: usize = 64;
 /// The name that the model is given where the server lets it be named.
@@ -54,6 +53,7 @@ const MODEL: &str = "model";
 pub struct Server {
     name: String,
     process: Option<ServerProcess>,
+    endpoint: Option<(Endpoint, Access)>,
     client: Client,
     http: Http,
     interface: Interface,
@@ -66,9 +66,8 @@ pub struct Server {
     /// That of the trial which goes on, and when its time is over.
     combination: Combination,
     deadline: Instant,
-    /// Its own metrics, watched while batches go on, and what they said of the last load.
-    watch: Option<Watch>,
-    metrics: Option<ServerMetrics>,
+    /// Its own metrics, watched while a load goes on.
+    watcher: Watcher,
 }
 
 impl Server {
@@ -128,6 +127,8 @@ impl Server {
             },
             name,
             process: Some(process),
+            endpoint: None,
+            watcher: Watcher::new(&http, &interface, row),
             http,
             interface,
             row,
@@ -137,8 +138,6 @@ impl Server {
             room: setup.room,
             combination: combination.clone(),
             deadline: Instant::now(),
-            watch: None,
-            metrics: None,
         };
         server.probe(setup.vocab)?;
         server.description.load = began.elapsed();
@@ -158,26 +157,19 @@ impl Server {
     pub fn connect(endpoint: &Endpoint, setup: &Setup<'_>) -> Result<Self, BackendError> {
         let row = endpoint.preset.row();
         let combination = setup.combination;
-        let key = std::env::var(API_KEY_VARIABLE)
-            .ok()
-            .filter(|key| !key.is_empty());
-        let base = endpoint.url.trim_end_matches('/');
-        let http = Http::new(base, key.as_deref())?;
         let interface = endpoint.interface.over(row);
         let name = combination.engine.name.clone();
-        let model = match &endpoint.model {
-            Some(model) => model.clone(),
-            None => served_model(&http, Instant::now() + ENDPOINT_PATIENCE)
-                .map_err(|why| BackendError::failed(format!("{name}: {base}/v1/models: {why}")))?
-                .ok_or_else(|| {
-                    BackendError::invalid(format!(
-                        "{name}: {base}/v1/models lists no model: say which one by endpoint.model"
-                    ))
-                })?,
-        };
+        let reached =
+            endpoint::reach(endpoint, setup.access).map_err(|error| named(&name, error))?;
+        let base = endpoint::base(endpoint);
         let files = model::place(row, setup)?;
         let mut server = Self {
-            client: client(base, &interface, key.as_deref(), setup.room.sequences)?,
+            client: client(
+                base,
+                &interface,
+                setup.access.key.as_deref(),
+                setup.room.sequences,
+            )?,
             tokenizer: files.tokenizer(interface.prompt, &name)?,
             description: Description {
                 engine: row.title.into(),
@@ -188,27 +180,23 @@ impl Server {
             },
             name,
             process: None,
-            http,
+            endpoint: Some((endpoint.clone(), setup.access.clone())),
+            watcher: Watcher::new(&reached.http, &interface, row),
+            http: reached.http,
             interface,
             row,
-            model,
+            model: reached.model,
             processes: Processes::below([]),
             room: setup.room,
             combination: combination.clone(),
             deadline: Instant::now(),
-            watch: None,
-            metrics: None,
         };
         server.probe(setup.vocab)?;
         server.describe();
-        // Where requests went, without what may be secret in a URL.
-        let url = url::Url::parse(base)
-            .ok()
-            .and_then(|url| Some(format!("{}://{}", url.scheme(), url.host_str()?)));
         server
             .description
             .configuration
-            .extend(url.map(|url| ("url".to_owned(), url)));
+            .insert("url".into(), endpoint::shown(endpoint));
         Ok(server)
     }
 
@@ -218,7 +206,7 @@ impl Server {
         let id = |at: u32| (u32::try_from(vocab).unwrap_or(u32::MAX) / 2).saturating_add(at % 7);
         let prompt: Vec<u32> = (0..self.combination.input_length).map(id).collect();
         let body = self.body(&prompt)?;
-        let batch = self
+        let mut batch = self
             .client
             .batch(
                 vec![body],
@@ -226,6 +214,7 @@ impl Server {
                 &mut signals::interrupted,
             )
             .map_err(|error| self.broken(&error.to_string()))?;
+        self.hide_key(&mut batch.exchanges);
         let error = batch
             .exchanges
             .first()
@@ -273,6 +262,11 @@ impl Server {
 
     /// Why a request failed: the server's end, where it has ended.
     fn refused(&mut self, error: &RequestError) -> BackendError {
+        if let Some((endpoint, access)) = &self.endpoint
+            && let Some(known) = endpoint::blame(endpoint, access.key.is_some(), &self.model, error)
+        {
+            return named(&self.name, known);
+        }
         let message = error.to_string();
         if let Some(dead) = self.dead() {
             return dead;
@@ -288,12 +282,24 @@ impl Server {
         if let Some(dead) = self.dead() {
             return dead;
         }
-        let said = self.process.as_ref().map(ServerProcess::last_lines);
+        let said = self.process.as_ref().map(ServerProcess::last_words);
         let said = said.filter(|said| !said.is_empty());
         let said = said.map_or(String::new(), |said| {
             format!("; the server said last: {said}")
         });
+        let message = message.trim_end_matches('.');
         BackendError::failed(format!("{}: {message}{said}", self.name))
+    }
+
+    /// Takes the API key out of what the server said to requests: some repeat it to whoever sent it.
+    fn hide_key(&self, exchanges: &mut [load::Exchange]) {
+        let Some((_, access)) = &self.endpoint else {
+            return;
+        };
+        for exchange in exchanges {
+            let error = exchange.error.take();
+            exchange.error = error.map(|error| error.map_said(|said| access.hide(said)));
+        }
     }
 
     /// How the server ended; none while it lives.
@@ -333,15 +339,7 @@ impl Backend for Server {
     }
 
     fn enter(&mut self, stage: Stage) {
-        if stage == Stage::WarmingUp {
-            self.watch = Some(Watch::new(&self.http, &self.interface, self.row));
-        }
-        if let Some(watch) = &mut self.watch {
-            watch.enter(stage);
-        }
-        if stage == Stage::Closed {
-            self.metrics = self.watch.take().and_then(Watch::finish);
-        }
+        self.watcher.enter(stage);
     }
 
     fn serve(&mut self, batch: &Batch<'_>) -> Result<Served, BackendError> {
@@ -349,10 +347,11 @@ impl Backend for Server {
         let bodies = prompts.iter().map(|prompt| self.body(prompt));
         let bodies = bodies.collect::<Result<Vec<_>, _>>()?;
         let limit = self.deadline.saturating_duration_since(Instant::now());
-        let batch = self
+        let mut batch = self
             .client
             .batch(bodies, limit, &mut signals::interrupted)
             .map_err(|error| self.broken(&error.to_string()))?;
+        self.hide_key(&mut batch.exchanges);
         let error = batch
             .exchanges
             .iter()
@@ -387,7 +386,7 @@ impl Backend for Server {
         let (model, interface, tokenizer) = (&self.model, &self.interface, self.tokenizer.as_ref());
         let client = &mut self.client;
         let process = &mut self.process;
-        let mut watch = Watch::new(&self.http, &self.interface, self.row);
+        let watcher = &mut self.watcher;
         let mut death: Option<ExitStatus> = None;
         let run = std::thread::scope(|scope| {
             let (made, bodies) = mpsc::sync_channel::<Result<Bytes, BackendError>>(AHEAD);
@@ -416,7 +415,7 @@ impl Backend for Server {
                     load::Progress::InWindow => Stage::InWindow,
                     load::Progress::Closed => Stage::Closed,
                 };
-                watch.enter(now);
+                watcher.enter(now);
                 if let Some(process) = process.as_mut() {
                     death = process.exited();
                 }
@@ -428,14 +427,14 @@ impl Backend for Server {
                 None => run.map_err(|error| BackendError::failed(error.to_string())),
             }
         });
-        self.metrics = watch.finish();
         if let (Some(status), Some(process)) = (death, self.process.as_ref()) {
             return Err(ended(&self.name, process, &status));
         }
-        let run = run.map_err(|error| match error {
+        let mut run = run.map_err(|error| match error {
             BackendError::Failed { message, .. } => self.broken(&message),
             other => other,
         })?;
+        self.hide_key(&mut run.exchanges);
         if run.ending == load::Ending::Failures {
             let errors = run
                 .exchanges
@@ -458,11 +457,22 @@ impl Backend for Server {
     }
 
     fn take_metrics(&mut self) -> Option<ServerMetrics> {
-        self.metrics.take()
+        self.watcher.finish()
     }
 
     fn counting(&self) -> Option<Counting> {
         Some(self.interface.counting)
+    }
+}
+
+/// A failure with the name of the engine before it.
+fn named(name: &str, error: BackendError) -> BackendError {
+    match error {
+        BackendError::Failed { message, permanent } => BackendError::Failed {
+            message: format!("{name}: {message}"),
+            permanent,
+        },
+        known => known,
     }
 }
 
@@ -523,26 +533,12 @@ fn client(
         .map_err(|error| BackendError::failed(error.to_string()))
 }
 
-/// Why a combination can never run on a server with files like these; none where that is not known beforehand.
+/// Why a combination can never run on a server with files like these; none where that is not known beforehand, and of an
+/// endpoint.
 #[must_use]
 pub fn unsupported(weights: &Weights, combination: &Combination) -> Option<String> {
-    let asked = combination.engine.server.as_ref()?;
-    let row = asked.preset.row();
-    let dtype = row
-        .dtypes
-        .iter()
-        .any(|(dtype, _)| *dtype == combination.dtype);
-    if !dtype {
-        let place = Place {
-            model: String::new(),
-            port: 0,
-            max_length: 0,
-            max_concurrency: 0,
-            cpus: 0,
-        };
-        return command::command_line(asked, combination, &place).err();
-    }
-    model::unreadable(row, weights, combination.dtype)
+    let server = combination.engine.server.as_ref()?;
+    model::unreadable(server.preset.row(), weights, combination.dtype)
 }
 
 /// Members of a map that are worth a record.

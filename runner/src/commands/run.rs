@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
 
-use inferbench_crds::{InferenceBenchmark, layout::TRIALS, spec::Model};
+use inferbench_crds::{InferenceBenchmark, design::Combination, layout::TRIALS, spec::Model};
 use inferbench_results::record::Outcome;
 
 use super::{
@@ -10,12 +10,14 @@ use super::{
     judge, table,
 };
 use crate::{
+    backend::Access,
     cli::RunArgs,
     machine::{Machine, quiet},
     models::{Need, Resolved},
     process::{exit::Exit, lock::FolderLock, print_error, signals},
     store::{Store, StoreError},
     sweep::{
+        endpoints,
         executor::{Executor, InProcess, Processes},
         prepared::Prepared,
         run::{Ending, Run, RunError},
@@ -90,6 +92,7 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     let mut executor = executor(args, &sweep, &store, &machine);
     let mut run = Run::new(&sweep, &store, &at, &machine, file, ledger);
     if run.finished() < sweep.expansion.len() as usize {
+        ask_endpoints(&sweep, &run)?;
         look_around(&sweep, &machine, args.require_quiet)?;
     }
     match run.measure(executor.as_mut())? {
@@ -189,6 +192,17 @@ fn introduce(sweep: &Prepared, store: &Store, reused: usize) {
         },
         store.location()
     );
+}
+
+/// Asks every endpoint that is still to be measured one request, so that a mistake shows before the first trial.
+fn ask_endpoints(sweep: &Prepared, run: &Run<'_>) -> Result<(), Exit> {
+    let engines = sweep.spec.design.factors.engines();
+    let model = |combination: &Combination| Some(sweep.model(combination));
+    let key = |_| Access::of_this_process().key;
+    endpoints::ask(&engines, run.to_measure(), &model, &key).map_err(|unusable| {
+        print_error(&format!("{unusable}. Nothing was measured"));
+        Exit::Failed
+    })
 }
 
 /// Says whether something else is busy on this machine, before the first trial; where quiet is required, that is the

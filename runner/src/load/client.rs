@@ -812,7 +812,7 @@ fn route(target: &Target) -> Result<Route, ClientError> {
     })
 }
 
-/// What TLS trusts: the target's own roots, or the machine's.
+/// What TLS trusts: the target's own roots, or those of every client.
 fn tls(target: &Target) -> Result<ClientConfig, ClientError> {
     let mut roots = RootCertStore::empty();
     match &target.roots {
@@ -825,9 +825,7 @@ fn tls(target: &Target) -> Result<ClientConfig, ClientError> {
                     .map_err(|error| ClientError::Roots(error.to_string()))?;
             }
         }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+        None => roots = crate::tls::roots(),
     }
     if roots.is_empty() {
         return Err(ClientError::Roots("none was found".into()));

@@ -206,6 +206,19 @@ impl RequestError {
         }
     }
 
+    /// The same, with what the server said changed so.
+    #[must_use]
+    pub fn map_said(mut self, change: impl Fn(&str) -> String) -> Self {
+        if let Self::Status { body: said, .. }
+        | Self::NotAStream { body: said, .. }
+        | Self::Server { message: said }
+        | Self::Malformed { data: said, .. } = &mut self
+        {
+            *said = change(said);
+        }
+        self
+    }
+
     /// The same, now that it is known how many events came before it.
     pub(super) fn after(mut self, count: u32) -> Self {
         if let Self::Reset { events } | Self::Closed { events } | Self::TimeOut { events, .. } =

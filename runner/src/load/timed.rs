@@ -626,8 +626,11 @@ impl Writer {
 
 /// What a client asks first.
 fn models() -> Script {
-    let body = "{\"object\":\"list\",\"data\":[{\"id\":\"steady\",\"object\":\"model\"}]}";
-    plain("200 OK", "application/json", body)
+    let listed = ["steady", "refused", "error"]
+        .map(|name| format!("{{\"id\":\"{name}\",\"object\":\"model\"}}"))
+        .join(",");
+    let body = format!("{{\"object\":\"list\",\"data\":[{listed}]}}");
+    plain("200 OK", "application/json", &body)
 }
 
 /// A response that is no stream.

@@ -82,6 +82,11 @@ fn leave(report: &impl Serialize) {
 
 /// As much of a message as there is room for, by its JSON form.
 fn shortened(message: String) -> String {
+    shortened_to(message, ERROR_BYTES)
+}
+
+/// As much of a message as takes no more than these bytes in JSON.
+fn shortened_to(message: String, most: usize) -> String {
     let mut bytes = 0;
     let end = message.char_indices().find(|(_, c)| {
         bytes += match c {
@@ -89,7 +94,7 @@ fn shortened(message: String) -> String {
             c if c.is_control() => 6,
             c => c.len_utf8(),
         };
-        bytes > ERROR_BYTES
+        bytes > most
     });
     match end {
         Some((end, _)) => message[..end].to_owned(),

@@ -18,7 +18,7 @@ use std::{
 
 use inferbench_crds::exit_code;
 
-use super::signals;
+use super::{orphans, signals};
 use crate::machine::{cgroup::Cgroup, kib_line};
 
 /// Lines of a child's standard error that are kept, and those of them that a message quotes.
@@ -28,6 +28,8 @@ const QUOTED_LINES: usize = 8;
 pub const GRACE: Duration = Duration::from_secs(2);
 /// How often a waiting parent looks up.
 const LOOK_UP: Duration = Duration::from_millis(100);
+/// How often it looks which processes descend from the child.
+const LOOK_BELOW: Duration = Duration::from_secs(2);
 
 /// A child process.
 #[derive(Debug)]
@@ -40,6 +42,9 @@ pub struct Child {
     kills_before: Kills,
     peak_rss: Option<u64>,
     memory: Option<u64>,
+    /// The processes that descended from it when that was looked at last: those that outlive it are its parent's to end,
+    /// and some have written over all that would tell whose they are.
+    below: Vec<u32>,
 }
 
 /// The reply to a request.
@@ -195,6 +200,7 @@ impl Child {
             kills_before,
             peak_rss: None,
             memory,
+            below: Vec::new(),
         })
     }
 
@@ -213,6 +219,7 @@ impl Child {
         mut accept: impl FnMut(&str) -> Option<T>,
     ) -> Reply<T> {
         let deadline = Instant::now() + patience;
+        let mut looked = Instant::now();
         if self.send(line).is_err() {
             return Reply::Exited(self.wait());
         }
@@ -235,6 +242,10 @@ impl Child {
                 return Reply::Overdue;
             }
             self.peak_rss = peak_rss(self.process.id()).or(self.peak_rss);
+            if looked.elapsed() >= LOOK_BELOW {
+                self.below = orphans::descendants(self.process.id());
+                looked = Instant::now();
+            }
         }
     }
 
@@ -257,15 +268,21 @@ impl Child {
         self.end();
     }
 
-    /// Ends the child: politely first.
+    /// Ends the child, politely first, and what it leaves behind.
     fn end(&mut self) {
         drop(self.requests.take());
         if let Ok(pid) = i32::try_from(self.process.id())
             && matches!(self.process.try_wait(), Ok(None))
         {
+            self.below = orphans::descendants(self.process.id());
             // SAFETY: sends a signal to our own child, which has not been waited for, so the number is still its.
             unsafe { libc::kill(pid, libc::SIGTERM) };
         }
+        self.await_end();
+        orphans::end_among(&std::mem::take(&mut self.below));
+    }
+
+    fn await_end(&mut self) {
         let patience = Instant::now() + GRACE;
         while Instant::now() < patience {
             if matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
@@ -295,6 +312,7 @@ impl Child {
                 Err(_) => break None,
             }
         };
+        orphans::end_among(&std::mem::take(&mut self.below));
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
@@ -428,6 +446,25 @@ mod tests {
             ..killed()
         };
         assert!(matches!(shell.cause(MEASURER), Cause::OutOfMemory(_)));
+    }
+
+    /// As vLLM's workers do: nothing that a process can be known by is left of its environment.
+    #[test]
+    fn what_a_child_has_started_ends_with_it_whatever_it_has_made_of_itself() {
+        orphans::adopt();
+        let mut command = Command::new("sh");
+        command.args(["-c", "read x; env -i sleep 1000 & echo $!; read x; read x"]);
+        let mut child = Child::spawn(command, None).unwrap();
+        let patience = Duration::from_secs(30);
+        let Reply::Answer(worker) = child.ask("begin", patience, |line| line.parse::<u32>().ok())
+        else {
+            panic!("no worker")
+        };
+        let lives = || std::path::Path::new(&format!("/proc/{worker}")).exists();
+        assert!(lives());
+        let overdue = child.ask("hang", Duration::ZERO, |_| None::<()>);
+        assert!(matches!(overdue, Reply::Overdue), "{overdue:?}");
+        assert!(!lives());
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub enum Exit {
     BadRequest,
     /// The trial's model cannot be loaded as it lies there; trying again cannot help.
     BadModel,
+    /// An endpoint refuses the API key, does not have the model, or cannot be asked as the spec has it; trying again
+    /// cannot help.
+    BadEndpoint,
     /// There is no GPU where the trial asks for one, or no program that can use it; trying again cannot help.
     NoDevice,
     /// The store refuses the record (credentials, a store that overwrites); trying again cannot help.
@@ -44,6 +47,7 @@ impl Exit {
             Exit::NotShown => 5,
             Exit::BadRequest => 64,
             Exit::BadModel => 65,
+            Exit::BadEndpoint => 68,
             Exit::NoDevice => 69,
             Exit::BadStore => 73,
             Exit::Interrupted => 130,
@@ -68,6 +72,7 @@ mod tests {
         for exit in [
             Exit::BadRequest,
             Exit::BadModel,
+            Exit::BadEndpoint,
             Exit::NoDevice,
             Exit::BadStore,
         ] {

@@ -124,12 +124,12 @@ impl ServerProcess {
         }
     }
 
-    /// The last lines that it wrote.
+    /// What it wrote last, as far as it tells a person something: its last lines, and before them the error that they
+    /// are the consequences of.
     #[must_use]
-    pub fn last_lines(&self) -> String {
+    pub fn last_words(&self) -> String {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = said.make_contiguous();
-        lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n")
+        telling(said.make_contiguous())
     }
 
     /// The last line for which this holds.
@@ -171,7 +171,7 @@ impl ServerProcess {
         self.ended = true;
         self.join();
         ExitStatus {
-            stderr: self.last_lines(),
+            stderr: self.last_words(),
             ..ExitStatus::of(status, &self.kills_before, self.peak_rss, self.memory)
         }
     }
@@ -190,6 +190,39 @@ impl Drop for ServerProcess {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The lines to quote. Programs in Python end with tracebacks, in several processes one after the other: the frames tell
+/// nobody anything, and what went wrong is the first error, long before the last line.
+fn telling(lines: &[String]) -> String {
+    let mut told: Vec<&str> = Vec::new();
+    let mut after_frame = false;
+    for line in lines {
+        let line = line.as_str();
+        let frame = line.contains("File \"") && line.contains("\", line ");
+        // The source of a frame, and the marks below it.
+        let source = after_frame && line.contains("  ");
+        let marks = line.contains('^') && line.trim_end().ends_with(['^', '~']);
+        let head = line.contains("Traceback (most recent call last)");
+        if !(frame || source || marks || head) {
+            told.push(line);
+        }
+        after_frame = frame;
+    }
+    let last = told.len().saturating_sub(QUOTED_LINES);
+    let cause = told[..last].iter().find(|line| is_error(line));
+    let cause = cause.into_iter().flat_map(|cause| [*cause, "…"]);
+    let words: Vec<&str> = cause.chain(told[last..].iter().copied()).collect();
+    words.join("\n")
+}
+
+/// Whether a line tells of an error, and not of one that there might be.
+fn is_error(line: &str) -> bool {
+    let lower = line.to_lowercase();
+    !line.contains("WARNING")
+        && ["error:", "exception:"]
+            .iter()
+            .any(|word| lower.contains(word))
 }
 
 fn signal_group(leader: u32, signal: libc::c_int) {
@@ -260,6 +293,37 @@ mod tests {
     }
 
     #[test]
+    fn a_message_quotes_the_error_and_no_frames() {
+        let text = "\
+(API pid=7) WARNING 11-27 [system_utils.py:255] This can cause errors like `OSError: [Errno 24]`.
+(Engine pid=9) ERROR 11-27 [core.py:12] Traceback (most recent call last):
+(Engine pid=9) ERROR 11-27 [core.py:12]   File \"/x/omp.py\", line 217, in _bind
+(Engine pid=9) ERROR 11-27 [core.py:12]     assert len(nodes) >= size
+(Engine pid=9) ERROR 11-27 [core.py:12]            ^^^^^^^^^^^^^^^^^~~~~
+(Engine pid=9) ERROR 11-27 [core.py:12] AssertionError: Not enough NUMA nodes: decrease TP/PP.
+Traceback (most recent call last):
+  File \"/x/vllm\", line 8, in <module>
+    sys.exit(main())
+             ^^^^^^
+RuntimeError: Engine core initialization failed. See root cause above.";
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let said = telling(&lines);
+        assert_eq!(said.lines().count(), 3, "{said}");
+        assert!(said.ends_with("See root cause above."));
+        // Where much is written in between, the error is still there.
+        let mut many = lines.clone();
+        many.extend((0..50).map(|at| format!("INFO shutting down {at}")));
+        let said = telling(&many);
+        let (first, rest) = said.split_once('\n').unwrap();
+        assert!(
+            first.ends_with("Not enough NUMA nodes: decrease TP/PP."),
+            "{said}"
+        );
+        assert!(rest.starts_with("…\nINFO shutting down 38") && rest.ends_with("down 49"));
+        assert_eq!(telling(&[]), "");
+    }
+
+    #[test]
     fn a_server_ends_with_all_that_it_has_started() {
         // A worker that hears no SIGTERM, in a session of its own.
         let mut server = sh(
@@ -275,7 +339,7 @@ mod tests {
         };
         assert!(lives(worker));
         server.end();
-        assert!(!lives(worker) && server.last_lines().contains("up"));
+        assert!(!lives(worker) && server.last_words().contains("up"));
     }
 
     #[test]
@@ -286,6 +350,6 @@ mod tests {
         let mut server = ServerProcess::spawn(&argv, &[], Some(&log), None).unwrap();
         wait(&mut server);
         assert_eq!(fs::read_to_string(&log).unwrap().lines().count(), 1_000);
-        assert!(server.last_lines().ends_with("999\n1000"));
+        assert!(server.last_words().ends_with("999\n1000"));
     }
 }

@@ -13,6 +13,7 @@ use object_store::{
 use url::Url;
 
 use super::error::StoreError;
+use crate::tls;
 
 /// Options of a store beside its URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,7 +154,6 @@ impl Address {
         options: &StoreOptions,
         hasty: bool,
     ) -> Result<Arc<dyn ObjectStore>, StoreError> {
-        crate::tls::install();
         let mut retry = RetryConfig::default();
         if hasty {
             retry.max_retries = 2;
@@ -175,6 +175,7 @@ impl Address {
                 ..
             } => {
                 let mut builder = AmazonS3Builder::from_env()
+                    .with_http_connector(tls::Connector)
                     .with_bucket_name(bucket)
                     .with_retry(retry);
                 for (key, value) in
@@ -204,6 +205,7 @@ impl Address {
                 ..
             } => {
                 let mut builder = GoogleCloudStorageBuilder::from_env()
+                    .with_http_connector(tls::Connector)
                     .with_bucket_name(bucket)
                     .with_retry(retry);
                 for (key, value) in
@@ -222,6 +224,7 @@ impl Address {
                 ..
             } => {
                 let mut builder = MicrosoftAzureBuilder::from_env()
+                    .with_http_connector(tls::Connector)
                     .with_container_name(bucket)
                     .with_retry(retry);
                 for (key, value) in

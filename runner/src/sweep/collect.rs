@@ -4,7 +4,7 @@
 //! that is no record is moved aside under its own name with `.corrupt-<number>` and reported, so that its trial is
 //! measured again.
 
-use std::{collections::HashSet, sync::mpsc::sync_channel, time::Duration};
+use std::{collections::HashMap, sync::mpsc::sync_channel, time::Duration};
 
 use inferbench_crds::{
     expectation::Expectation,
@@ -36,8 +36,11 @@ use crate::store::{
     records::{Corrupt, set_aside},
 };
 
-/// Records read and checked at a time: enough to keep the store and every core busy, few enough for a small memory.
+/// Records read and checked at a time, at most: enough to keep the store and every core busy, few enough for a small
+/// memory.
 const CHUNK: usize = 512;
+/// Bytes of records read at a time, but for a record that has more: one with many requests may have megabytes.
+const PORTION_BYTES: u64 = 32 << 20;
 
 /// How old a half-written file has to be before it is taken for a killed writer's.
 const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
@@ -51,6 +54,8 @@ pub struct Attempt {
     pub attempt: u32,
     /// The record's key.
     pub key: String,
+    /// The length of its document.
+    pub bytes: u64,
 }
 
 /// The part of a plan that a store holds.
@@ -117,11 +122,11 @@ pub fn find_attempts(
     plan: &[Planned],
     max_attempt: u32,
 ) -> Result<Found, StoreError> {
-    let stored: HashSet<String> = store
+    let stored: HashMap<String, u64> = store
         .list(TRIALS)?
         .into_iter()
-        .filter_map(|entry| record_key(&entry.path).map(str::to_owned))
-        .filter(|key| is_key(key))
+        .filter_map(|entry| Some((record_key(&entry.path)?.to_owned(), entry.bytes)))
+        .filter(|(key, _)| is_key(key))
         .collect();
     if stored.is_empty() {
         return Ok(Found::default());
@@ -130,12 +135,12 @@ pub fn find_attempts(
         let mut attempts = Vec::new();
         for attempt in 0.. {
             let key = trial_key(&planned.request, attempt);
-            let is_stored = stored.contains(&key);
-            if is_stored {
+            if let Some(&bytes) = stored.get(&key) {
                 attempts.push(Attempt {
                     planned: at,
                     attempt,
                     key,
+                    bytes,
                 });
             } else if attempt >= max_attempt {
                 break;
@@ -167,11 +172,13 @@ pub fn read_records<T: Send, E: From<StoreError>>(
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<Vec<(usize, Corrupt)>, E> {
     let mut damaged = Vec::new();
+    let chunks = portions(attempts);
     std::thread::scope(|scope| {
         // One portion is read while another is checked.
         let (sender, portions) = sync_channel(1);
+        let read = chunks.clone();
         scope.spawn(move || {
-            for chunk in attempts.chunks(CHUNK) {
+            for chunk in read {
                 let paths: Vec<String> = chunk
                     .iter()
                     .map(|attempt| record_path(&attempt.key))
@@ -181,7 +188,8 @@ pub fn read_records<T: Send, E: From<StoreError>>(
                 }
             }
         });
-        for ((portion, chunk), documents) in attempts.chunks(CHUNK).enumerate().zip(portions) {
+        let mut first = 0;
+        for (chunk, documents) in chunks.iter().zip(portions) {
             let checked: Vec<_> = chunk
                 .par_iter()
                 .zip(documents?)
@@ -196,13 +204,14 @@ pub fn read_records<T: Send, E: From<StoreError>>(
                     })
                 })
                 .collect();
-            for (at, result) in (portion * CHUNK..).zip(checked) {
+            for (at, result) in (first..).zip(checked) {
                 match result {
                     Some(Ok(item)) => take(item)?,
                     Some(Err((problem, document))) => damaged.push((at, problem, document)),
                     None => {}
                 }
             }
+            first += chunk.len();
         }
         Ok::<(), E>(())
     })?;
@@ -212,6 +221,23 @@ pub fn read_records<T: Send, E: From<StoreError>>(
         corrupt.push((at, set_aside(store, key, &document, problem)?));
     }
     Ok(corrupt)
+}
+
+/// The attempts in portions that are small enough to be in memory at once, in their order.
+fn portions(attempts: &[Attempt]) -> Vec<&[Attempt]> {
+    let mut portions = Vec::new();
+    let mut rest = attempts;
+    while !rest.is_empty() {
+        let mut bytes: u64 = 0;
+        let fits = rest.iter().take(CHUNK).take_while(|attempt| {
+            bytes = bytes.saturating_add(attempt.bytes);
+            bytes <= PORTION_BYTES
+        });
+        let (portion, after) = rest.split_at(fits.count().max(1));
+        portions.push(portion);
+        rest = after;
+    }
+    portions
 }
 
 /// Collects a sweep: reads every stored attempt at the plan's trials and writes `trials.csv`, `trials.parquet`,
@@ -254,8 +280,8 @@ pub fn collect(
         },
         |(planned, row, file, parts)| {
             has_record[planned] = true;
+            tables.add(parts, file.bytes)?;
             trials.push((row, Some(file)));
-            tables.add(parts, trials.len().is_multiple_of(CHUNK))?;
             Ok::<(), CollectError>(())
         },
     )?;
@@ -359,6 +385,8 @@ struct Tables {
     requests: ParquetTable<RequestRow>,
     telemetry: ParquetTable<TelemetryRow>,
     pending: Parts,
+    /// Records whose rows wait, and the bytes of their documents.
+    waiting: (usize, u64),
 }
 
 impl Tables {
@@ -372,15 +400,21 @@ impl Tables {
                 requests: Vec::new(),
                 telemetry: Vec::new(),
             },
+            waiting: (0, 0),
         })
     }
 
-    /// Adds a record's rows, and writes all that wait where `write` says so.
-    fn add(&mut self, mut parts: Parts, write: bool) -> Result<(), TableError> {
+    /// Adds the rows of a record whose document has so many bytes, and writes all that wait where these are enough.
+    fn add(&mut self, mut parts: Parts, bytes: u64) -> Result<(), TableError> {
         self.pending.iterations.append(&mut parts.iterations);
         self.pending.requests.append(&mut parts.requests);
         self.pending.telemetry.append(&mut parts.telemetry);
-        if write { self.write() } else { Ok(()) }
+        let (records, before) = self.waiting;
+        self.waiting = (records + 1, before.saturating_add(bytes));
+        match self.waiting.0 >= CHUNK || self.waiting.1 >= PORTION_BYTES {
+            true => self.write(),
+            false => Ok(()),
+        }
     }
 
     fn write(&mut self) -> Result<(), TableError> {
@@ -390,6 +424,7 @@ impl Tables {
         self.pending.iterations.clear();
         self.pending.requests.clear();
         self.pending.telemetry.clear();
+        self.waiting = (0, 0);
         Ok(())
     }
 
@@ -443,4 +478,33 @@ fn document(
     written: serde_json::Result<Vec<u8>>,
 ) -> Result<Vec<u8>, CollectError> {
     written.map_err(|source| CollectError::Document { name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn portions_are_small_and_leave_nothing_out(
+            bytes in prop::collection::vec(prop_oneof![1_u64..4_000, PORTION_BYTES / 3..2 * PORTION_BYTES], 0..1_500)
+        ) {
+            let attempt = |(planned, &bytes): (usize, &u64)| Attempt {
+                planned,
+                attempt: 0,
+                key: String::new(),
+                bytes,
+            };
+            let attempts: Vec<Attempt> = bytes.iter().enumerate().map(attempt).collect();
+            let portions = portions(&attempts);
+            prop_assert_eq!(&portions.concat(), &attempts);
+            for portion in portions {
+                let bytes: u64 = portion.iter().map(|attempt| attempt.bytes).sum();
+                prop_assert!(!portion.is_empty() && portion.len() <= CHUNK);
+                prop_assert!(bytes <= PORTION_BYTES || portion.len() == 1);
+            }
+        }
+    }
 }

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::{design::Trial, spec::Dtype};
+use inferbench_crds::{
+    design::{Combination, Trial},
+    spec::Dtype,
+};
 use inferbench_engine::ceilings::Ceilings;
 use inferbench_results::{looks::Looks, numbers::counted, record::Outcome};
 
@@ -159,6 +162,14 @@ impl<'a> Run<'a> {
     pub fn finished(&self) -> usize {
         let order = self.sweep.expansion.order();
         order.filter(|index| self.is_done(*index)).count()
+    }
+
+    /// The combinations of trials that need a process yet, once for each of them.
+    pub fn to_measure(&self) -> impl Iterator<Item = Combination> {
+        let trials = self.sweep.expansion.trials();
+        let open = trials.filter(|trial| !self.is_done(trial.index));
+        let open = open.map(|trial| trial.combination);
+        open.filter(|one| self.sweep.fate(one, self.machine.memory) == Fate::Measure)
     }
 
     /// Measures all that needs it.

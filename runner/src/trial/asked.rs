@@ -185,6 +185,19 @@ fn slack(wanted: &Wanted) -> u64 {
     }
 }
 
+/// All that is said against what was measured on a server: by its requests, and by the server's own counters. Nothing of
+/// an engine that is asked none.
+#[must_use]
+pub fn all_objections(
+    asked: Option<&Asked>,
+    metrics: Option<&ServerMetrics>,
+    wanted: &Wanted,
+) -> Vec<String> {
+    let requests = asked.map_or(&[][..], |asked| &asked.objections);
+    let counters = metrics.map_or(Vec::new(), |metrics| objections_of(metrics, wanted));
+    requests.iter().cloned().chain(counters).collect()
+}
+
 /// What a server's own counters say against a load; empty where they say nothing.
 #[must_use]
 pub fn objections_of(metrics: &ServerMetrics, wanted: &Wanted) -> Vec<String> {

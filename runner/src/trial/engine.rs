@@ -45,6 +45,11 @@ impl Slot {
         }
     }
 
+    /// Ends the engine, if there is one.
+    pub fn clear(&mut self) {
+        self.ready = None;
+    }
+
     /// Where the server that was started last writes, where all of that is to be kept.
     #[must_use]
     pub fn log(&self) -> Option<&Path> {

@@ -2,6 +2,8 @@
 
 use inferbench_engine::threads::Threads;
 
+use crate::backend::Access;
+
 /// What a machine gives an engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Host<'a> {
@@ -11,4 +13,6 @@ pub struct Host<'a> {
     pub gpu_uuids: &'a [String],
     /// The memory there is, in bytes.
     pub memory: Option<u64>,
+    /// How an endpoint is reached.
+    pub access: &'a Access,
 }

@@ -33,7 +33,7 @@ use super::{
     watch::{Observed, Watch},
 };
 use crate::{
-    backend::{self, BackendError, candle},
+    backend::{self, Access, BackendError, candle},
     machine::{self, Machine, ceilings, cgroup::Cgroup},
     telemetry::{
         min_samples,
@@ -47,6 +47,7 @@ pub struct Session {
     threads: Threads,
     process_id: String,
     cgroup: Cgroup,
+    access: Access,
     fresh: bool,
     engine: Slot,
     renewed: Option<Ceilings>,
@@ -101,6 +102,7 @@ impl Session {
         Self {
             process_id: machine::process_id(&machine.node),
             cgroup: Cgroup::of_this_process(),
+            access: Access::of_this_process(),
             machine,
             threads,
             fresh: true,
@@ -188,6 +190,10 @@ impl Session {
             Ok(record) => return Ok(record),
             Err(stop) => stop,
         };
+        // Whatever broke may have left it dead, or in the middle of something; the next trial starts anew.
+        if !matches!(stop, Stop::Engine(BackendError::Unsupported(_))) {
+            self.engine.clear();
+        }
         let (outcome, message) = match stop {
             Stop::Interrupted => return Err(NoRecord::Interrupted),
             Stop::TimedOut => (Outcome::TimedOut, clock.message()),
@@ -233,6 +239,7 @@ impl Session {
             threads: &self.threads,
             gpu_uuids: &uuids,
             memory: self.machine.memory,
+            access: &self.access,
         };
         let engine = self.engine.ready(&subject, &host)?;
         let start_took = start.elapsed();
@@ -292,10 +299,13 @@ impl Session {
         let engine_version = engine.backend.description().version.clone();
         // After all that is measured: neither memory nor telemetry are to know of it.
         let (quality, quality_missing) = judge_quality(&subject, &timed, engine, clock);
-        let mut invalid_reasons = self.invalid_reasons(&subject, &timed, &observed, logits_finite);
-        if let Some(server) = &server {
-            invalid_reasons.extend(asked::objections_of(server, &subject.schedule.wanted()));
-        }
+        let objections = asked::all_objections(
+            timed.asked.as_ref(),
+            server.as_ref(),
+            &subject.schedule.wanted(),
+        );
+        let invalid_reasons =
+            self.invalid_reasons(&subject, &timed, &observed, logits_finite, objections);
         let record = TrialRecord {
             valid: invalid_reasons.is_empty(),
             invalid_reasons,
@@ -336,6 +346,7 @@ impl Session {
         timed: &Timed,
         observed: &Observed,
         logits_finite: Option<bool>,
+        objections: Vec<String>,
     ) -> Vec<String> {
         let gpus = observed.telemetry.gpus.iter();
         invalid_reasons(&Evidence {
@@ -343,10 +354,7 @@ impl Session {
             timed_s: timed.timed.as_secs_f64(),
             min_duration_s: subject.schedule.min_duration.as_secs_f64(),
             iterations: count(timed.count()),
-            objections: timed
-                .asked
-                .as_ref()
-                .map_or(Vec::new(), |asked| asked.objections.clone()),
+            objections,
             min_iterations: subject.schedule.iterations,
             cpus: count(self.machine.cpus.len()),
             // On GPUs one thread does nothing but enqueue.

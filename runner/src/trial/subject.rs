@@ -119,6 +119,7 @@ impl<'a> Subject<'a> {
                 std::env::temp_dir().join(name)
             }),
             threads: host.threads,
+            access: host.access,
         }
     }
 

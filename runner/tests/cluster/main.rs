@@ -2,7 +2,10 @@
 //! Kubernetes, whose pods are `inferbench` processes on models that take milliseconds → store → collection → status.
 
 mod bucket;
+mod endpoints;
 mod faults;
+#[path = "../sweep/gateway.rs"]
+mod gateway;
 mod lifecycle;
 #[path = "../sweep/llama.rs"]
 mod llama;

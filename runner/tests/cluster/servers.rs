@@ -3,7 +3,7 @@
 use inferbench_results::record::{Outcome, TrialRecord};
 
 use crate::{
-    llama::Llama,
+    llama::{Llama, Sweep},
     place::records,
     world::{World, condition},
 };
@@ -12,29 +12,13 @@ use crate::{
 async fn loads_of_a_server_are_measured_in_one_pod_of_its_image() {
     let Some(llama) = Llama::find() else { return };
     let world = World::new().await;
-    let spec = format!(
-        "
-apiVersion: inferbench.dev/v1alpha1
-kind: InferenceBenchmark
-metadata: {{name: servers}}
-spec:
-  design:
-    factors:
-      engine:
-        - name: llama
-          server: {{preset: llamaCpp, image: \"registry.example/llama.cpp:server\", command: {}}}
-      model: [{{name: smollm2, source: {{path: {:?}}}}}]
-      concurrency: [1, 2]
-      inputLength: [12]
-      outputLength: [8]
-      gpus: [0]
-  measurement: {{warmupIterations: 1, warmupDuration: 1ms, iterations: 3, minDuration: 5ms, remeasureInvalid: 0}}
-  results: {{store: {{persistentVolumeClaim: {{claimName: results}}}}}}
-  execution: {{retries: 0, trialsPerJob: 2}}
-",
-        llama.command(),
-        llama.model
-    );
+    let spec = llama.spec(&Sweep {
+        server: "image: \"registry.example/llama.cpp:server\"",
+        factors: "concurrency: [1, 2]",
+        execution: "trialsPerJob: 2",
+        more: "results: {store: {persistentVolumeClaim: {claimName: results}}}",
+        ..Sweep::default()
+    });
     let resource = world.apply(&spec).await;
     let operator = world.operator();
     let ended = world.wait_for_success("servers").await;

@@ -6,6 +6,7 @@ mod local;
 mod overwriting;
 mod s3;
 mod server;
+mod tls;
 
 use std::sync::Barrier;
 

@@ -29,6 +29,16 @@ struct Ready {
 impl Server {
     /// Starts one; `None`, with a word on the standard error, where none is installed.
     pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts one that speaks TLS, with the files of a certificate for `localhost` and of its key.
+    #[allow(dead_code, reason = "for the tests of the store")]
+    pub fn encrypted(certificate: &Path, key: &Path) -> Option<Self> {
+        Self::start_with(&[certificate, key])
+    }
+
+    fn start_with(arguments: &[&Path]) -> Option<Self> {
         let Some(python) = python() else {
             assert!(
                 std::env::var_os("INFERBENCH_REQUIRE_S3").is_none(),
@@ -42,6 +52,7 @@ impl Server {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/s3-server");
         let mut process = Command::new(python)
             .arg(script)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -12,6 +12,16 @@ pub struct Llama {
     pub model: String,
 }
 
+/// What differs between sweeps over llama.cpp.
+#[derive(Default)]
+pub struct Sweep<'a> {
+    pub engines: &'a str,
+    pub server: &'a str,
+    pub factors: &'a str,
+    pub execution: &'a str,
+    pub more: &'a str,
+}
+
 impl Llama {
     /// None where it is not installed; an error where it has to be.
     pub fn find() -> Option<Self> {
@@ -38,8 +48,44 @@ impl Llama {
         })
     }
 
+    /// A spec with it as an engine `llama`, of 12 input and 8 output tokens on the CPU: `engines` before it, further
+    /// members of its server, further factors, `execution` and more members of the spec.
+    pub fn spec(&self, sweep: &Sweep<'_>) -> String {
+        let Sweep {
+            engines,
+            server,
+            factors,
+            execution,
+            more,
+        } = sweep;
+        format!(
+            "
+apiVersion: inferbench.dev/v1alpha1
+kind: InferenceBenchmark
+metadata: {{name: servers}}
+spec:
+  design:
+    factors:
+      engine:
+        {engines}
+        - name: llama
+          server: {{preset: llamaCpp, command: {}, {server}}}
+      model: [{{name: smollm2, source: {{path: {:?}}}}}]
+      inputLength: [12]
+      outputLength: [8]
+      gpus: [0]
+      {factors}
+  measurement: {{warmupIterations: 1, warmupDuration: 1ms, iterations: 3, minDuration: 5ms, remeasureInvalid: 0}}
+  execution: {{retries: 0, {execution}}}
+  {more}
+",
+            self.command(),
+            self.model
+        )
+    }
+
     /// The command that starts it, as a list in YAML.
-    pub fn command(&self) -> String {
+    fn command(&self) -> String {
         let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/llama_server.py");
         format!(
             "[{:?}, {:?}]",

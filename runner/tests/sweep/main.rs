@@ -3,9 +3,11 @@
 mod capacity;
 mod commands;
 mod comparisons;
+mod endpoints;
 mod expectations;
 mod faults;
 mod fetch;
+mod gateway;
 mod interruptions;
 mod llama;
 mod parameters;

@@ -3,36 +3,19 @@
 use inferbench_results::record::{Outcome, TrialRecord};
 
 use super::{
-    llama::Llama,
+    llama::{Llama, Sweep},
     place::{Place, stderr},
 };
 
-/// A spec with these factors beside the model, on the CPU, of 8 output tokens.
+/// A spec with these factors beside the model, for candle and llama.cpp.
 fn spec(llama: &Llama, factors: &str, more: &str) -> String {
-    format!(
-            "
-apiVersion: inferbench.dev/v1alpha1
-kind: InferenceBenchmark
-metadata: {{name: servers}}
-spec:
-  design:
-    factors:
-      engine:
-        - {{name: candle, candle: {{}}}}
-        - name: llama
-          server: {{preset: llamaCpp, command: {}, keepLog: true}}
-      model: [{{name: smollm2, source: {{path: {:?}}}}}]
-      inputLength: [12]
-      outputLength: [8]
-      gpus: [0]
-      {factors}
-  measurement: {{warmupIterations: 1, warmupDuration: 1ms, iterations: 3, minDuration: 5ms, remeasureInvalid: 0}}
-  execution: {{retries: 0, trialsPerJob: 8}}
-  {more}
-",
-            llama.command(),
-            llama.model
-        )
+    llama.spec(&Sweep {
+        engines: "- {name: candle, candle: {}}",
+        server: "keepLog: true",
+        factors,
+        execution: "trialsPerJob: 8",
+        more,
+    })
 }
 
 fn of_engine<'a>(records: &'a [TrialRecord], name: &str) -> Vec<&'a TrialRecord> {

@@ -13,7 +13,7 @@ use crate::controller::{
     fixtures::{fresh, sweep},
     names::Role,
     observe::{End, JobView, PodPhase, PodView},
-    plan::{Known, Problem, plan},
+    plan::{Known, Problem, Tally, plan},
     status::{rejected, status},
 };
 
@@ -117,6 +117,18 @@ fn a_sweep_tells_its_story_once() {
     let events = story.reconcile(&pinned);
     assert_eq!(reasons(&events), [("PreflightPassed", false)]);
     assert_eq!(events[0].note, "Models: a@gpt2@42");
+    let mut never = pinned.clone();
+    never.never = Some("llama and a: llama.cpp reads GGUF files".into());
+    never.tally = Tally::of(&{
+        let mut ledger = ledger(&story.sweep, 0);
+        ledger.record(0, Outcome::Unsupported).expect("new");
+        ledger
+    });
+    let told = preflight(&InferenceBenchmarkStatus::default(), &never).expect("an event");
+    assert_eq!(
+        told.note,
+        "1 trials can never run (llama and a: llama.cpp reads GGUF files). Models: a@gpt2@42"
+    );
 
     story.sweep.plan = story.status.plan.clone().expect("pinned");
     let mut measuring = story.plan(ledger(&story.sweep, 0));

@@ -3,6 +3,7 @@
 use inferbench_crds::{
     Outcome,
     contract::{ModelReport, PreflightReport},
+    design::Combination,
     status::PinnedModel,
 };
 
@@ -33,8 +34,9 @@ impl Planner<'_> {
                 return;
             }
             match self.read_preflight(job) {
-                Ok(Some(models)) => {
+                Ok(Some(PreflightReport { models, message })) => {
                     self.pin(&models);
+                    self.never = message;
                     self.delete(job);
                     return;
                 }
@@ -56,7 +58,7 @@ impl Planner<'_> {
     }
 
     /// The report of a preflight that has ended; none where its pod has not been seen yet.
-    fn read_preflight(&mut self, job: &JobView) -> Result<Option<Vec<ModelReport>>, String> {
+    fn read_preflight(&mut self, job: &JobView) -> Result<Option<PreflightReport>, String> {
         let pods = self.pods_of(job);
         let complete = job.end.as_ref().is_some_and(|end| end.complete);
         let succeeded = pods.iter().find(|pod| pod.phase == PodPhase::Succeeded);
@@ -71,11 +73,11 @@ impl Planner<'_> {
         if !complete {
             return Err(why(pod, job, said));
         }
-        let models = report.map(|report| report.models).unwrap_or_default();
+        let report = report.unwrap_or_default();
         let wanted = self.sweep.spec.design.factors.model.len();
         let fine = |model: &ModelReport| (1..=64).contains(&model.revision.chars().count());
-        if models.len() == wanted && models.iter().all(fine) {
-            Ok(Some(models))
+        if report.models.len() == wanted && report.models.iter().all(fine) {
+            Ok(Some(report))
         } else {
             let name = &job.name;
             Err(format!(
@@ -102,19 +104,33 @@ impl Planner<'_> {
             else {
                 continue;
             };
-            let tokens = combination
-                .input_length
-                .saturating_add(combination.output_length);
-            let too_long = model.max_tokens.is_some_and(|most| tokens > most);
-            let too_many = combination
-                .tensor_parallel()
-                .is_some_and(|ranks| model.unsupported_tensor_parallel.contains(&ranks));
-            let too_deep = model
-                .max_stages
-                .is_some_and(|most| combination.pipeline_parallel > most);
-            if too_long || too_many || too_deep || combination.unsupported().is_some() {
+            if self.can_never_run(combination, model) {
                 self.record(trial.index, Outcome::Unsupported, "");
             }
         }
+    }
+    /// Whether a combination can never run with its model.
+    fn can_never_run(&self, combination: &Combination, model: &ModelReport) -> bool {
+        if combination.unsupported().is_some() {
+            return true;
+        }
+        // Servers divide their work as they do, and say themselves what is too much for them.
+        if combination.engine.takes_requests() {
+            let engines = &self.sweep.spec.design.factors.engine;
+            let unreadable = model.unsupported_engines.iter();
+            let mut unreadable = unreadable.filter_map(|at| engines.get(usize::from(*at)));
+            return unreadable.any(|engine| engine.name == combination.engine.name);
+        }
+        let tokens = combination
+            .input_length
+            .saturating_add(combination.output_length);
+        let too_long = model.max_tokens.is_some_and(|most| tokens > most);
+        let too_many = combination
+            .tensor_parallel()
+            .is_some_and(|ranks| model.unsupported_tensor_parallel.contains(&ranks));
+        let too_deep = model
+            .max_stages
+            .is_some_and(|most| combination.pipeline_parallel > most);
+        too_long || too_many || too_deep
     }
 }

@@ -407,7 +407,7 @@ impl World {
                         revision: "r".into(),
                         max_tokens: Some(40),
                         unsupported_tensor_parallel: vec![3],
-                        max_stages: None,
+                        ..ModelReport::default()
                     });
                 let report = PreflightReport {
                     models: models.collect(),

@@ -65,13 +65,15 @@ impl Http {
         runtime.block_on(async {
             let request = self.client.get(format!("{}{path}", self.base));
             let answer = request.timeout(patience).send().await;
+            // Its URL may have what is nobody's business.
+            let answer = answer.map_err(reqwest::Error::without_url);
             let mut answer = answer.map_err(|error| no_answer(&error, !error.is_connect()))?;
             let status = answer.status().as_u16();
             let mut text = Vec::new();
             while let Some(chunk) = answer
                 .chunk()
                 .await
-                .map_err(|error| no_answer(&error, true))?
+                .map_err(|error| no_answer(&error.without_url(), true))?
             {
                 text.extend_from_slice(&chunk);
                 if text.len() > LONGEST {

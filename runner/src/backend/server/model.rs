@@ -1,5 +1,5 @@
 //! The files that a server is given: the resolved folder or GGUF file as every engine gets it, or a random preset
-//! written out once.
+//! written out once, as a folder or as a GGUF file.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use inferbench_crds::{
     spec::Dtype,
 };
 use inferbench_engine::{
-    Weights, config::ModelConfig, gguf_file, save, size, tokenizer::Tokenizer,
+    Weights, config::ModelConfig, gguf_file, save, save_gguf, size, tokenizer::Tokenizer,
 };
 use serde_json::json;
 
@@ -52,7 +52,12 @@ pub fn place(row: &Row, setup: &Setup<'_>) -> Result<Files, BackendError> {
         // What an endpoint has loaded lies elsewhere.
         (Weights::Random { .. }, _) if setup.combination.engine.server.is_none() => PathBuf::new(),
         (Weights::Random { .. }, WeightsAt::Random { preset, seed }) => {
-            written(&weights, &config, preset, *seed, dtype)?
+            let name = format!("{preset}@{seed}-{dtype}");
+            let place = models::cache_folder().join("random");
+            match row.gguf {
+                true => written_as_gguf(&weights, &place.join(format!("{name}.gguf")), dtype)?,
+                false => written(&weights, &config, place.join(name), dtype)?,
+            }
         }
         (Weights::Random { .. }, WeightsAt::Folder(folder)) => folder.clone(),
     };
@@ -92,7 +97,8 @@ pub fn unreadable(row: &Row, weights: &Weights, dtype: Dtype) -> Option<String> 
     let title = row.title;
     let file = match weights {
         Weights::Path(path) => gguf_file(path).ok().flatten(),
-        Weights::Random { .. } => None,
+        // They are written out as the server reads them.
+        Weights::Random { .. } => return None,
     };
     match (row.gguf, file) {
         (true, Some(file)) => {
@@ -137,11 +143,9 @@ fn dtype_of(file: &Path) -> Option<String> {
 fn written(
     weights: &Weights,
     config: &ModelConfig,
-    preset: &str,
-    seed: i64,
+    folder: PathBuf,
     dtype: Dtype,
 ) -> Result<PathBuf, BackendError> {
-    let folder = models::cache_folder().join(format!("random/{preset}@{seed}-{dtype}"));
     if folder.join("complete").exists() {
         return Ok(folder);
     }
@@ -162,10 +166,31 @@ fn written(
     }
 }
 
-/// A tokenizer with a word for every id: nobody reads the text of random weights, but servers want to write it.
+/// The same as one GGUF file.
+fn written_as_gguf(weights: &Weights, file: &Path, dtype: Dtype) -> Result<PathBuf, BackendError> {
+    if file.exists() {
+        return Ok(file.to_owned());
+    }
+    let io = |error: std::io::Error| BackendError::failed(format!("{}: {error}", file.display()));
+    let part = file.with_extension(format!("part-{}", std::process::id()));
+    if let Some(folder) = part.parent() {
+        fs::create_dir_all(folder).map_err(io)?;
+    }
+    save_gguf(weights, candle::format(dtype), word, &part)?;
+    // What another process has written meanwhile is the same.
+    fs::rename(&part, file).map_err(io)?;
+    Ok(file.to_owned())
+}
+
+/// The word of an id: nobody reads the text of random weights, but servers want to write it.
+fn word(id: usize) -> String {
+    format!("t{id}")
+}
+
+/// A tokenizer with a word for every id.
 fn write_tokenizer(folder: &Path, vocab: usize) -> std::io::Result<()> {
     let words: serde_json::Map<String, serde_json::Value> =
-        (0..vocab).map(|id| (format!("t{id}"), id.into())).collect();
+        (0..vocab).map(|id| (word(id), id.into())).collect();
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
         "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::contract::API_KEY_VARIABLE;
 use serde_json::Value;
 
 use super::{http::Http, words::ended};
@@ -54,7 +53,7 @@ impl Starting<'_> {
                 return Err(BackendError::failed("interrupted".into()));
             }
             if self.left().is_zero() {
-                let said = self.process.last_lines();
+                let said = self.process.last_words();
                 return Err(BackendError::failed(format!(
                     "{}: not ready within startupTimeout {:.0} s: {last}; it said last: {said}",
                     self.name,
@@ -82,28 +81,8 @@ impl Starting<'_> {
     }
 }
 
-/// The first model that a server lists; asked again while it cannot be reached.
-pub fn served_model(http: &Http, deadline: Instant) -> Result<Option<String>, String> {
-    loop {
-        let why = match http.get("/v1/models", QUESTION) {
-            Ok((200, body)) => return Ok(model_names(&body).into_iter().next()),
-            Ok((status @ (401 | 403), _)) => {
-                return Err(format!(
-                    "it answered {status}: is {API_KEY_VARIABLE} right?"
-                ));
-            }
-            Ok((404, _)) => return Err("it answered 404: say the model by endpoint.model".into()),
-            Ok((status, _)) => format!("it answered {status}"),
-            Err(error) => error.message,
-        };
-        if Instant::now() >= deadline || signals::interrupted() {
-            return Err(why);
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
-}
-
-fn model_names(body: &str) -> Vec<String> {
+/// The names of the models that are listed so.
+pub fn model_names(body: &str) -> Vec<String> {
     let listed: Value = serde_json::from_str(body).unwrap_or_default();
     let models = listed["data"].as_array().cloned().unwrap_or_default();
     let names = models.iter().filter_map(|model| model["id"].as_str());

@@ -29,6 +29,13 @@ fn combination(engine: Value) -> Combination {
 }
 
 fn start(combination: &Combination) -> Result<Box<dyn Backend>, BackendError> {
+    start_with(combination, &Access::default())
+}
+
+fn start_with(
+    combination: &Combination,
+    access: &Access,
+) -> Result<Box<dyn Backend>, BackendError> {
     let weights = WeightsAt::Random {
         preset: "tiny-gpt2".into(),
         seed: 1,
@@ -45,6 +52,7 @@ fn start(combination: &Combination) -> Result<Box<dyn Backend>, BackendError> {
         memory: None,
         log: None,
         threads: &THREADS,
+        access,
     };
     crate::backend::start(&setup)
 }

@@ -21,8 +21,43 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Samples that are kept, at most.
 const MOST: usize = 4_096;
 
-/// The watch.
-pub struct Watch {
+/// Watches a server, load after load.
+pub struct Watcher {
+    http: Http,
+    path: String,
+    row: &'static Row,
+    watch: Option<Watch>,
+}
+
+impl Watcher {
+    /// One that has not begun.
+    pub fn new(http: &Http, interface: &Interface, row: &'static Row) -> Self {
+        Self {
+            http: http.clone(),
+            path: interface.metrics.clone(),
+            row,
+            watch: None,
+        }
+    }
+
+    /// A load is at this stage, which may be told again and again; the first one of a load begins its watch.
+    pub fn enter(&mut self, stage: Stage) {
+        if stage == Stage::WarmingUp {
+            // What is left of a load that nobody asked about any more.
+            self.watch.take_if(|watch| watch.opened.is_some());
+        }
+        let begin = || Watch::new(&self.http, &self.path, self.row);
+        self.watch.get_or_insert_with(begin).enter(stage);
+    }
+
+    /// Ends the watch of a load, and gives what was seen in its window.
+    pub fn finish(&mut self) -> Option<ServerMetrics> {
+        self.watch.take()?.finish()
+    }
+}
+
+/// The watch over one load.
+struct Watch {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     /// Samples that were there when the window opened, and when it closed.
@@ -38,15 +73,14 @@ struct Shared {
 
 impl Watch {
     /// Begins, where the server has metrics.
-    pub fn new(http: &Http, interface: &Interface, row: &'static Row) -> Self {
+    fn new(http: &Http, path: &str, row: &'static Row) -> Self {
         let shared = Arc::new(Shared {
             samples: Mutex::default(),
             over: AtomicBool::new(false),
             now: AtomicBool::new(false),
         });
-        let thread = (!interface.metrics.is_empty()).then(|| {
-            let (shared, http, path) =
-                (Arc::clone(&shared), http.clone(), interface.metrics.clone());
+        let thread = (!path.is_empty()).then(|| {
+            let (shared, http, path) = (Arc::clone(&shared), http.clone(), path.to_owned());
             std::thread::spawn(move || look(&shared, &http, &path, row))
         });
         Self {
@@ -58,7 +92,7 @@ impl Watch {
     }
 
     /// The load is at this stage.
-    pub fn enter(&mut self, stage: Stage) {
+    fn enter(&mut self, stage: Stage) {
         let border = match stage {
             Stage::WarmingUp => return,
             Stage::InWindow => &mut self.opened,
@@ -71,7 +105,7 @@ impl Watch {
     }
 
     /// Ends, and gives what was seen in the window, with the sample before it and the one after it.
-    pub fn finish(mut self) -> Option<ServerMetrics> {
+    fn finish(mut self) -> Option<ServerMetrics> {
         self.shared.over.store(true, Ordering::Relaxed);
         let _ = self.thread.take()?.join();
         let samples = std::mem::take(&mut *self.shared.lock());
@@ -79,6 +113,12 @@ impl Watch {
         let last = self.closed.map_or(samples.len(), |closed| closed + 1);
         let window = samples.get(first..last.min(samples.len()))?.to_vec();
         (!window.is_empty()).then(|| of_looks(&window))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,4 +1,7 @@
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Instant,
+};
 
 use inferbench_engine::ceilings::{bandwidth::Bandwidth, matrix::Matrix};
 use inferbench_results::fixtures;
@@ -146,6 +149,7 @@ fn what_the_engine_computes_is_not_foreign() {
         threads: &THREADS,
         gpu_uuids: &[],
         memory: None,
+        access: &Access::default(),
     };
     let mut engine = fake::start(&subject.setup(backend::Room::default(), &host)).unwrap();
     let machine = Machine::look();
@@ -196,4 +200,22 @@ fn an_engine_that_is_killed_for_memory_is_out_of_memory() {
         "{message}"
     );
     assert!(record.iterations.is_empty());
+}
+
+#[test]
+fn the_trial_after_a_death_has_an_engine_of_its_own() {
+    static STARTS: AtomicU32 = AtomicU32::new(0);
+    fn starter(setup: &backend::Setup<'_>) -> Result<Box<dyn backend::Backend>, BackendError> {
+        match STARTS.fetch_add(1, Ordering::Relaxed) {
+            0 => fake::start_to_exit(setup),
+            _ => fake::start(setup),
+        }
+    }
+    let mut session = Session::with_engines(THREADS, starter);
+    let mut run = || session.run(&ask(), &Clock::start(Duration::from_secs(60)), &|| false);
+    assert!(matches!(run(), Err(NoRecord::Failed { .. })));
+    assert_eq!(run().unwrap().outcome, Outcome::Succeeded);
+    // A third one shares the second's.
+    assert_eq!(run().unwrap().outcome, Outcome::Succeeded);
+    assert_eq!(STARTS.load(Ordering::Relaxed), 2);
 }

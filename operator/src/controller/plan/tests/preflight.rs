@@ -33,7 +33,7 @@ fn a_preflight_pins_models_and_records_what_cannot_run() {
         revision: "abc".into(),
         max_tokens: most,
         unsupported_tensor_parallel: vec![3],
-        max_stages: None,
+        ..ModelReport::default()
     };
     let report = PreflightReport {
         models: vec![model(Some(30)), model(None)],
@@ -93,6 +93,33 @@ fn a_preflight_records_what_cannot_be_divided_so() {
     // Neither what leaves six to share a layer, nor three stages, nor what does not divide.
     let expected = [[2, 1, 1], [2, 1, 2], [2, 2, 1], [6, 1, 2], [6, 2, 1]];
     assert_eq!(runs, BTreeSet::from(expected));
+}
+
+#[test]
+fn a_preflight_records_what_a_server_cannot_read_and_judges_no_server_by_candle() {
+    let engines = "engine: [{name: candle, candle: {}}, {name: llama, server: {preset: llamaCpp, image: a}}, \
+                   {name: vllm, server: {preset: vllm, image: b}}]\n    gpus: [1, 3]";
+    let sweep = fresh(&ONE_SHAPE.replace("gpus: [1]", engines));
+    let job = ended(job(Role::Preflight, &[]), true);
+    let report = PreflightReport {
+        models: vec![ModelReport {
+            revision: "abc".into(),
+            max_tokens: Some(1),
+            unsupported_tensor_parallel: vec![3],
+            unsupported_engines: vec![1],
+            ..ModelReport::default()
+        }],
+        message: Some("llama and a: llama.cpp reads GGUF files".into()),
+    };
+    let mut pod = pod(&job, PodPhase::Succeeded);
+    pod.report = serde_json::to_string(&report).expect("JSON");
+    let plan = plan(&sweep, &known(&sweep), &[job], &[pod], at(101));
+    assert_eq!(plan.never, report.message);
+    for trial in sweep.expansion.trials() {
+        let runs = trial.combination.engine.name == "vllm";
+        let expected = (!runs).then_some(Outcome::Unsupported);
+        assert_eq!(plan.ledger.get(trial.index), expected, "{trial:?}");
+    }
 }
 
 #[test]
