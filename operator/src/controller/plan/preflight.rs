@@ -43,7 +43,7 @@ impl Planner<'_> {
                 Err(message) => {
                     self.problem = Some(Problem {
                         reason: "PreflightFailed".into(),
-                        message,
+                        message: self.attempt(job, &message),
                     });
                 }
             }
