@@ -13,7 +13,7 @@ use kube::{
     api::{
         DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
     },
-    core::{DeserializeGuard, Request},
+    core::{DeserializeGuard, Request, Status},
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -78,13 +78,17 @@ impl ApplyError {
 }
 
 /// How a creation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {
     /// The Job is there: made now, or by an earlier try whose answer was lost.
     There,
-    /// A quota, or a namespace that is going, leaves no room: wait.
-    NoRoom,
+    /// A quota leaves no room for it, an admission rule does not want it, or its namespace is going: wait. In the API
+    /// server's words.
+    Refused(String),
 }
+
+/// Codes by which the API server refuses what may be taken another time: once there is room, or a rule has changed.
+const REFUSALS: [u16; 4] = [400, 403, 413, 422];
 
 /// The longest that an event may take: nothing depends on it, and the reconcile waits for it.
 const EVENT_LIMIT: Duration = Duration::from_secs(5);
@@ -341,7 +345,6 @@ impl Cluster {
             .await
         {
             Ok(_) => Ok(Created::There),
-            Err(error) if code(&error) == Some(403) => Ok(Created::NoRoom),
             Err(error) if code(&error) == Some(409) => {
                 let found = self
                     .call(format!("get Job {name}"), api.get_opt(name))
@@ -361,7 +364,12 @@ impl Cluster {
                     Err(ApplyError::Taken { name })
                 }
             }
-            Err(error) => Err(error),
+            Err(error) => match refusal(&error) {
+                Some(why) if REFUSALS.contains(&why.code) => {
+                    Ok(Created::Refused(why.message.clone()))
+                }
+                _ => Err(error),
+            },
         }
     }
 }
@@ -392,13 +400,18 @@ fn reporter(identity: Option<&str>) -> Reporter {
     }
 }
 
-/// The HTTP code of a refusal.
-fn code(error: &ApplyError) -> Option<u16> {
+/// What the API server says to a request that it refuses.
+fn refusal(error: &ApplyError) -> Option<&Status> {
     match error {
         ApplyError::Refused { source, .. } => match &**source {
-            kube::Error::Api(status) => Some(status.code),
+            kube::Error::Api(status) => Some(status),
             _ => None,
         },
         _ => None,
     }
+}
+
+/// The HTTP code of a refusal.
+fn code(error: &ApplyError) -> Option<u16> {
+    refusal(error).map(|status| status.code)
 }

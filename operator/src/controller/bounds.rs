@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{names::Role, observe::JobView};
+use super::{names::Role, observe::JobView, plan::Problem};
 
 /// How long to wait where all Jobs that may live do: those of other resources end unseen.
 const CROWDED: Duration = Duration::from_secs(5);
@@ -70,8 +70,8 @@ struct Share {
     wants: bool,
     looked: Option<Instant>,
     written: Option<Instant>,
-    /// The name of a Job that its last reconcile could not create, as another has it.
-    taken: Option<String>,
+    /// Why its last reconcile could not create a Job.
+    not_created: Option<Problem>,
 }
 
 impl Share {
@@ -181,15 +181,20 @@ impl Bounds {
         });
     }
 
-    /// A reconcile has found the name of a Job taken, or none.
-    pub fn found_taken(&self, key: &Key, name: Option<String>) {
-        self.with(|state| state.shares.entry(key.clone()).or_default().taken = name);
+    /// A reconcile could not create a Job, and why; or none was in the way. Returns whether that is something new.
+    pub fn found(&self, key: &Key, problem: Option<Problem>) -> bool {
+        self.with(|state| {
+            let known = &mut state.shares.entry(key.clone()).or_default().not_created;
+            let is_new = *known != problem;
+            *known = problem;
+            is_new
+        })
     }
 
-    /// The name of a Job that the last reconcile found taken.
+    /// Why the last reconcile could not create a Job.
     #[must_use]
-    pub fn taken(&self, key: &Key) -> Option<String> {
-        self.with(|state| state.shares.get(key)?.taken.clone())
+    pub fn problem(&self, key: &Key) -> Option<Problem> {
+        self.with(|state| state.shares.get(key)?.not_created.clone())
     }
 
     /// A resource is gone.

@@ -105,7 +105,7 @@ mod tests {
             ledger: Outcomes::new(sweep.expansion.len_before_exclusion()),
             decided: 0,
             inputs: String::new(),
-            taken: None,
+            not_created: None,
         };
         let mut plan = plan(&sweep, &known, &[], &[], Timestamp::UNIX_EPOCH);
         let ended = |index, outcome, why: &str| Ended {

@@ -151,8 +151,10 @@ pub struct PodView {
     pub deleting: bool,
     /// Its phase.
     pub phase: PodPhase,
-    /// Why it does not start, where that is known: reason and message.
+    /// Why it does not start, where that is known: reason and message; of an image that is not there, reason and image.
     pub stuck: Option<(String, String)>,
+    /// Whether its node has yet to set up its volumes and its network. Why that takes long is told in events alone.
+    pub bare: bool,
     /// Whether its container ever ran.
     pub ran: bool,
     /// The exit code of its container, or of one before it that failed.
@@ -160,6 +162,9 @@ pub struct PodView {
     /// Why it ended: the pod's reason (`DeadlineExceeded`, `Evicted`), else its container's (`OOMKilled`, `Error`),
     /// else, as `Init:Error`, that of one before it.
     pub reason: String,
+    /// What Kubernetes says of its end, where it says anything: why it was rejected or driven out, or why its container
+    /// could not be started; and what a container before it left that failed.
+    pub note: String,
     /// Its container's termination message.
     pub report: String,
     /// Whether it was not its own doing: its node drove it out, or went away.
@@ -226,14 +231,23 @@ fn end(condition: &JobCondition, created: Timestamp) -> Option<End> {
     })
 }
 
-/// Reasons for which a container waits and that do not go away by waiting a moment.
-const STUCK: [&str; 7] = [
+/// Reasons for which a container waits as its image is not there.
+pub const NO_IMAGE: [&str; 7] = [
     "ImagePullBackOff",
     "ErrImagePull",
+    "ImageInspectError",
     "InvalidImageName",
     "ErrImageNeverPull",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+];
+
+/// Other reasons for which a container waits and that do not go away by waiting a moment.
+const STUCK: [&str; 5] = [
     "CreateContainerConfigError",
     "CreateContainerError",
+    "PreCreateHookError",
+    "PreStartHookError",
     "RunContainerError",
 ];
 
@@ -290,6 +304,9 @@ impl PodView {
             .into_iter()
             .flatten()
             .any(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True");
+        let bare = conditions.into_iter().flatten().any(|condition| {
+            condition.type_ == "PodReadyToStartContainers" && condition.status == "False"
+        });
         let index = metadata
             .annotations
             .get("batch.kubernetes.io/job-completion-index");
@@ -307,15 +324,42 @@ impl PodView {
             stuck: unschedulable
                 .or_else(|| before.iter().chain(runner).find_map(waits))
                 .filter(|_| phase == PodPhase::Pending),
+            bare: bare && phase == PodPhase::Pending,
             ran: running || ended.is_some(),
             exit_code: ended.or(broken).map(|ended| ended.exit_code),
             disrupted: target || reason.as_deref() == Some("Evicted"),
+            note: note(status, ended, broken),
             reason: reason.unwrap_or_default(),
             report: ended
                 .and_then(|ended| ended.message.clone())
                 .unwrap_or_default(),
         })
     }
+}
+
+/// Reasons of an end that the runner had no part in: what is left is the container runtime's message, and no report.
+const NEVER_RAN: [&str; 2] = ["StartError", "ContainerCannotRun"];
+
+/// What Kubernetes says of a pod's end.
+fn note(
+    status: &PodStatus,
+    ended: Option<&ContainerStateTerminated>,
+    broken: Option<&ContainerStateTerminated>,
+) -> String {
+    let never_ran = |ended: &&ContainerStateTerminated| {
+        let reason = ended.reason.as_deref();
+        reason.is_some_and(|reason| NEVER_RAN.contains(&reason))
+    };
+    let notes = [
+        status.message.as_ref(),
+        ended
+            .filter(never_ran)
+            .and_then(|ended| ended.message.as_ref()),
+        broken.and_then(|ended| ended.message.as_ref()),
+    ];
+    let mut notes = notes.into_iter().flatten().map(|note| note.trim());
+    let note = notes.find(|note| !note.is_empty());
+    note.unwrap_or_default().to_owned()
 }
 
 /// How a container ended that did not end well.
@@ -327,6 +371,10 @@ fn broken(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
 fn waits(container: &ContainerStatus) -> Option<(String, String)> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting.reason.clone()?;
+    if NO_IMAGE.contains(&reason.as_str()) {
+        // The kubelet's words change with every try, and name the image only in some of them.
+        return Some((reason, container.image.clone()));
+    }
     let message = waiting.message.clone().unwrap_or_default();
     STUCK
         .contains(&reason.as_str())

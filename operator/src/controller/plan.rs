@@ -12,7 +12,7 @@ use inferbench_crds::{Outcome, contract::Collected, ledger::Outcomes, status::Pi
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    observe::{JobView, PodPhase, PodView},
+    observe::{JobView, NO_IMAGE, PodPhase, PodView},
     sweep::Sweep,
 };
 
@@ -33,8 +33,8 @@ pub struct Known {
     pub decided: u32,
     /// The hash of the inputs of the results in the status; empty where there are none.
     pub inputs: String,
-    /// The name of a Job that could not be created in the last reconcile, as another Job has it.
-    pub taken: Option<String>,
+    /// Why the last reconcile could not create a Job, where it could not.
+    pub not_created: Option<Problem>,
 }
 
 /// Something to do. They are carried out in the order in which they stand: what is recorded first, then deletions,
@@ -119,6 +119,28 @@ pub struct Problem {
     pub reason: String,
     /// The problem, and where to look.
     pub message: String,
+}
+
+impl Problem {
+    /// A Job of somebody else has the name of one to create.
+    #[must_use]
+    pub fn name_taken(job: &str) -> Self {
+        Self {
+            reason: "NameTaken".into(),
+            message: format!(
+                "Job {job} is not this resource's and has the name of one to create: delete it"
+            ),
+        }
+    }
+
+    /// The API server refuses a Job, and says why.
+    #[must_use]
+    pub fn job_refused(job: &str, why: &str) -> Self {
+        Self {
+            reason: "JobRefused".into(),
+            message: format!("the API server refuses Job {job}: {why}"),
+        }
+    }
 }
 
 /// The actions to take, and all that status, events and logs say about them.
@@ -251,15 +273,10 @@ pub fn plan(
         planner.preflight();
         phase = Phase::Preflight;
     }
-    if let Some(name) = &known.taken
+    if let Some(problem) = &known.not_created
         && !planner.creates.is_empty()
     {
-        planner.problem.get_or_insert(Problem {
-            reason: "NameTaken".into(),
-            message: format!(
-                "Job {name} is not this resource's and has the name of one to create: delete it"
-            ),
-        });
+        planner.problem.get_or_insert_with(|| problem.clone());
     }
     let tally = Tally::of(&planner.ledger);
     Plan {
@@ -409,6 +426,30 @@ impl<'a> Planner<'a> {
             let problem = problem_of(pod, reason, message);
             self.problem.get_or_insert(problem);
         }
+        if let Some(pod) = pods.last()
+            && let (true, Some(scheduled)) = (pod.bare, pod.scheduled)
+            && self.passed(scheduled, GRACE)
+        {
+            let name = &pod.name;
+            let problem = Problem {
+                reason: "PodCannotStart".into(),
+                message: format!(
+                    "pod {name} has no volumes or no network on its node: kubectl describe pod {name}"
+                ),
+            };
+            self.problem.get_or_insert(problem);
+        }
+    }
+
+    /// The words about an attempt that failed, with when the next one is.
+    fn attempt(&self, job: &JobView, why: &str) -> String {
+        let end = job.end.as_ref().filter(|_| !self.sweep.spec.suspend);
+        let next = end.and_then(|end| end.at.checked_add(backoff(job.attempt)).ok());
+        let next = next.map_or(String::new(), |at| {
+            let seconds = Timestamp::from_second(at.as_second()).unwrap_or(at);
+            format!(", the next at {seconds}")
+        });
+        format!("{why} (attempt {}{next})", job.attempt)
     }
 
     /// Of several attempts: goes on with the newest, which is the only one that matters. Returns the number of the
@@ -418,11 +459,27 @@ impl<'a> Planner<'a> {
             return Some(1);
         };
         let end = job.end.as_ref()?;
-        let shift = job.attempt.saturating_sub(1).min(16);
-        let backoff = BACKOFF.0.saturating_mul(1 << shift).min(BACKOFF.1);
-        self.passed(end.at, backoff)
+        self.passed(end.at, backoff(job.attempt))
             .then_some(job.attempt.saturating_add(1))
     }
+}
+
+/// How long to wait after the nth attempt, from 1.
+fn backoff(attempt: u32) -> Duration {
+    let shift = attempt.saturating_sub(1).min(16);
+    BACKOFF.0.saturating_mul(1 << shift).min(BACKOFF.1)
+}
+
+/// Whether the scheduler waits for a claim. Where there is one, but no volume for it, it does not say which.
+fn is_of_claim(message: &str) -> bool {
+    [
+        "persistentvolumeclaim ",
+        "unbound immediate PersistentVolumeClaims",
+        "find available persistent volumes to bind",
+        "non-existent pv",
+    ]
+    .iter()
+    .any(|part| message.contains(part))
 }
 
 /// The problem of a pod that does not start, in words that stay the same while it lasts: the kubelet's own change with
@@ -430,11 +487,11 @@ impl<'a> Planner<'a> {
 fn problem_of(pod: &PodView, reason: &str, message: &str) -> Problem {
     let name = &pod.name;
     let (reason, message) = match reason {
-        "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => (
+        reason if NO_IMAGE.contains(&reason) => (
             "ImagePullFailed",
-            format!("pod {name} cannot pull its image: kubectl describe pod {name}"),
+            format!("pod {name} cannot pull {message}: kubectl describe pod {name}"),
         ),
-        "Unschedulable" if message.contains("persistentvolumeclaim") => (
+        "Unschedulable" if is_of_claim(message) => (
             "ClaimNotReady",
             format!("pod {name} cannot be scheduled: {message}"),
         ),
@@ -461,10 +518,21 @@ fn why(pod: Option<&PodView>, job: &JobView, said: Option<&str>) -> String {
         .map_or(String::new(), |code| format!(" with exit code {code}"));
     let why = match said {
         Some(said) if !said.is_empty() => format!(": {said}"),
-        _ if pod.reason.is_empty() => String::new(),
-        _ => format!(": {}", pod.reason),
+        _ => match because(pod) {
+            because if because.is_empty() => because,
+            because => format!(": {because}"),
+        },
     };
     format!("pod {} ended{code}{why}", pod.name)
+}
+
+/// Why a pod ended, as Kubernetes says it.
+fn because(pod: &PodView) -> String {
+    match (pod.reason.as_str(), pod.note.as_str()) {
+        (reason, "") => reason.to_owned(),
+        ("", note) => note.to_owned(),
+        (reason, note) => format!("{reason}: {note}"),
+    }
 }
 
 /// The newest of the pods that have ended.

@@ -15,15 +15,17 @@ use super::{
     build, events, log,
     names::Role,
     observe::{JobView, PodView},
-    plan::{Action, Create, Known, Phase, Plan, plan},
+    plan::{Action, Create, Known, Phase, Plan, Problem, plan},
     status,
     sweep::{Defaults, Sweep},
     validate::validate,
 };
 use crate::metrics::Metrics;
 
-/// How long to wait where there is no room for a Job.
-const NO_ROOM: Duration = Duration::from_secs(30);
+/// How long to wait where the API server refuses a Job.
+const REFUSED: Duration = Duration::from_secs(30);
+/// How soon to look again, so that the status says what has just been found.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// How long an unfinished sweep goes without a look at most: a missed event must not stop it for good.
 const LOOK: Duration = Duration::from_secs(600);
 /// Deletions at a time. Creations come one by one: a leader that has lost the lead unawares may exceed the window by
@@ -94,7 +96,7 @@ pub async fn reconcile(
     }
     match accept(&resource, &context.defaults) {
         Ok((sweep, mut known)) => {
-            known.taken = context.bounds.taken(key);
+            known.not_created = context.bounds.problem(key);
             let decided = (sweep, known);
             reconcile_sweep(context, may_write, key, &resource, decided, now).await
         }
@@ -142,7 +144,7 @@ fn accept(
         ledger,
         decided,
         inputs,
-        taken: None,
+        not_created: None,
     };
     Ok((sweep, known))
 }
@@ -193,6 +195,7 @@ async fn reconcile_sweep(
         Phase::Preflight | Phase::Measuring | Phase::Collecting => Next::After(LOOK),
     };
     let mut taken = None;
+    let mut refused = None;
     let mut creations = 0;
     for action in &plan.actions {
         match action {
@@ -222,9 +225,10 @@ async fn reconcile_sweep(
                     created => created?,
                 };
                 let job = job.metadata.name.unwrap_or_default();
-                if created == Created::NoRoom {
-                    warn!(job, "the API server forbids the Job: a quota?");
-                    return Ok(Next::After(NO_ROOM));
+                if let Created::Refused(why) = created {
+                    warn!(job, why, "the API server refuses the Job");
+                    refused = Some(Problem::job_refused(&job, &why));
+                    break;
                 }
                 info!(job, "created");
             }
@@ -232,9 +236,16 @@ async fn reconcile_sweep(
             _ => {}
         }
     }
-    bounds.found_taken(key, taken.clone());
+    let is_refused = refused.is_some();
+    let problem = refused.or_else(|| taken.as_deref().map(Problem::name_taken));
     // The next reconcile has it in the status.
-    taken.map_or(Ok(next), |name| Err(ApplyError::Taken { name }))
+    let is_new = bounds.found(key, problem);
+    match taken {
+        Some(name) => Err(ApplyError::Taken { name }),
+        None if is_refused && is_new => Ok(Next::After(AT_ONCE)),
+        None if is_refused => Ok(Next::After(REFUSED)),
+        None => Ok(next),
+    }
 }
 
 /// Deletes what is to be deleted, some at a time: each deletion is of what is recorded already, and says nothing of the

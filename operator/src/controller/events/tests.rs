@@ -75,7 +75,7 @@ impl Story {
             ledger,
             decided: 0,
             inputs: String::new(),
-            taken: None,
+            not_created: None,
         };
         plan(&self.sweep, &known, &[], &[], at(0))
     }
@@ -284,17 +284,19 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
         deleting: false,
         phase: PodPhase::Failed,
         stuck: None,
+        bare: false,
         ran: true,
         exit_code: Some(73),
         reason: "Error".into(),
         report: serde_json::to_string(&report).expect("JSON"),
         disrupted: false,
+        note: String::new(),
     };
     let known = Known {
         ledger: ledger(&story.sweep, 0),
         decided: 0,
         inputs: String::new(),
-        taken: None,
+        not_created: None,
     };
     let failed = plan(&story.sweep, &known, &[job], &[pod], at(10));
     let events = story.reconcile(&failed);
@@ -303,7 +305,9 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
         [("Accepted", false), ("PreflightFailed", true)]
     );
     assert!(
-        events[1].note.ends_with("s3://bucket: 403 AccessDenied"),
+        events[1]
+            .note
+            .contains("s3://bucket: 403 AccessDenied (attempt 1, "),
         "{}",
         events[1].note
     );

@@ -142,6 +142,27 @@ fn a_pod_that_has_ended_says_why() {
     }));
     assert_eq!(late.reason, "DeadlineExceeded");
     assert!(!late.disrupted);
+    assert_eq!((killed.note.as_str(), late.note.as_str()), ("", ""));
+}
+
+#[test]
+fn what_kubernetes_says_of_an_end_is_kept_apart_from_a_report() {
+    let rejected = pod(json!({
+        "phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "not enough cpus available\n",
+    }));
+    assert_eq!(rejected.note, "not enough cpus available");
+    let ended = |reason: &str, message: &str| {
+        pod(json!({
+            "phase": "Failed",
+            "containerStatuses": [
+                {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                 "state": {"terminated": {"exitCode": 128, "reason": reason, "message": message}}},
+            ],
+        }))
+    };
+    let never_ran = ended("StartError", "exec: inferbench: not found");
+    assert_eq!(never_ran.note, "exec: inferbench: not found");
+    assert_eq!(ended("Error", "{}").note, "", "that is its report");
 }
 
 #[test]
@@ -149,7 +170,7 @@ fn a_container_that_has_to_end_first_may_be_what_is_wrong() {
     let runner = json!({"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
         "state": {"waiting": {"reason": "PodInitializing"}}});
     let with = |phase: &str, state: serde_json::Value| {
-        let before = json!({"name": names::INSTALLER, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        let before = json!({"name": names::INSTALLER, "image": "engine:1", "imageID": "", "ready": false, "restartCount": 0,
             "state": state});
         pod(
             json!({"phase": phase, "initContainerStatuses": [before], "containerStatuses": [runner]}),
@@ -159,18 +180,22 @@ fn a_container_that_has_to_end_first_may_be_what_is_wrong() {
         "Pending",
         json!({"waiting": {"reason": "ErrImagePull", "message": "why"}}),
     );
-    assert_eq!(pulling.stuck, Some(("ErrImagePull".into(), "why".into())));
+    assert_eq!(
+        pulling.stuck,
+        Some(("ErrImagePull".into(), "engine:1".into()))
+    );
     let copying = with("Pending", json!({"running": {}}));
     assert_eq!((copying.stuck, copying.ran), (None, false));
     // It has measured nothing, so that this is no lack of memory of a trial.
     let killed = with(
         "Failed",
-        json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+        json!({"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "its last lines"}}),
     );
     assert_eq!(
         (killed.reason.as_str(), killed.exit_code, killed.ran),
         ("Init:OOMKilled", Some(137), false)
     );
+    assert_eq!(killed.note, "its last lines");
     let done = with(
         "Pending",
         json!({"terminated": {"exitCode": 0, "reason": "Completed"}}),
@@ -211,7 +236,7 @@ fn a_pod_that_does_not_start_says_why() {
                 {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z"},
             ],
             "containerStatuses": [
-                {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                {"name": "runner", "image": "runner:1", "imageID": "", "ready": false, "restartCount": 0,
                  "state": {"waiting": {"reason": reason, "message": "why"}}},
             ],
         }))
@@ -219,13 +244,24 @@ fn a_pod_that_does_not_start_says_why() {
     let pulling = waiting("ImagePullBackOff");
     assert_eq!(
         pulling.stuck,
-        Some(("ImagePullBackOff".into(), "why".into()))
+        Some(("ImagePullBackOff".into(), "runner:1".into())),
+        "the message is another with every try"
+    );
+    assert_eq!(
+        waiting("CreateContainerConfigError").stuck,
+        Some(("CreateContainerConfigError".into(), "why".into()))
     );
     assert_eq!(
         pulling.scheduled,
         Some("2026-01-01T00:00:05Z".parse().expect("a time"))
     );
     assert_eq!(waiting("ContainerCreating").stuck, None);
+    let set_up = |status: &str, phase: &str| {
+        let condition = json!([{"type": "PodReadyToStartContainers", "status": status}]);
+        pod(json!({"phase": phase, "conditions": condition})).bare
+    };
+    assert!(set_up("False", "Pending") && !set_up("True", "Pending"));
+    assert!(!set_up("False", "Failed"), "it has been, and is no more");
 }
 
 #[test]

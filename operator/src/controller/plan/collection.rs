@@ -82,7 +82,7 @@ impl Planner<'_> {
         };
         self.problem = Some(Problem {
             reason: "CollectionFailed".into(),
-            message,
+            message: self.attempt(job, &message),
         });
         None
     }

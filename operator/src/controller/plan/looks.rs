@@ -90,7 +90,7 @@ impl Planner<'_> {
         };
         self.problem = Some(Problem {
             reason: "LookFailed".into(),
-            message,
+            message: self.attempt(job, &message),
         });
         false
     }

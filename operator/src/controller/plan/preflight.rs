@@ -45,7 +45,7 @@ impl Planner<'_> {
                 Err(message) => {
                     self.problem = Some(Problem {
                         reason: "PreflightFailed".into(),
-                        message,
+                        message: self.attempt(job, &message),
                     });
                 }
             }

@@ -38,7 +38,7 @@ fn known(sweep: &Sweep) -> Known {
         ledger: Outcomes::new(sweep.expansion.len_before_exclusion()),
         decided: 0,
         inputs: String::new(),
-        taken: None,
+        not_created: None,
     }
 }
 
@@ -83,11 +83,13 @@ fn pod(job: &JobView, phase: PodPhase) -> PodView {
         deleting: false,
         phase,
         stuck: None,
+        bare: false,
         ran: phase != PodPhase::Pending,
         exit_code: None,
         reason: String::new(),
         report: String::new(),
         disrupted: false,
+        note: String::new(),
     }
 }
 
@@ -159,4 +161,68 @@ fn one_shape(execution: &str) -> Sweep {
     sweep(&format!(
         "{ONE_SHAPE}execution: {{maxFailedPercent: 50, {execution}}}\n"
     ))
+}
+
+#[test]
+fn a_pod_that_does_not_start_has_its_problem_named() {
+    let pod = pod(&job(Role::Trial, &[0]), PodPhase::Pending);
+    let reason = |reason: &str, message: &str| problem_of(&pod, reason, message).reason;
+    for message in [
+        r#"0/1 nodes are available: persistentvolumeclaim "results" not found."#,
+        r#"persistentvolumeclaim "results" is being deleted"#,
+        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found",
+        "0/1 nodes are available: 1 node(s) didn't find available persistent volumes to bind.",
+        "0/1 nodes are available: 1 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s).",
+    ] {
+        assert_eq!(
+            reason("Unschedulable", message),
+            "ClaimNotReady",
+            "{message}"
+        );
+    }
+    let crowded = "0/1 nodes are available: 1 Insufficient cpu.";
+    assert_eq!(reason("Unschedulable", crowded), "Unschedulable");
+    let elsewhere = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match PersistentVolume's node affinity.";
+    assert_eq!(reason("Unschedulable", elsewhere), "Unschedulable");
+    let secret = r#"secret "keys" not found"#;
+    assert_eq!(
+        reason("CreateContainerConfigError", secret),
+        "PodCannotStart"
+    );
+    for waits in NO_IMAGE {
+        let problem = problem_of(&pod, waits, "runner:1");
+        assert_eq!(
+            (problem.reason.as_str(), problem.message.as_str()),
+            (
+                "ImagePullFailed",
+                "pod trial-0-pod cannot pull runner:1: kubectl describe pod trial-0-pod"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_pod_whose_volumes_cannot_be_mounted_is_a_problem_after_a_while() {
+    let sweep = sweep(SPEC);
+    let job = job(Role::Trial, &[0]);
+    let waits = PodView {
+        bare: true,
+        ..pod(&job, PodPhase::Pending)
+    };
+    let look = |pod: &PodView, seconds| {
+        let (jobs, pods) = ([job.clone()], [pod.clone()]);
+        plan(&sweep, &known(&sweep), &jobs, &pods, at(seconds))
+    };
+    let early = look(&waits, 31);
+    assert_eq!(early.problem, None, "mounting takes a moment");
+    assert!(
+        early
+            .actions
+            .contains(&Action::Wait(Duration::from_secs(30)))
+    );
+    let problem = look(&waits, 61).problem.expect("a problem");
+    assert_eq!(problem.reason, "PodCannotStart");
+    assert!(problem.message.contains("volumes"), "{}", problem.message);
+    let pulls = pod(&job, PodPhase::Pending);
+    assert_eq!(look(&pulls, 61).problem, None, "a large image takes long");
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use inferbench_crds::{Outcome, contract::TrialReport, factor::Factor};
 
-use super::{Create, GRACE, MOST_EVICTIONS, Planner, Problem, last_ended, problem_of, why};
+use super::{
+    Create, GRACE, MOST_EVICTIONS, Planner, Problem, because, last_ended, problem_of, why,
+};
 use crate::controller::{
     groups::Groups,
     names::Role,
@@ -215,7 +217,7 @@ impl Planner<'_> {
         let reports = Reports::of(job, pods);
         self.record_known(job, &reports);
         if let Some(&index) = reports.broke_at().and_then(|at| job.trials.get(at)) {
-            let last = last_ended(pods).map_or("", |pod| pod.reason.as_str());
+            let last = last_ended(pods).map_or(String::new(), because);
             let why = format!("nodes have driven out {evictions} pods of Job {name} ({last})");
             self.record(index, Outcome::Failed, &why);
         }

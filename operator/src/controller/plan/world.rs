@@ -66,7 +66,7 @@ impl World {
             ledger: Outcomes::new(sweep.expansion.len_before_exclusion()),
             decided: 0,
             inputs: String::new(),
-            taken: None,
+            not_created: None,
         };
         Self {
             sweep,
@@ -380,11 +380,13 @@ impl World {
                     deleting: false,
                     phase: PodPhase::Pending,
                     stuck: None,
+                    bare: false,
                     ran: false,
                     exit_code: None,
                     reason: String::new(),
                     report: String::new(),
                     disrupted: false,
+                    note: String::new(),
                 });
             }
         }

@@ -388,10 +388,38 @@ async fn a_foreign_job_of_the_same_name_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_quota_means_wait() {
-    let world = World::pinned();
-    world.script().refuse.push_back(("POST jobs", 403));
-    assert_eq!(world.reconcile().await.expect("fine"), Next::After(NO_ROOM));
+async fn a_job_that_is_refused_waits_and_the_status_says_why() {
+    for code in [403, 422] {
+        let world = World::pinned();
+        for _ in 0..2 {
+            world.script().refuse.push_back(("POST jobs", code));
+        }
+        let context = world.context();
+        let next = world.reconcile_in(&context).await.expect("fine");
+        assert_eq!(next, Next::After(AT_ONCE), "to tell it");
+        let next = world.reconcile_in(&context).await.expect("fine");
+        assert_eq!(next, Next::After(REFUSED), "it is told");
+        let condition = |kind: &str| {
+            let conditions = world.status().conditions.into_iter();
+            let mut conditions = conditions.filter(|condition| condition.type_ == kind);
+            conditions.next().expect("a condition")
+        };
+        let progressing = condition("Progressing");
+        assert_eq!(
+            (progressing.status.as_str(), progressing.reason.as_str()),
+            ("False", "JobRefused")
+        );
+        let message = progressing.message;
+        let begins = "the API server refuses Job thesis-0f1e2d3c-0: ";
+        let why = message.strip_prefix(begins);
+        assert!(why.is_some_and(|why| !why.is_empty()), "{message}");
+        assert_eq!(condition("Succeeded").reason, "JobRefused", "the column");
+        // Then there is room.
+        world.reconcile_in(&context).await.expect("fine");
+        assert_eq!(world.jobs(), 1);
+        world.reconcile_in(&context).await.expect("fine");
+        assert_eq!(condition("Progressing").reason, "Measuring");
+    }
 }
 
 #[tokio::test(start_paused = true)]

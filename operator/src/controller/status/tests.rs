@@ -44,7 +44,7 @@ fn quiet(sweep: &Sweep, ledger: Outcomes) -> Plan {
         ledger,
         decided: 0,
         inputs: String::new(),
-        taken: None,
+        not_created: None,
     };
     let mut plan = plan(sweep, &known, &[], &[], at(0));
     plan.actions.clear();

@@ -150,7 +150,8 @@ fn a_failed_preflight_is_a_problem_and_tried_again_later() {
     assert_eq!(problem.reason, "PreflightFailed");
     assert_eq!(
         problem.message,
-        "pod preflight-0-pod ended with exit code 73: s3://bucket refuses the credentials"
+        "pod preflight-0-pod ended with exit code 73: s3://bucket refuses the credentials (attempt 1, the next at \
+         2026-01-01T00:02:10Z)"
     );
     assert_eq!(look(130).actions, [Action::Create(Create::Preflight(2))]);
     // The second attempt takes the first one's place, and it takes longer to the third.
