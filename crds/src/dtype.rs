@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A data type of the weights; cache and activations have the same, or f32 where weights are quantized.
+/// A data type of the weights; cache and activations have the same, or f32 on CPU and where weights are quantized.
 #[derive(
     Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]

@@ -299,7 +299,7 @@ pub const TABLE: &[Builtin] = &[
         short: "dtype",
         column: "dtype",
         unit: "",
-        doc: "Data type of the weights; cache and activations have the same, or f32 where weights are quantized.",
+        doc: "Data type of the weights; cache and activations have the same, or f32 on CPU and where weights are quantized.",
         kind: Kind::Category,
         scope: Scope::Start,
         role: Role::Choice,

@@ -311,14 +311,14 @@ fn memory_of(
     // The adapters grow their caches by copying them.
     let copies = if c.family.is_reference() { kv_cache } else { 0 };
     let logits = if last { b * v.div_ceil(w) * 2 } else { 0 };
-    // Quantized matrices are unpacked for many rows, one at a time; the head's too, where a batch is of many.
-    let unpacked = match format.blocks() {
-        Some(_) => {
+    // A GPU unpacks quantized matrices for many rows, one at a time; the head's too, where a batch is of many.
+    let unpacked = match (format.blocks(), processor) {
+        (Some(_), Processor::Cuda) => {
             let head = if last && b > 1 { e * v } else { 0 };
             let layer = (e * 2 * f).max(e * (h + 2 * kvh * w) * d);
             layer.max(head).div_ceil(w)
         }
-        None => 0,
+        _ => 0,
     };
     let activations = (rows * per_row + scores + logits + rope + unpacked) * element + copies;
     Memory {
@@ -434,16 +434,25 @@ mod tests {
         let rows = 410;
         let per_row = 3 * 768 + 3 * (12 + 2 * 12) * 64 + 3 * 3072;
         let (scores, logits) = (rows * 12 * 512, 3 * 50_257 * 2);
-        for (format, layer, head) in [
-            (Format::F32, 0, 0),
-            (Format::Q8_0, 768 * 2 * 3072, 768 * 50_257),
+        for (format, processor, layer, head) in [
+            (Format::F32, Processor::Cpu, 0, 0),
+            (Format::Q8_0, Processor::Cpu, 0, 0),
+            (Format::Q8_0, Processor::Cuda, 768 * 2 * 3072, 768 * 50_257),
         ] {
-            let stages = memory_of_stages(&gpt2, (format, Processor::Cpu), 7, 512, 16, parallel);
-            let bytes = format.element_bytes(Processor::Cpu) as u64;
+            let stages = memory_of_stages(&gpt2, (format, processor), 7, 512, 16, parallel);
+            let bytes = format.element_bytes(processor) as u64;
             let elements: Vec<_> = stages.iter().map(|m| m.activations / bytes).collect();
             let of_layers = rows * per_row + scores;
-            assert_eq!(elements[..4], [of_layers + layer; 4], "{format}");
-            assert_eq!(elements[4], of_layers + logits + head, "{format}");
+            assert_eq!(
+                elements[..4],
+                [of_layers + layer; 4],
+                "{format} {processor:?}"
+            );
+            assert_eq!(
+                elements[4],
+                of_layers + logits + head,
+                "{format} {processor:?}"
+            );
         }
     }
 

@@ -54,7 +54,7 @@ table! {
         "" architecture: Option<String>,
         /// Parameters, a tied head counted once.
         "" model_params: Option<u64>,
-        /// Data type of the weights; cache and activations have the same, or f32 where weights are quantized.
+        /// Data type of the weights; cache and activations have the same, or f32 on CPU and where weights are quantized.
         "" dtype: String,
         /// b: sequences in a batch; 1 where requests come one by one.
         "sequences" batch_size: u32,

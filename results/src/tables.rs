@@ -135,7 +135,7 @@ fn read_lines(bytes: &[u8]) -> Result<Vec<(u64, Row)>, TableError> {
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(failed)?;
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = record.position().map_or(0, |at| line_of(bytes, at));
         let cells = known
             .iter()
             .map(|place| place.and_then(|at| record.get(at)).unwrap_or_default());
@@ -150,6 +150,15 @@ fn read_lines(bytes: &[u8]) -> Result<Vec<(u64, Row)>, TableError> {
         rows.push((line, row));
     }
     Ok(rows)
+}
+
+/// The line at which a record begins. What the reader says is where it went on from the last one: before a line's end
+/// of two characters, or empty lines.
+fn line_of(bytes: &[u8], at: &csv::Position) -> u64 {
+    let start = usize::try_from(at.byte()).unwrap_or(usize::MAX);
+    let rest = bytes.get(start..).unwrap_or_default();
+    let ends = rest.iter().take_while(|byte| b"\r\n".contains(byte));
+    at.line() + ends.filter(|byte| **byte == b'\n').count() as u64
 }
 
 /// Where columns stand in a header.
@@ -482,6 +491,20 @@ mod tests {
         ] {
             let error = read_trials_csv(broken.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
+        }
+    }
+
+    /// As editors count them, whatever ends them.
+    #[test]
+    fn lines_are_those_of_the_file() {
+        let row = Row::of(&fixtures::record());
+        let csv = String::from_utf8(write_csv(&[row.clone(), row]).unwrap()).unwrap();
+        for (end, line) in [("\n", 3), ("\r\n", 3), ("\n\n", 5), ("\r\n\r\n", 5)] {
+            let (before, last) = csv.trim_end().rsplit_once('\n').unwrap();
+            let csv =
+                format!("{before}\n{}", last.replace(",Succeeded,", ",Won,")).replace('\n', end);
+            let error = read_trials_csv(csv.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {line}:")), "{end:?}: {error}");
         }
     }
 

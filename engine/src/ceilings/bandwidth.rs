@@ -31,6 +31,18 @@ pub struct Bandwidth {
     pub cache_bytes: Option<usize>,
 }
 
+impl Bandwidth {
+    /// The one of two measurements that is.
+    #[must_use]
+    pub fn higher(self, other: Self) -> Self {
+        if other.bytes_per_second > self.bytes_per_second {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 /// Bytes of the smallest buffer: without a known cache, a common one is still left behind.
 const MIN_BUFFER: usize = 128 << 20;
 /// Bytes of the largest: enough for any cache, and touching it takes time.

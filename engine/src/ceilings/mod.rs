@@ -43,14 +43,17 @@ impl Ceilings {
     /// # Errors
     /// When memory for the measurement cannot be had or its products cannot be made on the CPU.
     pub fn measure(format: Format, shape: Option<&roofline::ModelShape>) -> Result<Self> {
+        // A shared machine's memory is slower for seconds at a time: half before and half after.
+        let before = bandwidth::measure(BUDGET / 2);
+        let matrix = matrix::measure(
+            &Device::Cpu,
+            format.activations(Processor::Cpu),
+            &matrix::products(shape),
+            BUDGET,
+        )?;
         Ok(Self {
-            bandwidth: bandwidth::measure(BUDGET),
-            matrix: matrix::measure(
-                &Device::Cpu,
-                format.activations(Processor::Cpu),
-                &matrix::products(shape),
-                BUDGET,
-            )?,
+            bandwidth: before.higher(bandwidth::measure(BUDGET / 2)),
+            matrix,
             disturbed: Vec::new(),
         })
     }
@@ -82,14 +85,9 @@ impl Ceilings {
     /// The higher of each ceiling: what disturbs a measurement only lowers it. Disturbed only where both were.
     #[must_use]
     pub fn higher(self, other: Self) -> Self {
-        let (bandwidth, other_bandwidth) = (self.bandwidth, other.bandwidth);
         let (matrix, other_matrix) = (self.matrix, other.matrix);
         Self {
-            bandwidth: if other_bandwidth.bytes_per_second > bandwidth.bytes_per_second {
-                other_bandwidth
-            } else {
-                bandwidth
-            },
+            bandwidth: self.bandwidth.higher(other.bandwidth),
             matrix: if other_matrix.flops_per_second > matrix.flops_per_second {
                 other_matrix
             } else {
@@ -100,6 +98,21 @@ impl Ceilings {
             } else {
                 other.disturbed
             },
+        }
+    }
+
+    /// Raises ceilings of one device that were measured for several formats to what they say of each other: its memory is
+    /// read as fast in any of them, and matrices are multiplied as fast where it is in the same type.
+    pub fn level(all: &mut [&mut Self]) {
+        let measured: Vec<Self> = all.iter().map(|one| (**one).clone()).collect();
+        for one in all {
+            for other in &measured {
+                if one.matrix.dtype == other.matrix.dtype {
+                    **one = one.clone().higher(other.clone());
+                } else {
+                    one.bandwidth = one.bandwidth.clone().higher(other.bandwidth.clone());
+                }
+            }
         }
     }
 
@@ -118,9 +131,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_higher_of_two_measurements_counts() {
-        let ceilings = |bandwidth, flops, disturbed: &[&str]| Ceilings {
+    fn ceilings(bandwidth: f64, flops: f64, disturbed: &[&str]) -> Ceilings {
+        Ceilings {
             bandwidth: bandwidth::Bandwidth {
                 bytes_per_second: bandwidth,
                 kernel: String::new(),
@@ -135,7 +147,25 @@ mod tests {
                 dtype: "f32".into(),
             },
             disturbed: disturbed.iter().map(|why| (*why).to_owned()).collect(),
-        };
+        }
+    }
+
+    #[test]
+    fn what_was_measured_for_one_format_counts_for_others() {
+        let (mut first, mut second) = (ceilings(2.0, 5.0, &["busy"]), ceilings(3.0, 4.0, &[]));
+        let mut half = ceilings(1.0, 9.0, &["busy"]);
+        half.matrix.dtype = "f16".into();
+        Ceilings::level(&mut [&mut first, &mut second, &mut half]);
+        assert_eq!(first, ceilings(3.0, 5.0, &[]));
+        assert_eq!(second, first);
+        assert_eq!(half.bandwidth, first.bandwidth);
+        // That its products were disturbed, others say nothing of.
+        assert_eq!(half.matrix.flops_per_second, 9.0);
+        assert_eq!(half.disturbed, ["busy"]);
+    }
+
+    #[test]
+    fn the_higher_of_two_measurements_counts() {
         let (quiet, busy) = (ceilings(2.0, 5.0, &[]), ceilings(3.0, 4.0, &["busy"]));
         let both = ceilings(3.0, 5.0, &[]);
         assert_eq!(quiet.clone().higher(busy.clone()), both);

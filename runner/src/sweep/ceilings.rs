@@ -54,7 +54,22 @@ pub fn of_sweep<E: From<String>>(
         keep(file)?;
         found.insert(dtype, ceilings);
     }
+    level(&mut found);
+    if found.len() > 1
+        && let Some(ceilings) = found.values().next()
+    {
+        eprintln!(
+            "all data types are held against the highest that was read: {:.1} GB/s",
+            ceilings.bandwidth.bytes_per_second / 1e9
+        );
+    }
     Ok(found)
+}
+
+/// Raises the ceilings of one machine's data types to what they say of each other.
+pub fn level(ceilings: &mut BTreeMap<Dtype, Ceilings>) {
+    let mut all: Vec<&mut Ceilings> = ceilings.values_mut().collect();
+    Ceilings::level(&mut all);
 }
 
 /// Puts ceilings of this machine in the place of those that a sweep's file has of it.

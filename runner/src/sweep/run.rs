@@ -377,6 +377,7 @@ impl<'a> Run<'a> {
             ceilings::remember(&mut self.file, self.sweep, self.machine, dtype, &renewed);
             self.file.write(self.store)?;
             self.ceilings.insert(dtype, renewed);
+            ceilings::level(&mut self.ceilings);
         }
         self.failures.remove(&trial.index);
         if !reused {

@@ -2,15 +2,13 @@
 //! of many rows; weights are broadcast against it, a tile of the result stays in registers.
 
 use std::cell::RefCell;
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
+use super::packed::{Format, Matrix};
 use super::pool::{Disjoint, share, threads};
 use super::product::{Finish, Product};
-use super::quantized::packed::BLOCK;
-use super::quantized::{Format, unpack};
 use super::view::uninitialised;
 use crate::ops::arch::Arch;
 
@@ -42,53 +40,21 @@ impl Weights for &[f32] {
     }
 }
 
-/// Blocks of a format.
-pub(super) struct Packed<'a, B> {
-    bytes: &'a [u8],
-    row_bytes: usize,
-    format: PhantomData<B>,
-}
-
-impl<'a, B: Format> Packed<'a, B> {
-    /// Of rows of `k` weights.
-    pub(super) fn new(bytes: &'a [u8], k: usize) -> Self {
-        Self {
-            bytes,
-            row_bytes: k / BLOCK * B::BYTES,
-            format: PhantomData,
-        }
-    }
-}
-
-impl<B> Clone for Packed<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B> Copy for Packed<'_, B> {}
-
-impl<B: Format + Sync> Weights for Packed<'_, B> {
+impl<B: Format + Sync> Weights for Matrix<'_, B> {
     #[inline(always)]
     fn rows<'a>(&'a self, rows: Range<usize>, k: usize, space: &'a mut Vec<f32>) -> &'a [f32] {
         let size = rows.len() * k;
         if space.len() < size {
             space.resize(size, 0.0);
         }
-        let bytes = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
-        unpack::<B>(bytes, &mut space[..size]);
+        self.unpack_rows(rows, &mut space[..size]);
         &space[..size]
     }
 }
 
 impl Product<'_> {
     /// Blocks of output columns, each against some panels of `x`.
-    pub(super) fn blocks(self, out: &mut [f32]) {
-        self.blocks_of(self.w, out);
-    }
-
-    /// As [`Product::blocks`], with weights from elsewhere.
-    pub(super) fn blocks_of(self, source: impl Weights, out: &mut [f32]) {
+    pub(super) fn blocks(self, w: impl Weights, out: &mut [f32]) {
         let Self { m, n, k, .. } = self;
         let panels = m.div_ceil(PANEL);
         let mut packed = uninitialised(panels * PANEL * k);
@@ -114,7 +80,7 @@ impl Product<'_> {
                 SCRATCH.with_borrow_mut(|(weights, space)| {
                     arch.dispatch(Block {
                         product: self,
-                        source,
+                        w,
                         packed: &packed,
                         weights,
                         space,
@@ -151,7 +117,7 @@ impl Product<'_> {
 /// Some output columns of some panels.
 struct Block<'a, W> {
     product: Product<'a>,
-    source: W,
+    w: W,
     /// All of `x`, `[panels, k, PANEL]`.
     packed: &'a [f32],
     weights: &'a mut Vec<f32>,
@@ -222,7 +188,7 @@ impl<W: Weights> Block<'_, W> {
         let whole = self.columns.len() / R * R;
         for first in (0..whole).step_by(R) {
             let start = self.columns.start + first;
-            let rows = self.source.rows(start..start + R, k, self.space);
+            let rows = self.w.rows(start..start + R, k, self.space);
             let tile = &mut into[first * k..(first + R) * k];
             for (i, tile) in tile.chunks_exact_mut(R).enumerate() {
                 for (r, value) in tile.iter_mut().enumerate() {
@@ -231,7 +197,7 @@ impl<W: Weights> Block<'_, W> {
             }
         }
         let rest = self.columns.start + whole..self.columns.end;
-        let rows = self.source.rows(rest, k, self.space);
+        let rows = self.w.rows(rest, k, self.space);
         into[whole * k..size].copy_from_slice(rows);
         into
     }

@@ -19,11 +19,10 @@ pub(in crate::ops) enum Epilogue {
     BiasGelu,
 }
 
-/// `out [m, n] = epilogue(x [m, k] · w [n, k]ᵀ + bias [n])`.
+/// `out [m, n] = epilogue(x [m, k] · w [n, k]ᵀ + bias [n])`, all but `w`.
 #[derive(Clone, Copy)]
 pub(super) struct Product<'a> {
     pub(super) x: &'a [f32],
-    pub(super) w: &'a [f32],
     pub(super) bias: Option<&'a [f32]>,
     pub(super) epilogue: Epilogue,
     pub(super) m: usize,
@@ -50,8 +49,8 @@ impl<'a> Operands<'a> {
         })
     }
 
-    /// The product with a matrix of `n` rows and `k` columns, whose elements the caller sees to, and the shape of the
-    /// result; `None` where shapes do not fit, or something does not lie in order.
+    /// The product with a matrix of `n` rows and `k` columns, and the shape of the result; `None` where shapes do not
+    /// fit, or something does not lie in order.
     pub(super) fn product(
         &self,
         (n, k): (usize, usize),
@@ -70,7 +69,6 @@ impl<'a> Operands<'a> {
         *last = n;
         let product = Product {
             x,
-            w: &[],
             bias,
             epilogue,
             m: x.len() / k,

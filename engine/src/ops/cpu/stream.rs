@@ -17,8 +17,8 @@ const WORTH: usize = 16 << 10;
 const ROW_BLOCK: usize = 8;
 
 impl Product<'_> {
-    /// Streams the weights past the rows of `x`, which stay in cache.
-    pub(super) fn stream(self, out: &mut [f32]) {
+    /// Streams the weights `w` past the rows of `x`, which stay in cache.
+    pub(super) fn stream(self, w: &[f32], out: &mut [f32]) {
         let out = Disjoint::new(out);
         let arch = Arch::new();
         let packed;
@@ -37,6 +37,7 @@ impl Product<'_> {
             let columns = units.start * unit..(units.end * unit).min(self.n);
             arch.dispatch(Stream {
                 product: self,
+                w,
                 x,
                 columns,
                 out: &out,
@@ -75,6 +76,7 @@ impl WithSimd for Interleave<'_> {
 /// A range of output columns by streaming their weight rows.
 struct Stream<'a> {
     product: Product<'a>,
+    w: &'a [f32],
     /// `x` as [`Interleave`] packs it.
     x: &'a [f32],
     columns: Range<usize>,
@@ -166,11 +168,11 @@ impl Stream<'_> {
         // Bytes of a stream of weights to ask for before they are needed: more where arithmetic
         // keeps them waiting for longer.
         let ahead = if M <= 4 { 1024 } else { 4096 };
-        let Product { w, n, k, .. } = self.product;
-        let mut rows = [&w[..0]; R];
+        let Product { n, k, .. } = self.product;
+        let mut rows = [&self.w[..0]; R];
         for (r, row) in rows.iter_mut().enumerate() {
             let start = (column + r * apart) * k;
-            *row = &w[start..start + k];
+            *row = &self.w[start..start + k];
         }
         let lanes = S::F32_LANES;
         let (body, tail) = (k / lanes, k % lanes);

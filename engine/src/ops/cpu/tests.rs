@@ -1,11 +1,12 @@
 //! Each kernel against plain candle, over odd shapes and layouts, on every instruction set that
 //! this processor has.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use proptest::prelude::*;
 
 use crate::ops::arch::{Arch, FORCED};
-use crate::ops::{self, reference};
+use crate::ops::{self, Weight, reference};
 
 /// Runs `f` once per instruction set.
 fn everywhere(f: impl Fn()) {
@@ -17,7 +18,7 @@ fn everywhere(f: impl Fn()) {
 }
 
 /// Numbers in −1 to 1 from a linear congruential generator.
-fn tensor(dims: &[usize], seed: u64) -> Tensor {
+pub(super) fn tensor(dims: &[usize], seed: u64) -> Tensor {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let next = || {
         state = state
@@ -72,6 +73,53 @@ proptest! {
         }
         let epilogue = if gelu { super::Epilogue::BiasGelu } else { super::Epilogue::Bias };
         everywhere(|| assert_close(&taken(super::linear(&x, &w, bias, epilogue)), &want, 2e-5));
+    }
+
+    /// As of the same values in f32: nothing but the weights is rounded.
+    #[test]
+    fn packed_products_are_those_of_the_unpacked_matrix(
+        m in prop_oneof![1usize..=9, 30usize..=70],
+        n in 1usize..60,
+        blocks in prop_oneof![1usize..5, 31usize..70],
+        format in prop::sample::select(
+            vec![Ok(DType::BF16), Ok(DType::F16), Err(GgmlDType::Q8_0), Err(GgmlDType::Q4_0)],
+        ),
+        bias: bool,
+        gelu: bool,
+        // Down to subnormal scales.
+        spread in prop_oneof![Just(1.0), Just(1e-3), Just(1e-5)],
+        seed: u64,
+    ) {
+        let k = 32 * blocks;
+        let x = tensor(&[m, k], seed);
+        let w = (tensor(&[n, k], seed ^ 1) * spread).unwrap();
+        let b = (tensor(&[n], seed ^ 2) * spread).unwrap();
+        let bias = bias.then_some(&b);
+        let w = match format {
+            Ok(dtype) => Weight::Dense(w.to_dtype(dtype).unwrap()),
+            Err(kind) => Weight::Quantized(QTensor::quantize(&w, kind).unwrap().into()),
+        };
+        let values = match &w {
+            Weight::Dense(w) => w.to_dtype(DType::F32).unwrap(),
+            Weight::Quantized(w) => w.dequantize(&Device::Cpu).unwrap(),
+        };
+        let mut want = reference::linear(&x, &values, bias).unwrap();
+        if gelu {
+            want = want.gelu().unwrap();
+        }
+        let epilogue = if gelu { super::Epilogue::BiasGelu } else { super::Epilogue::Bias };
+        everywhere(|| {
+            let got = taken(match &w {
+                Weight::Dense(w) => super::linear(&x, w, bias, epilogue),
+                Weight::Quantized(w) => super::linear_quantized(&x, w, bias, epilogue),
+            });
+            assert_eq!(got.dims(), want.dims());
+            // Sums of up to 2,208 products of up to `spread`, rounded in another order; a weight that is one step off
+            // would be off by more than ten times as much.
+            let off = (got - &want).unwrap().abs().unwrap().max_all().unwrap();
+            let off = off.to_scalar::<f32>().unwrap();
+            assert!(f64::from(off) <= 2e-4 * spread, "off by {off}");
+        });
     }
 
     #[test]

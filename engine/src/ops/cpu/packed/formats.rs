@@ -17,7 +17,7 @@ pub(in super::super) trait Packed {
 }
 
 /// A scale, then 32 bytes.
-pub(super) struct Q8_0;
+pub(in super::super) struct Q8_0;
 
 impl Packed for Q8_0 {
     const BYTES: usize = 2 + BLOCK;
@@ -32,7 +32,7 @@ impl Packed for Q8_0 {
 }
 
 /// A scale, then 16 bytes: the first half of the block in their low bits, the second in the high ones, each less 8.
-pub(super) struct Q4_0;
+pub(in super::super) struct Q4_0;
 
 impl Packed for Q4_0 {
     const BYTES: usize = 2 + BLOCK / 2;

@@ -1,0 +1,555 @@
+//! Packed weights in the vector registers of x86-64: inside other loops, the compiler would unpack one weight at a
+//! time.
+
+use std::arch::x86_64::*;
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use super::formats::{AHEAD, BF16, BLOCK, F16, Packed, Q4_0, Q8_0};
+use crate::ops::arch::{Arch, prefetch};
+
+/// A format in vector registers: its weights in order, and a block's part of a sum.
+pub(in super::super) trait Widen: Packed {
+    /// Elements of `x` for a block, as [`Widen::arrange`] lays them out.
+    const ARRANGED: usize = BLOCK;
+
+    /// Lays the elements of `x` that a block meets out for [`Widen::add_avx2`].
+    fn arrange(x: &[f32; BLOCK], into: &mut [f32]) {
+        into.copy_from_slice(x);
+    }
+
+    /// The scale that all weights of a block are multiplied by, in every lane.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and F16C, and `block` is the first of [`Packed::BYTES`] readable bytes.
+    unsafe fn scale(block: *const u8) -> __m256;
+
+    /// The weights of a block before its scale, in order.
+    ///
+    /// # Safety
+    /// As of [`Widen::scale`].
+    unsafe fn avx2(block: *const u8) -> [__m256; 4];
+
+    /// As [`Widen::avx2`].
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F and BW, and `block` is the first of [`Packed::BYTES`] readable bytes.
+    unsafe fn avx512(block: *const u8) -> [__m512; 2];
+
+    /// Adds the products of a block's weights and `x` to sums which do not wait for each other, and of which the sum is
+    /// what counts.
+    ///
+    /// # Safety
+    /// As of [`Widen::avx2`], and the processor has FMA; `x` is the first of [`Widen::ARRANGED`] readable floats.
+    unsafe fn add_avx2(block: *const u8, x: *const f32, sums: &mut [__m256; 2]);
+
+    /// As [`Widen::add_avx2`], of `x` in order.
+    ///
+    /// # Safety
+    /// As of [`Widen::avx512`]; `x` is the first of [`BLOCK`] readable floats.
+    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]);
+}
+
+impl Widen for Q8_0 {
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scale(block: *const u8) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { scale(block) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn avx2(block: *const u8) -> [__m256; 4] {
+        [2, 10, 18, 26].map(|at| {
+            // SAFETY: by the caller's promise: 32 bytes lie after the scale.
+            let eight = unsafe { _mm_loadl_epi64(block.add(at).cast()) };
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))
+        })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn avx512(block: *const u8) -> [__m512; 2] {
+        // SAFETY: by the caller's promise: 32 bytes lie after the scale.
+        let halves = unsafe { [load(block.add(2)), load(block.add(18))] };
+        halves.map(|q| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add_avx2(block: *const u8, x: *const f32, sums: &mut [__m256; 2]) {
+        // SAFETY: the caller's.
+        let (scale, w, x) = unsafe { (scale(block), Self::avx2(block), eights(x)) };
+        let mut dot = _mm256_mul_ps(w[0], x[0]);
+        for (w, x) in w.into_iter().zip(x).skip(1) {
+            dot = _mm256_fmadd_ps(w, x, dot);
+        }
+        sums[0] = _mm256_fmadd_ps(scale, dot, sums[0]);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,f16c")]
+    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
+        // SAFETY: the caller's.
+        unsafe { add_scaled_avx512::<Self>(block, x, sums) }
+    }
+}
+
+/// Bits of a 16-bit pair of bytes that hold a weight each.
+const NIBBLES: [i32; 4] = [15, 15 << 4, 15 << 8, 15 << 12];
+
+impl Widen for Q4_0 {
+    /// And what the weights' offset of 8 makes of `x`.
+    const ARRANGED: usize = BLOCK + 8;
+
+    /// The weights of each pair of bytes are taken where they lie in 32 bits, which multiplies them by a power of 16:
+    /// `x` is divided by it, without loss.
+    fn arrange(x: &[f32; BLOCK], into: &mut [f32]) {
+        let (values, offsets) = into.split_at_mut(BLOCK);
+        for (lane, offset) in offsets.iter_mut().enumerate() {
+            let places = [2 * lane, 2 * lane + 16, 2 * lane + 1, 2 * lane + 17];
+            for (i, (place, mask)) in places.into_iter().zip(NIBBLES).enumerate() {
+                values[8 * i + lane] = x[place] / (mask / 15) as f32;
+            }
+            *offset = -8.0 * places.into_iter().map(|place| x[place]).sum::<f32>();
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scale(block: *const u8) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { scale(block) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn avx2(block: *const u8) -> [__m256; 4] {
+        // SAFETY: by the caller's promise: 16 bytes lie after the scale.
+        let q = unsafe { load(block.add(2)) };
+        let (mask, eight) = (_mm_set1_epi8(15), _mm_set1_epi8(8));
+        let [low, high] = [q, _mm_srli_epi16::<4>(q)].map(|q| {
+            let q = _mm_sub_epi8(_mm_and_si128(q, mask), eight);
+            [q, _mm_unpackhi_epi64(q, q)].map(|q| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)))
+        });
+        [low[0], low[1], high[0], high[1]]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn avx512(block: *const u8) -> [__m512; 2] {
+        // SAFETY: by the caller's promise: 16 bytes lie after the scale.
+        let q = unsafe { _mm512_cvtepu8_epi32(load(block.add(2))) };
+        let values = _mm512_setr_ps(
+            -8., -7., -6., -5., -4., -3., -2., -1., 0., 1., 2., 3., 4., 5., 6., 7.,
+        );
+        // Of an index the low four bits count.
+        [q, _mm512_srli_epi32::<4>(q)].map(|q| _mm512_permutexvar_ps(q, values))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add_avx2(block: *const u8, x: *const f32, sums: &mut [__m256; 2]) {
+        // SAFETY: by the caller's promise 16 bytes lie after the scale, and 8 floats after those of the weights.
+        let (scale, q, mut dot) = unsafe {
+            let q = _mm256_cvtepu16_epi32(load(block.add(2)));
+            (scale(block), q, _mm256_loadu_ps(x.add(BLOCK)))
+        };
+        // SAFETY: the caller's.
+        let x = unsafe { eights(x) };
+        for (mask, x) in NIBBLES.into_iter().zip(x) {
+            let w = _mm256_cvtepi32_ps(_mm256_and_si256(q, _mm256_set1_epi32(mask)));
+            dot = _mm256_fmadd_ps(w, x, dot);
+        }
+        sums[0] = _mm256_fmadd_ps(scale, dot, sums[0]);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,f16c")]
+    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
+        // SAFETY: the caller's.
+        unsafe { add_scaled_avx512::<Self>(block, x, sums) }
+    }
+}
+
+impl Widen for BF16 {
+    /// Of 16 neighbours the even ones, then the odd ones: as shifting and masking 32 bits gives the weights.
+    fn arrange(x: &[f32; BLOCK], into: &mut [f32]) {
+        for (x, into) in x.chunks_exact(16).zip(into.chunks_exact_mut(16)) {
+            let (even, odd) = into.split_at_mut(8);
+            for ((pair, even), odd) in x.as_chunks::<2>().0.iter().zip(even).zip(odd) {
+                [*even, *odd] = *pair;
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn scale(_: *const u8) -> __m256 {
+        _mm256_set1_ps(1.0)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn avx2(block: *const u8) -> [__m256; 4] {
+        [0, 16, 32, 48].map(|at| {
+            // SAFETY: by the caller's promise: 64 bytes are readable.
+            let bits = _mm256_cvtepu16_epi32(unsafe { load(block.add(at)) });
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn avx512(block: *const u8) -> [__m512; 2] {
+        [0, 32].map(|at| {
+            // SAFETY: by the caller's promise: 64 bytes are readable; the load needs no alignment.
+            let bits = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(block.add(at).cast()) });
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn add_avx2(block: *const u8, x: *const f32, sums: &mut [__m256; 2]) {
+        let odd = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+        // SAFETY: the caller's.
+        let x = unsafe { eights(x) };
+        for (i, at) in [0, 32].into_iter().enumerate() {
+            // SAFETY: by the caller's promise: 64 bytes are readable; the load needs no alignment.
+            let bits = unsafe { _mm256_loadu_si256(block.add(at).cast()) };
+            let halves = [_mm256_slli_epi32::<16>(bits), _mm256_and_si256(bits, odd)];
+            for (j, half) in halves
+                .map(|half| _mm256_castsi256_ps(half))
+                .into_iter()
+                .enumerate()
+            {
+                sums[j] = _mm256_fmadd_ps(half, x[2 * i + j], sums[j]);
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,f16c")]
+    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
+        // SAFETY: the caller's.
+        unsafe { add_plain_avx512::<Self>(block, x, sums) }
+    }
+}
+
+impl Widen for F16 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn scale(_: *const u8) -> __m256 {
+        _mm256_set1_ps(1.0)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn avx2(block: *const u8) -> [__m256; 4] {
+        // SAFETY: by the caller's promise: 64 bytes are readable.
+        [0, 16, 32, 48].map(|at| _mm256_cvtph_ps(unsafe { load(block.add(at)) }))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn avx512(block: *const u8) -> [__m512; 2] {
+        // SAFETY: by the caller's promise: 64 bytes are readable; the load needs no alignment.
+        [0, 32].map(|at| _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(block.add(at).cast()) }))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add_avx2(block: *const u8, x: *const f32, sums: &mut [__m256; 2]) {
+        // SAFETY: the caller's.
+        let (w, x) = unsafe { (Self::avx2(block), eights(x)) };
+        for (i, (w, x)) in w.into_iter().zip(x).enumerate() {
+            sums[i % 2] = _mm256_fmadd_ps(w, x, sums[i % 2]);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,f16c")]
+    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
+        // SAFETY: the caller's.
+        unsafe { add_plain_avx512::<Self>(block, x, sums) }
+    }
+}
+
+/// [`Widen::add_avx512`] of a format with scales.
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,f16c")]
+unsafe fn add_scaled_avx512<B: Widen>(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
+    // SAFETY: the caller's.
+    let (scale, w, x) = unsafe { (B::scale(block), B::avx512(block), sixteens(x)) };
+    let dot = _mm512_fmadd_ps(w[1], x[1], _mm512_mul_ps(w[0], x[0]));
+    let scale = _mm512_broadcastss_ps(_mm256_castps256_ps128(scale));
+    sums[0] = _mm512_fmadd_ps(scale, dot, sums[0]);
+}
+
+/// [`Widen::add_avx512`] of a format without.
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,f16c")]
+unsafe fn add_plain_avx512<B: Widen>(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
+    // SAFETY: the caller's.
+    let (w, x) = unsafe { (B::avx512(block), sixteens(x)) };
+    for ((w, x), sum) in w.into_iter().zip(x).zip(sums) {
+        *sum = _mm512_fmadd_ps(w, x, *sum);
+    }
+}
+
+/// # Safety
+/// `bytes` is the first of 16 readable ones.
+#[inline]
+unsafe fn load(bytes: *const u8) -> __m128i {
+    // SAFETY: by the caller's promise; the load needs no alignment.
+    unsafe { _mm_loadu_si128(bytes.cast()) }
+}
+
+/// # Safety
+/// `x` is the first of 32 readable floats.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn eights(x: *const f32) -> [__m256; 4] {
+    // SAFETY: by the caller's promise; the load needs no alignment.
+    [0, 8, 16, 24].map(|at| unsafe { _mm256_loadu_ps(x.add(at)) })
+}
+
+/// # Safety
+/// `x` is the first of 32 readable floats.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn sixteens(x: *const f32) -> [__m512; 2] {
+    // SAFETY: by the caller's promise; the load needs no alignment.
+    [0, 16].map(|at| unsafe { _mm512_loadu_ps(x.add(at)) })
+}
+
+/// The scale that a block begins with, in every lane. The instruction heeds subnormals whatever the thread does with
+/// those of f32.
+///
+/// # Safety
+/// `block` is the first of at least 2 readable bytes.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn scale(block: *const u8) -> __m256 {
+    // SAFETY: by the caller's promise; the read needs no alignment.
+    let bits = u16::from_le(unsafe { block.cast::<u16>().read_unaligned() });
+    _mm256_cvtph_ps(_mm_set1_epi16(bits.cast_signed()))
+}
+
+/// The values of whole blocks.
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn unpack<B: Widen>(packed: &[u8], out: &mut [f32]) {
+    let (out, _) = out.as_chunks_mut::<BLOCK>();
+    for (block, out) in packed.chunks_exact(B::BYTES).zip(out) {
+        prefetch(block.as_ptr().cast(), AHEAD);
+        // SAFETY: a whole block, and the processor has what this function is compiled for.
+        let (scale, values) = unsafe { (B::scale(block.as_ptr()), B::avx2(block.as_ptr())) };
+        for (values, out) in values.into_iter().zip(out.as_chunks_mut::<8>().0) {
+            // SAFETY: 8 writable floats; the store needs no alignment.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(values, scale)) };
+        }
+    }
+}
+
+/// Weight rows that are read at once: one alone would bound the speed by the time that its last sum takes to come out.
+const ROWS: usize = 4;
+/// Bytes ahead of the block at hand that are asked for.
+const AHEAD_OF_ROWS: usize = 1024;
+
+/// See [`OneRow::arrange`].
+type Arrange = fn(&[f32]) -> Cow<'_, [f32]>;
+/// See [`OneRow::products`].
+type Rows = unsafe fn(&[u8], &[f32], &mut [f32]);
+
+/// The products of one row of `x` with packed rows: weights go from their bytes into the sums without a stop in memory.
+#[derive(Clone, Copy)]
+pub(in super::super) struct OneRow {
+    arrange: Arrange,
+    rows: Rows,
+}
+
+impl OneRow {
+    /// For these vector instructions; none where they do not suffice.
+    pub(in super::super) fn new<B: Widen>(arch: Arch) -> Option<Self> {
+        let f16c = is_x86_feature_detected!("f16c");
+        match arch {
+            Arch::Avx2(_) if f16c => Some(Self {
+                arrange: arrange::<B>,
+                rows: rows_avx2::<B>,
+            }),
+            Arch::Detected(pulp::Arch::V4(_)) if f16c => Some(Self {
+                arrange: |x| x.into(),
+                rows: rows_avx512::<B>,
+            }),
+            _ => None,
+        }
+    }
+
+    /// `x` as [`OneRow::products`] takes it.
+    pub(in super::super) fn arrange(self, x: &[f32]) -> Cow<'_, [f32]> {
+        (self.arrange)(x)
+    }
+
+    /// Writes the products of `x`, arranged, with `y.len()` rows.
+    ///
+    /// # Safety
+    /// `rows` are as many rows of the format that this was made for, each as long as `x`.
+    pub(in super::super) unsafe fn products(self, rows: &[u8], x: &[f32], y: &mut [f32]) {
+        // SAFETY: the processor has what it was chosen for, the rest is the caller's.
+        unsafe { (self.rows)(rows, x, y) }
+    }
+}
+
+fn arrange<B: Widen>(x: &[f32]) -> Cow<'_, [f32]> {
+    let blocks = x.as_chunks::<BLOCK>().0;
+    let mut arranged = vec![0.0; blocks.len() * B::ARRANGED];
+    for (x, into) in blocks.iter().zip(arranged.chunks_exact_mut(B::ARRANGED)) {
+        B::arrange(x, into);
+    }
+    arranged.into()
+}
+
+/// Calls `tile` with every [`ROWS`] of `count` rows, which lie far apart, so that each is part of a stream that goes on
+/// where it ends; and `single` with those that are left.
+#[inline(always)]
+fn far_apart(count: usize, mut tile: impl FnMut([usize; ROWS]), single: impl FnMut(usize)) {
+    let apart = count / ROWS;
+    for first in 0..apart {
+        tile(std::array::from_fn(|r| first + r * apart));
+    }
+    (ROWS * apart..count).for_each(single);
+}
+
+/// # Safety
+/// The processor has what this is compiled for; else as of [`OneRow::products`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn rows_avx2<B: Widen>(rows: &[u8], x: &[f32], y: &mut [f32]) {
+    let blocks = x.len() / B::ARRANGED;
+    let start = |row: usize| rows[row * blocks * B::BYTES..].as_ptr();
+    let y = Cell::from_mut(y).as_slice_of_cells();
+    far_apart(
+        y.len(),
+        |at| {
+            // SAFETY: the caller's, and these are rows of the matrix.
+            let sums = unsafe { tile_avx2::<B, ROWS>(at.map(start), x, blocks) };
+            let [a, b, c, d] = sums;
+            let sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+            let (low, high) = (
+                _mm256_castps256_ps128(sums),
+                _mm256_extractf128_ps::<1>(sums),
+            );
+            let mut four = [0f32; ROWS];
+            // SAFETY: 4 writable floats; the store needs no alignment.
+            unsafe { _mm_storeu_ps(four.as_mut_ptr(), _mm_add_ps(low, high)) };
+            at.into_iter()
+                .zip(four)
+                .for_each(|(at, sum)| y[at].set(sum));
+        },
+        |at| {
+            // SAFETY: as above.
+            let [sum] = unsafe { tile_avx2::<B, 1>([start(at)], x, blocks) };
+            let mut parts = [0f32; 8];
+            // SAFETY: 8 writable floats; the store needs no alignment.
+            unsafe { _mm256_storeu_ps(parts.as_mut_ptr(), sum) };
+            y[at].set(parts.iter().sum());
+        },
+    );
+}
+
+/// # Safety
+/// As of [`rows_avx2`], each of `rows` the first of as many blocks.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_avx2<B: Widen, const R: usize>(
+    rows: [*const u8; R],
+    x: &[f32],
+    blocks: usize,
+) -> [__m256; R] {
+    let mut sums = [[_mm256_setzero_ps(); 2]; R];
+    for block in 0..blocks {
+        // SAFETY: of as many blocks.
+        let x = unsafe { x.as_ptr().add(block * B::ARRANGED) };
+        for (row, sums) in rows.iter().zip(&mut sums) {
+            let at = row.wrapping_add(block * B::BYTES);
+            prefetch(at.cast(), AHEAD_OF_ROWS);
+            // SAFETY: by the caller's promise the row has a block for every one of x.
+            unsafe { B::add_avx2(at, x, sums) };
+        }
+    }
+    sums.map(|[a, b]| _mm256_add_ps(a, b))
+}
+
+/// # Safety
+/// As of [`rows_avx2`], with `x` in order.
+#[target_feature(enable = "avx512f,avx512bw,f16c")]
+unsafe fn rows_avx512<B: Widen>(rows: &[u8], x: &[f32], y: &mut [f32]) {
+    let blocks = x.len() / BLOCK;
+    let start = |row: usize| rows[row * blocks * B::BYTES..].as_ptr();
+    let y = Cell::from_mut(y).as_slice_of_cells();
+    far_apart(
+        y.len(),
+        |at| {
+            // SAFETY: the caller's, and these are rows of the matrix.
+            let sums = unsafe { tile_avx512::<B, ROWS>(at.map(start), x, blocks) };
+            at.into_iter()
+                .zip(sums)
+                .for_each(|(at, sum)| y[at].set(sum));
+        },
+        |at| {
+            // SAFETY: as above.
+            let [sum] = unsafe { tile_avx512::<B, 1>([start(at)], x, blocks) };
+            y[at].set(sum);
+        },
+    );
+}
+
+/// # Safety
+/// As of [`rows_avx512`], each of `rows` the first of as many blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,f16c")]
+unsafe fn tile_avx512<B: Widen, const R: usize>(
+    rows: [*const u8; R],
+    x: &[f32],
+    blocks: usize,
+) -> [f32; R] {
+    let mut sums = [[_mm512_setzero_ps(); 2]; R];
+    for block in 0..blocks {
+        // SAFETY: of as many blocks.
+        let x = unsafe { x.as_ptr().add(block * BLOCK) };
+        for (row, sums) in rows.iter().zip(&mut sums) {
+            let at = row.wrapping_add(block * B::BYTES);
+            prefetch(at.cast(), AHEAD_OF_ROWS);
+            // SAFETY: by the caller's promise the row has a block for every one of x.
+            unsafe { B::add_avx512(at, x, sums) };
+        }
+    }
+    sums.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    use super::*;
+
+    #[test]
+    fn every_scale_is_that_of_its_bits() {
+        if !is_x86_feature_detected!("avx2") || !is_x86_feature_detected!("f16c") {
+            return;
+        }
+        crate::threads::flush_denormals();
+        for bits in (0..=u16::MAX).filter(|bits| bits & 0x7c00 != 0x7c00) {
+            // SAFETY: two bytes, and the processor has the instruction.
+            let got = unsafe { _mm256_cvtss_f32(scale(bits.to_le_bytes().as_ptr())) };
+            assert_eq!(f64::from(got), f16::from_bits(bits).to_f64(), "{bits:#x}");
+        }
+    }
+}
