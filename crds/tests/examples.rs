@@ -83,7 +83,9 @@ fn the_sizes_in_the_comments_are_true() {
     assert_eq!(size("until.yaml"), (8, 0, 80));
     assert_eq!(size("gpt2.yaml"), (1_260, 252, 10_080));
     assert_eq!(size("llama3.yaml"), (1_260, 252, 10_080));
-    assert_eq!(size("cpu.yaml"), (60, 0, 180));
+    assert_eq!(size("cpu.yaml"), (128, 0, 384));
+    assert_eq!(size("server.yaml"), (32, 0, 96));
+    assert_eq!(size("mix.yaml"), (32, 16, 48));
 }
 
 /// The findings of the study can be read, and those of the small relative are the same of another model.
@@ -115,4 +117,16 @@ fn the_studys_findings_are_expectations() {
         })
         .collect();
     assert_eq!(small[0].spec.expectations, expected);
+    // Those for a server are some of them, of all models and without GPUs.
+    let server = parse(&examples()["server.yaml"], "server.yaml").expect("a valid example");
+    let plain = |text: &str| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        words.join(" ").replace(", {'model': 'gpt2'}", "")
+    };
+    for of_server in &server[0].spec.expectations {
+        let known = findings
+            .iter()
+            .any(|finding| plain(&finding.that) == plain(&of_server.that));
+        assert!(known, "{of_server:?}");
+    }
 }

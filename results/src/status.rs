@@ -276,13 +276,17 @@ fn best(summary: &Summary) -> Vec<Best> {
         }));
     }
     let mut each = Vec::new();
+    let asked = factors(summary.combinations.iter().map(|of| &of.levels));
     for best in &summary.best {
         let of = model(&best.levels);
         let mixed = summary.mixes.iter().any(|mix| mix.model == of);
         let several = mixed || several(of);
         let configuration = Point {
             workload: if several {
-                cut_to(&workload_in_words(&best.levels), limits::SUMMARY_WORKLOAD)
+                cut_to(
+                    &workload_in_words(&best.levels, &asked),
+                    limits::SUMMARY_WORKLOAD,
+                )
             } else {
                 String::new()
             },

@@ -1,4 +1,11 @@
-//! How a metric behaves along a numeric factor: four families of curves under one loss, chosen by AICc.
+//! How a metric behaves along a numeric factor: four families of curves under one loss.
+//!
+//! A design has four to eight levels of a factor, so that a criterion for few points, as AICc is, asks two parameters for
+//! a fit that is many times closer: of five levels it takes the power x^0.54 for a constant in 69 of 100 sweeps whose
+//! levels are each 10 % off it. Instead, one parameter more has to pay by an F test against what the curve leaves over at
+//! the levels ([`choose`]). What it leaves over holds both what blocks differ by and what no curve of these families says,
+//! so that the rate of errors is as said whatever the curve is like and however many replicates there are; what blocks or
+//! starts differ by as a whole is a factor of all levels, and falls out of relative errors.
 
 use inferbench_crds::splitmix::SplitMix64;
 use schemars::JsonSchema;
@@ -6,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::grid::{Axis, Grid, mean};
 use crate::{
-    interval::{Interval, Observation, estimate, magnitude, over_blocks},
+    interval::{Interval, Observation, estimate, f_probability, magnitude, over_blocks},
     sample::{Factor, Metric},
 };
 
@@ -24,9 +31,13 @@ pub struct Curve {
     pub combinations: u32,
     /// The families that could be fitted.
     pub fits: Vec<Fit>,
-    /// The family of the lowest AICc, the simpler one of those within 2 of it; absent where there are too few levels.
+    /// The simplest family that no other is shown to fit better, the closest of those; absent where there are too few
+    /// levels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Family>,
+    /// Families that may describe it as well as the chosen one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub as_good: Vec<Family>,
     /// The power family's exponent, with a bootstrap interval over replicates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exponent: Option<Interval>,
@@ -83,9 +94,10 @@ pub struct Fit {
     /// R² of the plain values; negative where the fit is worse than their mean. Absent where they do not vary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub r2: Option<f64>,
-    /// Akaike's criterion corrected for small samples; absent where the points are too few for it.
+    /// Of a family of one parameter: the probability that the best one of two would fit so much better by chance, by an F
+    /// test against what that leaves over, times the families of two that contain it (Bonferroni).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aicc: Option<f64>,
+    pub p: Option<f64>,
 }
 
 impl Fit {
@@ -121,10 +133,12 @@ pub const FOLLOWED: [&str; 15] = [
     "promptSimilarity",
 ];
 
-/// With fewer levels the corrected criterion is not defined for curves of two parameters and a variance.
-const MIN_LEVELS: usize = 5;
-/// Families whose criterion is so near the lowest are as good.
-pub(super) const AS_GOOD: f64 = 2.0;
+/// With fewer levels what a curve of two parameters leaves over has one degree of freedom: no shape is told by that.
+const MIN_LEVELS: usize = 4;
+/// A family of one parameter holds unless its probability is below.
+const LEVEL: f64 = 0.05;
+/// Exponents that differ by less make no difference worth a name: ±7 % per doubling.
+const NEAR: f64 = 0.1;
 /// Blocks from which on the exponent's interval is a bootstrap over them; with fewer, whose resamples are too much
 /// alike, Student's t over each block's exponent.
 const BOOTSTRAP_BLOCKS: usize = 8;
@@ -215,7 +229,11 @@ pub(super) fn curve(
     } else {
         Vec::new()
     };
+    let of_kept: Vec<&[Vec<Observation>]> =
+        kept.iter().map(|level| levels[*level].as_slice()).collect();
+    let blocks = block_means(&of_kept);
     let chosen = choose(&fits);
+    let as_good = chosen.map(|chosen| as_good(&fits, chosen, &x, &y, &blocks));
     if let Some(fit) = chosen {
         for point in &mut points {
             let mean = point.mean.value;
@@ -225,17 +243,14 @@ pub(super) fn curve(
     let exponent = fits
         .iter()
         .find(|fit| fit.family == Family::Power)
-        .and_then(|fit| {
-            let of_kept: Vec<&[Vec<Observation>]> =
-                kept.iter().map(|level| levels[*level].as_slice()).collect();
-            Some(exponent(&x, &of_kept, fit.slope?))
-        });
+        .and_then(|fit| Some(exponent(&x, &blocks, fit.slope?)));
     Some(Curve {
         factor: axis.factor.clone(),
         metric: metric.name.into(),
         points,
         combinations: combinations as u32,
         chosen: chosen.map(|fit| fit.family),
+        as_good: as_good.unwrap_or_default(),
         fits,
         exponent,
         refused,
@@ -277,7 +292,7 @@ pub fn fit(x: &[f64], y: &[f64]) -> Vec<Fit> {
     };
     let (a, b) = linear();
     let (scale, exponent) = power(x, y);
-    [
+    let mut fits: Vec<Fit> = [
         (Family::Constant, sums(&|_| 1.0), None),
         (Family::Inverse, sums(&|x| 1.0 / x), None),
         (Family::Linear, a, Some(b)),
@@ -285,11 +300,57 @@ pub fn fit(x: &[f64], y: &[f64]) -> Vec<Fit> {
     ]
     .into_iter()
     .filter_map(|(family, scale, slope)| rate(family, scale, slope, x, y))
-    .filter_map(|fit| fit.times(unit))
-    .collect()
+    .collect();
+    compare(&mut fits, x.len());
+    fits.into_iter().filter_map(|fit| fit.times(unit)).collect()
+}
+
+/// Holds the families of one parameter against the best one of two.
+fn compare(fits: &mut [Fit], points: usize) {
+    let best = fits
+        .iter()
+        .filter(|fit| fit.family.parameters() == 2)
+        .map(Fit::left_over)
+        .min_by(f64::total_cmp);
+    let Some(best) = best else { return };
+    for fit in fits.iter_mut() {
+        fit.p = match fit.family {
+            Family::Constant => Some(2.0),
+            Family::Inverse => Some(1.0),
+            Family::Linear | Family::Power => None,
+        }
+        .and_then(|families| Some((families * pays(fit.left_over(), best, points)?).min(1.0)));
+    }
+}
+
+/// The probability that a curve with one parameter more leaves so much less over by chance: squares of relative
+/// residuals, and their degrees of freedom by the number of points.
+fn pays(simple: f64, best: f64, points: usize) -> Option<f64> {
+    let degrees = points as f64 - 2.0;
+    f_probability((simple - best).max(0.0) / (best / degrees), 1.0, degrees)
+}
+
+impl Family {
+    /// Numbers that say which curve of the family it is.
+    fn parameters(self) -> u8 {
+        match self {
+            Family::Constant | Family::Inverse => 1,
+            Family::Linear | Family::Power => 2,
+        }
+    }
 }
 
 impl Fit {
+    /// The mean square of the relative residuals, and never less than rounding makes of it.
+    fn left_over(&self) -> f64 {
+        self.relative_rmse.max(EXACT).powi(2)
+    }
+
+    /// Whether no curve with a parameter more is shown to fit better.
+    fn holds(&self) -> bool {
+        self.p.is_some_and(|p| p >= LEVEL)
+    }
+
     /// The same for values in another unit, of which one is this many of the new one; `None` where the curve has no
     /// finite parameters in it.
     fn times(self, unit: f64) -> Option<Self> {
@@ -313,7 +374,7 @@ fn rate(family: Family, scale: f64, slope: Option<f64>, x: &[f64], y: &[f64]) ->
         slope,
         relative_rmse: 0.0,
         r2: None,
-        aicc: None,
+        p: None,
     };
     let count = x.len() as f64;
     let squares: f64 = x
@@ -322,11 +383,6 @@ fn rate(family: Family, scale: f64, slope: Option<f64>, x: &[f64], y: &[f64]) ->
         .map(|(x, y)| (1.0 - fit.at(*x) / y).powi(2))
         .sum();
     fit.relative_rmse = (squares / count).sqrt();
-    // Parameters of the curve, and the variance.
-    let k = if slope.is_some() { 3.0 } else { 2.0 };
-    let variance = fit.relative_rmse.max(EXACT).powi(2);
-    fit.aicc = (count > k + 1.0)
-        .then(|| count * variance.ln() + 2.0 * k + 2.0 * k * (k + 1.0) / (count - k - 1.0));
     let centre = mean(y.iter().copied())?;
     let total: f64 = y.iter().map(|y| (y - centre).powi(2)).sum();
     let plain: f64 = x.iter().zip(y).map(|(x, y)| (y - fit.at(*x)).powi(2)).sum();
@@ -344,16 +400,7 @@ fn power(x: &[f64], y: &[f64]) -> (f64, f64) {
     let y = y.as_slice();
     // Levels are taken relative to their geometric mean, so that no power overflows.
     let centre = (x.iter().map(|x| x.ln()).sum::<f64>() / x.len() as f64).exp();
-    let at = |n: f64| {
-        let (mut fu, mut ffuu) = (0.0, 0.0);
-        for (x, y) in x.iter().zip(y) {
-            let share = (x / centre).powf(n) / y;
-            fu += share;
-            ffuu += share * share;
-        }
-        // Σ(1 − a·s)² at the best a = Σs/Σs² is N − (Σs)²/Σs².
-        (fu / ffuu, x.len() as f64 - fu * fu / ffuu)
-    };
+    let at = |n: f64| with_exponent(x, y, centre, n);
     let step = 0.25;
     let steps = ((EXPONENTS.1 - EXPONENTS.0) / step) as usize;
     let coarse = (0..=steps)
@@ -372,6 +419,18 @@ fn power(x: &[f64], y: &[f64]) -> (f64, f64) {
     }
     let n = polish(x, y, centre, (low + high) / 2.0);
     (at(n).0 / centre.powf(n) * unit, n)
+}
+
+/// The scale of the best power with the exponent `n`, at `centre`, and the sum of its squared relative residuals.
+fn with_exponent(x: &[f64], y: &[f64], centre: f64, n: f64) -> (f64, f64) {
+    let (mut fu, mut ffuu) = (0.0, 0.0);
+    for (x, y) in x.iter().zip(y) {
+        let share = (x / centre).powf(n) / y;
+        fu += share;
+        ffuu += share * share;
+    }
+    // Σ(1 − a·s)² at the best a = Σs/Σs² is N − (Σs)²/Σs².
+    (fu / ffuu, x.len() as f64 - fu * fu / ffuu)
 }
 
 /// Golden section finds a flat minimum to half the digits; a few Gauss-Newton steps in (ln a, n) find the rest.
@@ -410,32 +469,81 @@ fn polish(x: &[f64], y: &[f64], centre: f64, start: f64) -> f64 {
     n
 }
 
-/// The fit of the lowest criterion; of those as good the one with the fewest parameters, in the order of the families.
+/// The closest family of one parameter that holds, else the closest of two.
 fn choose(fits: &[Fit]) -> Option<&Fit> {
-    let lowest = fits
-        .iter()
-        .filter_map(|fit| fit.aicc)
-        .min_by(f64::total_cmp)?;
-    fits.iter()
-        .filter(|fit| fit.aicc.is_some_and(|aicc| aicc <= lowest + AS_GOOD))
-        .min_by(|a, b| {
-            let parameters = |fit: &Fit| u8::from(fit.slope.is_some());
-            parameters(a).cmp(&parameters(b)).then(
-                a.aicc
-                    .unwrap_or_default()
-                    .total_cmp(&b.aicc.unwrap_or_default()),
-            )
-        })
+    let closest = |keep: &dyn Fn(&Fit) -> bool| {
+        fits.iter()
+            .filter(|fit| keep(fit))
+            .min_by(|a, b| a.left_over().total_cmp(&b.left_over()))
+    };
+    closest(&Fit::holds).or_else(|| closest(&|fit| fit.family.parameters() == 2))
+}
+
+/// The families that may describe the points as well as the chosen one. Beside one of one parameter: the others of one
+/// that hold, and those of two, unless its exponent is known to a tenth: that a trend is not shown does not show that
+/// there is none. Beside one of two: the other one, unless what blocks say shows that it is further off.
+fn as_good(fits: &[Fit], chosen: &Fit, x: &[f64], y: &[f64], blocks: &[Vec<f64>]) -> Vec<Family> {
+    let others = fits.iter().filter(|fit| fit.family != chosen.family);
+    let may_be = |other: &&Fit| match (chosen.family.parameters(), other.family.parameters()) {
+        (1, 1) => other.holds(),
+        (1, _) => !is_near(fits, chosen, x, y),
+        (_, 1) => false,
+        (_, _) => !is_further(chosen.family, other.family, x, y, blocks),
+    };
+    others.filter(may_be).map(|fit| fit.family).collect()
+}
+
+/// Whether the exponent is known to be within a tenth of that of a constant or an inverse: powers further off are shown
+/// to fit worse than the best curve does.
+fn is_near(fits: &[Fit], chosen: &Fit, x: &[f64], y: &[f64]) -> bool {
+    let own = if chosen.family == Family::Inverse {
+        -1.0
+    } else {
+        0.0
+    };
+    let best = fits.iter().map(Fit::left_over).min_by(f64::total_cmp);
+    let unit = magnitude(y.iter().copied());
+    let y: Vec<f64> = y.iter().map(|y| y / unit).collect();
+    let is_worse = |n: f64| {
+        let left_over = with_exponent(x, &y, 1.0, n).1 / x.len() as f64;
+        best.and_then(|best| pays(left_over, best, x.len()))
+            .is_some_and(|p| p < LEVEL)
+    };
+    is_worse(own - NEAR) && is_worse(own + NEAR)
+}
+
+/// Whether the relative residuals of `other` are larger by more than blocks let expect, by Student's t over the
+/// difference in each block, around that over all. Never with one block.
+fn is_further(chosen: Family, other: Family, x: &[f64], y: &[f64], blocks: &[Vec<f64>]) -> bool {
+    let difference = |y: &[f64]| {
+        let fits = fit(x, y);
+        let of = |family| {
+            let found = fits.iter().find(|fit| fit.family == family)?;
+            Some(found.relative_rmse)
+        };
+        Some(of(other)? - of(chosen)?)
+    };
+    let each: Vec<f64> = blocks.iter().filter_map(|y| difference(y)).collect();
+    match (difference(y), over_blocks(&each)) {
+        (
+            Some(over_all),
+            Some(Interval {
+                value,
+                low: Some(low),
+                ..
+            }),
+        ) => over_all - (value - low) > 0.0,
+        _ => false,
+    }
 }
 
 /// The exponent `found` with its interval over blocks.
-fn exponent(x: &[f64], levels: &[&[Vec<Observation>]], found: f64) -> Interval {
+fn exponent(x: &[f64], blocks: &[Vec<f64>], found: f64) -> Interval {
     let plain = Interval {
         value: found,
         low: None,
         high: None,
     };
-    let blocks = block_means(levels);
     if blocks.len() < 2 {
         return plain;
     }
@@ -521,9 +629,12 @@ fn block_means(levels: &[&[Vec<Observation>]]) -> Vec<Vec<f64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fixtures::normal;
 
     const X: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
@@ -560,6 +671,167 @@ mod tests {
         );
     }
 
+    /// A sweep of so many blocks: the curve with a wiggle of its own at every level, blocks that are slower or faster as a
+    /// whole, and noise at each level of each. Relative, as standard deviations of logarithms.
+    struct Simulated {
+        levels: &'static [f64],
+        blocks: usize,
+        wiggle: f64,
+        noise: f64,
+    }
+
+    /// Of 100 sweeps: those for which each family is chosen, and those in which it stands alone.
+    #[derive(Debug, Default)]
+    struct Rates {
+        chosen: BTreeMap<Family, f64>,
+        alone: BTreeMap<Family, f64>,
+    }
+
+    impl Rates {
+        fn chosen(&self, family: Family) -> f64 {
+            self.chosen.get(&family).copied().unwrap_or_default()
+        }
+
+        fn alone(&self, family: Family) -> f64 {
+            self.alone.get(&family).copied().unwrap_or_default()
+        }
+    }
+
+    impl Simulated {
+        fn rates(&self, curve: impl Fn(f64) -> f64) -> Rates {
+            const SWEEPS: usize = 2000;
+            let mut generator = SplitMix64::new(20);
+            let mut normal = |sd: f64| (sd * normal(&mut generator)).exp();
+            let mut rates = Rates::default();
+            for _ in 0..SWEEPS {
+                let truth: Vec<f64> = self
+                    .levels
+                    .iter()
+                    .map(|x| curve(*x) * normal(self.wiggle))
+                    .collect();
+                let blocks: Vec<Vec<f64>> = (0..self.blocks)
+                    .map(|_| {
+                        let block = normal(0.05);
+                        truth
+                            .iter()
+                            .map(|y| y * block * normal(self.noise))
+                            .collect()
+                    })
+                    .collect();
+                let means: Vec<f64> = (0..truth.len())
+                    .map(|level| mean(blocks.iter().map(|block| block[level])).unwrap())
+                    .collect();
+                let fits = fit(self.levels, &means);
+                let found = choose(&fits).unwrap();
+                let share = 100.0 / SWEEPS as f64;
+                *rates.chosen.entry(found.family).or_default() += share;
+                if as_good(&fits, found, self.levels, &means, &blocks).is_empty() {
+                    *rates.alone.entry(found.family).or_default() += share;
+                }
+            }
+            rates
+        }
+    }
+
+    #[test]
+    fn no_more_than_the_agreed_rate_is_taken_for_what_it_is_not() {
+        for levels in [&X[3..], &X[..5], &X] {
+            for (blocks, wiggle, noise) in [
+                (3, 0.0, 0.05),
+                (3, 0.05, 0.02),
+                (10, 0.0, 0.2),
+                (2, 0.1, 0.01),
+            ] {
+                let of = Simulated {
+                    levels,
+                    blocks,
+                    wiggle,
+                    noise,
+                };
+                let says =
+                    |rates: &Rates| format!("{levels:?} {blocks} {wiggle} {noise}: {rates:?}");
+                // 5 % at most, by Bonferroni a little less where two families are tried.
+                let constant = of.rates(|_| 7.0);
+                let kept = constant.chosen(Family::Constant);
+                assert!((94.0..=97.5).contains(&kept), "{}", says(&constant));
+                let inverse = of.rates(|x| 100.0 / x);
+                let kept = inverse.chosen(Family::Inverse);
+                assert!((93.5..=97.0).contains(&kept), "{}", says(&inverse));
+                // A trend of this size is found, and is no constant.
+                for found in [of.rates(|x| x.powf(0.54)), of.rates(|x| 10.0 + 3.0 * x)] {
+                    let missed = found.chosen(Family::Constant) + found.chosen(Family::Inverse);
+                    let alone = found.alone(Family::Constant) + found.alone(Family::Inverse);
+                    // Four levels that are each 10 % off the curve say little.
+                    let most = if levels.len() == 4 && wiggle > 0.05 {
+                        20.0
+                    } else {
+                        0.5
+                    };
+                    assert!(missed <= most && alone <= 0.05, "{}", says(&found));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_power_and_a_line_are_told_apart_by_blocks() {
+        let levels = &X[..5];
+        for (wiggle, noise) in [(0.0, 0.02), (0.0, 0.1), (0.03, 0.02)] {
+            let of = Simulated {
+                levels,
+                blocks: 3,
+                wiggle,
+                noise,
+            };
+            let power = of.rates(|x| x.powf(0.54));
+            let line = of.rates(|x| 10.0 + 3.0 * x);
+            for (rates, right, wrong) in [
+                (&power, Family::Power, Family::Linear),
+                (&line, Family::Linear, Family::Power),
+            ] {
+                assert!(rates.alone(wrong) <= 2.5, "{wiggle} {noise}: {rates:?}");
+                let clear = noise < 0.05;
+                assert!(
+                    rates.chosen(right) > 95.0 && (!clear || rates.alone(right) > 90.0),
+                    "{wiggle} {noise}: {rates:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_shown_to_change_is_not_shown_to_be_constant() {
+        let judged = |y: &[f64]| {
+            let fits = fit(&X[..5], y);
+            let found = *choose(&fits).unwrap();
+            let blocks = [y.to_vec(), y.to_vec()];
+            (found.family, as_good(&fits, &found, &X[..5], y, &blocks))
+        };
+        // Up and down again: no trend, and no constant either.
+        let bent = judged(&[1.0, 2.0, 3.0, 2.0, 1.0]);
+        assert_eq!(
+            bent,
+            (Family::Constant, vec![Family::Linear, Family::Power])
+        );
+        let flat = judged(&[1.0, 1.01, 0.99, 1.0, 1.005]);
+        assert_eq!(flat, (Family::Constant, Vec::new()));
+        let found = fit(&X, &X.map(|x| 3.0 * x.powf(0.5)));
+        assert!(found[0].p.unwrap() < 1e-9 && found[1].p.unwrap() < 1e-9);
+    }
+
+    #[test]
+    fn one_block_does_not_tell_a_power_from_a_line() {
+        let y: Vec<f64> = X.iter().map(|x| 20.0 * x.powf(0.6)).collect();
+        let fits = fit(&X, &y);
+        let found = choose(&fits).unwrap();
+        assert_eq!(found.family, Family::Power);
+        assert_eq!(
+            as_good(&fits, found, &X, &y, &[y.clone()]),
+            [Family::Linear]
+        );
+        assert!(as_good(&fits, found, &X, &y, &[y.clone(), y.clone()]).is_empty());
+    }
+
     proptest! {
         #[test]
         fn an_exact_power_is_found(scale in 1e-6_f64..1e6, exponent in -3.0_f64..3.0) {
@@ -572,7 +844,9 @@ mod tests {
         #[test]
         fn every_fit_is_finite(y in prop::collection::vec(1e-12_f64..1e12, 7)) {
             for fit in fit(&X, &y) {
-                prop_assert!(fit.relative_rmse.is_finite() && fit.aicc.unwrap().is_finite());
+                prop_assert!(fit.relative_rmse.is_finite());
+                prop_assert!(fit.p.is_none_or(|p| (0.0..=1.0).contains(&p)));
+                prop_assert_eq!(fit.p.is_some(), fit.family.parameters() == 1);
                 prop_assert!(X.iter().all(|x| fit.at(*x).is_finite()));
             }
         }

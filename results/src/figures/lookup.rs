@@ -130,11 +130,15 @@ pub(crate) fn scope_name(scope: &Scope) -> String {
     scope.model.as_deref().map_or("all models".into(), name)
 }
 
-/// A combination but for its model in words: `batch size 8, 128 input and 64 output tokens, 2 GPUs, bf16`.
-pub(crate) fn in_words(levels: &Levels) -> String {
+/// A combination but for its model in words: `batch size 8, 128 input and 64 output tokens, 2 GPUs, bf16`. Of the factors
+/// `asked` for: where some combination of a sweep is served by another engine than the implied one, each names its own.
+pub(crate) fn in_words(levels: &Levels, asked: &[Factor]) -> String {
     let lengths =
         [Factor::INPUT_LENGTH, Factor::OUTPUT_LENGTH].map(|factor| levels.number(&factor));
-    let parts = levels.stated().filter_map(|(factor, level)| match factor {
+    let known = asked
+        .iter()
+        .filter_map(|factor| Some((factor, levels.shown(factor)?)));
+    let parts = known.filter_map(|(factor, level)| match factor {
         of if *of == Factor::MODEL => None,
         of if *of == Factor::INPUT_LENGTH => {
             let [input, output] =
@@ -149,13 +153,13 @@ pub(crate) fn in_words(levels: &Levels) -> String {
 }
 
 /// What a combination or a choice has of workload factors but for the model, in words.
-pub(crate) fn workload_in_words(levels: &Levels) -> String {
-    in_words(&workload(levels))
+pub(crate) fn workload_in_words(levels: &Levels, asked: &[Factor]) -> String {
+    in_words(&workload(levels), asked)
 }
 
 /// What somebody chooses of a combination, in words.
-pub(crate) fn choice_in_words(choice: &Choice) -> String {
-    match in_words(choice.levels()) {
+pub(crate) fn choice_in_words(choice: &Choice, asked: &[Factor]) -> String {
+    match in_words(choice.levels(), asked) {
         words if words.is_empty() => "nothing to choose".into(),
         words => words,
     }
@@ -322,4 +326,45 @@ pub(crate) fn sentence(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| {
         first.to_uppercase().chain(letters).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::factors;
+
+    fn levels(engine: &str) -> Levels {
+        Levels::new([
+            (Factor::ENGINE, Level::from(engine)),
+            (Factor::MODEL, Level::from("gpt2")),
+            (Factor::BATCH_SIZE, Level::from(4)),
+            (Factor::INPUT_LENGTH, Level::from(16)),
+            (Factor::OUTPUT_LENGTH, Level::from(8)),
+            (Factor::GPUS, Level::from(0)),
+            (Factor::DTYPE, Level::from("f32")),
+        ])
+    }
+
+    #[test]
+    fn the_implied_engine_is_named_where_there_is_another() {
+        let (candle, llama) = (levels("candle"), levels("llama"));
+        let alone = factors([&candle]);
+        assert_eq!(
+            in_words(&candle, &alone),
+            "batch size 4, 16 input and 8 output tokens, CPU, f32"
+        );
+        let several = factors([&candle, &llama]);
+        assert_eq!(
+            choice_in_words(&Choice::of(&candle), &several),
+            "candle, batch size 4, CPU, f32"
+        );
+        assert_eq!(
+            choice_in_words(&Choice::of(&llama), &several),
+            "llama, batch size 4, CPU, f32"
+        );
+        assert_eq!(
+            workload_in_words(&candle, &several),
+            "16 input and 8 output tokens"
+        );
+    }
 }

@@ -9,6 +9,7 @@ mod batch_and_gpus;
 mod behaviour;
 mod cost;
 mod decisions;
+mod lengths;
 pub(crate) mod lookup;
 pub(crate) mod matters;
 pub mod palette;
@@ -137,7 +138,7 @@ impl Table {
 #[must_use]
 pub fn all(summary: &Summary, analysis: &Analysis) -> Vec<Figure> {
     let context = Context::new(summary, analysis);
-    let mut figures = vec![decisions::fronts(&context)];
+    let mut figures = vec![decisions::fronts(&context), lengths::best(&context)];
     figures.extend(servers::all(&context));
     figures.extend([matters::effects(&context), matters::importances(&context)]);
     figures.extend(matters::correlations(&context));
@@ -146,6 +147,7 @@ pub fn all(summary: &Summary, analysis: &Analysis) -> Vec<Figure> {
         behaviour::utilization_by_batch_size(&context),
         behaviour::utilization_by_gpus(&context),
         batch_and_gpus::by_batch_size_and_gpus(&context),
+        lengths::metrics(&context),
         behaviour::replicates(&context),
         behaviour::curves(&context),
         cost::cost_models(&context),

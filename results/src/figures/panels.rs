@@ -612,6 +612,98 @@ impl Matrix {
     }
 }
 
+/// A cell of a matrix of quantities.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct HeatCell {
+    /// 0 to 1.
+    pub strength: f64,
+    pub value: String,
+    /// A second line; none where empty.
+    pub below: String,
+}
+
+/// A matrix of quantities, the more the darker.
+pub(super) struct Heat {
+    pub title: String,
+    pub row_title: String,
+    pub column_title: String,
+    pub rows: Vec<String>,
+    pub columns: Vec<String>,
+    /// Row by row; `None` where nothing was measured.
+    pub cells: Vec<Vec<Option<HeatCell>>>,
+}
+
+impl Heat {
+    pub(super) fn draw(&self) -> Scene {
+        const HEAD: f64 = 36.0;
+        let cells = || self.cells.iter().flatten().flatten();
+        let two_lines = cells().any(|cell| !cell.below.is_empty());
+        let height = if two_lines { 40.0 } else { 26.0 };
+        let widest = cells()
+            .flat_map(|cell| {
+                [
+                    text_width(&cell.value, SMALL),
+                    text_width(&cell.below, 10.0),
+                ]
+            })
+            .chain(self.columns.iter().map(|label| text_width(label, SMALL)))
+            .fold(36.0, f64::max);
+        let left = self
+            .rows
+            .iter()
+            .chain([&self.row_title])
+            .map(|label| text_width(label, SMALL))
+            .fold(0.0, f64::max)
+            + 10.0;
+        // As wide as the panel has room for, and no wider than it looks well.
+        let room = (WIDTH - left - 4.0) / self.columns.len().max(1) as f64;
+        let width = (widest + 10.0).max(room.min(88.0));
+        let top = TOP + HEAD;
+        let bottom = top + self.rows.len() as f64 * height;
+        let across = left + self.columns.len() as f64 * width;
+        let mut scene = Scene::new((across + 4.0).max(WIDTH), bottom + 8.0);
+        title(&self.title, &mut scene);
+        let middle = f64::midpoint(left, across);
+        let heading = (middle, TOP + 12.0);
+        scene.text(
+            heading,
+            &self.column_title,
+            SMALL,
+            Anchor::Middle,
+            Ink::Text,
+        );
+        let corner = (left - 6.0, top - 8.0);
+        scene.text(corner, &self.row_title, SMALL, Anchor::End, Ink::Text);
+        for (c, label) in self.columns.iter().enumerate() {
+            let at = (left + (c as f64 + 0.5) * width, top - 8.0);
+            scene.text(at, label, SMALL, Anchor::Middle, Ink::Muted);
+        }
+        for (r, (label, cells)) in self.rows.iter().zip(&self.cells).enumerate() {
+            let y = top + r as f64 * height;
+            let at = (left - 6.0, y + height / 2.0 + SMALL * 0.35);
+            scene.text(at, label, SMALL, Anchor::End, Ink::Muted);
+            for (c, cell) in cells.iter().enumerate() {
+                let x = left + c as f64 * width;
+                let (corner, size) = ((x + 0.5, y + 0.5), (width - 1.0, height - 1.0));
+                let Some(cell) = cell else {
+                    missing(corner, size, &mut scene);
+                    continue;
+                };
+                let opacity = 0.08 + 0.37 * cell.strength.clamp(0.0, 1.0);
+                scene.rect(corner, size, Ink::Series(0), opacity);
+                let line = if two_lines { 16.0 } else { height / 2.0 + 4.0 };
+                let at = (x + width / 2.0, y + line);
+                scene.text(at, &cell.value, SMALL, Anchor::Middle, Ink::Text);
+                if !cell.below.is_empty() {
+                    let at = (x + width / 2.0, y + 31.0);
+                    scene.text(at, &cell.below, 10.0, Anchor::Middle, Ink::Text);
+                }
+            }
+        }
+        scene
+    }
+}
+
 /// A cell without a value: hatched, so that it cannot be taken for a zero.
 fn missing(corner: (f64, f64), size: (f64, f64), scene: &mut Scene) {
     scene.rect(corner, size, Ink::Missing, 1.0);

@@ -9,7 +9,7 @@ use crate::{
     analysis::{
         Scope,
         cost::{CostModel, Prediction},
-        curves::{Family, Fit},
+        curves::{Curve, Family, Fit},
     },
     figures::{
         Question, Table,
@@ -26,11 +26,12 @@ use crate::{
 /// Predictions that a report lists at most.
 const PREDICTIONS: usize = 60;
 
-const FIGURES: [&str; 6] = [
+const FIGURES: [&str; 7] = [
     "factors",
     "gpu-utilization-by-batch-size",
     "gpu-utilization-by-gpus",
     "metrics-by-batch-size-and-gpus",
+    "metrics-by-batch-size-and-lengths",
     "replicates",
     "curves",
 ];
@@ -59,8 +60,9 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
             @if scopes.iter().any(|scope| !scope.curves.is_empty()) {
                 p {
                     "Four families are fitted to each metric along each numeric factor, to relative errors: constant, linear, "
-                    "power and inverse. The one of the lowest AICc is chosen, the simpler one where two are as good. The "
-                    "exponent n is that of the power family, whichever was chosen: 1 is proportional, 0 no effect, −1 inverse."
+                    "power and inverse. The simplest one is named that none is shown to fit better, by an F test against what "
+                    "the better one leaves over (5 %); in brackets, those that may be as good. The exponent n is that of the "
+                    "power family, whichever was chosen: 1 is proportional, 0 no effect, −1 inverse."
                 }
                 @for (at, scope) in scopes.iter().enumerate().filter(|(_, scope)| !scope.curves.is_empty()) {
                     @if at == 0 {
@@ -147,7 +149,7 @@ fn curves(scope: &Scope) -> Markup {
             metric_heading(&curve.metric),
             curve.factor.title().into(),
             numbers::count(curve.points.len() as u64),
-            family_name(fit.family).into(),
+            families(fit, curve),
             formula(fit),
             numbers::percent(fit.relative_rmse),
             fit.r2
@@ -170,6 +172,17 @@ fn curves(scope: &Scope) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// The family, and those that may be as good: `constant (or linear, power)`.
+fn families(fit: &Fit, curve: &Curve) -> String {
+    let others: Vec<&str> = curve.as_good.iter().copied().map(family_name).collect();
+    let chosen = family_name(fit.family);
+    if others.is_empty() {
+        chosen.into()
+    } else {
+        format!("{chosen} (or {})", others.join(", "))
     }
 }
 

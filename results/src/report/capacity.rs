@@ -40,6 +40,7 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
 /// The brackets as a table.
 pub(super) fn table(report: &Report<'_>) -> Table {
     let all = &report.analysis.capacities;
+    let asked = report.asked();
     let first = all.first();
     let blocks = first.map_or(String::new(), |of| {
         format!("{} by block, {}", load(of), unit(of))
@@ -57,7 +58,7 @@ pub(super) fn table(report: &Report<'_>) -> Table {
         });
         let notes: Vec<String> = notes.collect();
         table.push(vec![
-            in_words(&of.levels),
+            in_words(&of.levels, &asked),
             estimate.map_or_else(|| numbers::NOT_AVAILABLE.into(), numbers::estimate),
             brackets.join(", "),
             notes.join("; "),

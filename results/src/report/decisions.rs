@@ -18,7 +18,7 @@ use crate::{
     },
     interval::Estimate,
     numbers,
-    sample::{Levels, model},
+    sample::{Factor, Levels, model},
     summary::{Best, Criterion},
 };
 
@@ -64,7 +64,7 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
                 @if priced { " Cost is per million output tokens, at full use of the GPUs." }
                 (page::marked(&first))
             }
-            @for said in lacking(mixes) { p.small { (said) } }
+            @for said in lacking(mixes, &report.asked()) { p.small { (said) } }
             @if !each.rows.is_empty() {
                 @if each.rows.len() > OPEN {
                     details {
@@ -84,7 +84,7 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
                     (page::table("Choices that are not shown to be worse than the best", &as_good, "summary.json"))
                 }
             }
-            (page::figures(report.figures, Question::Decide, &["engines", "load-curves", "goodput", "fronts"]))
+            (page::figures(report.figures, Question::Decide, &["engines", "load-curves", "goodput", "best-by-lengths", "fronts"]))
         }
     })
 }
@@ -118,15 +118,15 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(best: &'a Best, several: bool, doubtful: bool) -> Self {
+    fn of(best: &'a Best, several: bool, doubtful: bool, asked: &[Factor]) -> Self {
         Self {
             model: model(&best.levels),
-            purpose: several.then(|| workload_in_words(&best.levels)),
+            purpose: several.then(|| workload_in_words(&best.levels, asked)),
             criterion: best.criterion,
             choice: if several {
-                choice_in_words(&Choice::of(&best.levels))
+                choice_in_words(&Choice::of(&best.levels), asked)
             } else {
-                in_words(&best.levels)
+                in_words(&best.levels, asked)
             },
             output_throughput: &best.output_throughput,
             ttft_ms: best.ttft_ms.as_ref(),
@@ -139,12 +139,12 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn of_mix(mix: &'a Mix) -> impl Iterator<Item = Self> {
-        mix.best.iter().map(|best| Self {
+    fn of_mix(mix: &'a Mix, asked: &[Factor]) -> impl Iterator<Item = Self> {
+        mix.best.iter().map(move |best| Self {
             model: &mix.model,
             purpose: Some(mix_name(mix)),
             criterion: best.criterion,
-            choice: choice_in_words(&best.of.choice),
+            choice: choice_in_words(&best.of.choice, asked),
             output_throughput: &best.of.output_throughput,
             ttft_ms: best.of.ttft_ms.as_ref(),
             tpot_ms: best.of.tpot_ms.as_ref(),
@@ -185,6 +185,7 @@ impl<'a> Row<'a> {
 
 /// The best choices as tables; of a workload without any valid trial those of its invalid ones, marked.
 pub(super) fn decide(report: &Report<'_>) -> Decided {
+    let asked = &report.asked();
     let found = &report.summary.best;
     let mut doubted = crate::summary::doubtful_best(report.doubtful, report.objectives);
     let known: BTreeSet<Levels> = found.iter().map(|best| workload(&best.levels)).collect();
@@ -206,10 +207,10 @@ pub(super) fn decide(report: &Report<'_>) -> Decided {
     let mut first = Vec::new();
     for of in workloads.keys() {
         if let Some(mix) = mix(of) {
-            first.extend(Row::of_mix(mix));
+            first.extend(Row::of_mix(mix, asked));
         } else if !several(of) {
             let own = all().filter(|(best, _)| model(&best.levels) == *of);
-            first.extend(own.map(|(best, doubtful)| Row::of(best, false, doubtful)));
+            first.extend(own.map(|(best, doubtful)| Row::of(best, false, doubtful, asked)));
         }
     }
     let decides = Criterion::first(report.objectives);
@@ -217,7 +218,7 @@ pub(super) fn decide(report: &Report<'_>) -> Decided {
     let mut without = Vec::new();
     for (of, doubtful) in all().filter(|(of, _)| several(model(&of.levels))) {
         if of.criterion == decides {
-            each.push(Row::of(of, true, doubtful));
+            each.push(Row::of(of, true, doubtful, asked));
         } else if of.criterion == Criterion::HighestOutputThroughput {
             // Nothing keeps to the objectives.
             let own = workload(&of.levels);
@@ -246,7 +247,7 @@ pub(super) fn decide(report: &Report<'_>) -> Decided {
     for own in &without {
         let mut row = vec![
             name(model(own)),
-            workload_in_words(own),
+            workload_in_words(own, asked),
             "none keeps to the objectives".into(),
         ];
         row.resize(decided.each.header.len(), numbers::NOT_AVAILABLE.into());
@@ -260,7 +261,7 @@ pub(super) fn decide(report: &Report<'_>) -> Decided {
                 .unwrap_or_else(|| "its one workload".into()),
             row.criterion.title().into(),
             row.choice.clone(),
-            names(row),
+            names(row, asked),
         ]);
     }
     decided
@@ -283,12 +284,12 @@ fn header(with_purpose: bool, with_criterion: bool, priced: bool) -> Vec<&'stati
 }
 
 /// Those that are as good, by name, and the number of the others.
-fn names(row: &Row<'_>) -> String {
+fn names(row: &Row<'_>, asked: &[Factor]) -> String {
     let named: Vec<String> = row
         .as_good
         .iter()
         .take(NAMED)
-        .map(choice_in_words)
+        .map(|choice| choice_in_words(choice, asked))
         .collect();
     let more = row.near_ties as usize - named.len().min(row.near_ties as usize);
     match more {
@@ -318,7 +319,7 @@ fn explained(mixes: &[Mix]) -> Markup {
 }
 
 /// Sentences about choices that could not be the best for a mix.
-fn lacking(mixes: &[Mix]) -> Vec<String> {
+fn lacking(mixes: &[Mix], asked: &[Factor]) -> Vec<String> {
     let mut said = Vec::new();
     for mix in mixes {
         let of = name(&mix.model);
@@ -335,7 +336,7 @@ fn lacking(mixes: &[Mix]) -> Vec<String> {
                 .map(|lacking| {
                     format!(
                         "{} ({} missing)",
-                        choice_in_words(&lacking.choice),
+                        choice_in_words(&lacking.choice, asked),
                         numbers::counted(lacking.workloads, "workload")
                     )
                 })

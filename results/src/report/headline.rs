@@ -50,6 +50,7 @@ struct Pick<'a> {
 /// The best choice under the objectives, or the fastest one, of each model: for its mix, or for its one workload.
 fn picks<'a>(report: &Report<'a>, criterion: Criterion) -> Vec<Pick<'a>> {
     let summary = report.summary;
+    let asked = &report.asked();
     let mixed = |of: &str| summary.mixes.iter().any(|mix| mix.model == of);
     let single = summary
         .best
@@ -58,7 +59,7 @@ fn picks<'a>(report: &Report<'a>, criterion: Criterion) -> Vec<Pick<'a>> {
         .map(|best| Pick {
             model: model(&best.levels),
             mix: None,
-            with: in_words(&best.levels),
+            with: in_words(&best.levels, asked),
             output_throughput: &best.output_throughput,
             cost: best.cost_per_million_output_tokens,
             near_ties: best.near_ties,
@@ -69,7 +70,7 @@ fn picks<'a>(report: &Report<'a>, criterion: Criterion) -> Vec<Pick<'a>> {
         best.map(move |best| Pick {
             model: &mix.model,
             mix: Some(mix),
-            with: choice_in_words(&best.of.choice),
+            with: choice_in_words(&best.of.choice, asked),
             output_throughput: &best.of.output_throughput,
             cost: best.of.cost_per_million_output_tokens,
             near_ties: best.near_ties,
@@ -210,7 +211,7 @@ fn doubted(report: &Report<'_>) -> Option<String> {
          {} at {}.",
         numbers::with_unit(rate, "tokens/s"),
         name(model(&of.levels)),
-        in_words(&of.levels)
+        in_words(&of.levels, &report.asked())
     ))
 }
 

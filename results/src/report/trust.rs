@@ -10,7 +10,7 @@ use crate::{
         lookup::{in_words, metric_title, metric_unit, name, scope_name},
     },
     numbers::{self, NOT_AVAILABLE},
-    sample::model,
+    sample::{Factor, model},
 };
 
 /// Outliers that a report lists at most.
@@ -31,8 +31,8 @@ pub(super) fn section(report: &Report<'_>) -> Markup {
             (page::table("What became of the trials", &counts(report), "manifest.json"))
             (page::table("Coverage of the grid of levels", &coverage(&report.analysis.scopes), "analysis.json"))
             (page::table("Invalid trials, left out of all figures, by reason", &invalid(trust), "trials.csv"))
-            (page::table("Trials without a measurement", &unmeasured(trust), "trials.csv"))
-            (outliers(trust))
+            (page::table("Trials without a measurement", &unmeasured(trust, &report.asked()), "trials.csv"))
+            (outliers(trust, &report.asked()))
             (drift(trust))
             (page::table("Measured with", &provenance(trust), "trials.csv"))
         }
@@ -125,14 +125,14 @@ fn invalid(trust: &Trust) -> Table {
     table
 }
 
-fn unmeasured(trust: &Trust) -> Table {
+fn unmeasured(trust: &Trust, asked: &[Factor]) -> Table {
     let mut table = Table::new(["outcome", "trials", "combinations"]);
     for group in &trust.unmeasured {
         let mut combinations: Vec<String> = group
             .combinations
             .iter()
             .take(5)
-            .map(|levels| format!("{}: {}", name(model(levels)), in_words(levels)))
+            .map(|levels| format!("{}: {}", name(model(levels)), in_words(levels, asked)))
             .collect();
         if group.combinations.len() > combinations.len() {
             combinations.push("…".into());
@@ -149,7 +149,7 @@ fn unmeasured(trust: &Trust) -> Table {
     table
 }
 
-fn outliers(trust: &Trust) -> Markup {
+fn outliers(trust: &Trust, asked: &[Factor]) -> Markup {
     let mut table = Table::new([
         "trial",
         "replicate",
@@ -167,7 +167,7 @@ fn outliers(trust: &Trust) -> Markup {
             format!(
                 "{}: {}",
                 name(model(&outlier.levels)),
-                in_words(&outlier.levels)
+                in_words(&outlier.levels, asked)
             ),
             metric_title(&outlier.metric),
             numbers::with_unit(outlier.value, unit),

@@ -8,7 +8,7 @@ use crate::{
     figures::lookup::{in_words, name},
     numbers,
     row::Row,
-    sample::{Levels, is_valid, latest_attempts, model},
+    sample::{Levels, factors, is_valid, latest_attempts, model},
 };
 
 /// A table of trials for figures to rest on.
@@ -225,6 +225,7 @@ fn several_in_a_replicate(at: &[u64], rows: &[Row]) -> Option<String> {
     trials.retain(|_, lines| lines.len() > 1);
     let mut several: Vec<((Levels, u32), Vec<u64>)> = trials.into_iter().collect();
     several.sort_by_key(|(_, lines)| lines[0]);
+    let asked = factors(several.iter().map(|((levels, _), _)| levels));
     let found: Vec<String> = several
         .iter()
         .map(|((levels, replicate), lines)| {
@@ -233,7 +234,7 @@ fn several_in_a_replicate(at: &[u64], rows: &[Row]) -> Option<String> {
                 "lines {} of {}, {}, in replicate {replicate}",
                 numbers::listed(&lines),
                 name(model(levels)),
-                in_words(levels)
+                in_words(levels, &asked)
             )
         })
         .collect();

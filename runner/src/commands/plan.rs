@@ -234,7 +234,7 @@ fn work(sweep: &Prepared, memory: Option<u64>, blocks: u32) -> (BTreeMap<u32, Wo
         };
         // How long an iteration takes is not known before one is measured.
         let class = Class::new(0.0, work.combination.gpus);
-        forecast.expect(class, work.measurement.clone());
+        forecast.expect(index, class, work.measurement.clone());
         work.trials += 1;
         let shared = spec.measurement.isolation_for(&work.combination.engine) == Isolation::Pod;
         let group = (index / before_exclusion, expansion.start(index));
@@ -321,14 +321,7 @@ fn summary(plan: &Plan, [least, most]: &[Effort; 2]) -> String {
         let lines = plan.lines.iter().filter(|line| line.status == status);
         text += &left_out(what, lines.filter_map(|line| line.reason.as_deref()));
     }
-    let measured = plan.lines.iter().filter(|line| line.status == "measure");
-    if let Some(largest) = measured.filter_map(|line| line.peak_bytes).max() {
-        text += &format!("predicted peak memory {:.2} GiB per rank", gib(largest));
-        if let Some(all) = plan.machine_memory_bytes {
-            text += &format!("; this machine has {:.2} GiB", gib(all));
-        }
-        text.push('\n');
-    }
+    text += &memory(plan);
     for model in &plan.models {
         text += &format!(
             "{}: {}, {:.1} M parameters, context {}\n",
@@ -342,6 +335,28 @@ fn summary(plan: &Plan, [least, most]: &[Effort; 2]) -> String {
         text += &format!("note: {note}\n");
     }
     text
+}
+
+/// The most memory that a trial is predicted to take: beside what this machine has, where it would run on this machine.
+fn memory(plan: &Plan) -> String {
+    let measured = plan.lines.iter().filter(|line| line.status == "measure");
+    let (mut on_cpu, mut on_gpu) = (None, None);
+    for line in measured {
+        let most = match line.levels.number(&Factor::GPUS) {
+            Some(0.0) => &mut on_cpu,
+            _ => &mut on_gpu,
+        };
+        *most = (*most).max(line.peak_bytes);
+    }
+    let cpu = on_cpu.map(|most| {
+        let here = plan.machine_memory_bytes.map_or_else(String::new, |all| {
+            format!("; this machine has {:.2} GiB", gib(all))
+        });
+        format!("predicted peak memory {:.2} GiB{here}\n", gib(most))
+    });
+    let gpu =
+        on_gpu.map(|most| format!("predicted peak memory {:.2} GiB of each GPU\n", gib(most)));
+    cpu.into_iter().chain(gpu).collect()
 }
 
 /// How many combinations are left out, and for which reasons, the most frequent first; empty where there are none.

@@ -17,10 +17,7 @@ use inferbench_results::{
     validity::{MARK, standing_for},
 };
 
-use crate::sweep::{
-    levels::{Columns, in_words},
-    progress::significant,
-};
+use crate::sweep::{levels::Columns, progress::significant};
 
 /// Tables for people: a line under the head, and no other.
 pub const STYLE: TableStyle =
@@ -178,13 +175,14 @@ const MAX_WORKLOADS: usize = 8;
 /// workload alone, where they are few.
 #[must_use]
 pub fn best(summary: &Summary) -> Vec<String> {
+    let columns = Columns::of(summary.combinations.iter().map(|of| &of.levels));
     let line = |criterion: Criterion, value: f64, levels: &Levels, tail: &str| {
         let (what, unit) = match criterion {
             Criterion::HighestOutputThroughput => ("highest throughput", "tokens/s"),
             Criterion::HighestOutputThroughputWithinObjectives => ("within objectives", "tokens/s"),
             Criterion::LowestTtft => ("lowest TTFT", "ms"),
         };
-        let (value, levels) = (significant(value), in_words(levels, ", "));
+        let (value, levels) = (significant(value), columns.in_words(levels, ", "));
         format!("{what:<18}  {value} {unit}  ({levels}{tail})")
     };
     let figure = |criterion, rate: &Estimate, ttft: Option<&Estimate>| match criterion {
@@ -246,9 +244,9 @@ pub fn best(summary: &Summary) -> Vec<String> {
             let choice = Choice::of(&best.levels);
             format!(
                 "  {}: {} tokens/s  ({}{})",
-                in_words(&workload(&best.levels), ", "),
+                columns.in_words(&workload(&best.levels), ", "),
                 significant(best.output_throughput.mean),
-                in_words(choice.levels(), ", "),
+                columns.in_words(choice.levels(), ", "),
                 ties(best.near_ties, best.comparison.as_ref())
             )
         }));

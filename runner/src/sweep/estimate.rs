@@ -69,28 +69,37 @@ impl Class {
     }
 }
 
-/// How long the trials still take that are to be measured.
+/// How long the trials still take that are to be measured. The class of each is kept: ceilings that are measured again
+/// later make no other trials of them.
 #[derive(Clone, Debug, Default)]
 pub struct Forecast {
     estimator: Estimator,
+    /// The classes of the trials that are still to be measured, by their indices.
+    classes: BTreeMap<u32, Class>,
     remaining: BTreeMap<Class, (EffectiveMeasurement, u64)>,
 }
 
 impl Forecast {
-    /// One more trial of this class is to be measured.
-    pub fn expect(&mut self, class: Class, measurement: EffectiveMeasurement) {
-        self.remaining.entry(class).or_insert((measurement, 0)).1 += 1;
-    }
-
-    /// One trial of this class needs nothing more.
-    pub fn done(&mut self, class: Class) {
-        if let Some((_, count)) = self.remaining.get_mut(&class) {
-            *count = count.saturating_sub(1);
+    /// The trial with this index is to be measured, too.
+    pub fn expect(&mut self, index: u32, class: Class, measurement: EffectiveMeasurement) {
+        if self.classes.insert(index, class).is_none() {
+            self.remaining.entry(class).or_insert((measurement, 0)).1 += 1;
         }
     }
 
-    /// Takes up a trial that was measured in `total_s` seconds, start and end of its process included.
-    pub fn learn(&mut self, record: &TrialRecord, total_s: f64, class: Class) {
+    /// The trial with this index needs nothing more.
+    pub fn done(&mut self, index: u32) {
+        let class = self.classes.remove(&index);
+        if let Some((_, count)) = class.and_then(|class| self.remaining.get_mut(&class)) {
+            *count -= 1;
+        }
+    }
+
+    /// Takes up a trial that is to be measured and was, in `total_s` seconds, start and end of its process included.
+    pub fn learn(&mut self, record: &TrialRecord, total_s: f64) {
+        let Some(class) = self.classes.get(&record.trial_index) else {
+            return;
+        };
         if record.outcome != Outcome::Succeeded || record.iterations.is_empty() {
             return;
         }
@@ -134,6 +143,7 @@ pub fn spoken(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use inferbench_crds::spec::Isolation;
+    use inferbench_results::fixtures;
 
     use super::*;
 
@@ -169,6 +179,34 @@ mod tests {
             estimator.learn(1.0, 1.0, slow, 1.0);
         }
         assert_eq!(median(&estimator.slowdowns), Some(2.0));
+    }
+
+    #[test]
+    fn nothing_is_left_once_every_trial_is_done() {
+        let mut forecast = Forecast::default();
+        for index in 0..4 {
+            // Two classes, of two trials each.
+            let class = Class::new(0.1 + f64::from(index % 2), 0);
+            forecast.expect(index, class, MEASUREMENT);
+            forecast.expect(index, Class::new(9.0, 0), MEASUREMENT);
+        }
+        let mut left = vec![forecast.remaining_s()];
+        for index in [3, 0, 2, 1] {
+            let record = TrialRecord {
+                trial_index: index,
+                ..fixtures::record()
+            };
+            forecast.learn(&record, 3.0);
+            forecast.done(index);
+            forecast.done(index);
+            left.push(forecast.remaining_s());
+        }
+        assert!(left.is_sorted_by(|a, b| a > b), "{left:?}");
+        assert_eq!(left.last(), Some(&0.0));
+        // Of a trial that nobody waits for nothing is learned.
+        let known = forecast.estimator.overheads_s.len();
+        forecast.learn(&fixtures::record(), 3.0);
+        assert_eq!((known, forecast.estimator.overheads_s.len()), (4, 4));
     }
 
     #[test]

@@ -29,10 +29,21 @@ impl Columns {
     pub fn cells(&self, levels: &Levels) -> Vec<String> {
         let cell = |factor| {
             levels
-                .get(factor)
+                .shown(factor)
                 .map_or(String::new(), |level| cell(factor, level))
         };
         self.0.iter().map(cell).collect()
+    }
+
+    /// A row in few words: `gpt2, CPU, f32, batch 4, in 32, out 32`, with another separator where wanted. What `levels`
+    /// lacks is left out, so that a workload and a choice have words, too.
+    #[must_use]
+    pub fn in_words(&self, levels: &Levels, separator: &str) -> String {
+        let words = self
+            .0
+            .iter()
+            .filter_map(|factor| Some(words(factor, levels.shown(factor)?)));
+        words.collect::<Vec<_>>().join(separator)
     }
 
     /// How many columns name what an engine is started with; those after them are numbers of the load.
@@ -58,16 +69,6 @@ impl Columns {
             .map(|factor| levels.get(factor).cloned())
             .collect()
     }
-}
-
-/// `gpt2, CPU, f32, batch 4, in 32, out 32`, with another separator where wanted.
-#[must_use]
-pub fn in_words(levels: &Levels, separator: &str) -> String {
-    let stated = start_first(levels.stated().map(|(factor, _)| factor.clone()).collect());
-    let words = stated
-        .iter()
-        .filter_map(|factor| Some(words(factor, levels.get(factor)?)));
-    words.collect::<Vec<_>>().join(separator)
 }
 
 fn start_first(factors: Vec<Factor>) -> Vec<Factor> {
@@ -97,6 +98,8 @@ fn words(factor: &Factor, level: &Level) -> String {
 
 #[cfg(test)]
 mod tests {
+    use inferbench_crds::workload::Choice;
+
     use super::*;
 
     fn levels(more: &[(&str, Level)]) -> Levels {
@@ -117,11 +120,11 @@ mod tests {
     #[test]
     fn a_plain_combination_shows_six_factors() {
         let plain = levels(&[]);
+        let columns = Columns::of([&plain]);
         assert_eq!(
-            in_words(&plain, ", "),
+            columns.in_words(&plain, ", "),
             "gpt2, CPU, f32, batch 4, in 32, out 16"
         );
-        let columns = Columns::of([&plain]);
         assert_eq!(
             columns.heads(),
             ["model", "gpus", "dtype", "batch", "in", "out"]
@@ -156,10 +159,23 @@ mod tests {
             ["candle", "gpt2", "2", "f32", "", "4", "32", "16"]
         );
         assert_eq!(
-            in_words(&other, " "),
+            columns.in_words(&other, " "),
             "vllm gpt2 CPU f32 maxNumSeqs 64 batch 4 in 32 out 16"
         );
-        assert!(in_words(&plain, ", ").contains("gpt2, 2 GPU, f32"));
+        // The implied engine is named where there is another one.
+        assert_eq!(
+            columns.in_words(&plain, ", "),
+            "candle, gpt2, 2 GPU, f32, batch 4, in 32, out 16"
+        );
+        assert_eq!(
+            columns.in_words(Choice::of(&plain).levels(), ", "),
+            "candle, 2 GPU, f32, batch 4"
+        );
+        let alone = Columns::of([&plain]);
+        assert_eq!(
+            alone.in_words(&plain, ", "),
+            "gpt2, 2 GPU, f32, batch 4, in 32, out 16"
+        );
         assert_ne!(columns.place(&plain), columns.place(&other));
     }
 }

@@ -9,19 +9,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use inferbench_crds::{design::Trial, factor::Levels};
 use inferbench_results::{record::Outcome, row::Row};
 
-use super::{estimate::spoken, levels::in_words};
+use super::{estimate::spoken, levels::Columns};
 
 /// Shows how far a sweep is, on standard error.
 pub struct Progress {
     bar: Option<ProgressBar>,
+    columns: Columns,
     done: usize,
     total: usize,
 }
 
 impl Progress {
-    /// Begins with `done` trials of `total`.
+    /// Begins with `done` trials of `total`, each named by these columns.
     #[must_use]
-    pub fn new(done: usize, total: usize) -> Self {
+    pub fn new(columns: Columns, done: usize, total: usize) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total as u64).with_position(done as u64);
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {wide_msg}");
@@ -29,7 +30,12 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(500));
             bar
         });
-        Self { bar, done, total }
+        Self {
+            bar,
+            columns,
+            done,
+            total,
+        }
     }
 
     /// A line of its own.
@@ -46,7 +52,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_message(format!(
                 "{}, about {} left",
-                name(trial),
+                self.name(trial),
                 spoken(remaining_s)
             ));
         }
@@ -61,7 +67,7 @@ impl Progress {
             None => format!("  ({} left)", spoken(remaining_s)),
             Some(_) => String::new(),
         };
-        self.say(&format!("{count} {}: {what}{left}", name(trial)));
+        self.say(&format!("{count} {}: {what}{left}", self.name(trial)));
         if let Some(bar) = &self.bar {
             bar.set_position(self.done as u64);
         }
@@ -75,19 +81,19 @@ impl Progress {
         }
     }
 
+    /// A trial's levels in few words.
+    fn name(&self, trial: &Trial) -> String {
+        let levels = Levels::of(&trial.combination);
+        let levels = self.columns.in_words(&levels, " ");
+        format!("{levels} replicate {}", trial.replicate)
+    }
+
     /// Takes the bar away.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
-}
-
-/// A trial's levels in few words.
-#[must_use]
-pub fn name(trial: &Trial) -> String {
-    let levels = in_words(&Levels::of(&trial.combination), " ");
-    format!("{levels} replicate {}", trial.replicate)
 }
 
 /// A result in few words.

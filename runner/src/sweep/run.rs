@@ -9,6 +9,7 @@ use std::{
 
 use inferbench_crds::{
     design::{Combination, Trial},
+    factor::Levels,
     spec::Dtype,
 };
 use inferbench_engine::ceilings::Ceilings;
@@ -18,6 +19,7 @@ use super::{
     ceilings::{self, describe},
     estimate::{Class, Forecast},
     executor::Executor,
+    levels::Columns,
     prepared::{Fate, Prepared},
     progress::{self, Progress},
     settle::{Settled, Unsettled, settle},
@@ -183,7 +185,13 @@ impl<'a> Run<'a> {
             found => found?,
         }
         self.expect();
-        let mut progress = Progress::new(self.finished(), self.sweep.expansion.len() as usize);
+        let expansion = &self.sweep.expansion;
+        let levels: BTreeSet<Levels> = expansion
+            .combinations()
+            .map(|(_, combination)| Levels::of(&combination))
+            .collect();
+        let columns = Columns::of(&levels);
+        let mut progress = Progress::new(columns, self.finished(), expansion.len() as usize);
         let ending = self.blocks(executor, &mut progress);
         progress.finish();
         ending
@@ -234,7 +242,7 @@ impl<'a> Run<'a> {
             .iter()
             .filter_map(|index| self.sweep.expansion.trial(*index))
         {
-            self.forecast.done(self.class(&trial));
+            self.forecast.done(trial.index);
         }
         if self.enough.len() > known {
             progress.skip(left_out.len());
@@ -304,12 +312,13 @@ impl<'a> Run<'a> {
         for trial in self.sweep.expansion.trials() {
             if !self.is_done(trial.index) {
                 let measurement = self.sweep.measurement(&trial.combination);
-                self.forecast.expect(self.class(&trial), measurement);
+                let class = self.class(&trial);
+                self.forecast.expect(trial.index, class, measurement);
             }
         }
     }
 
-    /// The class of trials that take as long as this one.
+    /// The class of trials that take as long as this one, by the ceilings that are known by now.
     fn class(&self, trial: &Trial) -> Class {
         let combination = &trial.combination;
         let shape = roofline::shape(
@@ -341,13 +350,12 @@ impl<'a> Run<'a> {
         progress.begin(trial, self.forecast.remaining_s());
         let mut ask = self.sweep.ask(trial, attempt, self.at);
         ask.ceilings = self.ceilings.get(&trial.combination.dtype).cloned();
-        let class = self.class(trial);
         let started = Instant::now();
         match settle(ask, self.store, self.machine, executor, |_, _| Ok(())) {
-            Ok(settled) => self.note_record(trial, settled, started.elapsed(), class, progress),
+            Ok(settled) => self.note_record(trial, settled, started.elapsed(), progress),
             Err(Unsettled::Failed { message, permanent }) => {
                 let key = self.sweep.key(trial, attempt);
-                self.note_failure(trial, key, message, permanent, class, progress)
+                self.note_failure(trial, key, message, permanent, progress)
             }
             Err(Unsettled::Interrupted) => Ok(Then::Stop(Ending::Interrupted)),
             Err(Unsettled::Store(error)) => Err(error.into()),
@@ -359,7 +367,6 @@ impl<'a> Run<'a> {
         trial: &Trial,
         settled: Settled,
         took: Duration,
-        class: Class,
         progress: &mut Progress,
     ) -> Result<Then, RunError> {
         let Settled {
@@ -381,12 +388,12 @@ impl<'a> Run<'a> {
         }
         self.failures.remove(&trial.index);
         if !reused {
-            self.forecast.learn(&record, took.as_secs_f64(), class);
+            self.forecast.learn(&record, took.as_secs_f64());
         }
         self.ledger.add(trial.index, &record);
         let done = self.is_done(trial.index);
         if done {
-            self.forecast.done(class);
+            self.forecast.done(trial.index);
         }
         let mut result = self
             .ledger
@@ -410,7 +417,6 @@ impl<'a> Run<'a> {
         key: String,
         message: String,
         permanent: bool,
-        class: Class,
         progress: &mut Progress,
     ) -> Result<Then, RunError> {
         let execution = &self.sweep.spec.execution;
@@ -434,7 +440,7 @@ impl<'a> Run<'a> {
         );
         write_failures(self.store, &self.failures())?;
         if !again {
-            self.forecast.done(class);
+            self.forecast.done(trial.index);
         }
         progress.end(trial, &result, !again, self.forecast.remaining_s());
         if again {

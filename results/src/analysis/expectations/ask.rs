@@ -17,7 +17,7 @@ use super::{
         anova::Design,
         attribution::{self, FOREST_SEED},
         correlation,
-        curves::{self, AS_GOOD, Family},
+        curves::{self, Family},
         grid::{Axis, Grid, Values, mean},
         importance::importance,
     },
@@ -432,16 +432,11 @@ fn exponent(grid: &Grid<'_>, call: &Call, metric: &Metric) -> Result<Number, Str
     Ok(with_range(found.value, Range::of(found.low, found.high)))
 }
 
-/// The family of the curve, and those whose criterion is as good.
+/// The family of the curve, and those that may describe it as well.
 fn family(grid: &Grid<'_>, call: &Call, metric: &Metric) -> Result<Choice, String> {
     let found = curve(grid, call, metric)?;
     let chosen = found.chosen.ok_or("no family could be chosen")?;
-    let lowest = found.fits.iter().filter_map(|fit| fit.aicc);
-    let lowest = lowest.fold(f64::INFINITY, f64::min);
-    let as_good = found.fits.iter().filter(|fit| {
-        fit.family != chosen && fit.aicc.is_some_and(|aicc| aicc <= lowest + AS_GOOD)
-    });
-    let families = std::iter::once(chosen).chain(as_good.map(|fit| fit.family));
+    let families = std::iter::once(chosen).chain(found.as_good);
     let level = |family| {
         Level::from(match family {
             Family::Constant => "constant",

@@ -144,7 +144,7 @@ fn what_a_sweep_lacks_it_cannot_judge() {
         ),
         (
             "curve('ttltMs', 'gpus') == 'power'",
-            "curve('ttltMs', 'gpus'): 2 levels are too few to tell families of curves apart (5 are needed)",
+            "curve('ttltMs', 'gpus'): 2 levels are too few to tell families of curves apart (4 are needed)",
         ),
         (
             "best('gpuPowerMeanW') > 1",
