@@ -826,7 +826,7 @@ mod tests {
         let found = choose(&fits).unwrap();
         assert_eq!(found.family, Family::Power);
         assert_eq!(
-            as_good(&fits, found, &X, &y, &[y.clone()]),
+            as_good(&fits, found, &X, &y, std::slice::from_ref(&y)),
             [Family::Linear]
         );
         assert!(as_good(&fits, found, &X, &y, &[y.clone(), y.clone()]).is_empty());

@@ -212,20 +212,20 @@ fn activations_hold_over_the_whole_range() {
     x.extend([0.0, -0.0, 1e-30, -1e-30, 1e30, -1e30, f32::MAX, f32::MIN]);
     let n = x.len();
     let x = Tensor::from_vec(x, (n, 1), &Device::Cpu).unwrap();
-    let one = Tensor::ones((1, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let one = Tensor::ones((1, 1), DType::F32, &Device::Cpu).unwrap();
     let ones = x.ones_like().unwrap();
     let gate_up = Tensor::cat(&[&x, &ones], 1).unwrap();
     // candle's f32 tanh form loses its last digits for negative x, where it subtracts from 1.
-    let wide = x.to_dtype(candle_core::DType::F64).unwrap();
+    let wide = x.to_dtype(DType::F64).unwrap();
     let gelu = wide
         .gelu()
         .unwrap()
-        .to_dtype(candle_core::DType::F32)
+        .to_dtype(DType::F32)
         .unwrap();
     let silu = wide
         .silu()
         .unwrap()
-        .to_dtype(candle_core::DType::F32)
+        .to_dtype(DType::F32)
         .unwrap();
     let epilogue = super::Epilogue::BiasGelu;
     everywhere(|| {
