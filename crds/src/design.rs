@@ -12,8 +12,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    confirm::Confirm,
     engine::Engine,
-    factor::{self, Axis, Factor, Level, Number, Scope},
+    factor::{self, Axis, Factor, Level, Number, Role, Scope},
     limits,
     search::Search,
     select::{self, Selection},
@@ -257,6 +258,23 @@ impl Mask {
     }
 }
 
+impl Design {
+    /// The blocks in which every combination has a trial: the replicates, and those that measure the best again.
+    #[must_use]
+    pub fn blocks(&self) -> u32 {
+        let confirming = self.confirm.map_or(0, |confirm| confirm.replicates);
+        let blocks = self.replicates.max(0).unsigned_abs();
+        blocks.saturating_add(confirming.max(0).unsigned_abs())
+    }
+
+    /// The number by which a trial's index is counted, which is its block times that, plus its combination's: the
+    /// combinations if nothing were excluded, and every engine took every parameter. Saturates.
+    #[must_use]
+    pub fn combinations_before_exclusion(&self) -> u32 {
+        u32::try_from(size(&factor::axes(&self.factors), 1)).unwrap_or(u32::MAX)
+    }
+}
+
 /// The run order of a trial that is left out.
 const LEFT_OUT: u32 = u32::MAX;
 
@@ -266,7 +284,9 @@ pub struct Expansion {
     factors: Factors,
     axes: Vec<Axis>,
     combinations: u32,
+    /// Blocks, those that measure the best again among them.
     replicates: u32,
+    confirm: Option<Confirm>,
     masks: Vec<Mask>,
     selection: Option<Arc<Selection>>,
     search: Option<Search>,
@@ -283,7 +303,7 @@ impl Expansion {
     #[must_use]
     pub fn new(design: &Design) -> Self {
         let axes = factor::axes(&design.factors);
-        let replicates = design.replicates.max(0).unsigned_abs();
+        let replicates = design.blocks();
         let trials = size(&axes, replicates);
         assert!(
             trials <= limits::TRIALS,
@@ -294,7 +314,7 @@ impl Expansion {
         let combinations = if replicates == 0 {
             0
         } else {
-            (trials / u64::from(replicates)) as u32
+            design.combinations_before_exclusion()
         };
         let masks = design
             .exclude
@@ -306,6 +326,7 @@ impl Expansion {
             axes,
             combinations,
             replicates,
+            confirm: design.confirm,
             masks,
             // What cannot be selected, `validate` reports; without a selection nothing is left.
             selection: select::of(design).map(Result::unwrap_or_default),
@@ -441,10 +462,58 @@ impl Expansion {
         start
     }
 
-    /// How many blocks there are.
+    /// How many blocks there are, those that measure the best again among them.
     #[must_use]
     pub const fn replicates(&self) -> u32 {
         self.replicates
+    }
+
+    /// How many blocks there are before those that measure the best again: all of them in a design without such.
+    #[must_use]
+    pub fn blocks_of_all(&self) -> u32 {
+        let confirming = self.confirm.map_or(0, |confirm| confirm.replicates);
+        self.replicates - confirming.max(0).unsigned_abs()
+    }
+
+    /// Whether the trial with this index is one that measures the best again.
+    #[must_use]
+    pub fn confirms(&self, index: u32) -> bool {
+        index >= self.blocks_of_all() * self.combinations
+    }
+
+    /// How many combinations are measured again, at most: the best and its rivals of every workload, and of the mix where
+    /// a model has several workloads. None in a design that confirms nothing.
+    #[must_use]
+    pub fn most_confirmed(&self) -> u32 {
+        let Some(confirm) = self.confirm else {
+            return 0;
+        };
+        let at = |factor| self.axes.iter().position(|axis| axis.factor == factor);
+        let model = at(Factor::MODEL);
+        let mut by_model: BTreeMap<usize, BTreeMap<Vec<usize>, u32>> = BTreeMap::new();
+        for index in (0..self.combinations).filter(|&index| !self.is_excluded(index)) {
+            let digits = self.digits(index);
+            let of_workload = |(at, axis): (usize, &Axis)| {
+                (axis.factor.role() == Role::Workload).then(|| digits[at])
+            };
+            let workload = self
+                .axes
+                .iter()
+                .enumerate()
+                .filter_map(of_workload)
+                .collect();
+            let own = by_model
+                .entry(model.map_or(0, |at| digits[at]))
+                .or_default();
+            *own.entry(workload).or_default() += 1;
+        }
+        let most = |own: &BTreeMap<Vec<usize>, u32>| -> u32 {
+            let goals = 1 + u32::from(own.len() > 1);
+            own.values()
+                .map(|&choices| choices.min(goals * confirm.choices()))
+                .sum()
+        };
+        by_model.values().map(most).sum()
     }
 
     /// How many trials there are.

@@ -4,6 +4,7 @@
 //! Plain data and pure functions: no Kubernetes client, no model, no store.
 
 pub mod budget;
+pub mod confirm;
 pub mod contract;
 pub mod crd;
 pub mod design;

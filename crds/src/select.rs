@@ -241,6 +241,7 @@ fn choose(design: &Design, select: Select) -> Result<Selection, Unfit> {
     let all = Expansion::new(&Design {
         select: None,
         replicates: 1,
+        confirm: None,
         ..design.clone()
     });
     let axes = all.axes();

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Duration,
+    confirm::Confirm,
     design::Setting,
     factor::{self, Level, Levels, Number},
     limits, patterns, presets,
@@ -91,6 +92,9 @@ pub struct Design {
     /// When a combination has been measured often enough: it then runs no further, and `replicates` is the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Until>,
+    /// What is best after these replicates is measured again, in fresh ones, before it is called the best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<Confirm>,
     /// The order of the trials.
     #[serde(default)]
     pub order: Order,

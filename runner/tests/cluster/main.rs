@@ -2,6 +2,7 @@
 //! Kubernetes, whose pods are `inferbench` processes on models that take milliseconds → store → collection → status.
 
 mod bucket;
+mod confirm;
 mod faults;
 mod lifecycle;
 #[path = "../sweep/llama.rs"]
@@ -12,6 +13,8 @@ mod place;
 #[path = "../store/server.rs"]
 mod server;
 mod servers;
+#[path = "../sweep/slots.rs"]
+mod slots;
 mod until;
 mod volume;
 mod world;

@@ -3,6 +3,7 @@
 mod capacity;
 mod commands;
 mod comparisons;
+mod confirm;
 mod expectations;
 mod faults;
 mod fetch;
@@ -16,4 +17,5 @@ mod quiet;
 mod reports;
 mod results;
 mod servers;
+mod slots;
 mod until;
