@@ -217,7 +217,7 @@ mod tests {
     use crate::{
         Outcome,
         factor::{Factor, Level, Levels},
-        status::{Best, CollectedResults, FactorSummary, MetricByLevel, Point, Summary},
+        status::{Best, CollectedResults, Confirmed, FactorSummary, MetricByLevel, Point, Summary},
     };
 
     fn point(model: &str) -> Point {
@@ -261,6 +261,7 @@ mod tests {
                 }],
                 best: vec![Best {
                     goal: "highest throughput".into(),
+                    confirmation: Some(Confirmed::Beaten),
                     configuration: point("gpt2"),
                 }],
                 pareto: vec![point("gpt2")],

@@ -40,7 +40,10 @@ pub const DTYPES: u32 = 5;
 pub const EXCLUDES: u32 = 256;
 /// Replicates.
 pub const REPLICATES: u32 = 1_000;
-/// Trials of a design before exclusion: the product of the factors' levels and the replicates.
+/// Choices that are measured again beside the best one.
+pub const RIVALS: u32 = 16;
+/// Trials of a design before exclusion: the product of the factors' levels and the replicates, those that measure the
+/// best again among them.
 pub const TRIALS: u64 = 50_000;
 /// A batch.
 pub const BATCH_SIZE: u32 = 65_536;

@@ -10,7 +10,10 @@ use inferbench_crds::{
     ledger::Outcomes,
     limits,
     splitmix::SplitMix64,
-    status::{Best, Effect, Expectations, FactorSummary, MAX_BYTES, MetricByLevel, Point, Summary},
+    status::{
+        Best, Confirmed, Effect, Expectations, FactorSummary, MAX_BYTES, MetricByLevel, Point,
+        Summary,
+    },
 };
 use k8s_openapi::jiff::SignedDuration;
 use kube::{
@@ -142,10 +145,12 @@ fn widest_summary() -> Summary {
             (Factor::DTYPE, Level::from("bf16")),
         ]),
         workload: "x".repeat(limits::SUMMARY_WORKLOAD as usize),
+        capacity: Some(0.123_4),
         ..Point::default()
     };
     let best = Best {
         goal: "x".repeat(64),
+        confirmation: Some(Confirmed::MissesObjectives),
         configuration: point.clone(),
     };
     Summary {

@@ -18,7 +18,7 @@ use crate::{
     best::workload,
     numbers,
     sample::{Factor, Level, Levels, factors, model},
-    summary::{Best, Criterion},
+    summary::Best,
 };
 
 /// Panels at most.
@@ -50,7 +50,7 @@ fn without_lengths(levels: &Levels) -> Levels {
 
 /// The best choice for each pair of lengths: a matrix for each model, and for each other part of the workload.
 pub(super) fn best(context: &Context<'_>) -> Figure {
-    let criterion = Criterion::first(&context.summary.objectives);
+    let criterion = context.summary.decides();
     let mut figure = Figure {
         name: "best-by-lengths",
         title: format!("The best choice by lengths: {}", criterion.title()),
@@ -179,12 +179,12 @@ fn matrix(
     let (inputs, outputs) = sides(cells);
     let most = cells
         .values()
-        .map(|best| best.output_throughput.mean)
+        .map(|best| best.shown().output_throughput.mean)
         .filter(|rate| rate.is_finite())
         .fold(0.0, f64::max);
     let cell = |input: &Level, output: &Level| {
         let best = cells.get(&(input.clone(), output.clone()))?;
-        let rate = best.output_throughput.mean;
+        let rate = best.shown().output_throughput.mean;
         rate.is_finite().then(|| HeatCell {
             strength: if most > 0.0 { rate / most } else { 0.0 },
             value: numbers::number(rate),
@@ -238,7 +238,7 @@ fn table(
             in_words(&workload(&best.levels), asked),
             choice_in_words(&choice, asked),
             names.short(&choice),
-            numbers::estimate(&best.output_throughput),
+            numbers::estimate(best.shown().output_throughput),
             numbers::count(best.near_ties),
         ]);
     }
