@@ -1,6 +1,6 @@
 //! How long a sweep still takes, from what it has taken so far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use inferbench_results::record::{EffectiveMeasurement, Outcome, TrialRecord};
 
@@ -80,9 +80,10 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// The trial with this index is to be measured, too.
+    /// The trial with this index is to be measured, too. One that is expected already keeps its class.
     pub fn expect(&mut self, index: u32, class: Class, measurement: EffectiveMeasurement) {
-        if self.classes.insert(index, class).is_none() {
+        if let Entry::Vacant(unknown) = self.classes.entry(index) {
+            unknown.insert(class);
             self.remaining.entry(class).or_insert((measurement, 0)).1 += 1;
         }
     }
