@@ -7,6 +7,7 @@
 //! [`commands`] is the command line.
 
 pub mod backend;
+mod causes;
 pub mod cli;
 pub mod commands;
 pub mod fetch;

@@ -5,6 +5,8 @@ use std::{io::ErrorKind, path::PathBuf};
 use object_store::Error;
 use thiserror::Error as ThisError;
 
+use crate::causes::causes;
+
 /// An error of a store.
 #[derive(Debug, ThisError)]
 pub enum StoreError {
@@ -43,7 +45,7 @@ pub enum StoreError {
         place: String,
     },
     /// A request failed.
-    #[error("cannot {action} {place}: {help}{source}")]
+    #[error("cannot {action} {place}: {help}{}", causes(&**source))]
     Failed {
         /// The operation.
         action: &'static str,

@@ -89,7 +89,8 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// The trial with this index is to be measured, too: a `share` of it where it may not be needed.
+    /// The trial with this index is to be measured, too: a `share` of it where it may not be needed. One that is expected
+    /// already keeps its class.
     pub fn expect(
         &mut self,
         index: u32,

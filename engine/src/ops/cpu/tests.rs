@@ -217,16 +217,8 @@ fn activations_hold_over_the_whole_range() {
     let gate_up = Tensor::cat(&[&x, &ones], 1).unwrap();
     // candle's f32 tanh form loses its last digits for negative x, where it subtracts from 1.
     let wide = x.to_dtype(DType::F64).unwrap();
-    let gelu = wide
-        .gelu()
-        .unwrap()
-        .to_dtype(DType::F32)
-        .unwrap();
-    let silu = wide
-        .silu()
-        .unwrap()
-        .to_dtype(DType::F32)
-        .unwrap();
+    let gelu = wide.gelu().unwrap().to_dtype(DType::F32).unwrap();
+    let silu = wide.silu().unwrap().to_dtype(DType::F32).unwrap();
     let epilogue = super::Epilogue::BiasGelu;
     everywhere(|| {
         assert_close(&taken(super::linear(&x, &one, None, epilogue)), &gelu, 1e-6);

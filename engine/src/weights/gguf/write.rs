@@ -8,12 +8,13 @@ use std::path::Path;
 use anyhow::Context;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use half::f16;
 
 use super::{Permutation, gguf_name, is_conv1d};
 use crate::config::{Family, ModelConfig, RopeScaling};
 use crate::error::EngineError;
 use crate::format::Format;
-use crate::weights::element::{in_parallel, zeroed};
+use crate::weights::element::{Element, in_parallel, zeroed};
 use crate::weights::part::Part;
 use crate::weights::{location::Weights, source::Source};
 
@@ -114,15 +115,24 @@ impl Stored {
     }
 
     fn bytes(&self, source: &Source) -> Result<Vec<u8>, EngineError> {
+        let values = match self.kind {
+            // As the engine takes them up in this type: random weights have no subnormal numbers in it.
+            GgmlDType::F16 => self.filled(source).into_iter().map(f16::to_f32).collect(),
+            _ => self.filled(source),
+        };
+        let values = self.permuted(values, self.part.cols.len());
+        let tensor = Tensor::from_vec(values, self.shape(), &Device::Cpu)?;
+        Ok(QTensor::quantize(&tensor, self.kind)?.data()?.into_owned())
+    }
+
+    fn filled<T: Element>(&self, source: &Source) -> Vec<T> {
         let (rows, cols) = (self.part.rows.len(), self.part.cols.len());
-        let mut values = zeroed::<f32>(rows * cols);
+        let mut values = zeroed::<T>(rows * cols);
         in_parallel(&mut values, cols, |first, out| {
             let rows = first..first + out.len() / cols;
             source.fill(&self.part, rows, out, cols);
         });
-        let values = self.permuted(values, cols);
-        let tensor = Tensor::from_vec(values, self.shape(), &Device::Cpu)?;
-        Ok(QTensor::quantize(&tensor, self.kind)?.data()?.into_owned())
+        values
     }
 
     /// The rows in the order in which they are stored.

@@ -104,7 +104,10 @@ fn a_batch_is_asked_of_an_endpoint_with_times_of_each_sequence() {
         ("vLLM", "endpoint")
     );
     // Where requests went is told, and what may be secret in a URL is not.
-    assert_eq!(description.configuration["url"], "http://127.0.0.1");
+    assert_eq!(
+        description.configuration["url"],
+        format!("http://{}", timed.address)
+    );
 }
 
 #[test]

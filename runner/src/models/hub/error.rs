@@ -14,6 +14,8 @@ use serde::Deserialize;
 use thiserror::Error as ThisError;
 use url::Url;
 
+use crate::causes::causes;
+
 const ADVICE: &str = "; is the model gated? Accept its licence on the Hub and set HF_TOKEN";
 
 /// Why a model cannot be had from the Hub.
@@ -137,13 +139,7 @@ impl HubError {
     pub(super) fn request(error: reqwest::Error) -> Self {
         let url = error.url().map(|url| format!(" ({})", shown(url)));
         let error = error.without_url();
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(error) = source {
-            text = format!("{text}: {error}");
-            source = error.source();
-        }
-        Self::Request(text + &url.unwrap_or_default())
+        Self::Request(causes(&error) + &url.unwrap_or_default())
     }
 
     /// The error that an answer means.
