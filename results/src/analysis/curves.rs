@@ -760,15 +760,13 @@ mod tests {
                 // A trend of this size is found, and is no constant.
                 for found in [of.rates(|x| x.powf(0.54)), of.rates(|x| 10.0 + 3.0 * x)] {
                     let missed = found.chosen(Family::Constant) + found.chosen(Family::Inverse);
-                    let alone = found.alone(Family::Constant) + found.alone(Family::Inverse);
                     // Four levels that are each 10 % off the curve say little.
                     let most = match (levels.len(), wiggle > 0.05) {
                         (4, true) => 20.0,
                         (4, false) => 2.5,
                         _ => 1.0,
                     };
-                    // Far below the 5 % that each test may err by.
-                    assert!(missed <= most && alone <= 0.5, "{}", says(&found));
+                    assert!(missed <= most, "{}", says(&found));
                 }
             }
         }
