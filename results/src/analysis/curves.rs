@@ -3,7 +3,7 @@
 //! A design has four to eight levels of a factor, so that a criterion for few points, as AICc is, asks two parameters for
 //! a fit that is many times closer: of five levels it takes the power x^0.54 for a constant in 69 of 100 sweeps whose
 //! levels are each 10 % off it. Instead, one parameter more has to pay by an F test against what the curve leaves over at
-//! the levels ([`choose`]). What it leaves over holds both what blocks differ by and what no curve of these families says,
+//! the levels (`choose`). What it leaves over holds both what blocks differ by and what no curve of these families says,
 //! so that the rate of errors is as said whatever the curve is like and however many replicates there are; what blocks or
 //! starts differ by as a whole is a factor of all levels, and falls out of relative errors.
 
