@@ -62,6 +62,8 @@ pub fn save_gguf(
 /// A tensor as the file has it.
 struct Stored {
     part: Part,
+    /// That of the model's matrices.
+    format: Format,
     kind: GgmlDType,
     permutation: Permutation,
 }
@@ -96,6 +98,7 @@ impl Stored {
         }
         Ok(Self {
             part,
+            format,
             kind,
             permutation: Permutation::of(config),
         })
@@ -115,9 +118,9 @@ impl Stored {
     }
 
     fn bytes(&self, source: &Source) -> Result<Vec<u8>, EngineError> {
-        let values = match self.kind {
-            // As the engine takes them up in this type: random weights have no subnormal numbers in it.
-            GgmlDType::F16 => self.filled(source).into_iter().map(f16::to_f32).collect(),
+        let values = match self.format {
+            // As the engine takes all of them up in this format: random weights have no subnormal numbers in it.
+            Format::F16 => self.filled(source).into_iter().map(f16::to_f32).collect(),
             _ => self.filled(source),
         };
         let values = self.permuted(values, self.part.cols.len());
