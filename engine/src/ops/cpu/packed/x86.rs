@@ -10,6 +10,8 @@ use crate::ops::arch::{Arch, prefetch};
 
 /// A format in vector registers: its weights in order, and a block's part of a sum.
 pub(in super::super) trait Widen: Packed {
+    /// Whether a block begins with a scale.
+    const SCALED: bool;
     /// Elements of `x` for a block, as [`Widen::arrange`] lays them out.
     const ARRANGED: usize = BLOCK;
 
@@ -22,7 +24,15 @@ pub(in super::super) trait Widen: Packed {
     ///
     /// # Safety
     /// The processor has AVX2 and F16C, and `block` is the first of [`Packed::BYTES`] readable bytes.
-    unsafe fn scale(block: *const u8) -> __m256;
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scale(block: *const u8) -> __m256 {
+        match Self::SCALED {
+            // SAFETY: the caller's.
+            true => unsafe { scale(block) },
+            false => _mm256_set1_ps(1.0),
+        }
+    }
 
     /// The weights of a block before its scale, in order.
     ///
@@ -47,16 +57,26 @@ pub(in super::super) trait Widen: Packed {
     ///
     /// # Safety
     /// As of [`Widen::avx512`]; `x` is the first of [`BLOCK`] readable floats.
-    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]);
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,f16c")]
+    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
+        // SAFETY: the caller's.
+        let (w, x) = unsafe { (Self::avx512(block), sixteens(x)) };
+        if Self::SCALED {
+            let dot = _mm512_fmadd_ps(w[1], x[1], _mm512_mul_ps(w[0], x[0]));
+            // SAFETY: the caller's.
+            let scale = _mm256_castps256_ps128(unsafe { Self::scale(block) });
+            sums[0] = _mm512_fmadd_ps(_mm512_broadcastss_ps(scale), dot, sums[0]);
+        } else {
+            for ((w, x), sum) in w.into_iter().zip(x).zip(sums) {
+                *sum = _mm512_fmadd_ps(w, x, *sum);
+            }
+        }
+    }
 }
 
 impl Widen for Q8_0 {
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    unsafe fn scale(block: *const u8) -> __m256 {
-        // SAFETY: the caller's.
-        unsafe { scale(block) }
-    }
+    const SCALED: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -87,19 +107,14 @@ impl Widen for Q8_0 {
         }
         sums[0] = _mm256_fmadd_ps(scale, dot, sums[0]);
     }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,f16c")]
-    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
-        // SAFETY: the caller's.
-        unsafe { add_scaled_avx512::<Self>(block, x, sums) }
-    }
 }
 
 /// Bits of a 16-bit pair of bytes that hold a weight each.
 const NIBBLES: [i32; 4] = [15, 15 << 4, 15 << 8, 15 << 12];
 
 impl Widen for Q4_0 {
+    const SCALED: bool = true;
+
     /// And what the weights' offset of 8 makes of `x`.
     const ARRANGED: usize = BLOCK + 8;
 
@@ -114,13 +129,6 @@ impl Widen for Q4_0 {
             }
             *offset = -8.0 * places.into_iter().map(|place| x[place]).sum::<f32>();
         }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    unsafe fn scale(block: *const u8) -> __m256 {
-        // SAFETY: the caller's.
-        unsafe { scale(block) }
     }
 
     #[inline]
@@ -164,16 +172,11 @@ impl Widen for Q4_0 {
         }
         sums[0] = _mm256_fmadd_ps(scale, dot, sums[0]);
     }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,f16c")]
-    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
-        // SAFETY: the caller's.
-        unsafe { add_scaled_avx512::<Self>(block, x, sums) }
-    }
 }
 
 impl Widen for BF16 {
+    const SCALED: bool = false;
+
     /// Of 16 neighbours the even ones, then the odd ones: as shifting and masking 32 bits gives the weights.
     fn arrange(x: &[f32; BLOCK], into: &mut [f32]) {
         for (x, into) in x.chunks_exact(16).zip(into.chunks_exact_mut(16)) {
@@ -182,12 +185,6 @@ impl Widen for BF16 {
                 [*even, *odd] = *pair;
             }
         }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn scale(_: *const u8) -> __m256 {
-        _mm256_set1_ps(1.0)
     }
 
     #[inline]
@@ -229,21 +226,10 @@ impl Widen for BF16 {
             }
         }
     }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,f16c")]
-    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
-        // SAFETY: the caller's.
-        unsafe { add_plain_avx512::<Self>(block, x, sums) }
-    }
 }
 
 impl Widen for F16 {
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn scale(_: *const u8) -> __m256 {
-        _mm256_set1_ps(1.0)
-    }
+    const SCALED: bool = false;
 
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
@@ -267,41 +253,6 @@ impl Widen for F16 {
         for (i, (w, x)) in w.into_iter().zip(x).enumerate() {
             sums[i % 2] = _mm256_fmadd_ps(w, x, sums[i % 2]);
         }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,f16c")]
-    unsafe fn add_avx512(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
-        // SAFETY: the caller's.
-        unsafe { add_plain_avx512::<Self>(block, x, sums) }
-    }
-}
-
-/// [`Widen::add_avx512`] of a format with scales.
-///
-/// # Safety
-/// As there.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,f16c")]
-unsafe fn add_scaled_avx512<B: Widen>(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
-    // SAFETY: the caller's.
-    let (scale, w, x) = unsafe { (B::scale(block), B::avx512(block), sixteens(x)) };
-    let dot = _mm512_fmadd_ps(w[1], x[1], _mm512_mul_ps(w[0], x[0]));
-    let scale = _mm512_broadcastss_ps(_mm256_castps256_ps128(scale));
-    sums[0] = _mm512_fmadd_ps(scale, dot, sums[0]);
-}
-
-/// [`Widen::add_avx512`] of a format without.
-///
-/// # Safety
-/// As there.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,f16c")]
-unsafe fn add_plain_avx512<B: Widen>(block: *const u8, x: *const f32, sums: &mut [__m512; 2]) {
-    // SAFETY: the caller's.
-    let (w, x) = unsafe { (B::avx512(block), sixteens(x)) };
-    for ((w, x), sum) in w.into_iter().zip(x).zip(sums) {
-        *sum = _mm512_fmadd_ps(w, x, *sum);
     }
 }
 
