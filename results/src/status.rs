@@ -20,7 +20,7 @@ use crate::{
     best::workload,
     figures::lookup::{mix_name, workload_in_words},
     interval::{Estimate, Over},
-    sample::{Factor, Level, Levels, factors, gpus, model},
+    sample::{Factor, Level, Levels, gpus, model},
     summary::{Criterion, LevelSummary, MixChoice, Summary},
 };
 
@@ -58,7 +58,8 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
         } else {
             "Iterations".into()
         },
-        factors: factors(summary.combinations.iter().map(|c| &c.levels))
+        factors: summary
+            .asked()
             .iter()
             .filter_map(|factor| levels(summary, factor))
             .take(limits::FACTORS as usize)
@@ -276,7 +277,7 @@ fn best(summary: &Summary) -> Vec<Best> {
         }));
     }
     let mut each = Vec::new();
-    let asked = factors(summary.combinations.iter().map(|of| &of.levels));
+    let asked = summary.asked();
     for best in &summary.best {
         let of = model(&best.levels);
         let mixed = summary.mixes.iter().any(|mix| mix.model == of);

@@ -74,6 +74,14 @@ pub struct Summary {
     pub combinations: Vec<CombinationSummary>,
 }
 
+impl Summary {
+    /// The factors that the sweep asks for: those that words and tables name.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Factor> {
+        factors(self.combinations.iter().map(|c| &c.levels))
+    }
+}
+
 /// One level of one factor, over the blocks that hold every combination.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]

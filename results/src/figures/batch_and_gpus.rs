@@ -185,9 +185,21 @@ fn by_gpus_panel(
             .collect(),
         curve: Vec::new(),
     });
+    along_batch_size(scope, metric, "number of GPUs", traces.collect(), several)
+}
+
+/// A metric of a model along batch size, one line per what `each` names; the model has its name there where there are
+/// `several`.
+pub(super) fn along_batch_size(
+    scope: &Scope,
+    metric: &str,
+    each: &str,
+    traces: Vec<Trace>,
+    several: bool,
+) -> Panel {
     Panel {
         alt: format!(
-            "{} of {} along batch size, one line per number of GPUs.",
+            "{} of {} along batch size, one line per {each}.",
             sentence(&metric_heading(metric)),
             scope_name(scope)
         ),
@@ -195,7 +207,7 @@ fn by_gpus_panel(
             title: metric_heading(metric),
             subtitle: several.then(|| scope_name(scope)),
             x_title: Factor::BATCH_SIZE.title().into(),
-            traces: traces.collect(),
+            traces,
             spread: Spread::Whiskers,
             connected: true,
             top: None,

@@ -6,18 +6,19 @@ use inferbench_crds::{factor::Role, workload::Choice};
 
 use super::{
     Drawing, Figure, Key, KeyKind, Panel, Question, Table,
+    batch_and_gpus::along_batch_size,
     lookup::{
         Context, choice_in_words, in_words, level_in_words, metric_heading, name, scope_name,
         sentence,
     },
     palette,
-    panels::{Dot, Heat, HeatCell, Lines, Spread, Trace},
+    panels::{Dot, Heat, HeatCell, Trace},
 };
 use crate::{
     analysis::Scope,
     best::workload,
     numbers,
-    sample::{Factor, Level, Levels, factors, model},
+    sample::{Factor, Level, Levels, model},
     summary::{Best, Criterion},
 };
 
@@ -73,7 +74,7 @@ pub(super) fn best(context: &Context<'_>) -> Figure {
         figure.caption = "Not drawn: no model was measured with two pairs of lengths.".into();
         return figure;
     }
-    let asked = factors(context.summary.combinations.iter().map(|of| &of.levels));
+    let asked = context.summary.asked();
     let choices: BTreeSet<Choice> = matrices
         .values()
         .flat_map(|cells| cells.values().map(|best| Choice::of(&best.levels)))
@@ -378,21 +379,11 @@ fn panel(
     if traces.iter().all(|trace| trace.dots.len() < 2) {
         return None;
     }
-    Some(Panel {
-        alt: format!(
-            "{} of {} along batch size, one line per pair of lengths.",
-            sentence(&metric_heading(metric)),
-            scope_name(scope)
-        ),
-        scene: Lines {
-            title: metric_heading(metric),
-            subtitle: several.then(|| scope_name(scope)),
-            x_title: Factor::BATCH_SIZE.title().into(),
-            traces,
-            spread: Spread::Whiskers,
-            connected: true,
-            top: None,
-        }
-        .draw(),
-    })
+    Some(along_batch_size(
+        scope,
+        metric,
+        "pair of lengths",
+        traces,
+        several,
+    ))
 }

@@ -103,7 +103,7 @@ impl<'a> Context<'a> {
 
     /// The factors of the sweep that are numbers, in their order.
     pub(crate) fn numeric(&self) -> Vec<Factor> {
-        let all = factors(self.summary.combinations.iter().map(|c| &c.levels));
+        let all = self.summary.asked();
         all.into_iter()
             .filter(|factor| factor.kind(self.asked(factor)) == Kind::Number)
             .collect()

@@ -40,7 +40,7 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
 /// The brackets as a table.
 pub(super) fn table(report: &Report<'_>) -> Table {
     let all = &report.analysis.capacities;
-    let asked = report.asked();
+    let asked = report.summary.asked();
     let first = all.first();
     let blocks = first.map_or(String::new(), |of| {
         format!("{} by block, {}", load(of), unit(of))

@@ -64,7 +64,7 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
                 @if priced { " Cost is per million output tokens, at full use of the GPUs." }
                 (page::marked(&first))
             }
-            @for said in lacking(mixes, &report.asked()) { p.small { (said) } }
+            @for said in lacking(mixes, &report.summary.asked()) { p.small { (said) } }
             @if !each.rows.is_empty() {
                 @if each.rows.len() > OPEN {
                     details {
@@ -185,7 +185,7 @@ impl<'a> Row<'a> {
 
 /// The best choices as tables; of a workload without any valid trial those of its invalid ones, marked.
 pub(super) fn decide(report: &Report<'_>) -> Decided {
-    let asked = &report.asked();
+    let asked = &report.summary.asked();
     let found = &report.summary.best;
     let mut doubted = crate::summary::doubtful_best(report.doubtful, report.objectives);
     let known: BTreeSet<Levels> = found.iter().map(|best| workload(&best.levels)).collect();

@@ -50,7 +50,7 @@ struct Pick<'a> {
 /// The best choice under the objectives, or the fastest one, of each model: for its mix, or for its one workload.
 fn picks<'a>(report: &Report<'a>, criterion: Criterion) -> Vec<Pick<'a>> {
     let summary = report.summary;
-    let asked = &report.asked();
+    let asked = &report.summary.asked();
     let mixed = |of: &str| summary.mixes.iter().any(|mix| mix.model == of);
     let single = summary
         .best
@@ -211,7 +211,7 @@ fn doubted(report: &Report<'_>) -> Option<String> {
          {} at {}.",
         numbers::with_unit(rate, "tokens/s"),
         name(model(&of.levels)),
-        in_words(&of.levels, &report.asked())
+        in_words(&of.levels, &report.summary.asked())
     ))
 }
 

@@ -17,7 +17,7 @@ use inferbench_crds::spec::Objectives;
 use crate::{
     analysis::Analysis,
     figures::Figure,
-    sample::{Factor, Levels, factors},
+    sample::Levels,
     summary::{CombinationSummary, Summary},
 };
 
@@ -40,11 +40,6 @@ pub struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// The factors that the sweep asks for: those that words and tables name.
-    fn asked(&self) -> Vec<Factor> {
-        factors(self.summary.combinations.iter().map(|of| &of.levels))
-    }
-
     /// What the invalid trials of a combination say that has no valid one.
     fn doubt(&self, levels: &Levels) -> Option<&CombinationSummary> {
         self.doubtful.iter().find(|of| of.levels == *levels)

@@ -31,8 +31,8 @@ pub(super) fn section(report: &Report<'_>) -> Markup {
             (page::table("What became of the trials", &counts(report), "manifest.json"))
             (page::table("Coverage of the grid of levels", &coverage(&report.analysis.scopes), "analysis.json"))
             (page::table("Invalid trials, left out of all figures, by reason", &invalid(trust), "trials.csv"))
-            (page::table("Trials without a measurement", &unmeasured(trust, &report.asked()), "trials.csv"))
-            (outliers(trust, &report.asked()))
+            (page::table("Trials without a measurement", &unmeasured(trust, &report.summary.asked()), "trials.csv"))
+            (outliers(trust, &report.summary.asked()))
             (drift(trust))
             (page::table("Measured with", &provenance(trust), "trials.csv"))
         }
