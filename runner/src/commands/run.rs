@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
 
-use inferbench_crds::{InferenceBenchmark, design::Combination, layout::TRIALS, spec::Model};
+use inferbench_crds::{
+    InferenceBenchmark, contract::API_KEY_VARIABLE, design::Combination, layout::TRIALS,
+    spec::Model,
+};
 use inferbench_results::record::Outcome;
 
 use super::{
@@ -198,7 +201,7 @@ fn introduce(sweep: &Prepared, store: &Store, reused: usize) {
 fn ask_endpoints(sweep: &Prepared, run: &Run<'_>) -> Result<(), Exit> {
     let engines = sweep.spec.design.factors.engines();
     let model = |combination: &Combination| Some(sweep.model(combination));
-    let key = |_| Access::of_this_process().key;
+    let key = |_| Access::key_in(API_KEY_VARIABLE);
     endpoints::ask(&engines, run.to_measure(), &model, &key).map_err(|unusable| {
         print_error(&format!("{unusable}. Nothing was measured"));
         Exit::Failed

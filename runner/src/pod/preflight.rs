@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
     path::Path,
 };
 
@@ -16,7 +15,7 @@ use inferbench_crds::{
 
 use super::{Broken, broken, leave, load, open, read_sweep, shortened, shortened_to};
 use crate::{
-    backend::{self, server},
+    backend::{self, Access, server},
     models::Resolved,
     process::{exit::Exit, print_error, signals},
     sweep::endpoints,
@@ -81,11 +80,7 @@ fn ask_endpoints(
         let mut models = models.iter();
         models.find(|model| model.name == combination.model.name)
     };
-    let key = |at| {
-        env::var(api_key_variable(at))
-            .ok()
-            .filter(|key| !key.is_empty())
-    };
+    let key = |at| Access::key_in(&api_key_variable(at));
     let engines = &request.spec.design.factors.engine;
     let combinations = expansion.combinations().map(|(_, combination)| combination);
     endpoints::ask(engines, combinations, &model, &key).map_err(|unusable| {

@@ -47,10 +47,24 @@ impl Access {
     /// That of a process which has one endpoint to ask, and the key in its environment.
     #[must_use]
     pub fn of_this_process() -> Self {
-        let key = std::env::var(API_KEY_VARIABLE).ok();
         Self {
-            key: key.filter(|key| !key.is_empty()),
+            key: Self::key_in(API_KEY_VARIABLE),
             patience: Self::PATIENCE,
+        }
+    }
+
+    /// The API key that an environment variable has; none where it is empty.
+    #[must_use]
+    pub fn key_in(variable: &str) -> Option<String> {
+        std::env::var(variable).ok().filter(|key| !key.is_empty())
+    }
+
+    /// A text without the key, which some servers repeat to whoever sent it.
+    #[must_use]
+    pub fn hide(&self, text: &str) -> String {
+        match &self.key {
+            Some(key) => text.replace(key, "(the API key)"),
+            None => text.to_owned(),
         }
     }
 }
@@ -114,17 +128,6 @@ fn choose(endpoint: &Endpoint, listed: Vec<String>) -> Result<String, String> {
                 shown(endpoint)
             )
         }),
-    }
-}
-
-impl Access {
-    /// A text without the key, which some servers repeat to whoever sent it.
-    #[must_use]
-    pub fn hide(&self, text: &str) -> String {
-        match &self.key {
-            Some(key) => text.replace(key, "(the API key)"),
-            None => text.to_owned(),
-        }
     }
 }
 
