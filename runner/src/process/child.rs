@@ -270,13 +270,14 @@ impl Child {
 
     /// Ends the child, politely first, and what it leaves behind.
     fn end(&mut self) {
-        // Before its input ends, with which it may end at once.
-        if matches!(self.process.try_wait(), Ok(None)) {
+        let lives = matches!(self.process.try_wait(), Ok(None));
+        if lives {
+            // Before its input ends, with which it may end at once.
             self.below = orphans::descendants(self.process.id());
         }
         drop(self.requests.take());
         if let Ok(pid) = i32::try_from(self.process.id())
-            && matches!(self.process.try_wait(), Ok(None))
+            && lives
         {
             // SAFETY: sends a signal to our own child, which has not been waited for, so the number is still its.
             unsafe { libc::kill(pid, libc::SIGTERM) };
