@@ -12,8 +12,8 @@ use crate::{
     search::Search,
 };
 
-/// One level of each factor. What came after the first release is left out where it is at its implied level, so that
-/// the keys of trials stay what they were.
+/// One level of each factor. A factor that came after the first release is left out where it is at its implied level,
+/// so that the keys of trials stay the same.
 #[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Combination {
@@ -76,11 +76,11 @@ pub struct Setting {
 /// The load of a trial: how its requests come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Load<'a> {
-    /// So many leave together, and the next ones when all are done.
+    /// A batch: this number of requests leaves together, and the next ones when all are done.
     Batch(u32),
-    /// So many are in flight: one is sent when another is done.
+    /// This number of requests is in flight: one is sent when another is done.
     Concurrency(u32),
-    /// So many come a second, at random.
+    /// This number of requests comes a second, at random.
     Rate(f64),
     /// As many as it finds.
     Search(&'a Search),

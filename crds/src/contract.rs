@@ -364,7 +364,7 @@ pub struct PreflightReport {
     pub message: Option<String>,
 }
 
-/// A model as a preflight found it. Whatever is left out for want of space, the trials find out themselves.
+/// A model as a preflight found it. The trials find out themselves what is left out for want of space.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ModelReport {

@@ -80,7 +80,7 @@ impl Expansion {
         // Within limits::TRIALS unless there is no replicate and so nothing to expand.
         let combinations = trials.checked_div(u64::from(replicates)).unwrap_or(0) as u32;
         let grid = Grid::new(design);
-        // What cannot be selected, `validate` reports; without a selection nothing is left.
+        // `validate` reports a selection that cannot be made; without one nothing is left.
         let selection = selection::of(design).map(Result::unwrap_or_default);
         let left_out: Vec<bool> = match &selection {
             Some(selection) => (0..combinations)

@@ -1,6 +1,6 @@
-//! What is measured: inferbench's own engine, a server that a trial starts, or one that is there already. The doc
-//! comments are the CRD's descriptions. What is known of each server's program lies in [`preset`], and how its command
-//! line and its requests come of that in [`command`].
+//! The engine of a trial: inferbench's own, a server that the trial starts, or one that is there already. The doc
+//! comments are the CRD's descriptions. The facts about each server's program lie in [`preset`]; [`command`] makes its
+//! command line and its requests of them.
 
 pub mod command;
 pub mod preset;
@@ -108,7 +108,7 @@ pub struct Server {
     /// any case.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_log: bool,
-    /// What differs from the preset in how it is asked.
+    /// Differences from the preset in how it is asked.
     #[serde(default, skip_serializing_if = "InterfaceOverrides::is_empty")]
     pub interface: InterfaceOverrides,
 }
@@ -155,12 +155,12 @@ pub struct Endpoint {
     /// A Secret key with the API key, in a cluster; on one machine the environment variable INFERBENCH_API_KEY has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_secret_ref: Option<SecretKeyRef>,
-    /// What differs from the preset in how it is asked.
+    /// Differences from the preset in how it is asked.
     #[serde(default, skip_serializing_if = "InterfaceOverrides::is_empty")]
     pub interface: InterfaceOverrides,
 }
 
-/// What differs from a preset in how a server is asked; an absent member is the preset's.
+/// Differences from a preset in how a server is asked; an absent member is the preset's.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InterfaceOverrides {

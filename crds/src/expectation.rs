@@ -29,10 +29,11 @@ pub struct Expectation {
     /// Its name in reports and in the status.
     #[schemars(length(min = 1, max = limits::EXPECTATION_NAME), regex(pattern = patterns::LINE))]
     pub name: String,
-    /// What is expected, as `pearson('batchSize', 'outputThroughput') > 0.7`: docs/expectations.md has the functions.
+    /// The statement that is expected to hold, as `pearson('batchSize', 'outputThroughput') > 0.7`:
+    /// docs/expectations.md has the functions.
     #[schemars(length(min = 1, max = limits::EXPECTATION), regex(pattern = patterns::EXPRESSION))]
     pub that: String,
-    /// What it goes back to, such as the figure of a study: shown beside what was measured.
+    /// Its source, such as the figure of a study: shown beside what was measured.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = limits::EXPECTATION_REFERENCE), regex(pattern = patterns::LINE))]
     pub reference: String,
@@ -43,7 +44,7 @@ pub struct Expectation {
 pub struct Wrong {
     /// The character that it stands at, from 1.
     pub at: usize,
-    /// What is wrong, and what is allowed.
+    /// The fault, and what is allowed.
     pub message: String,
 }
 
@@ -104,11 +105,11 @@ pub enum Comparison {
 pub struct Quantity {
     /// As it is written.
     pub text: String,
-    /// What it is.
+    /// The number as a tree.
     pub term: Term,
 }
 
-/// What a number is made of.
+/// A number as a tree: a literal, an operation, or an answer of the analysis.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Term {
     /// A literal.
@@ -117,7 +118,7 @@ pub enum Term {
     Negative(Box<Self>),
     /// Two numbers and what is done with them.
     Arithmetic(Box<Self>, Operator, Box<Self>),
-    /// What the analysis says.
+    /// An answer of the analysis.
     Call(Call),
 }
 
@@ -134,7 +135,7 @@ impl Term {
     }
 }
 
-/// What is done with two numbers.
+/// An operation on two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// `+`
@@ -147,12 +148,12 @@ pub enum Operator {
     Over,
 }
 
-/// What is asked of the analysis.
+/// A question to the analysis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
     /// As it is written.
     pub text: String,
-    /// What is asked.
+    /// The function that is asked for.
     pub function: Function,
     /// The factor, of functions that take one.
     pub factor: Option<Factor>,
@@ -178,7 +179,7 @@ impl Only {
     }
 }
 
-/// What can be asked of the analysis.
+/// The functions of the analysis that an expectation can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Function {
     /// Pearson's r of a factor's levels and a metric.
@@ -207,7 +208,7 @@ pub enum Function {
     BestLevel,
 }
 
-/// What a function gives.
+/// The kind of answer that a function gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gives {
     /// A number.
@@ -273,7 +274,7 @@ impl Function {
         }
     }
 
-    /// What it gives.
+    /// The kind of answer that it gives.
     #[must_use]
     pub const fn gives(self) -> Gives {
         match self {
@@ -283,7 +284,7 @@ impl Function {
         }
     }
 
-    /// What it takes besides a metric and a map.
+    /// The arguments that it takes besides a metric and a map.
     const fn takes(self) -> Takes {
         match self {
             Self::Mean | Self::Best => Takes::Metric,

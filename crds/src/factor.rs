@@ -701,8 +701,8 @@ impl Levels {
         self.0.iter()
     }
 
-    /// Those that documents name: all but factors at their implied level, and the batch size where requests come one by
-    /// one.
+    /// The factors that documents name: all but those at their implied level, and the batch size where requests come
+    /// one by one.
     pub fn stated(&self) -> impl Iterator<Item = (&Factor, &Level)> {
         let single = self.of_requests();
         self.iter().filter(move |(factor, level)| {

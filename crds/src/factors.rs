@@ -1,5 +1,5 @@
 //! The factors of a design with the levels that a user lists, and the factors that a user names. The doc comments are
-//! the CRD's descriptions. What is known of each factor stands in the table of `factor`.
+//! the CRD's descriptions. The table of `factor` has the properties of each factor.
 
 use std::borrow::Cow;
 

@@ -136,7 +136,7 @@ impl Decided {
     }
 }
 
-/// What is handed over, from the parts of it that termination messages are.
+/// The document that is handed over, from its parts in termination messages.
 fn whole<'a, T: DeserializeOwned>(
     reports: impl Iterator<Item = &'a str>,
     what: &str,

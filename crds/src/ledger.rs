@@ -1,5 +1,5 @@
-//! The ledger: how every trial ended, in three bits each. It only grows: an index that is in it stays. What was taken
-//! from a pod's end alone gives way to what is stored.
+//! The ledger: how every trial ended, in three bits each. It only grows: an index that is in it stays. An outcome that
+//! was taken from a pod's end alone gives way to the stored one.
 
 use std::{fmt::Write as _, iter};
 

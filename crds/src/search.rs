@@ -114,7 +114,7 @@ impl Search {
         (1.0 + doublings + halvings + 2.0) as u32
     }
 
-    /// What of it cannot be searched, by member; empty where it can.
+    /// Reasons why it cannot be searched, by member; empty where it can.
     #[must_use]
     pub fn violations(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();

@@ -27,7 +27,7 @@ pub struct Select {
 /// How combinations are chosen.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum Method {
-    /// Those that estimate the model's effects best: the largest determinant of the information matrix.
+    /// The combinations that estimate the model's effects best: the largest determinant of the information matrix.
     #[default]
     DOptimal,
     /// Every level of a factor as often as any other, mixed at random.

@@ -46,7 +46,7 @@ pub enum Unfit {
     TooMany {
         /// The combinations that were asked for.
         combinations: u32,
-        /// Those that there are.
+        /// The combinations that there are.
         candidates: u32,
     },
     /// More effects than are looked at.
@@ -69,7 +69,7 @@ pub const MAX_TERMS: usize = 256;
 #[derive(Clone, Debug, Default, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Selection {
-    /// What was asked for.
+    /// The selection that was asked for.
     pub select: Select,
     /// The mixed-radix indices of the chosen combinations, ascending.
     #[serde(skip)]
@@ -251,7 +251,7 @@ fn choose(design: &Design, select: Select) -> Result<Selection, Unfit> {
     chosen.sort_unstable();
     let mut gram = grid.gram(chosen.iter().copied());
     let found = algebra::sweep(&mut gram, columns);
-    // What no combination at all can tell counts only where it enters a term that there is.
+    // An effect that no combination at all can tell counts only where it enters a term that there is.
     let efficiency = if found.rank() < of_all.rank() {
         0.0
     } else {
@@ -360,7 +360,7 @@ fn confounded(
 /// the answer depends on the design alone.
 struct Known(Mutex<Vec<(String, Chosen)>>);
 
-/// What came of a choice.
+/// The outcome of a choice.
 type Chosen = Result<Arc<Selection>, Unfit>;
 
 static KNOWN: LazyLock<Known> = LazyLock::new(|| Known(Mutex::default()));

@@ -215,22 +215,22 @@ pub struct Summary {
     /// workload of the largest weight where there is none.
     #[schemars(length(max = limits::SUMMARY_PARETO))]
     pub pareto: Vec<Point>,
-    /// What came of the expectations, where there are any.
+    /// The verdicts on the expectations, where there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expectations: Option<Expectations>,
 }
 
-/// What came of the expectations.
+/// The verdicts on the expectations, counted.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Expectations {
-    /// Those that hold over the whole interval.
+    /// Expectations that hold over the whole interval.
     pub shown: i32,
-    /// Those that fail over the whole interval.
+    /// Expectations that fail over the whole interval.
     pub refuted: i32,
-    /// Those whose interval holds both.
+    /// Expectations whose interval holds both.
     pub not_shown: i32,
-    /// Those that this sweep cannot be judged by.
+    /// Expectations that this sweep cannot judge.
     pub untestable: i32,
     /// The names of the first that are refuted.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -33,7 +33,7 @@ pub const NAMES: [&str; 11] = [
 /// Names that a text in a request's body may be, as `$(NAME)`, beside parameters.
 pub const REQUEST_NAMES: [&str; 3] = ["inputLength", "outputLength", "prefixCache"];
 
-/// What a server is given to run in.
+/// The model, port and sizes that a server is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The model's folder or file.

@@ -1,5 +1,5 @@
-//! What is known of the servers that people deploy: how each is started, asked and watched, in one table ([`TABLE`]).
-//! A spec may replace any of it. Options change: look one up in its documentation before it is changed here.
+//! The servers that people deploy: how each is started, asked and watched, in one table ([`TABLE`]). A spec may replace
+//! any of it. Options change: look one up in its documentation before it is changed here.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -160,7 +160,7 @@ pub struct Row {
     pub configuration: &'static str,
     /// The path of its metrics; empty for none.
     pub metrics: &'static str,
-    /// What it calls its metrics.
+    /// The names of its metrics.
     pub gauges: Gauges,
     /// How prompts are sent.
     pub prompt: Prompt,
@@ -189,7 +189,7 @@ impl Row {
 }
 
 impl Preset {
-    /// What is known of it.
+    /// Its row of the table.
     ///
     /// # Panics
     /// Never: a test walks all presets.

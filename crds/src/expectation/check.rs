@@ -10,7 +10,7 @@ use crate::{
     suggest::did_you_mean,
 };
 
-/// What a part of an expression is.
+/// A part of an expression, by its type.
 enum Value {
     Truth(Statement),
     Number(Term),
@@ -219,7 +219,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What was chosen, compared with names or levels.
+    /// A choice that is compared with names or levels.
     fn is(&self, node: &Node, call: Call, levels: Vec<Level>) -> Result<Statement, Wrong> {
         if call.function.gives() == Gives::Family {
             for level in &levels {

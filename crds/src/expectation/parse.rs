@@ -237,7 +237,7 @@ impl Parser<'_> {
         })
     }
 
-    /// What stands between commas up to this bracket. As in CEL, a comma may stand before it, but in calls.
+    /// The items between commas up to this bracket. As in CEL, a comma may stand before it, but in calls.
     fn items<T>(
         &mut self,
         end: &str,

@@ -261,7 +261,7 @@ fn called(name: &str, arguments: impl IntoIterator<Item = String>) -> String {
 }
 
 proptest! {
-    /// Whatever is read here is CEL, and means the same.
+    /// Every text that is read here is CEL, and means the same.
     #[test]
     fn the_cel_crate_reads_the_same(text in expression()) {
         let node = parse::parse(&text).expect(&text);
@@ -270,7 +270,7 @@ proptest! {
         prop_assert_eq!(ours(&node), theirs(&cel), "{}", text);
     }
 
-    /// Whatever anybody writes gets an answer.
+    /// Every text gets an answer.
     #[test]
     fn nothing_breaks_the_parser(text in "\\PC{0,60}") {
         let _ = read(&text);

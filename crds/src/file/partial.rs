@@ -1,7 +1,7 @@
 //! The part of a document that can be read although others cannot, so that a slip in one field does not hide what is
 //! wrong with the others.
 //!
-//! Whatever is misshapen is left out, and with it whatever it is required in. A rule that such a resource breaks is
+//! A misshapen value is left out, and with it every value that requires it. A rule that such a resource breaks is
 //! broken by the whole document too, unless it rests on something that was left out.
 
 use std::collections::BTreeMap;

@@ -266,7 +266,7 @@ fn pointers(value: &Value, here: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Whatever stands in whichever field: the schema's words reach the user, never the deserializer's.
+/// Any value in any field: the schema's words reach the user, never the deserializer's.
 #[test]
 fn the_schema_finds_all_that_the_types_would_refuse() {
     let values = [

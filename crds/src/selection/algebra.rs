@@ -8,7 +8,7 @@ pub fn add_square(gram: &mut [f64], x: &[f64]) {
     }
 }
 
-/// What sweeping a matrix XᵀX found.
+/// The findings of a sweep of a matrix XᵀX.
 #[derive(Clone, Debug)]
 pub struct Swept {
     /// By column: whether it does not depend on those before it.

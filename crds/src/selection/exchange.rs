@@ -113,7 +113,7 @@ impl<'a> Search<'a> {
     fn improve(&mut self, random: &mut SplitMix64, effort: &mut u64) -> bool {
         let p = self.columns.len();
         let each = (p * p) as u64;
-        // Anew in each pass: updates gather errors.
+        // Anew in each round: updates gather errors.
         self.inverse = self.information(RIDGE);
         sweep(&mut self.inverse, p);
         *effort += each * (p + self.chosen.len()) as u64;

@@ -195,7 +195,7 @@ impl Coding {
                     factor: axes[a.at].factor.clone(),
                     with: Some(axes[b.at].factor.clone()),
                 };
-                // What an engine does to a parameter is told among the engines that take it.
+                // An engine's effect on a parameter is told among the engines that take it.
                 let of = |one: &Coded, other: &Coded| match &axes[other.at].engines {
                     Some(taking) if axes[one.at].factor == Factor::ENGINE => {
                         let takes = |level: &Level| match level {

@@ -282,7 +282,7 @@ fn seeds_make_selections() {
     }
 }
 
-/// What a committed resource selected must be selected by every later version, or its trials would be others.
+/// Every later version must select the combinations that a committed resource selected, or its trials would be others.
 #[test]
 fn selections_stay_what_they_were() {
     let chosen = |method| found(&study(false, method, 12, Model::MainEffects)).chosen;

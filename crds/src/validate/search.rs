@@ -46,7 +46,7 @@ impl Found {
     }
 }
 
-/// What of a search is allowed and does not say much.
+/// Notes on a search that is allowed and does not say much.
 pub(super) fn notes(spec: &InferenceBenchmarkSpec) -> Vec<String> {
     let Some(search) = &spec.design.search else {
         return Vec::new();

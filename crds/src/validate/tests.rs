@@ -823,7 +823,7 @@ fn a_mix_names_workloads_of_the_design() {
             "spec.objectives.workloads[4]: is listed already, as spec.objectives.workloads[3]: give it one weight",
         ],
     );
-    // What a person chooses is no workload, and a mix is of every model.
+    // A factor that a person chooses is no workload, and a mix is of every model.
     let found = violations(mixed(
         json!([{ "inputLength": 128, "batchSize": 4, "model": "gpt2" }]),
     ));
