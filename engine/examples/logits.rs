@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the engine does not compute by design, or cannot read, is an answer.
+/// The refusal of a model that the engine does not compute by design, or cannot read, is an answer.
 fn or_refused(answer: Result<Value, EngineError>) -> Result<Value, EngineError> {
     match answer {
         Err(EngineError::Unsupported(why) | EngineError::Invalid(why)) => {

@@ -149,7 +149,7 @@ impl LocalComm {
 
     /// Every rank's tensor.
     fn exchange(&self, tensor: &Tensor) -> Result<Vec<Tensor>> {
-        // What is kept from before a capture could not be freed in it.
+        // A tensor that is kept from before a capture could not be freed in it.
         if self.shared.world == 1 {
             return Ok(vec![tensor.clone()]);
         }

@@ -8,8 +8,8 @@ use candle_core::{DType, Result, Tensor, bail};
 use crate::error::GIVEN_UP;
 use crate::parallel::Stage;
 
-/// A place in a ring of stages. What one sends the next receives, in this order. To send may mean to wait until it is
-/// received.
+/// A place in a ring of stages. Tensors that one sends the next receives, in this order. To send may mean to wait until
+/// a tensor is received.
 pub(crate) trait Link: Send {
     /// The stage.
     fn stage(&self) -> Stage;

@@ -258,7 +258,7 @@ fn a_written_gguf_file_is_the_same_model() {
             assert_close(&found, &wanted, 2e-6, &format!("{name} in {format}"));
         }
     }
-    // What is not known how to write is told, and not written as something else.
+    // A model that cannot be written truly is refused, and not written as something else.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
     let refused = save_gguf(

@@ -228,7 +228,7 @@ fn a_reference_model_has_replicas_and_no_stages() {
     let mut one = load(&weights, Format::F32, [1, 1, 1]).unwrap();
     let mut two = load(&weights, Format::F32, [1, 1, 2]).unwrap();
     let wanted = one.generate(&prompts, 5).unwrap().ids;
-    // What it cannot do leaves it as it was.
+    // A request that it refuses leaves it as it was.
     for engine in [&mut one, &mut two] {
         let error = engine.score(&prompts, &wanted).unwrap_err();
         assert!(

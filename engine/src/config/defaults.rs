@@ -1,4 +1,4 @@
-//! What a `config.json` leaves out, by architecture: the defaults of transformers 5's configuration classes.
+//! Members that a `config.json` may leave out, by architecture: the defaults of transformers 5's configuration classes.
 
 use super::Family;
 

@@ -238,7 +238,7 @@ fn sliding_window(family: Family, f: &Fields, layers: usize) -> Result<Option<us
     }
 }
 
-/// What candle's models, which know less than transformers', cannot do.
+/// Refuses what candle's models, which know less than transformers', cannot do.
 fn adapted(c: ModelConfig, f: &Fields) -> Result<ModelConfig, EngineError> {
     let class = c.architecture();
     match c.family {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Family;
 use crate::error::EngineError;
 
-/// What is made of a key.
+/// The use of a key of a `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Use {
     /// Read into the configuration.

@@ -160,7 +160,7 @@ pub(super) fn gemma3(
         }
         s.positive("rope_theta", theta)
     };
-    // What `rope_scaling` says is said of the layers that attend to everything.
+    // The members of `rope_scaling` apply to the layers that attend to everything.
     let mut full = n.object("full_attention")?.cloned().unwrap_or_default();
     full.extend(f.object("rope_scaling")?.cloned().unwrap_or_default());
     let sliding = n.object("sliding_attention")?.unwrap_or(&none);

@@ -278,7 +278,7 @@ pub fn best_last(logits: &Tensor, first: usize) -> Result<Tensor> {
         .where_cond(&index, &none)?
         .min_keepdim(D::Minus1)?
         .to_dtype(DType::F32)?;
-    // Whatever the maximum of a NaN is there.
+    // A row with a NaN has NaN as its best, whatever its maximum is.
     let nan_free = logits.eq(&logits)?.min_keepdim(D::Minus1)?;
     let nan = Tensor::full(f32::NAN, (b, 1), device)?;
     let best = nan_free.where_cond(&best.to_dtype(DType::F32)?, &nan)?;

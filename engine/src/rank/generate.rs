@@ -95,7 +95,7 @@ struct Back {
     least: usize,
     /// Parts that are still to come for the first time.
     missing: usize,
-    /// Those that have come since their last ids were sent.
+    /// Parts that have come since their last ids were sent.
     here: usize,
     /// Ids that are to be sent, in the order of their parts.
     ids: VecDeque<Tensor>,

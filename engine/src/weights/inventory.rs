@@ -1,5 +1,5 @@
-//! What a file holds against what the model has: each of the model's tensors has to be there in its shape, and each of
-//! the file's has to be the model's, or known to change nothing.
+//! A file's tensors against the model's: each of the model's has to be there in its shape, and each of the file's has
+//! to be the model's, or known to change nothing.
 
 use std::collections::HashSet;
 

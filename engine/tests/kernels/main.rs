@@ -34,7 +34,7 @@ fn nvrtc_compiles_every_variant() {
     };
     let source = std::fs::read_to_string(KERNELS).unwrap();
     let flash = std::fs::read_to_string(FLASH).unwrap();
-    // Those that the launches name.
+    // The kernels that the launches name.
     let names = [
         "embed",
         "add_bias",

@@ -22,7 +22,7 @@ struct Case {
     resolved: Option<Resolved>,
 }
 
-/// What transformers would build its model of.
+/// The configuration that transformers would build its model of.
 #[derive(Debug, Deserialize, PartialEq)]
 struct Resolved {
     vocab_size: usize,
@@ -210,7 +210,7 @@ fn every_key_is_what_its_table_says() {
                 }
             }
         }
-        // What no table has.
+        // A key that no table has.
         let error = with("hidden_sizes", json!([32])).unwrap_err();
         assert!(matches!(error, EngineError::Unsupported(_)));
         let error = error.to_string();

@@ -77,7 +77,7 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
-    /// What `multiply` makes of it; `None` where the operands do not fit.
+    /// The product that `multiply` makes of it; `None` where the operands do not fit.
     fn times(self, multiply: impl FnOnce(Product<'_>, &mut [f32])) -> Result<Option<Tensor>> {
         let operands = Operands::of(self.x, self.bias);
         let Some((product, dims)) = operands

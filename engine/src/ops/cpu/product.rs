@@ -30,7 +30,7 @@ pub(super) struct Product<'a> {
     pub(super) k: usize,
 }
 
-/// What any weight matrix is multiplied with: `x` and the bias, f32 in CPU memory.
+/// The operands that any weight matrix is multiplied with: `x` and the bias, f32 in CPU memory.
 pub(super) struct Operands<'a> {
     x: View<'a>,
     bias: Option<View<'a>>,
