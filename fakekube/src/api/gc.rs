@@ -77,7 +77,7 @@ impl State {
         let Some(gone) = before.filter(|_| after.is_none()) else {
             return;
         };
-        // Those that wait for it to be gone.
+        // The owners that wait for it to be gone.
         for owner in list(gone, "metadata.ownerReferences") {
             keys.extend(self.owner(owner, &key.namespace));
         }

@@ -82,7 +82,7 @@ pub fn ended(pod: &Pod, exit: &Exit, cause: Option<&Cause>, now: Timestamp) -> P
         }),
         ..ContainerState::default()
     };
-    // Whatever its container says, a pod that was cut off has failed.
+    // A pod that was cut off has failed, whatever its container says.
     let cut_off = matches!(cause, Some(Cause::Deadline | Cause::Evicted));
     let phase = if code == 0 && !cut_off {
         "Succeeded"
