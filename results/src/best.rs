@@ -1,4 +1,4 @@
-//! What to run: for each workload the best choice by each criterion, and those that are not shown to be worse.
+//! The choices to run: for each workload the best one by each criterion, and those that are not shown to be worse.
 //!
 //! Nobody chooses what users send. So the best is sought over the factors of role choice, for one workload at a time,
 //! that is for each combination of the levels of workload factors, the model among them; and for their mix, see
@@ -38,7 +38,7 @@ pub enum Criterion {
 }
 
 impl Criterion {
-    /// Those that there are under these objectives.
+    /// The criteria that there are under these objectives.
     pub(crate) fn under(objectives: &Objectives) -> impl Iterator<Item = Self> + use<> {
         let within = objectives
             .limit_times()
@@ -218,7 +218,7 @@ fn pick(
     })
 }
 
-/// What is ranked: its figure, and what it was in each block.
+/// A ranked figure, and its value in each block.
 #[derive(Clone, Debug)]
 struct Entry {
     figure: f64,

@@ -70,7 +70,7 @@ pub struct Step {
     pub requests: u32,
     /// Of these, the ones that keep to every objective.
     pub kept: u32,
-    /// Those that failed.
+    /// Requests that failed.
     pub errors: u32,
     /// Of a request rate: whether requests came faster than they were served; absent where they were too few to tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,7 +102,7 @@ impl Capacity {
         }
     }
 
-    /// What is to be known of the bracket beside its ends; none where there is nothing.
+    /// A note on the bracket beside its ends; none where there is nothing to say.
     #[must_use]
     pub fn note(&self) -> Option<String> {
         let ended = match self.ended {

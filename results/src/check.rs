@@ -227,7 +227,7 @@ impl TrialRecord {
             );
             self.check_request(&member, request, problems);
         }
-        // What is listed is part of what came; borders are left out, for they are rounded.
+        // Listed requests are part of all that came; borders are left out, for they are rounded.
         let before_end = |request: &RequestTimes, ms: f64| {
             of.into_window_ms(request.intended_unix_ns) + ms < of.window_s * 1e3 - BORDER_MS
         };

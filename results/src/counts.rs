@@ -14,20 +14,20 @@ pub struct Counts {
     pub trials: u32,
     /// Those measured.
     pub succeeded: u32,
-    /// Those that did not fit into memory.
+    /// Trials that did not fit into memory.
     pub out_of_memory: u32,
-    /// Those that cannot run.
+    /// Trials that cannot run.
     pub unsupported: u32,
-    /// Those that took too long.
+    /// Trials that took too long.
     pub timed_out: u32,
-    /// Those that broke.
+    /// Trials that broke.
     pub failed: u32,
-    /// Those that were not measured, as their combinations were narrow enough without them.
+    /// Trials that were not measured, as their combinations were narrow enough without them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub not_needed: u32,
-    /// Those that have not ended.
+    /// Trials that have not ended.
     pub pending: u32,
-    /// Of the measured ones, those left out of all figures because they cannot be vouched for.
+    /// Of the measured trials, those left out of all figures because they cannot be vouched for.
     pub invalid: u32,
     /// Stored attempts at all trials.
     pub attempts: u32,

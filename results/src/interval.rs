@@ -248,7 +248,7 @@ fn over_replicates(overall: f64, blocks: &BTreeMap<u32, (f64, u32)>) -> Estimate
     let degrees = deviations.len() as f64 - 1.0;
     let sd = (deviations.iter().map(|d| (d - centre).powi(2)).sum::<f64>() / degrees).sqrt();
     let half = t_quantile(degrees) * sd / (deviations.len() as f64).sqrt();
-    // What the blocks would be if each held every combination.
+    // The value of each block if it held every combination.
     let mut values: Vec<f64> = deviations.iter().map(|d| overall + d).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -5,7 +5,7 @@
 //! failed, ran out of memory, is invalid or lacks the metric gives no value: it makes no block narrow, and a combination
 //! without `min` values runs on to its last replicate. The combination is narrow enough with the first values that
 //! [`Stopping::decide`] says so of; none of its trials is begun after that, neither later replicates nor earlier ones
-//! that have failed or are to be measured again. What is measured already stays and counts.
+//! that have failed or are to be measured again. Measured trials stay and count.
 //!
 //! So a decision depends on nothing but stored records of its combination, and once made it stays: no value is added
 //! before those that it rests on, as nothing more is begun. An interruption, a look in the middle of a block, or all looks
@@ -137,8 +137,8 @@ impl Looks {
     }
 
     /// Puts intervals of which 95% hold the truth in the place of the plain t-intervals of one combination, given its
-    /// valid trials: those of every time, rate and energy. What moves with the metric that is looked at is narrow by
-    /// chance where that is, normalized latency for one, as it is throughput's inverse.
+    /// valid trials: those of every time, rate and energy. A metric that moves with the one that is looked at is narrow
+    /// by chance where that is, normalized latency for one, as it is throughput's inverse.
     pub(crate) fn widen(&self, estimates: &mut Estimates, valid: &[&Row]) {
         for metric in METRICS.iter().filter_map(|name| Metric::named(name)) {
             let Some(estimate) = estimates.get_mut(metric.name) else {
@@ -156,7 +156,7 @@ impl Looks {
         }
     }
 
-    /// What a reader has to know of a sweep that was looked at.
+    /// The note for readers of a sweep that was looked at.
     #[must_use]
     pub(crate) fn note(&self, counts: &Counts) -> String {
         // Two decimals at most: 3, 0.5, 97.31.

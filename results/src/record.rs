@@ -66,7 +66,7 @@ pub struct TrialRecord {
     /// The client that asked a server: how late it was itself; absent of engines in the runner's own process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<Client>,
-    /// What the server told of itself over the timed window; absent where it tells nothing.
+    /// The server's own metrics over the timed window; absent where it reports none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerMetrics>,
     /// The warm-up iterations: how many, how long, the very first TTFT.
@@ -209,7 +209,7 @@ pub struct Client {
     pub cpu_pct: Option<f64>,
 }
 
-/// What a server told of itself over the timed window.
+/// A server's own metrics over the timed window.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServerMetrics {
@@ -226,12 +226,12 @@ pub struct ServerMetrics {
     /// Whether its metrics came from more than one process.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub restarted: bool,
-    /// What it told, over time.
+    /// The samples that these are made of, over time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<ServerSample>,
 }
 
-/// What a server told of itself at one time.
+/// A server's own metrics at one time.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServerSample {

@@ -270,7 +270,7 @@ table! {
         "requests" capacity_concurrency: Option<f64>,
         /// Loads that were tested, each time counted.
         "" capacity_tests: Option<u32>,
-        /// What else is to be known of the bracket: how the search ended where it is open, and which tests contradict each other.
+        /// A note on the bracket: how the search ended where it is open, and which tests contradict each other.
         "" capacity_note: Option<String>,
         ..
         /// The levels of factors without a column above, which have columns after these.
@@ -644,7 +644,7 @@ impl Row {
             .map(|rate| rate / f64::from(self.gpus));
     }
 
-    /// What server and client told of themselves.
+    /// The metrics that server and client report of themselves.
     fn set_server(&mut self, record: &TrialRecord) {
         if let Some(server) = &record.server {
             self.kv_use_max_pct = finite(server.kv_use_max_pct);

@@ -455,8 +455,8 @@ pub fn latest_attempts(rows: &[Row]) -> Vec<&Row> {
 }
 
 /// Of the latest attempts, those in blocks that hold every combination: all, where no combination ran no further than
-/// others (see `design.until`). What goes over several combinations goes over these: later blocks hold those that vary most,
-/// and would differ by what they hold.
+/// others (see `design.until`). Figures over several combinations go over these: later blocks hold those that vary
+/// most, and would differ by the combinations that they hold.
 #[must_use]
 pub fn whole_blocks<'a>(latest: &[&'a Row]) -> Vec<&'a Row> {
     let left_out = latest

@@ -320,7 +320,7 @@ fn best(summary: &Summary) -> Vec<Best> {
         .collect()
 }
 
-/// What a choice makes of a mix.
+/// The figures of a choice for a mix.
 fn mixed(model: &str, of: &MixChoice) -> Point {
     let mut levels = of.choice.levels().clone();
     levels.set(Factor::MODEL, Level::from(model));

@@ -6,7 +6,7 @@
 //! to be narrow, holds the truth less often than it says: it is narrow where the spread was underestimated. With 95%
 //! and two blocks at least, 88% is what is left (see the table that the test prints).
 //!
-//! What mends it is a wider interval at every look. Of several rules that would do, this one was chosen:
+//! The remedy is a wider interval at every look. Of several rules that would do, this one was chosen:
 //!
 //! - The means of blocks' logarithms are taken for normal. Then mean and standard deviation of the first n blocks are
 //!   independent, for all n together (Helmert), and whether to stop depends on standard deviations alone. So given that
@@ -75,7 +75,7 @@ pub enum Invalid {
 /// The most blocks.
 const MAX: u32 = inferbench_crds::limits::REPLICATES;
 
-/// What to do with a combination.
+/// The next step with a combination.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Decision {
@@ -160,7 +160,7 @@ impl Stopping {
         self.reported
     }
 
-    /// What to do with a combination after its metric was measured in these blocks. It depends on these values alone,
+    /// The decision on a combination after its metric was measured in these blocks. It depends on these values alone,
     /// so that asking again after an interruption changes nothing. A value that has no logarithm never stops it early.
     #[must_use]
     pub fn decide(&self, blocks: &[f64]) -> Decision {

@@ -386,7 +386,7 @@ fn notes(
     notes
 }
 
-/// What a reader has to know of the best choices.
+/// Notes that a reader of the best choices needs.
 fn of_workloads(found: &Found, mixes: &[Mix]) -> Vec<String> {
     let mut notes = Vec::new();
     if found.left_out > 0 {

@@ -72,7 +72,7 @@ pub enum TableError {
         table: &'static str,
         /// The lines at which they begin, from 1.
         lines: [u64; 2],
-        /// What they share, the columns in which they differ, and what to do.
+        /// The content that they share, the columns in which they differ, and what to do.
         problem: String,
     },
 }
@@ -152,8 +152,8 @@ fn read_lines(bytes: &[u8]) -> Result<Vec<(u64, Row)>, TableError> {
     Ok(rows)
 }
 
-/// The line at which a record begins. What the reader says is where it went on from the last one: before a line's end
-/// of two characters, or empty lines.
+/// The line at which a record begins. The reader's own position is where it went on from the last one: before a line's
+/// end of two characters, or empty lines.
 fn line_of(bytes: &[u8], at: &csv::Position) -> u64 {
     let start = usize::try_from(at.byte()).unwrap_or(usize::MAX);
     let rest = bytes.get(start..).unwrap_or_default();

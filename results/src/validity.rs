@@ -1,4 +1,4 @@
-//! What a sweep's figures rest on: how many trials are valid, why the others are not, and what to do about it.
+//! The basis of a sweep's figures: how many trials are valid, why the others are not, and what to do about it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::{
 /// Stands behind values of trials that cannot be vouched for.
 pub const MARK: &str = "†";
 
-/// What figures rest on.
+/// The basis of figures.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Basis {
@@ -34,7 +34,7 @@ pub struct MainReason {
     pub reason: String,
     /// Trials that have it.
     pub trials: u32,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -128,7 +128,7 @@ const KNOWN: &[(&str, &str, &str)] = &[
 ];
 
 impl Basis {
-    /// What figures of these rows rest on: the latest attempt at each trial.
+    /// The basis of figures of these rows: the latest attempt at each trial.
     #[must_use]
     pub fn of(rows: &[Row]) -> Self {
         Self::of_latest(&latest_attempts(rows))
@@ -192,7 +192,7 @@ impl Basis {
     }
 }
 
-/// What to do about a reason as records have it; none of one that is not known.
+/// The remedy for a reason as records have it; none of one that is not known.
 #[must_use]
 pub fn remedy(reason: &str) -> Option<&'static str> {
     known(reason).map(|(.., remedy)| remedy)

@@ -193,7 +193,7 @@ fn combinations_and_levels_are_told_apart() {
         assert_eq!([&first.level, &second.level], [&levels[0], &levels[1]]);
         let ratio = second.metrics["ttltMs"].mean / first.metrics["ttltMs"].mean;
         assert!(near(ratio, SLOWER), "{factor}: {ratio}");
-        // What nobody chooses has a best choice at each level.
+        // A factor that nobody chooses has a best choice at each of its levels.
         for best in &summary.best {
             let own = best.levels.get(&factor);
             if Workload::takes(&factor) {

@@ -205,10 +205,10 @@ impl Design {
         Some(found)
     }
 
-    /// What the sum of squares of each factor's own effect, over the cells' means, is expected to be without an effect:
-    /// 1/(R(R − 1))·Σ of the same sums over each of R blocks' deviations from the means. In a full grid that is the mean
-    /// square of factor × block, the error of a factor whichever its scope: what starts differ by is in it where the
-    /// levels are of different starts, and is not where a start has all levels.
+    /// The sum of squares of each factor's own effect, over the cells' means, that is expected without an effect:
+    /// 1/(R(R − 1))·Σ of the same sums over each of R blocks' deviations from the means. In a full grid that is the
+    /// mean square of factor × block, the error of a factor whichever its scope: differences between starts are in it
+    /// where the levels are of different starts, and are not where a start has all levels.
     fn noise(&self, deviations: &[Vec<f64>]) -> Option<Vec<f64>> {
         let blocks = deviations.len() as f64;
         if blocks < 2.0 {

@@ -52,14 +52,14 @@ pub struct Effect {
     /// The metric's ratio at each level to that at the first one, in geometric means over the balanced part of the
     /// grid.
     pub ratios: Vec<LevelRatio>,
-    /// What the intervals rest on.
+    /// The basis of the intervals.
     #[serde(default)]
     pub evidence: Evidence,
 }
 
-/// What the intervals of an effect rest on. Each goes over blocks: a block has its own starts of the engine, so that
-/// what starts differ by is in the interval of a factor that takes a fresh start, and falls out of that of a factor
-/// whose levels one start can have.
+/// The basis of an effect's intervals. Each goes over blocks: a block has its own starts of the engine, so that
+/// differences between starts are in the interval of a factor that takes a fresh start, and fall out of that of a
+/// factor whose levels one start can have.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {

@@ -1,4 +1,4 @@
-//! What the searches of each configuration found, block by block: the brackets as they were measured. Their middles are
+//! The brackets that the searches of each configuration found, block by block, as they were measured. Their middles are
 //! metrics as any other ([`crate::sample::METRICS`]); an open bracket has none, and is shown here alone.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub struct Capacities {
     pub brackets: Vec<Bracket>,
 }
 
-/// What one trial found.
+/// The bracket that one trial found.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Bracket {
@@ -39,7 +39,7 @@ pub struct Bracket {
     /// The geometric middle; absent where the bracket is open, wide, or its ends were not tested again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub middle: Option<f64>,
-    /// What else is to be known of it.
+    /// A note on it: how the search ended where it is open, and which tests contradict each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }

@@ -314,7 +314,8 @@ fn validate(measured: &[Timed<'_>]) -> Check {
 }
 
 /// Combinations to predict: those of the grid that the design left out, then from the one of the highest throughput a
-/// doubling of each length and of the batch beyond the highest level. Those that were tried and cannot run are not.
+/// doubling of each length and of the batch beyond the highest level. Combinations that were tried and cannot run are
+/// left out.
 fn unmeasured(combinations: &[&Combination<'_>], measured: &[Timed<'_>]) -> Vec<(Levels, bool)> {
     let designed: BTreeSet<&Levels> = combinations.iter().map(|c| &c.levels).collect();
     let axes: [BTreeSet<&Level>; 3] = COMPUTED.each_ref().map(|factor| {

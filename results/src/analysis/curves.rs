@@ -3,9 +3,10 @@
 //! A design has four to eight levels of a factor, so that a criterion for few points, as AICc is, asks two parameters for
 //! a fit that is many times closer: of five levels it takes the power x^0.54 for a constant in 69 of 100 sweeps whose
 //! levels are each 10 % off it. Instead, one parameter more has to pay by an F test against what the curve leaves over at
-//! the levels (`choose`). What it leaves over holds both what blocks differ by and what no curve of these families says,
-//! so that the rate of errors is as said whatever the curve is like and however many replicates there are; what blocks or
-//! starts differ by as a whole is a factor of all levels, and falls out of relative errors.
+//! the levels (`choose`). That residual holds both the differences between blocks and whatever no curve of these
+//! families says, so that the rate of errors is as said whatever the curve is like and however many replicates there
+//! are; a difference that a block or a start has as a whole is a factor of all levels, and falls out of relative
+//! errors.
 
 use inferbench_crds::splitmix::SplitMix64;
 use schemars::JsonSchema;
@@ -133,7 +134,7 @@ pub const FOLLOWED: [&str; 15] = [
     "promptSimilarity",
 ];
 
-/// With fewer levels what a curve of two parameters leaves over has one degree of freedom: no shape is told by that.
+/// With fewer levels the residual of a curve of two parameters has one degree of freedom: no shape is told by that.
 const MIN_LEVELS: usize = 4;
 /// A family of one parameter holds unless its probability is below.
 const LEVEL: f64 = 0.05;
@@ -671,8 +672,8 @@ mod tests {
         );
     }
 
-    /// A sweep of so many blocks: the curve with a wiggle of its own at every level, blocks that are slower or faster as a
-    /// whole, and noise at each level of each. Relative, as standard deviations of logarithms.
+    /// A sweep of `blocks` blocks: the curve with a wiggle of its own at every level, blocks that are slower or faster
+    /// as a whole, and noise at each level of each. Relative, as standard deviations of logarithms.
     struct Simulated {
         levels: &'static [f64],
         blocks: usize,

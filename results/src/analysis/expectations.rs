@@ -8,7 +8,8 @@
 //! what its negation shows. Two intervals that are compared are both of 95%, which errs on the side of `not shown`; that
 //! several expectations are judged is not accounted for.
 //!
-//! What a sweep cannot tell at all, because a factor does not vary or a metric was not measured, is **untestable**.
+//! An expectation that a sweep cannot judge at all, because a factor does not vary or a metric was not measured, is
+//! **untestable**.
 
 mod ask;
 mod range;
@@ -30,7 +31,7 @@ use crate::{
     sample::{Factor, combine, latest_attempts},
 };
 
-/// What came of an expectation.
+/// The verdict on an expectation.
 #[derive(
     Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord,
 )]
@@ -59,20 +60,20 @@ impl Verdict {
     }
 }
 
-/// An expectation and what came of it.
+/// An expectation and the verdict on it.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Judgement {
     /// Its name.
     pub name: String,
-    /// What was expected.
+    /// The statement that was expected to hold.
     pub that: String,
-    /// What it goes back to, such as the figure of a study.
+    /// Its source, such as the figure of a study.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reference: String,
-    /// What came of it.
+    /// The verdict on it.
     pub verdict: Verdict,
-    /// What it was judged by, in the order of the expression.
+    /// The figures that it was judged by, in the order of the expression.
     pub values: Vec<Measured>,
     /// Why it could not be judged, or has no interval to be judged by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -94,7 +95,7 @@ pub struct Measured {
     /// The interval's upper end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<f64>,
-    /// What the interval goes over; absent where there is none, or parts have different ones.
+    /// The units that the interval goes over; absent where there is none, or parts have different ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Over>,
     /// Of a level or a family of curves: the best one, and then those that may be as good.
@@ -102,7 +103,7 @@ pub struct Measured {
     pub candidates: Vec<Level>,
 }
 
-/// What an interval goes over.
+/// The units that an interval goes over.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Over {
@@ -172,7 +173,7 @@ impl Judgement {
         }
     }
 
-    /// What it was judged by, for people: one line for each part, named where there are several.
+    /// The figures that it was judged by, for people: one line for each part, named where there are several.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let several = self.values.len() > 1;
@@ -351,7 +352,7 @@ impl Number {
     }
 }
 
-/// What was chosen.
+/// A choice among levels or families of curves.
 #[derive(Clone, Debug, PartialEq)]
 struct Choice {
     /// The best one, and then those that may be as good.

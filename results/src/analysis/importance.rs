@@ -38,8 +38,9 @@ pub struct FactorImportance {
     pub factor: Factor,
     /// Mean decrease of R² over seeds and shuffles.
     pub mean: f64,
-    /// Standard deviation over seeds: how much the forest's own chance matters. What replicates and starts of the engine
-    /// differ by is not in it; the `p` of the factor's share tells whether that could make the importance.
+    /// Standard deviation over seeds: how much the forest's own chance matters. Differences between replicates and
+    /// between starts of the engine are not in it; the `p` of the factor's share tells whether that could make the
+    /// importance.
     pub sd: f64,
 }
 

@@ -49,7 +49,7 @@ pub struct Analysis {
     pub schema_version: String,
     /// The sweep's name.
     pub sweep: String,
-    /// What had to be done with the table before any figure: notes on rows that are there twice, numbers that are none,
+    /// Corrections that the table needed before any figure: notes on rows that are there twice, numbers that are none,
     /// several trials of one replicate. Absent for a table that a sweep has made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub table_notes: Vec<String>,
@@ -66,7 +66,7 @@ pub struct Analysis {
     /// Of a design that selects combinations: what was declared and what was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selected: Option<selected::Selected>,
-    /// What was expected, and what came of it.
+    /// The expectations, with the verdict on each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expectations: Vec<expectations::Judgement>,
     /// Of trials that searched their load: the brackets of each configuration.
@@ -274,7 +274,7 @@ mod tests {
     /// How often, of 1,000 seeded sweeps, four kinds of interval hold the truth.
     fn covered(replicates: u32) -> [u32; 4] {
         let mut counts = [0; 4];
-        // What a time of 1 ms is in the mean, under noise of 0.1 on the log scale.
+        // The mean of a time of 1 ms under noise of 0.1 on the log scale.
         let centre = (0.1_f64 * 0.1 / 2.0).exp();
         let truth = |batch: f64, output: f64| 3.0 * batch.powf(0.3) * output;
         for seed in 0..1000 {

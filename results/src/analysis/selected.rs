@@ -2,9 +2,9 @@
 //! the combinations that were not measured.
 //!
 //! The logarithm of a metric is fitted by least squares to the means of the combinations, blocks taken out. An interval
-//! has two parts. What blocks differ by, and with them starts of the engine, comes from the same contrast in each block:
-//! blocks − 1 degrees of freedom. What the model lacks comes from how far the means lie from it, beyond what replicates
-//! differ by: combinations − terms degrees of freedom.
+//! has two parts. The variation between blocks, and with them starts of the engine, comes from the same contrast in
+//! each block: blocks − 1 degrees of freedom. The error of the model comes from how far the means lie from it, beyond
+//! the variation between replicates: combinations − terms degrees of freedom.
 
 use std::collections::BTreeMap;
 
@@ -34,15 +34,15 @@ use crate::{
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Selected {
-    /// What was declared.
+    /// The declared selection.
     pub declared: Select,
     /// Combinations that there were to choose from.
     pub candidates: u32,
-    /// Those that were chosen and have a valid trial.
+    /// Chosen combinations that have a valid trial.
     pub measured: u32,
     /// Terms of the declared model, the mean included.
     pub terms: u32,
-    /// The D-efficiency of what was chosen; 1 is the most that any design can have.
+    /// The D-efficiency of the choice; 1 is the most that any design can have.
     pub efficiency: f64,
     /// Terms that the choice cannot tell from each other: no effect is reported of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -95,7 +95,7 @@ pub struct LackOfFit {
     pub p: f64,
 }
 
-/// What the declared model says of a combination that was not measured.
+/// The declared model's prediction of a combination that was not measured.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Prediction {
@@ -199,7 +199,7 @@ impl<'a> Selection<'a> {
             let mut moved = digits.clone();
             for level in 0..axes[axis].levels.len() {
                 moved[axis] = level;
-                // What one engine alone takes is no part of what engines do to each other.
+                // A factor that one engine alone takes is no part of the engines' effects on each other.
                 if engine != Some(axis) && !self.takes(axis, &moved) {
                     continue;
                 }
@@ -490,7 +490,7 @@ impl<'a> Selection<'a> {
 /// Below this probability a model is said to lack something.
 const LACKING: f64 = 0.01;
 
-/// A sentence about metrics of which the model lacks something. What is left around a model that is wrong is no chance:
+/// A sentence about metrics of which the model lacks something. The residual around a model that is wrong is no chance:
 /// simulated, the intervals of a D-optimal choice then miss the mean over all combinations as a rule, and those of a
 /// choice that is spread hold it in about nine of ten sweeps.
 fn lacking(fits: &[ModelFit], method: Method) -> Option<String> {

@@ -158,7 +158,8 @@ fn intervals_of_both_scopes_hold_as_often_as_they_say() {
             "{blocks:2} blocks, all trials   independent {:6.1?}",
             [engine, slots, batch]
         );
-        // What starts differ by, spread over all trials: far too little for what takes a start, too much for the load.
+        // The difference between starts, spread over all trials: far too little for a factor of the start, too much for
+        // the load.
         assert!(engine < 80.0 && slots < 80.0, "{blocks}: {engine} {slots}");
         assert!(batch > 97.0, "{blocks}: {batch}");
     }

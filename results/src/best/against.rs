@@ -45,7 +45,7 @@ pub struct Comparison {
     pub others: u32,
     /// Those of them that share at least two blocks with the best. The others could not be tested.
     pub tested: u32,
-    /// Those that are worse than the best.
+    /// Candidates that are worse than the best.
     pub worse: u32,
     /// The pairs that the correction goes over.
     pub comparisons: u32,
@@ -53,7 +53,7 @@ pub struct Comparison {
     pub blocks: u32,
 }
 
-/// What is known of all candidates.
+/// The comparison of all candidates with the best.
 pub(super) struct Judged {
     pub comparison: Comparison,
     /// Whether each is worse than the best; `None` for the best, and for those that could not be tested.
@@ -359,7 +359,7 @@ mod tests {
                     judge(&moved, 0, high).worse
                 );
             }
-            // What is worse when high is good is not worse when low is.
+            // A candidate that is worse when high is good is not worse when low is.
             for (high, low) in judge(&refs, 0, true).worse.into_iter().zip(judge(&refs, 0, false).worse) {
                 prop_assert!(high != Some(true) || low == Some(false));
             }

@@ -11,8 +11,8 @@
 //! - **Latencies** (TTFT, TPOT): Σ p_w·L_w, the mean over requests; of TPOT over those that have more than one output
 //!   token.
 //!
-//! Both take the workloads one after another, as they were measured. What requests of several workloads do to each other
-//! in one batch was not measured, and is in no figure here.
+//! Both take the workloads one after another, as they were measured. The effect of requests of several workloads on
+//! each other in one batch was not measured, and is in no figure here.
 //!
 //! Intervals and tests go over blocks: the mix's figure in each. Where a block lacks some of the trials, it is what the
 //! others deviate by, by weight, as in [`crate::interval::estimate`]; with less than half of the weight it is left out.
@@ -64,7 +64,7 @@ pub struct Mix {
     pub lacking: Vec<Lacking>,
 }
 
-/// What a choice makes of a mix.
+/// The figures of a choice for a mix.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MixChoice {

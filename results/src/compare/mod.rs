@@ -302,7 +302,7 @@ fn contrast(combined: &[Vec<Combination<'_>>; 2]) -> Option<[Level; 2]> {
 
 type ByLevels<'a> = BTreeMap<&'a Levels, &'a Combination<'a>>;
 
-/// Those that have a valid trial.
+/// The combinations that have a valid trial.
 fn by_levels<'a>(combinations: &'a [Combination<'a>]) -> ByLevels<'a> {
     combinations
         .iter()

@@ -106,7 +106,7 @@ pub(super) fn best(context: &Context<'_>) -> Figure {
     figure
 }
 
-/// What the best choices of a figure are called in its cells.
+/// The names of a figure's best choices in its cells.
 struct Names<'a> {
     choices: Vec<&'a Choice>,
     /// The one factor that they differ in.

@@ -152,12 +152,12 @@ pub(crate) fn in_words(levels: &Levels, asked: &[Factor]) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// What a combination or a choice has of workload factors but for the model, in words.
+/// The levels of a combination's or a choice's workload factors but for the model, in words.
 pub(crate) fn workload_in_words(levels: &Levels, asked: &[Factor]) -> String {
     in_words(&workload(levels), asked)
 }
 
-/// What somebody chooses of a combination, in words.
+/// The levels that somebody chooses of a combination, in words.
 pub(crate) fn choice_in_words(choice: &Choice, asked: &[Factor]) -> String {
     match in_words(choice.levels(), asked) {
         words if words.is_empty() => "nothing to choose".into(),

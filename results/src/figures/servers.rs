@@ -35,9 +35,9 @@ pub(super) fn all(context: &Context<'_>) -> Vec<Figure> {
 /// A measured combination, taken apart.
 struct Loaded<'a> {
     combination: &'a CombinationSummary,
-    /// What comes.
+    /// The levels of the workload that comes.
     workload: Levels,
-    /// What was chosen to serve it.
+    /// The levels that were chosen to serve it.
     choice: Levels,
     /// The factor of the load, and its level.
     load: (Factor, f64),
@@ -92,9 +92,9 @@ struct Loads<'a> {
     all: Vec<Loaded<'a>>,
     /// The choices, in their order; those beyond what can be told apart are in tables only.
     choices: Vec<Levels>,
-    /// What the choices differ in.
+    /// The factors in which the choices differ.
     chosen: Vec<Factor>,
-    /// What the workloads differ in.
+    /// The factors in which the workloads differ.
     given: Vec<Factor>,
 }
 

@@ -73,7 +73,7 @@ fn row_of(file: &Members, options: &VllmServeOptions) -> Result<Row, String> {
         && streams.get() > f64::from(prompts)
     {
         return Err(format!(
-            "max_concurrency: {level}; allowed is at most num_prompts, {prompts}: else never so many are in flight"
+            "max_concurrency: {level}; allowed is at most num_prompts, {prompts}: else that number is never in flight"
         ));
     }
     let input = length(

@@ -194,8 +194,8 @@ fn a_design_without_until_is_not_looked_at() {
     assert!(Looks::of(&design).is_none());
 }
 
-/// What a user may ask for is what every trial that has it has above 0, and what nothing but its record decides:
-/// goodput hangs on objectives, and a share, a memory or a quality may well be 0.
+/// A user may ask for the metrics that are above 0 in every trial that has them, and that nothing but its record
+/// decides: goodput hangs on objectives, and a share, a memory or a quality may well be 0.
 #[test]
 fn every_time_rate_and_energy_can_be_asked_for() {
     let asked: Vec<&str> = METRICS.to_vec();
@@ -204,7 +204,7 @@ fn every_time_rate_and_energy_can_be_asked_for() {
     }
     for metric in ALL {
         let is_time_or_rate = matches!(metric.unit, "ms" | "tokens/s" | "requests/s" | "W" | "J");
-        // What is counted, and what a search brackets, does not vary as means do.
+        // A count, and a load that a search brackets, does not vary as means do.
         let counted = ["goodput", "capacityRate"].contains(&metric.name);
         let allowed = is_time_or_rate && !counted;
         assert_eq!(asked.contains(&metric.name), allowed, "{}", metric.name);
@@ -273,7 +273,7 @@ fn intervals_of_single_combinations_are_wider_and_a_note_says_so() {
         )
     ));
     assert!(said(&plain, "by a rule that is not known here"));
-    // What goes over several combinations goes over the blocks that all of them have.
+    // Figures over several combinations go over the blocks that all of them have.
     let whole = enough.values().min().unwrap() + 1;
     let analysis = crate::analysis::analyze(&rows, &found, &objectives);
     let effects = analysis.scopes[0].attribution.iter();

@@ -100,7 +100,7 @@ pub(super) struct Decided {
     pub as_good: Table,
 }
 
-/// What a row says of a best choice.
+/// A best choice, with the figures of its row.
 struct Row<'a> {
     model: &'a str,
     /// The workload or the mix; none where the model has one workload, which is said with the choice.
@@ -283,7 +283,7 @@ fn header(with_purpose: bool, with_criterion: bool, priced: bool) -> Vec<&'stati
     header
 }
 
-/// Those that are as good, by name, and the number of the others.
+/// The choices that are as good, by name, and the number of the others.
 fn names(row: &Row<'_>, asked: &[Factor]) -> String {
     let named: Vec<String> = row
         .as_good
@@ -302,7 +302,7 @@ fn latency(estimate: Option<&Estimate>) -> String {
     estimate.map_or_else(|| numbers::NOT_AVAILABLE.into(), numbers::estimate)
 }
 
-/// What a mix is.
+/// The explanation of mixes.
 fn explained(mixes: &[Mix]) -> Markup {
     let given = mixes.iter().any(|mix| mix.weights == Weights::Given);
     html! {

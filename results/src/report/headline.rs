@@ -87,7 +87,7 @@ fn picks<'a>(report: &Report<'a>, criterion: Criterion) -> Vec<Pick<'a>> {
     picks
 }
 
-/// What to run, of at most two models.
+/// The choices to run, of at most two models.
 fn best(report: &Report<'_>) -> Vec<String> {
     let limits = report.limits();
     let criterion = Criterion::first(report.objectives);
@@ -215,7 +215,7 @@ fn doubted(report: &Report<'_>) -> Option<String> {
     ))
 }
 
-/// What came of the expectations, and which were refuted.
+/// The tally of the expectations, and which were refuted.
 fn expected(report: &Report<'_>) -> Option<String> {
     let judged = &report.analysis.expectations;
     if judged.is_empty() {

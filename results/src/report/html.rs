@@ -26,7 +26,7 @@ const COMBINATIONS: usize = 250;
 #[must_use]
 pub fn html(report: &Report<'_>) -> String {
     let sweep = name(&report.summary.sweep);
-    // What has nothing to say is not there.
+    // A section that has nothing to say is not there.
     let sections: Vec<(&str, &str, Markup)> = [
         ("decide", "What to run", decisions::section(report)),
         (
@@ -215,8 +215,8 @@ fn glossary(report: &Report<'_>) -> Markup {
         words.extend([
             (
                 "Concurrency, request rate",
-                "a closed loop keeps so many requests in flight; an open one has so many a second come at random, whether \
-                 others are done or not. TTFT, TTLT (E2E) and TPOT are of single requests then, counted from the time at \
+                "a closed loop keeps this number of requests in flight; in an open one this number comes a second, at \
+                 random, whether others are done or not. TTFT, TTLT (E2E) and TPOT are of single requests then, counted from the time at \
                  which each was meant to be sent, and throughput is that of the timed window.",
             ),
             (

@@ -171,7 +171,7 @@ fn effects_of(attributions: &[&Attribution], scope: &Scope, caption: &str) -> Ma
     }
 }
 
-/// What the intervals of effects rest on, in words; `None` where there is no interval.
+/// The basis of the effects' intervals, in words; `None` where there is no interval.
 pub(super) fn evidence(attributions: &[&Attribution]) -> Option<String> {
     let effects = || attributions.iter().flat_map(|of| &of.effects);
     let degrees = effects().map(|effect| effect.evidence.degrees).min()?;

@@ -40,7 +40,7 @@ pub struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// What the invalid trials of a combination say that has no valid one.
+    /// The summary of the invalid trials of a combination that has no valid one.
     fn doubt(&self, levels: &Levels) -> Option<&CombinationSummary> {
         self.doubtful.iter().find(|of| of.levels == *levels)
     }

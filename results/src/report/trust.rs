@@ -21,7 +21,7 @@ pub(super) fn section(report: &Report<'_>) -> Markup {
     let mut notes: Vec<&str> = report.analysis.notes.iter().map(String::as_str).collect();
     notes.extend(report.summary.notes.iter().map(String::as_str));
     let mut seen = std::collections::BTreeSet::new();
-    // What a metric is stands in the glossary, under the name that people know it by.
+    // The glossary explains each metric, under the name that people know it by.
     notes.retain(|note| !note.starts_with("normalizedLatencyMs") && seen.insert(*note));
     html! {
         section id="trust" {

@@ -1,4 +1,4 @@
-//! What is wrong with a table of trials that was made elsewhere, and what is made of it.
+//! Faults of a table of trials that was made elsewhere, and how they are mended.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -16,7 +16,7 @@ use crate::{
 pub struct TrialsTable {
     /// One for each attempt at a trial, without a number that is not finite.
     pub rows: Vec<Row>,
-    /// What a reader of any figure has to know of the table; empty for a table that a sweep has made.
+    /// Notes on the table that a reader of any figure needs; empty for a table that a sweep has made.
     pub notes: Vec<String>,
 }
 
@@ -253,7 +253,7 @@ fn numbers_at() -> impl Iterator<Item = usize> {
         .map(|(at, _)| at)
 }
 
-/// What is said, and the cases of it: the first ones by name.
+/// A note: the fault, and the cases of it, the first ones by name.
 fn note(said: &str, found: &[String]) -> Option<String> {
     if found.is_empty() {
         return None;

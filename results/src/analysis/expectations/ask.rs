@@ -1,4 +1,4 @@
-//! What expectations ask of a sweep: the figures of the analysis, each for the combinations that are asked about.
+//! The figures of the analysis that expectations ask for, each for the combinations that are asked about.
 //!
 //! Where there are replicates, a figure's interval is Student's t over the figure of each block, centred on the figure
 //! over all: blocks are the independent repetitions, and combinations are fixed. A trial that a block lacks counts as its
@@ -88,7 +88,7 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// What a call chooses.
+    /// The level or the family that a call chooses.
     ///
     /// # Errors
     /// Why the sweep cannot tell.

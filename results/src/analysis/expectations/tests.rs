@@ -166,7 +166,7 @@ fn what_a_sweep_lacks_it_cannot_judge() {
             one(&rows, &format!("!({that})")).verdict,
             Verdict::Untestable
         );
-        // What decides without it does.
+        // A part that decides without it does.
         let or = one(&rows, &format!("mean('ttltMs') > 0 || {that}"));
         assert_eq!(
             or.verdict != Verdict::Untestable,

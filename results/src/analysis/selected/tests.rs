@@ -52,7 +52,7 @@ fn point(expansion: &Expansion, index: u32) -> Point {
     ]
 }
 
-/// What the model Quadratic can say: powers, what pairs do, curvature.
+/// A surface that the model Quadratic can describe: powers, interactions of pairs, curvature.
 fn by_powers(p: Point) -> f64 {
     let [model, batch, input, output, gpus] = p;
     3.0 + 1.7 * model + 0.15 * batch + 0.05 * input + 0.68 * output - 0.35 * gpus

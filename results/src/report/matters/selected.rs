@@ -1,4 +1,4 @@
-//! What a selected design declared, and what was seen: part of "What matters".
+//! The declaration of a selected design, and its findings: part of "What matters".
 
 use maud::{Markup, html};
 
