@@ -208,7 +208,7 @@ impl Holder {
 
     /// Tries to get or renew the lease, once; says whether that worked.
     async fn attempt(&mut self) -> bool {
-        // What counts is when the attempt began: when the answer comes, others may have waited that long already.
+        // The time at which the attempt began counts: when the answer comes, others may have waited that long already.
         let began = Instant::now();
         let Ok(answer) = timeout(self.settings.every, self.write()).await else {
             warn!("no answer about the lease");

@@ -205,7 +205,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.expect("a server");
         let _ = stream.write_all(long.as_bytes()).await;
         let mut answer = Vec::new();
-        // What it has not read may reset the connection.
+        // Bytes that it has not read may reset the connection.
         let _ = stream.read_to_end(&mut answer).await;
         let answer = String::from_utf8_lossy(&answer);
         assert!(

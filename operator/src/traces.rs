@@ -78,7 +78,7 @@ mod otlp {
     impl Drop for Traces {
         fn drop(&mut self) {
             if let Some(provider) = &self.provider {
-                // What cannot be sent any more is lost, and nothing depends on it.
+                // Spans that cannot be sent any more are lost, and nothing depends on them.
                 let _ = provider.shutdown_with_timeout(LIMIT);
             }
         }

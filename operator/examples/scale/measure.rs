@@ -111,7 +111,7 @@ pub async fn run(cli: &Cli) -> Result<(), Failed> {
             .copied()
             .unwrap_or_default()
     };
-    // What is done per trial grows with the window; what a reconcile costs is shown for equally many.
+    // The work per trial grows with the window; the cost of a reconcile is shown for equally many.
     let cost = |from: u64, to: u64| {
         let within = marks.iter().filter(|(done, _)| (from..to).contains(done));
         let all: Vec<Duration> = within.flat_map(|(_, all)| all).map(|it| it.1).collect();

@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 pub struct Reconciles(Arc<Mutex<Vec<(Duration, Duration)>>>);
 
 impl Reconciles {
-    /// Those that have ended since the last call.
+    /// The reconciles that have ended since the last call.
     pub fn take(&self) -> Vec<(Duration, Duration)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

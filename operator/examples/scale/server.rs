@@ -27,7 +27,7 @@ use crate::Failed;
 /// Serves until nobody asks any more.
 pub async fn serve() -> Result<(), Failed> {
     let kube = FakeKube::new();
-    // What it remembers of late writes is for watches that begin anew, of which there are none; it only makes it slow.
+    // Its history of late writes is for watches that begin anew, of which there are none; it only makes it slow.
     kube.set_history(1_024);
     kube.install_crd(&inferbench_crds::crd::crd())?;
     kube.spawn_garbage_collector(Duration::from_millis(200));

@@ -400,7 +400,7 @@ fn reporter(identity: Option<&str>) -> Reporter {
     }
 }
 
-/// What the API server says to a request that it refuses.
+/// The API server's answer to a request that it refuses.
 fn refusal(error: &ApplyError) -> Option<&Status> {
     match error {
         ApplyError::Refused { source, .. } => match &**source {

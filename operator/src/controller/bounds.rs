@@ -329,7 +329,7 @@ mod tests {
         // They are all taken: a late one gets one all the same, and only one.
         assert_eq!(fill(&bounds, "b", 100, now), 1);
         assert_eq!(bounds.create(&key("b"), Role::Trial, now), Err(CROWDED));
-        // What ends of the one makes room for the other, until each has its part.
+        // A Job of the one that ends makes room for the other, until each has its part.
         for _ in 0..20 {
             if bounds.with(|state| state.shares[&key("a")].jobs()) > 6 {
                 end(&bounds, "a", 1);

@@ -302,7 +302,7 @@ fn failure_policy() -> PodFailurePolicy {
 
 fn template(sweep: &Sweep, kind: &Kind<'_>) -> PodTemplateSpec {
     let runner = &sweep.spec.runner;
-    // What only checks or collects needs neither the drivers nor the GPUs that this class would give it.
+    // A pod that only checks or collects needs neither the drivers nor the GPUs that this class would give it.
     let runtime_class = runner
         .runtime_class_name
         .clone()
@@ -356,12 +356,13 @@ fn container(sweep: &Sweep, kind: &Kind<'_>) -> Container {
 /// The variables that the operator sets; a spec may set none of them.
 pub const RESERVED_ENV: [&str; 3] = ["HF_HUB_CACHE", "HF_TOKEN", "HOME"];
 
-/// What the operator sets in the pod of a server beside [`RESERVED_ENV`]; a spec with servers may set none of them.
+/// The variables that the operator sets in the pod of a server beside [`RESERVED_ENV`]; a spec with servers may set
+/// none of them.
 ///
-/// The root of the file system is read-only there, too, and the user is none that the image knows: what servers and
-/// their compilers keep has to be told where to go, or they end with an error, some of them after minutes.
+/// The root of the file system is read-only there, too, and the user is none that the image knows: servers and their
+/// compilers need a place for what they keep, or they end with an error, some of them after minutes.
 pub const SERVER_ENV: [(&str, &str); 9] = [
-    // What has no variable of its own goes below the home folder.
+    // A folder without a variable of its own goes below the home folder.
     ("HOME", ENGINE_FOLDER),
     // Python asks for the user's name here first, and fails where it finds none and the image's passwd has none either.
     ("USER", "inferbench"),

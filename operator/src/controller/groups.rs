@@ -1,5 +1,5 @@
-//! Which trials a Job still has to run: those of its group (see [`Expansion::groups`]) that have not ended. What has
-//! ended changes no group: it only leaves it.
+//! Which trials a Job still has to run: those of its group (see [`Expansion::groups`]) that have not ended. A trial
+//! that has ended changes no group: it only leaves it.
 
 use inferbench_crds::{design::Expansion, ledger::Outcomes};
 

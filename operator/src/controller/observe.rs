@@ -153,7 +153,7 @@ pub struct PodView {
     pub phase: PodPhase,
     /// Why it does not start, where that is known: reason and message; of an image that is not there, reason and image.
     pub stuck: Option<(String, String)>,
-    /// Whether its node has yet to set up its volumes and its network. Why that takes long is told in events alone.
+    /// Whether its node has yet to set up its volumes and its network. Events alone say why that takes long.
     pub bare: bool,
     /// Whether its container ever ran.
     pub ran: bool,
@@ -162,8 +162,8 @@ pub struct PodView {
     /// Why it ended: the pod's reason (`DeadlineExceeded`, `Evicted`), else its container's (`OOMKilled`, `Error`),
     /// else, as `Init:Error`, that of one before it.
     pub reason: String,
-    /// What Kubernetes says of its end, where it says anything: why it was rejected or driven out, or why its container
-    /// could not be started; and what a container before it left that failed.
+    /// Kubernetes' words about its end, where there are any: why it was rejected or driven out, or why its container
+    /// could not be started; and why a container before it failed.
     pub note: String,
     /// Its container's termination message.
     pub report: String,
@@ -268,7 +268,7 @@ impl PodView {
             .into_iter()
             .flatten()
             .find(|container| container.name == names::CONTAINER);
-        // What has to end first; where it fails, the runner's container is never started.
+        // An init container has to end first; where it fails, the runner's container is never started.
         let before = status.init_container_statuses.as_deref();
         let before = before.unwrap_or_default();
         let broken = before.iter().find_map(broken);
@@ -340,7 +340,7 @@ impl PodView {
 /// Reasons of an end that the runner had no part in: what is left is the container runtime's message, and no report.
 const NEVER_RAN: [&str; 2] = ["StartError", "ContainerCannotRun"];
 
-/// What Kubernetes says of a pod's end.
+/// Kubernetes' words about a pod's end.
 fn note(
     status: &PodStatus,
     ended: Option<&ContainerStateTerminated>,

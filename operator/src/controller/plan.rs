@@ -342,7 +342,7 @@ impl<'a> Planner<'a> {
         if outcome == Outcome::Failed && self.ledger.get(index).is_some() {
             return;
         }
-        // What is recorded as something else stays; an index beyond the design is none of ours.
+        // A trial that is recorded as something else stays; an index beyond the design is none of ours.
         if !self.sweep.expansion.is_excluded(index)
             && self.ledger.record(index, outcome) == Ok(true)
         {
@@ -452,8 +452,8 @@ impl<'a> Planner<'a> {
         format!("{why} (attempt {}{next})", job.attempt)
     }
 
-    /// Of several attempts: goes on with the newest, which is the only one that matters. Returns the number of the
-    /// next attempt where one may be created now.
+    /// Of several attempts the newest is the only one that matters. Returns the number of the next attempt where one
+    /// may be created now.
     fn next_attempt(&mut self, newest: Option<&JobView>) -> Option<u32> {
         let Some(job) = newest else {
             return Some(1);

@@ -120,7 +120,7 @@ pub async fn run(
         places: Semaphore::new(PLACES),
     });
     let stopping = Arc::clone(&shared);
-    // What waits for its place need not wait any longer.
+    // A reconcile that waits for its place need not wait any longer.
     let shutdown = async move {
         shutdown.await;
         stopping.places.close();
@@ -203,7 +203,7 @@ async fn survey(context: &Context, namespaces: &[Option<&str>]) {
     }
 }
 
-/// Watches resources, Jobs and pods. What follows each other closely is put together by the bounds of each resource:
+/// Watches resources, Jobs and pods. The bounds of each resource put events together that follow each other closely:
 /// the debounce of the library begins anew with every event, and a busy sweep would never be looked at.
 fn controller(client: &Client, namespace: Option<&str>) -> Controller<Known> {
     let ours = format!("{}={}", names::MANAGED_BY, names::MANAGER);

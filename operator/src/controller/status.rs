@@ -358,7 +358,7 @@ fn conditions(
     conditions
 }
 
-/// What came of the expectations, once results are collected that know of them.
+/// The verdicts on the expectations, once results are collected that know of them.
 fn expected(
     status: &InferenceBenchmarkStatus,
     finished: bool,
@@ -502,7 +502,7 @@ fn valid(
     ("False", "InvalidTrials", message)
 }
 
-/// What to do where measurements are disturbed.
+/// The remedy where measurements are disturbed.
 fn remedy(sweep: &Sweep) -> &'static str {
     let factors = &sweep.spec.design.factors;
     let endpoint = factors.engine.iter().any(|one| one.endpoint.is_some());

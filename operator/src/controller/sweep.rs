@@ -45,7 +45,7 @@ pub fn light() -> ResourceRequirements {
 /// Requests and limits from JSON, as a flag has them: with anything else in it, no Job could be created.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The fault, and what is allowed.
 pub fn resources(text: &str) -> Result<ResourceRequirements, String> {
     let wrong =
         |what: String| format!("{what}: {{\"requests\": {{…}}, \"limits\": {{…}}}} is allowed");
@@ -145,7 +145,7 @@ impl Sweep {
         sha256_hex(&serde_json::to_vec(&inputs).unwrap_or_default())
     }
 
-    /// The hash of what a look after `blocks` blocks looks at. What is stored of them is not in it: they have ended.
+    /// The hash of what a look after `blocks` blocks looks at. Stored results of them are not in it: they have ended.
     #[must_use]
     pub fn looked_at(&self, blocks: u32) -> String {
         sha256_hex(format!("{} look {blocks}", self.plan.hash).as_bytes())

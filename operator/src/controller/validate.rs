@@ -13,7 +13,7 @@ use super::{
     sweep::{Defaults, Sweep},
 };
 
-/// A sweep of a resource, or every rule that it breaks. What the status has pinned stays as it is, however the
+/// A sweep of a resource, or every rule that it breaks. Values that the status has pinned stay as they are, however the
 /// operator's defaults have changed since.
 ///
 /// # Errors

@@ -187,7 +187,7 @@ fn p8_deletion_in_the_middle_of_faults_leaves_nothing_behind() {
         lab.delete("bench", "thesis").await;
         tokio::time::sleep(Duration::from_secs(300)).await;
         lab.watch("operator-a");
-        // What a fault has cut off is heard of by the next list.
+        // An event that a fault has cut off comes with the next list.
         lab.restart("operator-a");
         is_gone(&lab, "under faults").await;
     });

@@ -247,7 +247,7 @@ suspend: true
                 Outcome::OutOfMemory,
             ];
             let outcome = outcomes.get(random.below(6) as usize).copied();
-            // What has ended so far stays as it is.
+            // Trials that have ended so far stay as they are.
             let _ = ledger.record(trial, outcome.unwrap_or(Outcome::Failed));
         }
         let params = PatchParams {

@@ -133,7 +133,7 @@ fn whatever_happens_to_the_cluster_nothing_is_measured_that_was_decided_against(
         lab.watch("operator-a");
         lab.finish("bench", "thesis").await;
         lab.check("bench", "thesis");
-        // What is decided against stays so to the last block.
+        // A trial that is decided against stays so to the last block.
         let (ledger, resource) = (
             lab.ledger("bench", "thesis"),
             lab.resource("bench", "thesis"),

@@ -124,7 +124,7 @@ impl Seen {
         if known.wanted.last().map(|(_, window)| *window) != Some(window) {
             known.wanted.push((now, window));
         }
-        // What was wanted until a moment ago still counts: a reconcile may have read it.
+        // A window that was wanted until a moment ago still counts: a reconcile may have read it.
         let ends = known.wanted.iter().skip(1).map(|(since, _)| Some(*since));
         let counts = known.wanted.iter().zip(ends.chain([None]));
         let most = counts

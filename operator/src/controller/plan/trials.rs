@@ -24,7 +24,7 @@ pub(super) struct Live {
     shapes: BTreeMap<Form, Shape>,
 }
 
-/// What pods have to find on a node: the GPUs, and the image of the engine, by its name.
+/// The needs of a pod that a node has to meet: the GPUs, and the image of the engine, by its name.
 type Form = (u32, String);
 
 /// The room for pods of a shape, as far as it is known.
@@ -82,7 +82,7 @@ impl<'p> Reports<'p> {
             invalid: (0..job.trials.len()).map(is_invalid).collect(),
             why_invalid: reports.iter().find_map(|report| report.invalid.clone()),
             best: best.filter(|best| best.is_finite()).reduce(f64::max),
-            // What a later pod found, an earlier one of this very Job has measured.
+            // A trial that a later pod found stored, an earlier one of this very Job has measured.
             reused: reports.first().map_or(0, |report| report.reused),
             last,
         }
@@ -150,8 +150,8 @@ impl Planner<'_> {
         live
     }
 
-    /// Records a Job that has ended; false where its pods have not been seen yet. What is recorded already stays as it
-    /// is, so that a Job may be looked at again and again.
+    /// Records a Job that has ended; false where its pods have not been seen yet. A recorded outcome stays as it is, so
+    /// that a Job may be looked at again and again.
     fn record_ended(&mut self, job: &JobView, end: &End, pods: &[&PodView]) -> bool {
         let is_known =
             |index: Option<&u32>| index.is_some_and(|&index| self.ledger.get(index).is_some());

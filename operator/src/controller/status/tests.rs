@@ -610,7 +610,7 @@ results: {{store: {{url: 's3://bucket'}}}}",
     let managed = fields.to_string().len();
     assert!(managed <= MANAGED_FIELDS, "{managed}");
     assert!(bytes + managed <= MAX_BYTES, "{bytes} + {managed}");
-    // What was cut says so.
+    // A list that was cut says so.
     let failed = status.ledger.expect("there").failed;
     assert!(failed.ends_with(",...") && failed.len() > 500, "{failed}");
 }

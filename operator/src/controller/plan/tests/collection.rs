@@ -68,7 +68,7 @@ fn a_collection_is_recorded_with_what_it_recovered() {
     let Some(Action::Collect { inputs, .. }) = done.actions.get(1) else {
         panic!("{:?}", done.actions);
     };
-    // What it recovered asks for no other collection.
+    // A trial that it recovered asks for no other collection.
     memory.ledger = done.ledger.clone();
     memory.inputs.clone_from(inputs);
     let after = plan(&sweep, &memory, &[], &[], at(200));

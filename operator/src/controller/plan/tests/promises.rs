@@ -82,8 +82,8 @@ fn looked_at(execution: &str) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Whatever happens, nothing is measured that was decided against, and nothing is decided twice (the world asserts
-    /// both at every write); what is decided against stays so to the end.
+    /// Nothing is measured that was decided against, and nothing is decided twice (the world asserts both at every
+    /// write); a trial that is decided against stays so to the end.
     #[test]
     fn looks_decide_once(
         seed in any::<u64>(),
