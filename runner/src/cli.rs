@@ -344,8 +344,8 @@ pub struct CompareArgs {
     /// The sweep that is compared.
     pub b: String,
     /// Exit with 1 where B is worse than that, as `slower=5%` (time to last token) or `METRIC=5%` such as `ttftMs=5%`:
-    /// where the whole 95% interval of the overall ratio lies beyond it. May be given several times. What is not shown
-    /// fails nothing, and is said.
+    /// where the whole 95% interval of the overall ratio lies beyond it. May be given several times. A difference that
+    /// is not shown fails nothing, and is said.
     #[arg(long, value_name = "LIMIT")]
     pub fail_if: Vec<Limit>,
     /// The form.
@@ -414,7 +414,7 @@ pub enum ImportFrom {
     VllmServe(VllmServeArgs),
 }
 
-/// What every import has to be told.
+/// The arguments of every import.
 #[derive(Debug, Args)]
 pub struct Imported {
     /// The files, one per run.
@@ -560,7 +560,7 @@ pub struct PackArgs {
     /// The region of a bucket.
     #[arg(long)]
     pub region: Option<String>,
-    /// Wait so many seconds instead.
+    /// Wait this number of seconds instead.
     #[arg(long, default_value_t = 0, conflicts_with = "target")]
     pub idle: u64,
 }

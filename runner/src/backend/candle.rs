@@ -179,7 +179,7 @@ pub fn parallel(combination: &Combination) -> Option<Parallel> {
     })
 }
 
-/// The kind of processor that so many GPUs are.
+/// The kind of processor that this number of GPUs is.
 #[must_use]
 pub const fn processor(gpus: u32) -> Processor {
     match gpus {

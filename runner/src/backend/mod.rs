@@ -55,9 +55,9 @@ pub trait Backend {
             "{engine} takes batches alone"
         )))
     }
-    /// Batches of a load are at this stage. What is driven by [`Backend::drive`] sees to it there.
+    /// Batches of a load are at this stage. [`Backend::drive`] sees to it by itself.
     fn enter(&mut self, _: Stage) {}
-    /// What a server told of itself during the last load, whose watch ends with that.
+    /// The server's own metrics over the last load, whose watch ends with that.
     fn take_metrics(&mut self) -> Option<ServerMetrics> {
         None
     }
@@ -183,7 +183,7 @@ pub struct Drive<'a> {
     pub load: load::Load,
     /// Makes the input ids of the request with this number.
     pub prompts: &'a (dyn Fn(u64) -> Result<Vec<u32>, BackendError> + Sync),
-    /// Is told of the stage, every 50 ms or so, and says whether to give up.
+    /// Hears of the stage, every 50 ms or so, and says whether to give up.
     pub stage: &'a mut dyn FnMut(Stage) -> bool,
 }
 

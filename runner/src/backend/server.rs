@@ -1,5 +1,5 @@
-//! A server that is asked over HTTP: one that the trial starts, waits for, drives, watches and ends, or an endpoint that
-//! is there already. What is particular to a program is data ([`inferbench_crds::engine::preset`]).
+//! A server that is asked over HTTP: one that the trial starts, waits for, drives, watches and ends, or an endpoint
+//! that is there already. The particulars of each program are data ([`inferbench_crds::engine::preset`]).
 
 mod configuration;
 mod endpoint;
@@ -236,7 +236,7 @@ impl Server {
         )
     }
 
-    /// What the server says of itself.
+    /// Takes over the server's own words: its version and configuration.
     fn describe(&mut self) {
         let (version, configuration) = configuration::ask(&self.http, self.row);
         self.description.version = version.unwrap_or_else(|| "unknown".into());

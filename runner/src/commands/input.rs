@@ -1,5 +1,4 @@
-//! The input of commands: specs, sweeps, stores and presets. What is wrong with it is printed here, and the exit code
-//! returned.
+//! The input of commands: specs, sweeps, stores and presets. Faults in it are printed here, and the exit code returned.
 
 use std::{fs, path::Path};
 
@@ -116,7 +115,7 @@ pub(super) fn stored<T: DeserializeOwned>(sweep: &str, document: &str) -> Result
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
-/// What a sweep was collected with as expected; nothing of a table made elsewhere.
+/// The expectations that a sweep was collected with; none of a table made elsewhere.
 pub(super) fn stored_expectations(sweep: &str) -> Result<Vec<Expectation>, Exit> {
     let analysis = stored::<Analysis>(sweep, ANALYSIS)?;
     let judged = analysis.map(|analysis| analysis.expectations);

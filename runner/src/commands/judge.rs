@@ -81,7 +81,7 @@ fn expected(path: &Path, rows: &[Row]) -> Result<Vec<Expectation>, Exit> {
     })
 }
 
-/// What is refuted decides, and then what is not shown.
+/// A refuted expectation decides, and then one that is not shown.
 const fn exit(tally: Tally) -> Exit {
     if tally.refuted > 0 {
         Exit::Refuted

@@ -62,7 +62,7 @@ struct Plan {
     models: Vec<ModelLine>,
     /// Settings that will not do what they look like.
     notes: Vec<String>,
-    /// What it takes, and the whole grid beside a selection.
+    /// The costs of the plan, and of the whole grid beside a selection.
     costs: Costs,
     lines: Vec<Line>,
 }
@@ -166,7 +166,7 @@ fn plan(sweep: &Prepared, durations: &Durations, memory: Option<u64>) -> (Plan, 
         line.trial_s = took.map(|(seconds, _)| seconds);
         line.trial_s_from = took.and_then(|(_, kin)| kin);
     }
-    // What cannot run never becomes narrow.
+    // A combination that cannot run never becomes narrow.
     let never = combinations - work.len();
     let plan = Plan {
         name: sweep.name.clone(),

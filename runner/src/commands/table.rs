@@ -171,8 +171,8 @@ pub fn render(lines: &[Line]) -> String {
 /// Workloads up to which each has a line of its own.
 const MAX_WORKLOADS: usize = 8;
 
-/// What to run, in words: of each model the best choice for its mix of workloads or for its one workload, then for each
-/// workload alone, where they are few.
+/// The choices to run, in words: of each model the best one for its mix of workloads or for its one workload, then for
+/// each workload alone, where they are few.
 #[must_use]
 pub fn best(summary: &Summary) -> Vec<String> {
     let columns = Columns::of(summary.combinations.iter().map(|of| &of.levels));

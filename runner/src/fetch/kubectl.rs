@@ -35,12 +35,12 @@ pub enum KubectlError {
     /// It failed.
     #[error("{PROGRAM} {action} failed: {said}")]
     Failed {
-        /// What it was asked for.
+        /// The action that it was asked for.
         action: String,
         /// The end of its standard error.
         said: String,
     },
-    /// What it gave back cannot be used.
+    /// Its answer cannot be used.
     #[error("{0}")]
     Refused(String),
     /// Ctrl-C or SIGTERM arrived.

@@ -30,7 +30,7 @@ pub struct Place {
     pub claim: Option<ClaimRef>,
     /// The runner's image.
     pub image: Option<String>,
-    /// What the spec says of pods.
+    /// The spec's settings of pods.
     pub runner: Runner,
 }
 
@@ -79,7 +79,7 @@ impl Place {
     }
 }
 
-/// What the conditions say, for a sweep without results.
+/// The state of the conditions, for a sweep without results.
 fn so_far(resource: &InferenceBenchmark) -> String {
     let Some(status) = &resource.status else {
         return ": no operator has looked at it".into();

@@ -41,7 +41,7 @@ pub fn pod(place: &Place, image: &str, name: &str) -> Value {
     let secrets: Vec<Value> = secrets
         .map(|secret| json!({ "secretRef": { "name": secret } }))
         .collect();
-    // What the trials' pods need to get the image and to be admitted, this one needs too.
+    // The settings that the trials' pods need to get the image and to be admitted, this one needs too.
     let overrides = runner.pod_overrides.as_ref();
     let pull_secrets = overrides.map(|overrides| overrides["spec"]["imagePullSecrets"].clone());
     let mut pod = json!({

@@ -46,7 +46,7 @@ pub struct Poisson {
 }
 
 impl Poisson {
-    /// A process of so many events a second.
+    /// A process of this number of events a second.
     #[must_use]
     pub const fn new(per_second: f64, seed: u64) -> Self {
         Self {
@@ -103,7 +103,7 @@ mod tests {
         assert!(distance < 1.63 / n.sqrt(), "{distance}");
     }
 
-    /// What came before says nothing of what comes: the counts of disjoint seconds are uncorrelated and as variable as
+    /// Earlier arrivals say nothing of later ones: the counts of disjoint seconds are uncorrelated and as variable as
     /// they are large.
     #[test]
     fn counts_of_seconds_have_a_poisson_s_variance() {

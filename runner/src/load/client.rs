@@ -53,8 +53,8 @@ pub struct Client {
     warm: usize,
 }
 
-/// What the client's tasks share. All of them run on the thread that is inside of the client: locks are never waited
-/// for.
+/// The state that the client's tasks share. All of them run on the thread that is inside of the client: locks are never
+/// waited for.
 struct Shared {
     common: Arc<Common>,
     slots: Mutex<Vec<Arc<Slot>>>,
@@ -232,8 +232,8 @@ impl Client {
                 pacer.abort();
             }
             let slots = shared.slots().clone();
-            // What is still in flight left after the window. The next load is not to find it on the server; but where
-            // that takes longer than any request so far, there is a backlog, and it is cut off.
+            // Requests that are still in flight left after the window. The next load is not to find them on the server;
+            // but where they take longer than any request so far, there is a backlog, and it is cut off.
             let patience = match ending {
                 Ending::Complete => Duration::from_nanos(shared.core().longest),
                 Ending::Stopped | Ending::Failures => Duration::ZERO,
@@ -280,7 +280,7 @@ impl Client {
     fn prepare(&mut self, streams: usize) -> Result<(), ClientError> {
         let shared = Arc::clone(&self.shared);
         self.runtime.block_on(async {
-            // What servers have closed since the last time is noticed only now.
+            // Connections that servers have closed since the last time are noticed only now.
             tokio::task::yield_now().await;
             while shared.slots().len() < streams {
                 shared.add_slot();
@@ -295,7 +295,7 @@ impl Client {
                 let left = {
                     let opening = &mut shared.core().opening;
                     if opening.error.is_some() {
-                        // Those that were not told are not awaited.
+                        // Streams that got no command are not awaited.
                         opening.left -= streams - told;
                         told = streams;
                     }
@@ -506,7 +506,7 @@ impl Shared {
         let mut looked = self.now();
         let ending = loop {
             if self.make(bodies) {
-                // What has come meanwhile is read first.
+                // Events that have come meanwhile are read first.
                 tokio::task::yield_now().await;
             } else {
                 tokio::select! {
@@ -699,7 +699,7 @@ async fn probe(shared: Arc<Shared>) {
     }
 }
 
-/// Whether there can be so many streams.
+/// Whether there can be this number of streams.
 fn allowed(streams: usize) -> Result<(), ClientError> {
     let most = most_streams(streams);
     if streams == 0 || streams > most {
@@ -812,7 +812,7 @@ fn route(target: &Target) -> Result<Route, ClientError> {
     })
 }
 
-/// What TLS trusts: the target's own roots, or those of every client.
+/// The roots that TLS trusts: the target's own, or those of every client.
 fn tls(target: &Target) -> Result<ClientConfig, ClientError> {
     let mut roots = RootCertStore::empty();
     match &target.roots {

@@ -23,14 +23,14 @@ pub struct Arrival {
     pub tokens: u32,
 }
 
-/// What a response had in it.
+/// The content of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// Its tokens. Under [`Rule::FinalUsage`] the total is spread evenly over the events that have text.
     pub arrivals: Vec<Arrival>,
     /// Output tokens.
     pub output_tokens: u64,
-    /// Whether the server told the count of each event: only then are gaps those between tokens.
+    /// Whether the server gave the count of each event: only then are gaps those between tokens.
     pub proven: bool,
     /// Prompt tokens that the server says it was given.
     pub prompt_tokens: Option<u64>,
@@ -143,7 +143,7 @@ impl Counter {
         self.count(&event, at);
     }
 
-    /// What came of it, once nothing more comes; `rest` is what no blank line ended.
+    /// The reply, once nothing more comes; `rest` is the end of the stream that no blank line ended.
     #[must_use]
     pub fn finish(mut self, rest: &[u8]) -> (Reply, Option<RequestError>) {
         let done = self.done || rest.trim_ascii() == b"[DONE]";
@@ -248,7 +248,7 @@ impl Counter {
         if let Some(timings) = &event.timings {
             reply.cached_tokens = timings.cache_n.or(reply.cached_tokens);
             if let (None, Some(prompt)) = (&event.usage, timings.prompt_n) {
-                // What the cache held is not in `prompt_n`.
+                // Tokens that the cache held are not in `prompt_n`.
                 reply.prompt_tokens = Some(prompt + timings.cache_n.unwrap_or(0));
             }
         }

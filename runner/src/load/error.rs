@@ -53,7 +53,7 @@ pub enum RequestError {
     /// The server answered 200, but no event stream.
     #[error("the server answered with {content_type} instead of an event stream (text/event-stream){}", quoted(.body))]
     NotAStream {
-        /// What it said it was, or "no content type".
+        /// The type that it named, or "no content type".
         content_type: String,
         /// The beginning of it.
         body: String,
@@ -69,7 +69,7 @@ pub enum RequestError {
     Malformed {
         /// Which one, from 1.
         event: u32,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
         /// The beginning of it.
         data: String,
@@ -125,9 +125,9 @@ pub enum ClientError {
         "url {url:?}: {reason}; allowed is http://host[:port]/path or https://host[:port]/path"
     )]
     Url {
-        /// What was given.
+        /// The URL that was given.
         url: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
     /// A header cannot be sent.
@@ -135,15 +135,15 @@ pub enum ClientError {
     Header {
         /// Which one.
         name: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
     /// Too many or too few streams.
     #[error("{streams} streams: allowed are 1 to {most} (the limit of open files, less 64)")]
     Streams {
-        /// What was asked for.
+        /// The number that was asked for.
         streams: usize,
-        /// What the machine allows.
+        /// The number that the machine allows.
         most: usize,
     },
     /// No certificates to trust.

@@ -53,7 +53,7 @@ impl Quantiles {
     }
 }
 
-/// What the client found out about itself.
+/// The client's measurements of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Lag {
     /// From the time at which a request was meant to leave to the return of the write of its last byte.

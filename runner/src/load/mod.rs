@@ -56,7 +56,7 @@ pub struct Target {
 pub struct Load {
     /// When requests are meant to leave.
     pub arrivals: Arrivals,
-    /// What its window has to reach.
+    /// The bounds that its window has to reach.
     pub bounds: window::Bounds,
     /// The time that a request may take from its start on a stream.
     pub limit: Duration,
@@ -64,7 +64,7 @@ pub struct Load {
     pub max_failures: u64,
 }
 
-/// One request and what came of it.
+/// One request and its result.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     /// Its number, from 0: which of the bodies it was.
@@ -77,7 +77,7 @@ pub struct Exchange {
     pub sent: Option<Instant>,
     /// When the read returned that completed the response, or when it failed.
     pub ended: Instant,
-    /// What the response had in it, as far as it came.
+    /// The content of the response, as far as it came.
     pub reply: Reply,
     /// Why it has no result that counts.
     pub error: Option<RequestError>,
@@ -122,7 +122,7 @@ impl Exchange {
     }
 }
 
-/// What came of a batch.
+/// The result of a batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// When its requests were meant to leave.
@@ -155,7 +155,7 @@ pub enum Ending {
     Failures,
 }
 
-/// What came of a load.
+/// The result of a load.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// When it began.

@@ -1,5 +1,5 @@
-//! What a response brought, kept as it came: bytes, and when the reads that brought them returned. Events are told
-//! apart and counted later, off the path on which time is taken.
+//! The bytes of a response, kept as they came, and when the reads that brought them returned. Events are told apart and
+//! counted later, off the path on which time is taken.
 
 use std::time::{Duration, Instant};
 
@@ -76,7 +76,7 @@ impl Recording {
         self.reads = Vec::new();
     }
 
-    /// What the response had in it; `failure` is what ended it before its time.
+    /// The content of the response; `failure` is the reason why it ended before its time.
     pub(super) fn finish(
         mut self,
         base: Instant,

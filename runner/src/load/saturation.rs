@@ -11,15 +11,16 @@ use std::time::Instant;
 
 use super::{Exchange, window::Borders};
 
-/// What the backlog may grow by, whatever its level.
+/// The growth that a backlog may have, whatever its level.
 const ALWAYS: f64 = 12.0;
-/// What it may grow by besides, in square roots of its level at the beginning.
+/// The growth that it may have besides, in square roots of its level at the beginning.
 const ROOTS: f64 = 3.0;
-/// What it may grow by for each request, lest long windows flag a slow wandering: a ρ of 1.03.
+/// The growth that it may have for each request, lest long windows flag a slow wandering: a ρ of 1.03.
 const EACH: f64 = 0.02;
 /// Requests without which a backlog that did not grow proves nothing.
 const ENOUGH: usize = 400;
-/// So many times the level at the beginning have to leave, too: as many service times have passed then (Little's law).
+/// The multiple of the level at the beginning that has to leave, too: this number of service times has passed then
+/// (Little's law).
 const TIMES: f64 = 4.0;
 
 /// The backlog of a load over its window.
@@ -100,7 +101,7 @@ mod tests {
         *,
     };
 
-    /// What `count` requests see after a warm-up, where so many servers take them in turn.
+    /// The verdict of `count` requests after a warm-up, where `servers` servers take them in turn.
     fn queue(seed: u64, servers: usize, load: f64, count: usize, alike: bool) -> Saturation {
         let mut random = SplitMix64::stream(seed, 1);
         let mut free: BinaryHeap<Reverse<u64>> = std::iter::repeat_n(Reverse(0), servers).collect();

@@ -48,7 +48,7 @@ pub(super) struct Route {
     pub rule: Rule,
 }
 
-/// What all streams of a client have in common.
+/// The state that all streams of a client have in common.
 pub(super) struct Common {
     /// All times count from here.
     pub base: Instant,
@@ -103,12 +103,12 @@ pub(super) struct Finished {
     pub recording: Recording,
 }
 
-/// What a stream is told to do.
+/// A command to a stream.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Have a connection.
     Connect,
-    /// Send this, and whatever comes after it.
+    /// Send this, and all that comes after it.
     Send(Job),
 }
 
@@ -472,7 +472,7 @@ impl Stream {
                 ended = Some(open.stamps.read());
             }
             if result.is_err() || slot.cancel.load(Relaxed) != Cancel::No as u8 {
-                // What is left of the response would be taken for the next one's.
+                // The rest of the response would be taken for the next one's.
                 *connection = None;
             }
             let closed_between = matches!(

@@ -59,7 +59,7 @@ fn with_limit(model: &str, rule: Rule, limit: Duration) -> (Exchange, Truth) {
 /// How far apart the two clocks may be read, in ns.
 const APART: u64 = 1_000;
 
-/// What came is what was written, each token in the right place and never before its time.
+/// The events that came are those that were written, each token in the right place and never before its time.
 fn compare(model: &str, exchange: &Exchange, truth: &Truth) {
     assert_eq!(exchange.error, None, "{model}");
     let script = script(model, TOKENS);
@@ -235,7 +235,7 @@ fn a_limit_ends_what_hangs() {
     let limit = Duration::from_millis(200);
     for model in ["silent", "hanging"] {
         let (exchange, _) = with_limit(model, Rule::Ids, limit);
-        // What came until then is kept.
+        // Events that came until then are kept.
         let events = exchange.reply.events;
         assert_eq!(
             exchange.error,
@@ -361,7 +361,7 @@ fn load(arrivals: Arrivals, iterations: u64) -> Load {
     }
 }
 
-/// What holds of every run that is complete.
+/// The properties of every run that is complete.
 fn check(run: &Run) {
     assert_eq!(run.ending, Ending::Complete);
     let window = run.window.unwrap();
@@ -489,7 +489,7 @@ fn a_run_stops_when_told_and_when_too_much_fails() {
         })
         .unwrap();
     assert_eq!((run.ending, run.window), (Ending::Stopped, None));
-    // What was in flight says that it was cut, and has what it had.
+    // A request that was in flight says that it was cut, and has the events that it had.
     assert!(
         run.exchanges
             .iter()

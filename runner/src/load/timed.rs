@@ -28,13 +28,13 @@ pub const PROMPT: u64 = 7;
 pub struct Step {
     /// How long after the request.
     pub after: Duration,
-    /// What.
+    /// The bytes.
     pub bytes: Vec<u8>,
     /// How many tokens are complete with them.
     pub tokens: u32,
 }
 
-/// What becomes of a connection after a script.
+/// The fate of a connection after a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     /// It takes the next request.
@@ -56,7 +56,7 @@ pub struct Script {
     pub then: Then,
 }
 
-/// What was really written to one request.
+/// The record of the writes to one request.
 #[derive(Clone, Debug)]
 pub struct Truth {
     /// The number in the request's field `user`.
@@ -79,7 +79,7 @@ pub fn monotonic() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// What turns moments into times of the monotonic clock.
+/// The pair of clock readings that turns moments into times of the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     instant: std::time::Instant,
@@ -534,7 +534,7 @@ fn ids(ids: &str, text: &str, finish: &str) -> String {
     )
 }
 
-/// An event of llama.cpp, after so many tokens.
+/// An event of llama.cpp, after `predicted` tokens.
 fn llama(text: &str, predicted: u64, finish: &str) -> String {
     format!(
         "{{\"choices\":[{{\"text\":\"{text}\",\"index\":0,\"logprobs\":null,\"finish_reason\":{finish}}}],\
@@ -624,7 +624,7 @@ impl Writer {
     }
 }
 
-/// What a client asks first.
+/// The list of models, for which a client asks first.
 fn models() -> Script {
     let listed = ["steady", "refused", "error"]
         .map(|name| format!("{{\"id\":\"{name}\",\"object\":\"model\"}}"))

@@ -22,7 +22,7 @@ pub const MAX_TOKENS: u64 = 2_000_000;
 /// Requests in a window at most.
 pub const MAX_REQUESTS: u64 = 100_000;
 
-/// What a window has to reach.
+/// The bounds that a window has to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Requests that have to end before it opens.
@@ -330,8 +330,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever the loads: it is over only when everything that left before its end has ended, it is as long as
-        /// asked, and enough requests lie inside.
+        /// For all loads: it is over only when everything that left before its end has ended, it is as long as asked,
+        /// and enough requests lie inside.
         #[test]
         fn what_it_promises_holds(
             lasts in proptest::collection::vec(1_u64..500, 400),

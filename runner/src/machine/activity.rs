@@ -166,7 +166,8 @@ fn frequency(cpus: &[usize]) -> Option<f64> {
     })
 }
 
-/// Whatever took CPU time from `threads` computing threads on `cpus` CPUs in a window; empty where it was quiet.
+/// The disturbances that took CPU time from `threads` computing threads on `cpus` CPUs in a window; empty where it was
+/// quiet.
 #[must_use]
 pub fn disturbances(window: &Interval, threads: u32, cpus: u32) -> Vec<String> {
     let mut reasons = Vec::new();

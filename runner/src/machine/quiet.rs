@@ -21,7 +21,7 @@ const NAMED: usize = 5;
 /// The share of a CPU, in percent, from which on a process is busy.
 const BUSY_PCT: f64 = 5.0;
 
-/// What went on beside this process for a moment.
+/// The activity beside this process for a moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Look {
     /// The activity of the CPUs that this process may use.
@@ -41,7 +41,7 @@ pub struct Busy {
     pub cpu_pct: f64,
 }
 
-/// Looks at these CPUs for about a second. Whatever runs counts as foreign, but for this process itself.
+/// Looks at these CPUs for about a second. All that runs counts as foreign, but for this process itself.
 #[must_use]
 pub fn look(cpus: &[usize]) -> Look {
     let cgroup = Cgroup::of_this_process();
@@ -58,7 +58,7 @@ pub fn look(cpus: &[usize]) -> Look {
     }
 }
 
-/// What a user is to know before the trials of a sweep begin, of which each computes with `threads` threads on `cpus`
+/// The warning to a user before the trials of a sweep begin, of which each computes with `threads` threads on `cpus`
 /// CPUs; none where the machine is quiet.
 #[must_use]
 pub fn warning(look: &Look, threads: u32, cpus: u32) -> Option<String> {

@@ -199,7 +199,7 @@ impl Hub {
     /// # Errors
     /// Where the machine's certificates cannot be read, or no runtime can be started.
     pub fn new(settings: Settings) -> Result<Self, HubError> {
-        // What arrives is counted and hashed as it is stored.
+        // Bytes are counted and hashed as they are stored: they have to come as they are.
         let headers = [(ACCEPT_ENCODING, HeaderValue::from_static("identity"))];
         let mut client = crate::tls::client()
             .user_agent(concat!("inferbench/", env!("CARGO_PKG_VERSION")))
@@ -560,8 +560,8 @@ fn check(file: &str, head: &Head, partial: &Path) -> Result<(), HubError> {
     Ok(())
 }
 
-/// The pause after so many failures in a row: what the server asks for, else twice the last one and up to half of it
-/// more, so that many that were refused together do not come back together.
+/// The pause after this number of failures in a row: the time that the server asks for, else twice the last one and up
+/// to half of it more, so that many that were refused together do not come back together.
 fn pause(first: Duration, failed: u32, error: &HubError) -> Duration {
     let doubled = first * 2_u32.saturating_pow(failed.saturating_sub(1));
     let jitter = doubled.mul_f64(f64::from(subsec_nanos()) / 2e9);
@@ -635,7 +635,7 @@ impl Cache {
         }
     }
 
-    /// What is here of a revision, if it is all that is needed.
+    /// The files of a revision that are here, if they are all that is needed.
     fn snapshot(&self, revision: &str, weights: bool) -> Result<Snapshot, HubError> {
         let absent = |path: &Path| HubError::NotCached(path.to_path_buf());
         let commit = if is_commit(revision) {

@@ -98,7 +98,7 @@ struct Unreadable(BTreeMap<(usize, usize), String>);
 impl Unreadable {
     fn of(request: &SweepRequest, expansion: &Expansion, models: &[Resolved]) -> Self {
         let engines = &request.spec.design.factors.engine;
-        // What a server can read depends on nothing else of a combination.
+        // The models that a server can read depend on nothing else of a combination.
         let mut one_of_each: BTreeMap<(usize, usize, Dtype), Combination> = BTreeMap::new();
         for (_, combination) in expansion.combinations() {
             let model = models
@@ -151,7 +151,7 @@ impl Unreadable {
     }
 }
 
-/// What there is to say of a model, of which these numbers of devices are to share every layer.
+/// The report on a model, of which these numbers of devices are to share every layer.
 fn report(
     model: &Resolved,
     degrees: &BTreeSet<u32>,

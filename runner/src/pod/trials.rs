@@ -1,6 +1,6 @@
 //! `inferbench trial` in a pod: measures the trials that its Job is for, each in a process of its own, and leaves the
-//! outcomes in the termination message. What is stored already is not measured again, so that a pod that takes the
-//! place of another goes on where that one ended.
+//! outcomes in the termination message. A trial that is stored already is not measured again, so that a pod that takes
+//! the place of another goes on where that one ended.
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -61,7 +61,8 @@ impl ServerProcess {
     ) -> io::Result<Self> {
         let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
-        // What this process was trusted with is no server's business; its spec may name a variable all the same.
+        // Secrets that this process was trusted with are no server's business; its spec may name a variable all the
+        // same.
         for (name, _) in std::env::vars_os() {
             let private = |name: &str| {
                 PRIVATE.iter().any(|prefix| name.starts_with(prefix)) && name != TREE_VARIABLE
@@ -124,8 +125,8 @@ impl ServerProcess {
         }
     }
 
-    /// What it wrote last, as far as it tells a person something: its last lines, and before them the error that they
-    /// are the consequences of.
+    /// Its last words, as far as they tell a person something: its last lines, and before them the error that they are
+    /// the consequences of.
     #[must_use]
     pub fn last_words(&self) -> String {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,7 +146,7 @@ impl ServerProcess {
             return;
         }
         let id = self.process.id();
-        // Those that have made a group of their own are found by their parents, as long as these live.
+        // Processes that have made a group of their own are found by their parents, as long as these live.
         let mut all = orphans::descendants(id);
         signal_group(id, libc::SIGTERM);
         let patience = Instant::now() + GRACE;

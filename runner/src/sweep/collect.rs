@@ -83,7 +83,7 @@ pub struct Collected {
     pub rows: Vec<Row>,
     /// The sweep at a glance.
     pub summary: Summary,
-    /// What was expected, and what came of it.
+    /// The expectations, with the verdict on each.
     pub judgements: Vec<Judgement>,
     /// The files and the trials.
     pub manifest: Manifest,
@@ -404,7 +404,8 @@ impl Tables {
         })
     }
 
-    /// Adds the rows of a record whose document has so many bytes, and writes all that wait where these are enough.
+    /// Adds the rows of a record whose document has this number of bytes, and writes all that wait where these are
+    /// enough.
     fn add(&mut self, mut parts: Parts, bytes: u64) -> Result<(), TableError> {
         self.pending.iterations.append(&mut parts.iterations);
         self.pending.requests.append(&mut parts.requests);

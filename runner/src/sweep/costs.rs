@@ -1,4 +1,4 @@
-//! What a design takes before it is measured: trials, starts of an engine, time, GPU-hours and their price. Times are
+//! The costs of a design before it is measured: trials, starts of an engine, time, GPU-hours and their price. Times are
 //! those that the user says, or those of an earlier sweep; without either there are counts and no times.
 
 use std::{
@@ -48,13 +48,13 @@ pub enum Durations {
 pub enum Kin {
     /// Those of the same combination.
     Same,
-    /// Those that agree in every factor but one.
+    /// Trials that agree in every factor but one.
     AllButOne,
-    /// Those that agree in all that a start of the engine fixes.
+    /// Trials that agree in all that a start of the engine fixes.
     SameStart,
-    /// Those on as many GPUs.
+    /// Trials on the same number of GPUs.
     SameGpus,
-    /// All.
+    /// All trials.
     All,
 }
 
@@ -335,7 +335,7 @@ fn hash_without(levels: &Levels, left_out: &Factor) -> u64 {
     hasher.finish()
 }
 
-/// What a design takes.
+/// The costs of a design.
 #[derive(Clone, Copy, Debug, Default, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Cost {
@@ -373,7 +373,7 @@ impl Durations {
         }
     }
 
-    /// What this work takes, at a price of a GPU for an hour.
+    /// The costs of this work, at a price of a GPU for an hour.
     #[must_use]
     pub fn cost<'a>(&self, work: impl Iterator<Item = &'a Work>, price: Option<f64>) -> Cost {
         let (mut cost, mut seconds, mut gpu_seconds) = (Cost::default(), 0.0, 0.0);

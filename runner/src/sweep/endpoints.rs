@@ -11,13 +11,13 @@ use crate::{
     models::Resolved,
 };
 
-/// What is wrong with an endpoint.
+/// The fault of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("spec.design.factors.engine[{engine}]: {message}")]
 pub struct Unusable {
     /// Its position among the design's engines.
     pub engine: usize,
-    /// What is wrong: the engine's name and the member of its spec that is to blame.
+    /// The engine's name, the member of its spec that is to blame, and the fault.
     pub message: String,
     /// Whether trying again cannot help.
     pub permanent: bool,
@@ -34,7 +34,7 @@ pub fn ask<'a>(
     model: &dyn Fn(&Combination) -> Option<&'a Resolved>,
     key: &dyn Fn(usize) -> Option<String>,
 ) -> Result<(), Unusable> {
-    // What is still to be measured is not gone through for nothing.
+    // Trials that are still to be measured are not gone through for nothing.
     if engines.iter().all(|engine| engine.endpoint.is_none()) {
         return Ok(());
     }
@@ -45,7 +45,7 @@ pub fn ask<'a>(
             patience: Duration::ZERO,
         };
         match connect(&least, model, &access) {
-            // What an endpoint never can is a measurement, and no mistake.
+            // A load that an endpoint can never take is a measurement, and no mistake.
             Ok(()) | Err(BackendError::Unsupported(_) | BackendError::OutOfMemory(_)) => {}
             Err(BackendError::Failed { message, permanent }) => {
                 return Err(Unusable {

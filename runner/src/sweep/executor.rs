@@ -92,7 +92,7 @@ impl Processes {
     /// A new process for every trial or, with `isolation: Pod`, for every `trials_per_job` of a group.
     #[must_use]
     pub fn new(machine: Machine, trials_per_job: i32) -> Self {
-        // What a measuring process leaves behind becomes this one's to end.
+        // Processes that a measuring process leaves behind become this one's to end.
         orphans::adopt();
         Self {
             machine,

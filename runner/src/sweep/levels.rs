@@ -9,7 +9,7 @@ use inferbench_results::sample;
 pub struct Columns(Vec<Factor>);
 
 impl Columns {
-    /// Those that some of these levels state.
+    /// The factors that some of these levels state.
     #[must_use]
     pub fn of<'a>(levels: impl IntoIterator<Item = &'a Levels>) -> Self {
         Self(start_first(sample::factors(levels)))
@@ -35,8 +35,8 @@ impl Columns {
         self.0.iter().map(cell).collect()
     }
 
-    /// A row in few words: `gpt2, CPU, f32, batch 4, in 32, out 32`, with another separator where wanted. What `levels`
-    /// lacks is left out, so that a workload and a choice have words, too.
+    /// A row in few words: `gpt2, CPU, f32, batch 4, in 32, out 32`, with another separator where wanted. A factor that
+    /// `levels` lacks is left out, so that a workload and a choice have words, too.
     #[must_use]
     pub fn in_words(&self, levels: &Levels, separator: &str) -> String {
         let words = self

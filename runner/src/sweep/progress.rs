@@ -73,7 +73,7 @@ impl Progress {
         }
     }
 
-    /// So many trials need nothing more, without having been begun.
+    /// This number of trials needs nothing more, without having been begun.
     pub fn skip(&mut self, trials: usize) {
         self.done += trials;
         if let Some(bar) = &self.bar {

@@ -206,7 +206,8 @@ impl<'a> Run<'a> {
             self.leave_out_what_is_enough(replicate, progress);
             let mut pending: Vec<u32> = self.sweep.block(replicate);
             pending.retain(|index| !self.is_not_needed(*index));
-            // What failed or is invalid gets its next chance at the end of its block: what disturbed it may be over.
+            // A trial that failed or is invalid gets its next chance at the end of its block: the disturbance may be
+            // over.
             while !pending.is_empty() {
                 let mut again = Vec::new();
                 for index in std::mem::take(&mut pending) {

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::{store::StoreOptions, trial::protocol::StoreAt};
 
-    /// Ends each trial as it is told, and stores a record first where that is a record's end.
+    /// Ends each trial as it was told to, and stores a record first where that is a record's end.
     struct Ends<'a> {
         store: &'a Store,
         ends: Vec<Ended>,
@@ -219,7 +219,7 @@ mod tests {
         assert!(!first.reused && second.reused);
         assert_eq!(first.record, second.record);
 
-        // What is no record is kept aside, and its trial measured again.
+        // A document that is no record is kept aside, and its trial measured again.
         let path = folder.path().join(inferbench_crds::layout::record_path(
             &first.record.trial_key,
         ));

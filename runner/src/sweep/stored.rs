@@ -156,8 +156,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads the records of a sweep's trials. What lies there under a trial's key but is no record of it is set
-    /// aside, so that the trial is measured again; the second part of the answer names it.
+    /// Reads the records of a sweep's trials. A document that lies there under a trial's key but is no record of it is
+    /// set aside, so that the trial is measured again; the second part of the answer names it.
     ///
     /// # Errors
     /// Where the store fails.

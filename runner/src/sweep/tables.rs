@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{process::print_error, store::Store};
 
-/// Collects a sweep; `outcomes` are those known beside the records, by trial. What is no record is said.
+/// Collects a sweep; `outcomes` are those known beside the records, by trial. Documents that are no records are named.
 ///
 /// # Errors
 /// Where the store cannot be read or written to.

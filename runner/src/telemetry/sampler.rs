@@ -39,7 +39,7 @@ struct Tick {
 /// The samples so far.
 #[derive(Debug)]
 struct Taken {
-    /// Those that are sampled.
+    /// The processes that are sampled.
     processes: Processes,
     ticks: Series<Tick>,
     /// For each GPU the periods of the driver's buffer, which come at times of their own.

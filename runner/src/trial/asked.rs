@@ -1,5 +1,4 @@
-//! What the requests of a trial say of themselves: whether they can be vouched for, and how late the client was that
-//! made them.
+//! The evidence of a trial's requests: whether they can be vouched for, and how late the client was that made them.
 
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ const MAX_CACHED_SHARE: f64 = 0.01;
 /// the text, and where a text is cut, two tokens may have become one.
 const TEXT_SLACK: (u64, f64) = (2, 0.02);
 
-/// What is known of a load that went to a server as requests.
+/// The results of a load that went to a server as requests.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Asked {
     /// The requests of a load that does not come in batches.
@@ -30,7 +29,7 @@ pub struct Asked {
     pub objections: Vec<String>,
 }
 
-/// What every request is to have.
+/// The properties that every request is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Input tokens.
@@ -43,7 +42,7 @@ pub struct Wanted {
     pub texts: bool,
 }
 
-/// What batches that went to a server as requests leave behind; nothing of batches that did not.
+/// The lags and objections of batches that went to a server as requests; nothing of batches that did not.
 #[derive(Debug, Default)]
 pub struct Batches {
     lags: Vec<Lag>,
@@ -198,7 +197,7 @@ pub fn all_objections(
     requests.iter().cloned().chain(counters).collect()
 }
 
-/// What a server's own counters say against a load; empty where they say nothing.
+/// The objections to a load from a server's own counters; empty where there are none.
 #[must_use]
 pub fn objections_of(metrics: &ServerMetrics, wanted: &Wanted) -> Vec<String> {
     let mut objections = Vec::new();

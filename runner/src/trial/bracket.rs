@@ -38,7 +38,7 @@ pub enum Ending {
     Steps,
 }
 
-/// What to do next.
+/// The next step of a search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Next {
     /// Test this load.
@@ -161,7 +161,7 @@ impl Bracket {
         self.tested.iter().filter(odd).copied().collect()
     }
 
-    /// What to do next.
+    /// The next step.
     #[must_use]
     pub fn next(&self) -> Next {
         if self.tests >= self.most {

@@ -36,7 +36,7 @@ const KEPT_LEAST: Duration = Duration::from_secs(1);
 /// How much longer than the last one the next step may take: requests beyond the capacity wait.
 const LONGER: f64 = 1.5;
 
-/// What is searched, and by what.
+/// The search, and the objectives by which a load is judged.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
     /// The search.
@@ -49,8 +49,8 @@ pub struct Task<'a> {
     pub left: &'a dyn Fn() -> Duration,
 }
 
-/// Searches. The figures of the answer are those of the last test of the bracket's lower end; where no load held, of the
-/// lowest one. Its window is that of all tests together. The second part is what the server told of itself in that test.
+/// Searches. The figures of the answer are those of the last test of the bracket's lower end; where no load held, of
+/// the lowest one. Its window is that of all tests together. The second part is the server's own metrics in that test.
 ///
 /// # Errors
 /// Where the engine fails, the first load has no answer at all, or `hooks` says to stop; `TimedOut` where the time was

@@ -4,7 +4,7 @@ use inferbench_engine::threads::Threads;
 
 use crate::backend::Access;
 
-/// What a machine gives an engine.
+/// The part of a machine that an engine may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Host<'a> {
     /// The threads of this process.

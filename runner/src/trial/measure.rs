@@ -53,7 +53,7 @@ impl Timed {
 }
 
 impl Schedule {
-    /// What every request is to have.
+    /// The properties that every request is to have.
     #[must_use]
     pub const fn wanted(&self) -> Wanted {
         Wanted {
@@ -119,7 +119,7 @@ pub struct Timed {
     pub timed: Duration,
     /// The prompts' number at the first timed iteration.
     pub first_timed: u64,
-    /// What only requests have; none of an engine that is asked none.
+    /// The figures that only requests have; none of an engine that is asked none.
     pub asked: Option<Asked>,
     /// The bracket of a load that was searched.
     pub capacity: Option<Capacity>,

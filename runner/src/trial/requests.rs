@@ -43,7 +43,7 @@ pub fn arrivals(combination: &Combination, seed: u64) -> Option<Arrivals> {
 /// A load that was driven until its window was over.
 #[derive(Clone, Debug)]
 pub struct Driven {
-    /// What was timed; its objections leave failed requests out.
+    /// The timed requests; their objections leave failed ones out.
     pub timed: Timed,
     /// Why it cannot be vouched for where too many requests failed.
     pub failures: Option<String>,

@@ -34,7 +34,7 @@ pub fn missing(combination: &Combination) -> Option<&'static str> {
     None
 }
 
-/// The sizes of a model whose weights have this data type, on so many GPUs, or on the CPU.
+/// The sizes of a model whose weights have this data type, on this number of GPUs, or on the CPU for 0.
 #[must_use]
 pub fn shape(config: &ModelConfig, dtype: Dtype, gpus: u32) -> ModelShape {
     ModelShape::of(config, format(dtype), processor(gpus))

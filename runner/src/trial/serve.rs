@@ -68,7 +68,7 @@ fn serve(session: &mut Session, ask: &Measure) -> (Answer, Exit) {
         Ok(store) => Arc::new(store),
         Err(error) => return failed(format!("{error:#}"), Exit::BadStore),
     };
-    // Whatever record there will be names them; where there are too few, the trial itself says so.
+    // The record names them, whatever it will be; where there are too few, the trial itself says so.
     let combination = &ask.trial.request.combination;
     let _ = session.find_gpus(combination.gpus, Finder::of(combination));
     let clock = Arc::new(Clock::start(Duration::from_millis(ask.trial.timeout_ms)));

@@ -190,7 +190,7 @@ impl Session {
             Ok(record) => return Ok(record),
             Err(stop) => stop,
         };
-        // Whatever broke may have left it dead, or in the middle of something; the next trial starts anew.
+        // A failure may have left it dead, or in the middle of something; the next trial starts anew.
         if !matches!(stop, Stop::Engine(BackendError::Unsupported(_))) {
             self.engine.clear();
         }

@@ -34,7 +34,7 @@ pub struct Evidence {
     pub logits_finite: Option<bool>,
     /// For each GPU in use: processes of others seen on it.
     pub foreign_gpu_processes: Vec<u32>,
-    /// What the requests of a server say against themselves.
+    /// Objections of a server's requests against themselves.
     pub objections: Vec<String>,
     /// Why GPUs in use could not be watched.
     pub gpu_telemetry_missing: Option<String>,

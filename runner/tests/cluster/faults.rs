@@ -15,7 +15,7 @@ fn spec() -> String {
         .replace("retries: 1", "retries: 2, trialsPerJob: 2")
 }
 
-/// Waits until the second trial hangs, and the first one's end is told; returns the pod's name and its process.
+/// Waits until the second trial hangs, and the first one's end is reported; returns the pod's name and its process.
 async fn hanging(world: &World) -> (String, u32) {
     until("the trial that hangs", async || {
         let running = world.processes.running();
@@ -76,7 +76,7 @@ async fn a_pod_that_is_killed_for_memory_is_a_measurement_of_the_trial_that_it_w
     assert!(world.cluster.kill_for_memory("bench", &pod).await);
     let resource = world.wait_for_success("tiny").await;
     let counts = resource.status.clone().unwrap().counts.unwrap();
-    // What was stored before the kill is what it is.
+    // Records that were stored before the kill are what they are.
     assert_eq!(
         (counts.done, counts.succeeded, counts.out_of_memory),
         (2, 1, 1)

@@ -47,7 +47,7 @@ async fn an_operator_that_is_killed_has_a_successor_that_repeats_nothing() {
         })
         .await;
     operator.kill().await;
-    // What was under way goes on without it.
+    // The Job under way continues without it.
     let folder = world.results(&midway);
     until("the Job under way", async || {
         let running = world.processes.running();
@@ -97,7 +97,7 @@ async fn suspension_starts_nothing_more_and_resumption_goes_on() {
     assert!((1..4).contains(&done), "{done}");
     let started = world.started.of("trial");
     assert_eq!(started, done);
-    // What has ended meanwhile is recorded, and nothing is begun.
+    // Trials that have ended meanwhile are recorded, and none is begun.
     let resource = world
         .wait("tiny", "the last record", |status| {
             status

@@ -83,7 +83,7 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
     let here = here.await.unwrap();
     operator.stop().await;
 
-    // What the status says.
+    // The status.
     let status = resource.status.clone().unwrap();
     // Other tests run beside this one, and may disturb every trial.
     let invalid = status.counts.as_ref().map_or(0, |counts| counts.invalid);
@@ -108,7 +108,7 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
     );
     assert_eq!(counts.reused, 0);
 
-    // What lies on the volume: by name and hash what the manifest says, and that is what the status names.
+    // The files on the volume: the manifest lists them by name and hash, and the status names the manifest.
     let folder = world.claim().join("sweeps").join(NAMESPACE);
     let name = format!("tiny-{}", &resource.metadata.uid.as_deref().unwrap()[..8]);
     let folder = folder.join(name);
@@ -124,7 +124,7 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
     }
     assert!(folder.join(&results.report).is_file());
 
-    // What is said of it: on a busy machine, of as many trials as could be vouched for.
+    // The summary: on a busy machine, of all trials that could be vouched for.
     let measured = rows(&folder);
     let valid = measured
         .iter()
@@ -193,7 +193,7 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
     assert_eq!((&table["Done"], &table["Total"]), (&8.into(), &8.into()));
     assert_eq!(table["Failed"], 0);
     assert_eq!(table["Peak"].as_f64(), best, "{table}");
-    // What is found in the end is for all that comes, and no faster than the fastest trial.
+    // The best that is found in the end is over all that comes, and no faster than the fastest trial.
     assert_eq!(table["Best"].as_f64(), found, "{table}");
     assert!(found <= best, "{found:?} {best:?}");
 }

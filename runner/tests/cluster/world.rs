@@ -158,7 +158,7 @@ impl World {
                 .map(|name| node(name, &[("cpu", "16"), ("memory", "64Gi"), ("pods", "110")]))
                 .to_vec(),
         );
-        // What happens in a cluster within minutes happens here within a second.
+        // Events that take minutes in a cluster take less than a second here.
         settings.backoff = Backoff {
             first: Duration::from_millis(200),
             longest: Duration::from_secs(1),

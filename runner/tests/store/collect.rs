@@ -126,7 +126,7 @@ pub fn a_sweep_is_collected(store: &Store) {
     );
     assert_eq!((counts.attempts, counts.invalid), (4, 0));
 
-    // What the manifest lists is what lies there.
+    // The manifest lists exactly the files that lie there.
     let manifest: Manifest =
         serde_json::from_slice(&store.get("manifest.json").unwrap().unwrap()).unwrap();
     assert_eq!(manifest, collected.manifest);

@@ -1,4 +1,4 @@
-//! A sweep that searches how much load a server bears, over a server that works on so many requests at once and no more.
+//! A sweep that searches how much load a server bears, over a server that works on a fixed number of requests at once.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -77,7 +77,7 @@ fn generate_on_gpus_is_the_other_programs_part() {
     assert!(said.starts_with("inferbench: --gpus: "), "{said}");
     assert!(said.contains("inferbench-cuda, the same program built for GPUs, is not beside it"));
 
-    // What stands for the driver can be loaded, what stands for the other program says how it was called.
+    // The stand-in for the driver can be loaded; the one for the other program says how it was called.
     let library = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
         .args(["-shared", "-x", "c", "/dev/null", "-o", "libcuda.so.1"])
         .current_dir(place.path())
@@ -128,7 +128,7 @@ fn the_plan_says_what_is_left_out_and_why() {
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         stdout(&output)
     };
-    // What this machine has is no part of the golden text.
+    // The memory of this machine is no part of the golden text.
     let table = plan("table");
     let lines = table
         .lines()

@@ -74,7 +74,7 @@ fn latencies_are_imported_compared_and_exported() {
     );
 }
 
-/// What `vllm bench serve --save-result` writes of 40 requests, 8 at a time.
+/// The output of `vllm bench serve --save-result` for 40 requests, 8 at a time.
 fn served(duration_s: f64, model: &str) -> String {
     let (requests, input, output) = (40, 128, 32);
     let rate = f64::from(requests) / duration_s;
@@ -105,7 +105,7 @@ fn requests_that_vllm_timed_are_imported() {
         let arguments = [&["import", "vllm-serve", "--out", "served"], more, &files].concat();
         place.command(&arguments).output().unwrap()
     };
-    // What files do not tell is asked for.
+    // The command asks for levels that the files do not have.
     let output = import(&[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--gpus"), "{}", stderr(&output));

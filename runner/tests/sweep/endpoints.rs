@@ -92,7 +92,7 @@ fn what_is_wrong_with_an_endpoint_is_told_before_the_first_trial() {
     let (code, said) = run(&there, "sk-right");
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(place.documents().len(), 4);
-    // What is measured needs no endpoint any more, and so no key.
+    // A measured trial needs no endpoint any more, and so no key.
     let (code, said) = run(&there, "");
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("4 reused"), "{said}");

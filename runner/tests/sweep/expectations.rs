@@ -1,4 +1,4 @@
-//! What is expected of sweeps: judged at the end of a run, and at any time.
+//! Expectations of sweeps: judged at the end of a run, and at any time.
 
 use std::fs;
 
@@ -107,7 +107,7 @@ fn the_exit_code_says_what_came_of_it() {
     }
     let output = judge(&[holds, fails, lacks], &[]);
     insta::assert_snapshot!(stdout(&output));
-    // What is wrong with a file is told at its place.
+    // The fault of a file is named at its place.
     let output = judge(&[("bad", "mean('perplexity')")], &[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(

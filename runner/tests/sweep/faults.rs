@@ -71,7 +71,7 @@ fn retries_and_the_budget_are_kept() {
         log.contains("1 of 8 trials failed: more than maxFailedPercent 0"),
         "{log}"
     );
-    // What cannot get better is not tried again.
+    // A trial that cannot get better is not tried again.
     let output = place.run_with_fault("exit:65@trial:0", &[]);
     assert!(
         !stderr(&output).contains("to be tried again"),

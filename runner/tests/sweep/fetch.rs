@@ -127,7 +127,7 @@ impl Cluster {
         calls.lines().map(str::to_owned).collect()
     }
 
-    /// What has arrived is what there is.
+    /// The files that have arrived are those that are there.
     fn arrived(&self, folder: &str) {
         for name in [
             "report.html",
@@ -223,7 +223,7 @@ fn what_was_changed_on_the_way_is_refused() {
     );
     assert!(!cluster.place.path().join("tiny/manifest.json").exists());
     assert!(cluster.deleted());
-    // What has arrived so far is in nobody's way.
+    // Files that have arrived so far are in nobody's way.
     fs::write(cluster.results().join("trials.csv"), "trial_index\n").unwrap();
     assert_eq!(cluster.fetch(&[]).status.code(), Some(0));
     cluster.arrived("tiny");

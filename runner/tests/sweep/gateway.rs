@@ -1,4 +1,4 @@
-//! A server that is there already: it works on so many requests at once and no more, has models of these names, and may
+//! A server that is there already: it works on `slots` requests at once and no more, has models of these names, and may
 //! want an API key.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// What the server is like.
+/// The properties of the server.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     /// Requests that it works on at once.
@@ -102,7 +102,7 @@ impl Gateway {
         }
     }
 
-    /// Writes a stream of so many tokens as soon as there is room for it.
+    /// Writes a stream of `tokens` tokens as soon as there is room for it.
     fn complete(
         &self,
         writer: &mut TcpStream,

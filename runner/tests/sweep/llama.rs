@@ -12,7 +12,7 @@ pub struct Llama {
     pub model: String,
 }
 
-/// What differs between sweeps over llama.cpp.
+/// The differences between sweeps over llama.cpp.
 #[derive(Default)]
 pub struct Sweep<'a> {
     pub engines: &'a str,

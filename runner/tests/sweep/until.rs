@@ -51,8 +51,8 @@ fn design(place: &Place) -> Design {
     found.remove(0).spec.design
 }
 
-/// What the table says holds for the design's rule: nothing was measured after the block that was enough, everything
-/// else was, and what was not needed says so.
+/// The table keeps to the design's rule: nothing was measured after the block that was enough, everything else was, and
+/// trials that were not needed say so.
 fn check(place: &Place) -> usize {
     let (design, rows) = (design(place), place.rows());
     let combinations = looks::combinations(&design);
@@ -319,7 +319,7 @@ fn sessions(sweep: &Prepared, cuts: &[usize], fails: &dyn Fn(usize) -> bool) -> 
             .filter(|row| row.outcome == Some(Outcome::NotNeeded))
             .count();
         assert_eq!(not_needed, run.not_needed());
-        // What failed is done where it was not needed.
+        // A failed trial is done where it was not needed.
         assert!(run.finished() + run.failures().len() >= 24);
     }
     begun

@@ -131,7 +131,7 @@ fn choose(endpoint: &Endpoint, listed: Vec<String>) -> Result<String, String> {
     }
 }
 
-/// What is wrong with an endpoint's spec, or with the key where one was `given`, if a request failed for that.
+/// The fault of an endpoint's spec, or of the key where one was `given`, if a request failed for that.
 pub fn blame(
     endpoint: &Endpoint,
     given: bool,

@@ -49,7 +49,7 @@ pub fn place(row: &Row, setup: &Setup<'_>) -> Result<Files, BackendError> {
     let path = match (&weights, setup.weights) {
         (Weights::Path(path), _) if row.gguf => gguf_file(path)?.unwrap_or_else(|| path.clone()),
         (Weights::Path(path), _) => path.clone(),
-        // What an endpoint has loaded lies elsewhere.
+        // The weights of an endpoint lie elsewhere.
         (Weights::Random { .. }, _) if setup.combination.engine.server.is_none() => PathBuf::new(),
         (Weights::Random { .. }, WeightsAt::Random { preset, seed }) => {
             let name = format!("{preset}@{seed}-{dtype}");
@@ -103,7 +103,7 @@ pub fn unreadable(row: &Row, weights: &Weights, dtype: Dtype) -> Option<String> 
     match (row.gguf, file) {
         (true, Some(file)) => {
             let found = dtype_of(&file)?;
-            // What a design without data types has: nobody has asked for it.
+            // The default of a design without data types: nobody has asked for it.
             let unasked = matches!(dtype, Dtype::F32 | Dtype::Bf16);
             (!unasked && found != dtype.name()).then(|| {
                 format!(
@@ -177,7 +177,7 @@ fn written_as_gguf(weights: &Weights, file: &Path, dtype: Dtype) -> Result<PathB
         fs::create_dir_all(folder).map_err(io)?;
     }
     save_gguf(weights, candle::format(dtype), word, &part)?;
-    // What another process has written meanwhile is the same.
+    // A file that another process has written meanwhile is the same.
     fs::rename(&part, file).map_err(io)?;
     Ok(file.to_owned())
 }

@@ -40,10 +40,10 @@ impl Watcher {
         }
     }
 
-    /// A load is at this stage, which may be told again and again; the first one of a load begins its watch.
+    /// A load is at this stage, which may be said again and again; the first one of a load begins its watch.
     pub fn enter(&mut self, stage: Stage) {
         if stage == Stage::WarmingUp {
-            // What is left of a load that nobody asked about any more.
+            // A watch over a load that nobody asked about any more.
             self.watch.take_if(|watch| watch.opened.is_some());
         }
         let begin = || Watch::new(&self.http, &self.path, self.row);
@@ -165,7 +165,7 @@ fn look(shared: &Shared, http: &Http, path: &str, row: &Row) {
 }
 
 impl Look {
-    /// What it says in Prometheus' text format.
+    /// A look at a text in Prometheus' format.
     fn of(text: &str, row: &Row) -> Self {
         Self {
             sample: sample(text, row),
@@ -212,7 +212,7 @@ fn value(text: &str, name: &str) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum())
 }
 
-/// What looks say together.
+/// The metrics of a window, from its looks.
 fn of_looks(looks: &[Look]) -> ServerMetrics {
     let starts = |look: &Look| look.process_start;
     let restarted = looks.windows(2).any(|pair| {
@@ -227,8 +227,8 @@ fn of_looks(looks: &[Look]) -> ServerMetrics {
     }
 }
 
-/// Whether a counter, which only rises while its process lives, has fallen. What servers tell of preemptions is no
-/// counter in all of them.
+/// Whether a counter, which only rises while its process lives, has fallen. The number of preemptions is no counter in
+/// all servers.
 fn falls(before: &ServerSample, after: &ServerSample) -> bool {
     let counters: [fn(&ServerSample) -> Option<f64>; 2] =
         [|sample| sample.prefix_hits, |sample| sample.prefix_queries];
@@ -239,7 +239,7 @@ fn falls(before: &ServerSample, after: &ServerSample) -> bool {
     })
 }
 
-/// What samples say together.
+/// The metrics of a window, from its samples.
 fn of_samples(samples: Vec<ServerSample>) -> ServerMetrics {
     let all =
         |of: fn(&ServerSample) -> Option<f64>| samples.iter().filter_map(of).collect::<Vec<_>>();
@@ -341,7 +341,7 @@ vllm:num_preemptions_total 2
         ));
         assert!(restarted(look(Some(5.5), None), look(Some(7.5), None)));
         assert!(restarted(look(None, Some(9.0)), look(None, Some(1.0))));
-        // What does not tell says nothing.
+        // A look without these values says nothing.
         assert!(!restarted(look(Some(5.5), Some(9.0)), look(None, None)));
         let row = Preset::Vllm.row();
         let text = "process_start_time_seconds 1.79563e+09\n";

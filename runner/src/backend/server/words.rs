@@ -1,4 +1,4 @@
-//! What the words of servers mean: those that they write before they end, and those that they answer.
+//! The meaning of servers' words: those that they write before they end, and those that they answer.
 
 use crate::{
     backend::BackendError,
@@ -27,7 +27,7 @@ const UNSUPPORTED: [&str; 6] = [
     "is greater than the derived max_model_len",
 ];
 
-/// What a server's end means.
+/// The meaning of a server's end.
 pub fn ended(name: &str, process: &ServerProcess, status: &ExitStatus) -> BackendError {
     let line = |words: &[&str]| process.line(|line| words.iter().any(|word| line.contains(word)));
     match BackendError::exited(name, status) {
@@ -44,7 +44,7 @@ pub fn ended(name: &str, process: &ServerProcess, status: &ExitStatus) -> Backen
     }
 }
 
-/// What the words of an answer mean, where they are known.
+/// The meaning of an answer's words, where they are known.
 pub fn of_words(message: &str) -> Option<BackendError> {
     let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
     if has(&OUT_OF_MEMORY) {

@@ -34,7 +34,7 @@ const CHUNK: usize = 256;
 /// Levels of a factor that are named as missing.
 const MAX_LEVELS: usize = 8;
 
-/// What a plan takes.
+/// The costs of a plan.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Costs {
@@ -46,7 +46,7 @@ pub(super) struct Costs {
     /// The price of a GPU for an hour.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost_per_gpu_hour: Option<String>,
-    /// What the hours rest on, or how to get them.
+    /// The basis of the hours, or how to get them.
     basis: String,
     /// Combinations by the trials of the earlier sweep that their times are taken from; absent without one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -149,7 +149,7 @@ impl Costs {
         costs
     }
 
-    /// What hours rest on that come from an earlier sweep; takes note of what speaks against them.
+    /// The basis of hours that come from an earlier sweep; takes note of doubts about them.
     fn rest_on(&mut self, earlier: &Earlier, planned: &BTreeMap<u32, Work>) -> String {
         for work in planned.values() {
             let (_, kin) = earlier.trial_s(&work.combination);

@@ -199,7 +199,7 @@ fn done_counts_with_spaces_and_without_its_blank_line() {
         counter.finish(b"").1,
         Some(RequestError::NoDone { events: 1 })
     );
-    // What comes after it is not read.
+    // An event that comes after it is not read.
     assert_eq!(count(Rule::Ids, &[event, DONE, "{"]).1, None);
 }
 

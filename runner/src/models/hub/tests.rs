@@ -131,7 +131,7 @@ fn respond(
         stream.write_all(&reply.body[..end])?;
     }
     stream.shutdown(std::net::Shutdown::Write)?;
-    // What was sent arrives before the connection is gone.
+    // Bytes that were sent arrive before the connection is gone.
     stream.read_to_end(&mut Vec::new()).map(drop)
 }
 
@@ -561,7 +561,7 @@ fn what_huggingface_hub_has_loaded_serves_without_a_network() {
         );
     }
     assert_eq!(cut_off(&cache).snapshot("o/m", COMMIT, true).unwrap(), here);
-    // What a branch is today, only the Hub can say.
+    // The Hub alone can say what a branch is today.
     let error = cut_off(&cache).snapshot("o/m", "main", true).unwrap_err();
     assert!(error.is_transient());
     assert!(error.to_string().starts_with("HTTP request error: "));

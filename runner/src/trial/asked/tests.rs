@@ -126,7 +126,7 @@ fn a_text_may_have_a_token_more_where_the_server_counts() {
     assert_eq!(told(&[read(98), read(102)], &texts), "");
     assert!(told(&[read(103)], &texts).contains("read 103 input tokens where 100"));
     assert!(told(&[read(101)], &WANTED).contains("read 101 input tokens where 100"));
-    // What it writes is counted by one rule alone.
+    // Tokens that it writes are counted by one rule alone.
     let short = exchange(|one| one.reply.output_tokens = 3);
     assert!(told(&[short], &texts).contains("wrote 3 output tokens where 4"));
 }

@@ -1,4 +1,5 @@
-//! The search against a server whose capacity is known: it works on so many requests at once, in no real time.
+//! The search against a server whose capacity is known: it works on a fixed number of requests at once, in no real
+//! time.
 
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, sync::Mutex};
 
