@@ -152,7 +152,7 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prefix", nargs="+", default=[], help="put before our command, such as taskset -c 0,1")
-    parser.add_argument("--tables", type=int, default=0, help="compare figures on so many unseen tables instead")
+    parser.add_argument("--tables", type=int, default=0, help="compare figures on this number of unseen tables instead")
     arguments = parser.parse_args()
     if arguments.tables:
         compare_figures(arguments)
