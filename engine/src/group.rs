@@ -22,10 +22,10 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How often a thread that is to end is asked whether it has.
 const POLL: Duration = Duration::from_millis(2);
 
-/// The threads of all ranks. A rank that fails or panics ends its thread, and with it its
-/// communicator, so that the others of its replica fail too rather than wait. Ranks that wait all the same, as NCCL does,
-/// are left behind: they end with the process. Other replicas know nothing of it, and are waited for until they are done:
-/// what they would go on to compute unseen takes time from whatever comes next.
+/// The threads of all ranks. A rank that fails or panics ends its thread, and with it its communicator, so that the
+/// others of its replica fail too rather than wait. Ranks that wait all the same, as NCCL does, are left behind: they end
+/// with the process. Other replicas know nothing of it, and are waited for until they are done: work that they would go on
+/// with unseen takes time from whatever comes next.
 pub(crate) struct Group {
     parallel: Parallel,
     ranks: Vec<Handle>,

@@ -4,7 +4,7 @@
 //! the last token: TTLT, with vLLM's scheduler in it and, unless `--disable-detokenize` is given, its detokenizing. It
 //! tells no first token, so that TTFT, TPOT and the rates of their own stay empty. The file says nothing of what was
 //! run; `FILE.pytorch.json`, which vLLM writes beside it where `SAVE_TO_PYTORCH_BENCHMARK_FORMAT` is set, holds all
-//! arguments. Either is read; what a file does not say has to be told.
+//! arguments. Either is read; what a file does not say has to be given as an option.
 //!
 //! `vllm bench serve --save-result` writes statistics over requests that came one by one, in a closed loop
 //! (`--max-concurrency`) or an open one (`--request-rate`). Its times begin when a request was sent and not when it was

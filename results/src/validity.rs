@@ -203,7 +203,7 @@ fn known(reason: &str) -> Option<(&'static str, &'static str, &'static str)> {
     known.find(|(part, ..)| reason.contains(part))
 }
 
-/// A reason as people are told it, and what to do.
+/// A reason in words for people, and its remedy.
 fn told(kind: &str) -> (String, &'static str) {
     match known(kind) {
         Some((_, said, remedy)) => (said.into(), remedy),

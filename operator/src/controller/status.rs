@@ -457,7 +457,7 @@ fn ended(
 }
 
 /// Whether the measurements can be vouched for, as far as they are known. A message stays as it is until the number of
-/// invalid trials is another one, or the collection has told the reason of most.
+/// invalid trials is another one, or the collection has given the reason of most.
 fn valid(
     sweep: &Sweep,
     old: &InferenceBenchmarkStatus,

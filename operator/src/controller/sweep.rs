@@ -30,7 +30,7 @@ pub struct Defaults {
     pub light: ResourceRequirements,
 }
 
-/// CPU and memory of the pods of preflight and collection, where the operator is told nothing else. They wait for a
+/// CPU and memory of the pods of preflight and collection, where the operator is given nothing else. They wait for a
 /// store most of the time, and a collection of 20,000 rows needs some 200 MiB.
 #[must_use]
 pub fn light() -> ResourceRequirements {

@@ -4,8 +4,8 @@
 //! the one above not to, each twice.
 //!
 //! Near the capacity a test may go either way. Where two tests of one load contradict each other, a third decides, and
-//! the search goes on from what is known then; that they did is told ([`Bracket::contradictions`]). The number of tests is
-//! bounded all the same.
+//! the search goes on from what is known then; that they did is reported ([`Bracket::contradictions`]). The number of
+//! tests is bounded all the same.
 
 use inferbench_crds::search::Search;
 

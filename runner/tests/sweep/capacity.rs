@@ -57,7 +57,7 @@ fn a_search_finds_how_many_requests_a_server_works_on() {
     assert_eq!(record.outcome, Outcome::Succeeded, "{:?}", record.message);
     let found = record.capacity.as_ref().expect("a bracket");
     assert_eq!(found.factor, Searched::Concurrency);
-    // Where other work kept a test from its time, that is told, and the end may be another.
+    // Where other work kept a test from its time, that is reported, and the end may be another.
     if found.contradictions.is_empty() {
         let loads: Vec<f64> = found.steps.iter().map(|step| step.load).collect();
         assert_eq!(loads, [1.0, 2.0, 4.0, 3.0, 3.0, 2.0], "{found:?}");

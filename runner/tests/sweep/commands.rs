@@ -282,7 +282,7 @@ fn a_plan_takes_its_times_from_an_earlier_sweep() {
     );
     assert_eq!(costs["combinationsBy"], serde_json::json!({"same": 4}));
     assert!(costs.get("levelsNotMeasured").is_none() && costs.get("fullGrid").is_none());
-    // Another output length, and a longer measurement: both are told. Records stay as they are.
+    // Another output length, and a longer measurement: both are named. Records stay as they are.
     place.write(
         &SPEC
             .replace("outputLength: [3]", "outputLength: [3, 5]")

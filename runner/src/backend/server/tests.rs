@@ -103,7 +103,7 @@ fn a_batch_is_asked_of_an_endpoint_with_times_of_each_sequence() {
         (&*description.engine, &*description.mode),
         ("vLLM", "endpoint")
     );
-    // Where requests went is told, and what may be secret in a URL is not.
+    // The place that requests went to is named, and secret parts of a URL are not.
     assert_eq!(
         description.configuration["url"],
         format!("http://{}", timed.address)
