@@ -217,10 +217,12 @@ mod tests {
     use crate::{
         Outcome,
         factor::{Factor, Level, Levels},
-        status::{Best, CollectedResults, FactorSummary, MetricByLevel, Point, Summary},
+        status::{
+            Best, CollectedResults, FactorSummary, MeasuredConfiguration, MetricByLevel, Summary,
+        },
     };
 
-    fn point(model: &str) -> Point {
+    fn point(model: &str) -> MeasuredConfiguration {
         let levels = [
             (Factor::MODEL, Level::from(model)),
             (Factor::BATCH_SIZE, Level::from(4)),
@@ -231,10 +233,10 @@ mod tests {
             (Factor::named("maxNumSeqs"), Level::from(64)),
             (Factor::named("scheduler"), Level::from("fcfs")),
         ];
-        Point {
+        MeasuredConfiguration {
             levels: Levels::new(levels),
             output_throughput: Some(213.4),
-            ..Point::default()
+            ..MeasuredConfiguration::default()
         }
     }
 

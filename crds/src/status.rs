@@ -214,7 +214,7 @@ pub struct Summary {
     /// Configurations that no other beats in both throughput and latency, the fastest first: for the mix, or for the
     /// workload of the largest weight where there is none.
     #[schemars(length(max = limits::SUMMARY_PARETO))]
-    pub pareto: Vec<Point>,
+    pub pareto: Vec<MeasuredConfiguration>,
     /// The verdicts on the expectations, where there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expectations: Option<Expectations>,
@@ -300,13 +300,13 @@ pub struct Best {
     #[schemars(length(max = 64))]
     pub goal: String,
     /// The configuration.
-    pub configuration: Point,
+    pub configuration: MeasuredConfiguration,
 }
 
 /// A configuration and what it reaches, as means over its valid trials.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Point {
+pub struct MeasuredConfiguration {
     /// Its levels; for a mix, no lengths.
     #[serde(flatten)]
     pub levels: Levels,
@@ -355,7 +355,7 @@ mod tests {
         "x".repeat(length as usize)
     }
 
-    fn point() -> Point {
+    fn point() -> MeasuredConfiguration {
         let number = Some(-1.234e-100);
         let name = text(limits::MODEL_NAME);
         let levels = [
@@ -366,7 +366,7 @@ mod tests {
             (Factor::GPUS, Level::from(64)),
             (Factor::DTYPE, Level::from("bf16")),
         ];
-        Point {
+        MeasuredConfiguration {
             levels: Levels::new(levels),
             workload: text(limits::SUMMARY_WORKLOAD),
             output_throughput: number,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use inferbench_crds::{
     limits,
     status::{
-        Best, Effect, Expectations, FactorSummary, MetricByLevel, Point, Summary as Status,
-        significant,
+        Best, Effect, Expectations, FactorSummary, MeasuredConfiguration, MetricByLevel,
+        Summary as Status, significant,
     },
     workload::Workload,
 };
@@ -265,7 +265,7 @@ fn best(summary: &Summary) -> Vec<Best> {
     let mut first = Vec::new();
     for mix in &summary.mixes {
         first.extend(mix.best.iter().map(|best| {
-            let configuration = Point {
+            let configuration = MeasuredConfiguration {
                 workload: cut_to(&mix_name(mix), limits::SUMMARY_WORKLOAD),
                 ..mixed(&mix.model, &best.of)
             };
@@ -282,7 +282,7 @@ fn best(summary: &Summary) -> Vec<Best> {
         let of = model(&best.levels);
         let mixed = summary.mixes.iter().any(|mix| mix.model == of);
         let several = mixed || several(of);
-        let configuration = Point {
+        let configuration = MeasuredConfiguration {
             workload: if several {
                 cut_to(
                     &workload_in_words(&best.levels, &asked),
@@ -307,7 +307,7 @@ fn best(summary: &Summary) -> Vec<Best> {
         }
     }
     first.sort_by(|a, b| rank(a.0).cmp(&rank(b.0)).then(b.1.total_cmp(&a.1)));
-    let weight = |point: &Point| summary.objectives.weight(&point.levels);
+    let weight = |point: &MeasuredConfiguration| summary.objectives.weight(&point.levels);
     each.sort_by(|a, b| weight(&b.2).total_cmp(&weight(&a.2)));
     first
         .into_iter()
@@ -321,7 +321,7 @@ fn best(summary: &Summary) -> Vec<Best> {
 }
 
 /// The figures of a choice for a mix.
-fn mixed(model: &str, of: &MixChoice) -> Point {
+fn mixed(model: &str, of: &MixChoice) -> MeasuredConfiguration {
     let mut levels = of.choice.levels().clone();
     levels.set(Factor::MODEL, Level::from(model));
     point(
@@ -335,9 +335,9 @@ fn mixed(model: &str, of: &MixChoice) -> Point {
 
 /// The fronts of throughput against time to first token, of all models, the fastest first: for the mix, else for the
 /// workload of the largest weight, of equals the first.
-fn pareto(summary: &Summary, analysis: &Analysis) -> Vec<Point> {
+fn pareto(summary: &Summary, analysis: &Analysis) -> Vec<MeasuredConfiguration> {
     let decisions = &analysis.decisions;
-    let mut points: Vec<(f64, Point)> = Vec::new();
+    let mut points: Vec<(f64, MeasuredConfiguration)> = Vec::new();
     let against_ttft = |latency: &str| latency == "ttftMs";
     let mixes = decisions.mix_fronts.iter();
     for front in mixes.clone().filter(|front| against_ttft(&front.latency)) {
@@ -347,7 +347,7 @@ fn pareto(summary: &Summary, analysis: &Analysis) -> Vec<Point> {
             let choice = choices.into_iter().find(|of| of.choice == found.choice);
             points.extend(choice.map(|of| {
                 let name = mix.map(mix_name).unwrap_or_default();
-                let configuration = Point {
+                let configuration = MeasuredConfiguration {
                     workload: cut_to(&name, limits::SUMMARY_WORKLOAD),
                     tpot_ms: None,
                     ..mixed(&front.model, of)
@@ -398,7 +398,7 @@ fn point(
     ttft_ms: Option<f64>,
     tpot_ms: Option<f64>,
     cost_per_million: Option<f64>,
-) -> Point {
+) -> MeasuredConfiguration {
     // With the implied level of nothing that it does not have.
     let mut cut_levels = levels.clone();
     for (factor, level) in levels.iter() {
@@ -406,7 +406,7 @@ fn point(
             cut_levels.set(factor.clone(), Level::from(cut(name).as_str()));
         }
     }
-    Point {
+    MeasuredConfiguration {
         levels: cut_levels,
         workload: String::new(),
         output_throughput: output_throughput.and_then(significant),

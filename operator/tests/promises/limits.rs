@@ -10,7 +10,10 @@ use inferbench_crds::{
     ledger::Outcomes,
     limits,
     splitmix::SplitMix64,
-    status::{Best, Effect, Expectations, FactorSummary, MAX_BYTES, MetricByLevel, Point, Summary},
+    status::{
+        Best, Effect, Expectations, FactorSummary, MAX_BYTES, MeasuredConfiguration, MetricByLevel,
+        Summary,
+    },
 };
 use k8s_openapi::jiff::SignedDuration;
 use kube::{
@@ -129,7 +132,7 @@ fn widest_summary() -> Summary {
         importance: Some(0.123_4),
         correlation: Some(-0.123_4),
     };
-    let point = Point {
+    let point = MeasuredConfiguration {
         levels: Levels::new([
             (
                 Factor::MODEL,
@@ -142,7 +145,7 @@ fn widest_summary() -> Summary {
             (Factor::DTYPE, Level::from("bf16")),
         ]),
         workload: "x".repeat(limits::SUMMARY_WORKLOAD as usize),
-        ..Point::default()
+        ..MeasuredConfiguration::default()
     };
     let best = Best {
         goal: "x".repeat(64),
