@@ -11,7 +11,7 @@ use crate::{
     outcome::Outcome,
     search::Search,
     spec::{Colocation, Design, Isolation, Measurement, Model, Objectives},
-    status::{CollectedResults, Plan, Summary},
+    status::{CollectedResults, PinnedPlan, Summary},
 };
 
 /// The environment variable that names the file with a pod's requests.
@@ -261,7 +261,7 @@ pub struct SweepRequest {
     /// Its spec, less `runner`, which says nothing to a process inside of the pod.
     pub spec: InferenceBenchmarkSpec,
     /// The pinned plan. Before the preflight it has no models.
-    pub plan: Plan,
+    pub plan: PinnedPlan,
     /// The part of a trial's key that fixes the runner.
     pub runner: String,
     /// Where the results go.

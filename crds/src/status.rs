@@ -43,7 +43,7 @@ pub struct InferenceBenchmarkStatus {
     pub conditions: Vec<Condition>,
     /// The plan, pinned when the sweep was accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub plan: Option<Plan>,
+    pub plan: Option<PinnedPlan>,
     /// How many trials stand where; derived from the ledger and the Jobs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
@@ -64,7 +64,7 @@ pub struct InferenceBenchmarkStatus {
 /// The plan, pinned when the sweep was accepted: all trials run exactly this.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Plan {
+pub struct PinnedPlan {
     /// A hash of all that follows and of the spec's immutable parts.
     #[schemars(length(max = 64))]
     pub hash: String,
@@ -453,7 +453,7 @@ mod tests {
         let mut status = InferenceBenchmarkStatus {
             observed_generation: Some(i64::MAX),
             conditions: vec![condition; CONDITIONS.len() + 1],
-            plan: Some(Plan {
+            plan: Some(PinnedPlan {
                 hash: text(64),
                 combinations: 50_000,
                 trials: 50_000,

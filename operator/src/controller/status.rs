@@ -8,7 +8,7 @@ use inferbench_crds::{
     contract::Collected,
     limits,
     spec::OnFailure,
-    status::{CONDITIONS, Counts, EXPECTATIONS, Ledger, MAX_BYTES, Plan as Pinned, Progress},
+    status::{CONDITIONS, Counts, EXPECTATIONS, Ledger, MAX_BYTES, PinnedPlan, Progress},
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -43,7 +43,7 @@ pub fn status(
         match action {
             Action::Pin(models) => {
                 let image = sweep.image().to_owned();
-                let pinned: Pinned =
+                let pinned: PinnedPlan =
                     Sweep::pin(&sweep.spec, &sweep.expansion, image, models.clone());
                 status.plan = Some(pinned);
             }

@@ -7,7 +7,7 @@ use inferbench_crds::{
     expectation::Expectation,
     sha256_hex,
     spec::{Objectives, Store},
-    status::{PinnedModel, Plan},
+    status::{PinnedModel, PinnedPlan},
 };
 use k8s_openapi::{
     api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity,
@@ -72,7 +72,7 @@ pub struct Sweep {
     /// Its spec, which keeps to every rule.
     pub spec: InferenceBenchmarkSpec,
     /// The pinned plan; its models are empty until the preflight has resolved them.
-    pub plan: Plan,
+    pub plan: PinnedPlan,
     /// The design, expanded.
     pub expansion: Expansion,
     /// The user, group and volume group of its pods; none where the platform chooses them.
@@ -111,7 +111,7 @@ impl Sweep {
         expansion: &Expansion,
         image: String,
         models: Vec<PinnedModel>,
-    ) -> Plan {
+    ) -> PinnedPlan {
         let image = Some(image);
         let hashed = Hashed {
             design: &spec.design,
@@ -124,7 +124,7 @@ impl Sweep {
         // Plain data with string keys always serializes.
         let hash = sha256_hex(&serde_json::to_vec(&hashed).unwrap_or_default());
         let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
-        Plan {
+        PinnedPlan {
             hash,
             combinations: number(expansion.combinations_len()),
             trials: number(expansion.len()),

@@ -3,7 +3,7 @@
 
 use inferbench_crds::{
     InferenceBenchmark, Scope, Violation, contract::RESERVED_PREFIX, design::Expansion,
-    ledger::MAX_TEXT, status::Plan, validate as validate_spec, violation::Found,
+    ledger::MAX_TEXT, status::PinnedPlan, validate as validate_spec, violation::Found,
 };
 
 use super::{
@@ -91,7 +91,7 @@ fn sweep(resource: &InferenceBenchmark, defaults: &Defaults) -> Sweep {
         .as_ref()
         .and_then(|status| status.plan.as_ref())
         .filter(|plan| plan.image.is_some());
-    let plan: Plan = match pinned {
+    let plan: PinnedPlan = match pinned {
         Some(plan) => plan.clone(),
         None => {
             let image = spec.runner.image.as_ref().unwrap_or(&defaults.image);

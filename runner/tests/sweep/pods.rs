@@ -11,7 +11,7 @@ use inferbench_crds::{
     ledger::Outcomes,
     outcome::Outcome,
     spec::ModelSource,
-    status::{PinnedModel, Plan},
+    status::{PinnedModel, PinnedPlan},
     validate::Scope,
 };
 use inferbench_results::{
@@ -238,12 +238,12 @@ fn sweep_request(place: &Place, spec: &str) -> SweepRequest {
     SweepRequest {
         sweep: "tiny".into(),
         namespace: "default".into(),
-        plan: Plan {
+        plan: PinnedPlan {
             models: vec![PinnedModel {
                 name: "tiny".into(),
                 revision: "tiny-gpt2@42".into(),
             }],
-            ..Plan::default()
+            ..PinnedPlan::default()
         },
         runner: recording::runner_identity(),
         store: StoreAt {
