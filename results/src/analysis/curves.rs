@@ -27,7 +27,7 @@ pub struct Curve {
     /// The metric.
     pub metric: String,
     /// The metric at each level.
-    pub points: Vec<Point>,
+    pub points: Vec<CurvePoint>,
     /// Combinations behind each point.
     pub combinations: u32,
     /// The families that could be fitted.
@@ -50,7 +50,8 @@ pub struct Curve {
 /// A metric at one level.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Point {
+#[schemars(rename = "Point")]
+pub struct CurvePoint {
     /// The level.
     pub level: f64,
     /// The mean over combinations, with a t-interval over blocks.
@@ -195,11 +196,11 @@ pub(super) fn curve(
     if kept.len() < 2 {
         return None;
     }
-    let mut points: Vec<Point> = kept
+    let mut points: Vec<CurvePoint> = kept
         .iter()
         .filter_map(|level| {
             let estimate = estimate(&levels[*level])?;
-            Some(Point {
+            Some(CurvePoint {
                 level: numbers[*level],
                 mean: Interval {
                     value: estimate.mean,

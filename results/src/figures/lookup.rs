@@ -9,7 +9,7 @@ use crate::{
     analysis::{
         Analysis, Scope,
         attribution::Effect,
-        curves::{Curve, Family, Fit, Point},
+        curves::{Curve, CurvePoint, Family, Fit},
     },
     best::{
         mix::{Mix, Weights},
@@ -280,7 +280,7 @@ pub(crate) fn curve<'a>(scope: &'a Scope, factor: &Factor, metric: &str) -> Opti
 }
 
 /// The points that can be drawn.
-pub(crate) fn points(curve: &Curve) -> impl Iterator<Item = &Point> {
+pub(crate) fn points(curve: &Curve) -> impl Iterator<Item = &CurvePoint> {
     curve
         .points
         .iter()
