@@ -14,7 +14,7 @@ use inferbench_results::record::{CpuTelemetry, GpuTelemetry, Phase, Sample, Tele
 use super::{
     nvml::{Gpus, Reading},
     series::Series,
-    window::{Point, Span, Window},
+    window::{Span, TimedValue, Window},
 };
 use crate::machine::{
     processes::{Processes, Usage},
@@ -247,7 +247,7 @@ fn summarise(
     periods: &[Span],
     window: Window,
 ) -> (GpuTelemetry, Option<String>) {
-    let points = |field: fn(&Reading) -> Option<f64>| -> Vec<Point> {
+    let points = |field: fn(&Reading) -> Option<f64>| -> Vec<TimedValue> {
         readings
             .iter()
             .filter_map(|(at, reading)| Some((*at, field(reading)?)))

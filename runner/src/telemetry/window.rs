@@ -13,7 +13,7 @@ pub struct Span {
 }
 
 /// A value at a moment.
-pub type Point = (i64, f64);
+pub type TimedValue = (i64, f64);
 
 /// The timed window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Window {
     /// The mean over time of a value that changes steadily from point to point, over the part of the window that lies
     /// between points. `None` where there is no such part.
     #[must_use]
-    pub fn mean(self, points: &[Point]) -> Option<f64> {
+    pub fn mean(self, points: &[TimedValue]) -> Option<f64> {
         let (mut area, mut covered) = (0.0, 0.0);
         for pair in self.around(points).windows(2) {
             let (from, to) = (pair[0].0.max(self.start), pair[1].0.min(self.end));
@@ -55,7 +55,7 @@ impl Window {
     /// By how much a counter rose in the window, steadily from point to point. `None` unless there are points on both
     /// sides of it, or where it did not rise: one of energy always does.
     #[must_use]
-    pub fn rise(self, points: &[Point]) -> Option<f64> {
+    pub fn rise(self, points: &[TimedValue]) -> Option<f64> {
         let at = |moment: i64| {
             let after = points.partition_point(|(at, _)| *at < moment);
             let next = points.get(after)?;
@@ -70,7 +70,7 @@ impl Window {
 
     /// The greatest value in the window and at its borders.
     #[must_use]
-    pub fn max(self, points: &[Point]) -> Option<f64> {
+    pub fn max(self, points: &[TimedValue]) -> Option<f64> {
         let values = self.around(points).iter().map(|(_, value)| *value);
         values.reduce(f64::max)
     }
@@ -103,7 +103,7 @@ impl Window {
 }
 
 /// The value on the line through two points.
-fn between(pair: &[Point], moment: i64) -> f64 {
+fn between(pair: &[TimedValue], moment: i64) -> f64 {
     let [(from, a), (to, b)] = [pair[0], pair[1]];
     a + (b - a) * ((moment - from) as f64 / (to - from).max(1) as f64)
 }
@@ -173,7 +173,7 @@ mod tests {
         fn a_steady_counter_rises_by_its_rate(
             moments in prop::collection::btree_set(-500_i64..1000, 0..40), rate in 0.1..1e6_f64
         ) {
-            let points: Vec<Point> = [-1000].into_iter().chain(moments).chain([2000])
+            let points: Vec<TimedValue> = [-1000].into_iter().chain(moments).chain([2000])
                 .map(|at| (at, rate * at as f64)).collect();
             prop_assert!(close(WINDOW.rise(&points), 100.0 * rate));
             // The mean of a line is its value in the middle.
@@ -190,7 +190,7 @@ mod tests {
                 spans.push(Span { from_ns: at, to_ns: at + length, value });
                 at += length;
             }
-            let points: Vec<Point> = spans.iter().map(|span| (span.to_ns, span.value)).collect();
+            let points: Vec<TimedValue> = spans.iter().map(|span| (span.to_ns, span.value)).collect();
             for (mean, max) in [
                 (WINDOW.mean_of_spans(&spans), WINDOW.max_of_spans(&spans)),
                 (WINDOW.mean(&points), WINDOW.max(&points)),
