@@ -165,12 +165,12 @@ pub struct Plan {
     /// Which servers can never read which models, and why, as the preflight has just found.
     pub never: Option<String>,
     /// Sums over the Jobs that have just been recorded.
-    pub measured: Measured,
+    pub measured: RecordedSums,
 }
 
 /// Sums over the Jobs that have just been recorded.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Measured {
+pub struct RecordedSums {
     /// Trials whose records were found rather than made.
     pub reused: u32,
     /// Trials that were measured and are invalid.
@@ -249,7 +249,7 @@ pub fn plan(
         creates: Vec::new(),
         wait: None,
         problem: None,
-        measured: Measured::default(),
+        measured: RecordedSums::default(),
     };
     let phase;
     let mut active = 0;
@@ -312,7 +312,7 @@ struct Planner<'a> {
     creates: Vec<Create>,
     wait: Option<Duration>,
     problem: Option<Problem>,
-    measured: Measured,
+    measured: RecordedSums,
 }
 
 impl<'a> Planner<'a> {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::controller::{
     fixtures::{fresh, sweep},
-    plan::{Ended, Known, Measured, Tally, plan},
+    plan::{Ended, Known, RecordedSums, Tally, plan},
 };
 
 const SPEC: &str = "
@@ -125,12 +125,12 @@ fn what_is_recorded_is_counted_with_progress() {
         why: String::new(),
     };
     plan.actions = vec![Action::Record(vec![ended])];
-    plan.measured = Measured {
+    plan.measured = RecordedSums {
         reused: 1,
         best: Some(1_234.56),
         took: Duration::from_secs(30),
         trials: 3,
-        ..Measured::default()
+        ..RecordedSums::default()
     };
     let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
     let counts = status.counts.expect("counted");
@@ -149,12 +149,12 @@ fn what_is_recorded_is_counted_with_progress() {
     assert_eq!(progress.estimated_finish, Some(Time(whole_seconds(at(10)))));
     assert_eq!(status.ledger.as_ref().expect("there").failed, "2");
     // A slower Job moves the estimate, by a part; a lower throughput is no best.
-    plan.measured = Measured {
+    plan.measured = RecordedSums {
         reused: 0,
         best: Some(7.0),
         took: Duration::from_secs(110),
         trials: 1,
-        ..Measured::default()
+        ..RecordedSums::default()
     };
     let later = super::status(&sweep, &status, &plan, at(0));
     let progress = later.progress.expect("there");
@@ -178,10 +178,10 @@ fn what_a_selection_leaves_out_is_not_waited_for() {
             outcome: Outcome::Succeeded,
             why: String::new(),
         }])];
-        plan.measured = Measured {
+        plan.measured = RecordedSums {
             took: Duration::from_secs(30),
             trials: 1,
-            ..Measured::default()
+            ..RecordedSums::default()
         };
         let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
         assert_eq!(status.plan.expect("pinned").trials, trials);
@@ -278,7 +278,7 @@ fn invalid_trials_are_told_from_the_first_one_on() {
     let message = "Invalid trials: 1; for example, 2 other processes used GPU 1. See docs/operator.md, InvalidTrials.";
     assert_eq!(said(&first, "Valid"), ("False", "InvalidTrials", message));
     // Nothing new is recorded: nothing changes, however often it is looked at.
-    plan.measured = Measured::default();
+    plan.measured = RecordedSums::default();
     assert_eq!(status(&sweep, &first, &plan, at(2)), first);
     // The collection knows better than the pods.
     let all: Vec<(u32, Outcome)> = (0..4).map(|index| (index, Outcome::Succeeded)).collect();
@@ -560,12 +560,12 @@ results: {{store: {{url: 's3://bucket'}}}}",
         reason: "CollectionFailed".into(),
         message: "x".repeat(9_999),
     });
-    plan.measured = Measured {
+    plan.measured = RecordedSums {
         reused: 9,
         best: Some(1.234e100),
         took: Duration::from_secs(9),
         trials: 9,
-        ..Measured::default()
+        ..RecordedSums::default()
     };
     let collected = Collected {
         results: CollectedResults {

@@ -71,12 +71,12 @@ fn a_job_that_ended_is_recorded_deleted_and_followed() {
     assert_eq!(creates(&plan), [&Create::Trials(vec![3, 4, 5])]);
     assert_eq!(
         plan.measured,
-        Measured {
+        RecordedSums {
             reused: 1,
             best: Some(12.5),
             took: Duration::from_secs(100),
             trials: 3,
-            ..Measured::default()
+            ..RecordedSums::default()
         }
     );
     world::check_order(&plan.actions);
