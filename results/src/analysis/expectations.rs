@@ -74,7 +74,7 @@ pub struct Judgement {
     /// The verdict on it.
     pub verdict: Verdict,
     /// The figures that it was judged by, in the order of the expression.
-    pub values: Vec<Measured>,
+    pub values: Vec<MeasuredPart>,
     /// Why it could not be judged, or has no interval to be judged by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub why: Vec<String>,
@@ -83,7 +83,8 @@ pub struct Judgement {
 /// A part of an expression, as it was measured.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Measured {
+#[schemars(rename = "Measured")]
+pub struct MeasuredPart {
     /// The part, as it is written.
     pub text: String,
     /// Its value; absent for what is no number.
@@ -189,7 +190,7 @@ impl Judgement {
     }
 }
 
-impl Measured {
+impl MeasuredPart {
     /// The value with its interval, or what was chosen.
     #[must_use]
     pub fn in_words(&self) -> String {
@@ -364,7 +365,7 @@ struct Choice {
 /// One expectation, while it is judged.
 struct Judge<'j, 'a> {
     asker: &'j mut Asker<'a>,
-    values: Vec<Measured>,
+    values: Vec<MeasuredPart>,
     why: Vec<String>,
 }
 
@@ -408,7 +409,7 @@ impl Judge<'_, '_> {
                 return Truth::Untestable;
             }
         };
-        self.values(Measured {
+        self.values(MeasuredPart {
             text: call.text.clone(),
             value: None,
             low: None,
@@ -435,7 +436,7 @@ impl Judge<'_, '_> {
             Ok(number) if number.value.is_finite() => {
                 if !quantity.term.is_constant() {
                     let known = number.range.is_bounded();
-                    self.values(Measured {
+                    self.values(MeasuredPart {
                         text: quantity.text.clone(),
                         value: Some(number.value),
                         low: known.then_some(number.range.low),
@@ -497,7 +498,7 @@ impl Judge<'_, '_> {
         }
     }
 
-    fn values(&mut self, measured: Measured) {
+    fn values(&mut self, measured: MeasuredPart) {
         if !self.values.iter().any(|known| known.text == measured.text) {
             self.values.push(measured);
         }
