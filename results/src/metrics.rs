@@ -14,7 +14,7 @@ use crate::{
 
 /// The shape of a trial, all lengths exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct BatchShape {
     /// `b`: sequences in a batch.
     pub batch_size: u32,
     /// `s`: input tokens of each sequence.
@@ -200,7 +200,7 @@ pub struct TrialMetrics {
 impl TrialMetrics {
     /// The metrics of a trial of this shape; `None` where there is no iteration, or one without tokens.
     #[must_use]
-    pub fn of(iterations: &[Iteration], shape: Shape) -> Option<Self> {
+    pub fn of(iterations: &[Iteration], shape: BatchShape) -> Option<Self> {
         let collect = |metric: fn(&Iteration) -> Option<f64>| {
             iterations.iter().map(metric).collect::<Option<Vec<_>>>()
         };
@@ -393,7 +393,7 @@ mod tests {
     #[test]
     fn a_trial_by_hand() {
         let iterations = [iteration(&[10.0, 2.0, 4.0]), iteration(&[14.0, 3.0, 7.0])];
-        let shape = Shape {
+        let shape = BatchShape {
             batch_size: 4,
             input_len: 50,
             output_len: 3,
@@ -445,7 +445,7 @@ mod tests {
     fn one_output_token_has_no_decode() {
         let metrics = TrialMetrics::of(
             &[iteration(&[10.0])],
-            Shape {
+            BatchShape {
                 batch_size: 1,
                 input_len: 8,
                 output_len: 1,
@@ -462,7 +462,7 @@ mod tests {
 
     #[test]
     fn nothing_has_no_metrics() {
-        let shape = Shape {
+        let shape = BatchShape {
             batch_size: 1,
             input_len: 1,
             output_len: 1,
@@ -564,8 +564,8 @@ mod tests {
     prop_compose! {
         fn trial()(batch in 1u32..=512, input in 1u32..=8192, output in 1usize..=48, count in 1usize..=12)
             (gaps in prop::collection::vec(prop::collection::vec(1e-4f64..1e4, output), count),
-             batch in Just(batch), input in Just(input), output in Just(output as u32)) -> (Vec<Iteration>, Shape) {
-            let shape = Shape { batch_size: batch, input_len: input, output_len: output };
+             batch in Just(batch), input in Just(input), output in Just(output as u32)) -> (Vec<Iteration>, BatchShape) {
+            let shape = BatchShape { batch_size: batch, input_len: input, output_len: output };
             (gaps.iter().map(|gaps| iteration(gaps)).collect(), shape)
         }
     }

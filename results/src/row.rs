@@ -14,7 +14,7 @@ use crate::{
     capacity::Capacity,
     columns::table,
     metrics::{
-        Answer, AnswerTimes, ItlStats, Quantiles, RequestMetrics, Shape, Stats, TrialMetrics,
+        Answer, AnswerTimes, BatchShape, ItlStats, Quantiles, RequestMetrics, Stats, TrialMetrics,
     },
     record::{Effective, GpuTelemetry, Iteration, Phase, Request, Requests, Roofline, TrialRecord},
 };
@@ -531,7 +531,7 @@ impl Row {
     }
 
     fn set_metrics(&mut self, iterations: &[Iteration]) {
-        let shape = Shape {
+        let shape = BatchShape {
             batch_size: self.batch_size,
             input_len: self.input_len,
             output_len: self.output_len,
