@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use inferbench_runner::load::{Arrivals, Client, Load, Rule, Run, Target, window::Bounds};
+use inferbench_runner::load::{Arrivals, Client, RequestLoad, Rule, Run, Target, window::Bounds};
 
 #[allow(dead_code)]
 #[path = "../src/load/timed.rs"]
@@ -181,7 +181,7 @@ struct Row {
 fn row(streams: usize) -> Result<Row, Box<dyn Error>> {
     let server = Server::start()?;
     let mut client = server.client(streams)?;
-    let load = Load {
+    let load = RequestLoad {
         arrivals: Arrivals::Closed { streams },
         bounds: Bounds {
             warmup_requests: 2 * streams as u64,

@@ -180,7 +180,7 @@ pub struct Batch<'a> {
 /// A load whose requests come while others are served.
 pub struct Drive<'a> {
     /// When they come, and for how long.
-    pub load: load::Load,
+    pub load: load::RequestLoad,
     /// Makes the input ids of the request with this number.
     pub prompts: &'a (dyn Fn(u64) -> Result<Vec<u32>, BackendError> + Sync),
     /// Hears of the stage, every 50 ms or so, and says whether to give up.

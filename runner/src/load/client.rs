@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::{
-    Batch, Ending, Exchange, Load, Progress, Run, Target,
+    Batch, Ending, Exchange, Progress, RequestLoad, Run, Target,
     alarm::Alarm,
     arrivals::{Arrivals, Poisson},
     error::{ClientError, RequestError},
@@ -189,7 +189,7 @@ impl Client {
     /// Where a connection that is missing does not come about.
     pub fn run(
         &mut self,
-        load: &Load,
+        load: &RequestLoad,
         bodies: &mut dyn FnMut(u64) -> Bytes,
         stop: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Run, ClientError> {
@@ -494,7 +494,7 @@ impl Shared {
     /// Keeps a run going until it ends; says how, and how much the thread computed inside of the window.
     async fn watch(
         self: &Arc<Self>,
-        load: &Load,
+        load: &RequestLoad,
         bodies: &mut dyn FnMut(u64) -> Bytes,
         stop: &mut dyn FnMut(Progress) -> bool,
     ) -> (Ending, (Duration, Duration)) {

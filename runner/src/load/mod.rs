@@ -53,7 +53,7 @@ pub struct Target {
 
 /// A load that goes on until its window is over.
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
+pub struct RequestLoad {
     /// When requests are meant to leave.
     pub arrivals: Arrivals,
     /// The bounds that its window has to reach.

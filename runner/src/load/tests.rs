@@ -346,8 +346,8 @@ fn a_connection_that_was_closed_between_requests_is_opened_anew() {
     }
 }
 
-fn load(arrivals: Arrivals, iterations: u64) -> Load {
-    Load {
+fn load(arrivals: Arrivals, iterations: u64) -> RequestLoad {
+    RequestLoad {
         arrivals,
         bounds: Bounds {
             warmup_requests: 2,
@@ -471,7 +471,7 @@ fn requests_above_the_most_in_flight_wait_and_are_measured_from_when_they_were_m
 fn a_run_stops_when_told_and_when_too_much_fails() {
     let server = Timed::start().unwrap();
     let mut client = Client::connect(&target(&server, Rule::Ids), 2).unwrap();
-    let endless = Load {
+    let endless = RequestLoad {
         bounds: Bounds {
             min_duration: Duration::from_secs(3600),
             ..load(Arrivals::Closed { streams: 2 }, 1).bounds

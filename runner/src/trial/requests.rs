@@ -104,7 +104,7 @@ pub fn drive(
         stopped.is_some()
     };
     let run = engine.drive(Drive {
-        load: load::Load {
+        load: load::RequestLoad {
             arrivals,
             bounds: Bounds {
                 warmup_requests: schedule.warmup_iterations.into(),

@@ -119,7 +119,7 @@ fn a_closed_loop_is_driven_and_told_of_its_stages() {
     let mut stages = Vec::new();
     let run = engine
         .drive(Drive {
-            load: load::Load {
+            load: load::RequestLoad {
                 arrivals: Arrivals::Closed { streams: 3 },
                 bounds: Bounds {
                     warmup_requests: 3,
