@@ -198,7 +198,7 @@ impl InterfaceOverrides {
 
     /// The interface of a preset with these differences.
     #[must_use]
-    pub fn over(&self, preset: &preset::Row) -> Interface {
+    pub fn over(&self, preset: &preset::PresetRow) -> Interface {
         let or = |given: &Option<String>, preset: &str| given.clone().unwrap_or(preset.to_owned());
         let mut request: BTreeMap<String, Value> = preset
             .request

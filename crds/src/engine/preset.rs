@@ -133,7 +133,7 @@ pub struct Gauges {
 
 /// All that is known of a server's program.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct PresetRow {
     /// The preset.
     pub preset: Preset,
     /// Its name in text.
@@ -170,7 +170,7 @@ pub struct Row {
     pub request: &'static [(&'static str, Member)],
 }
 
-impl Row {
+impl PresetRow {
     /// The name that it has for a data type.
     ///
     /// # Errors
@@ -194,7 +194,7 @@ impl Preset {
     /// # Panics
     /// Never: a test walks all presets.
     #[must_use]
-    pub fn row(self) -> &'static Row {
+    pub fn row(self) -> &'static PresetRow {
         let row = TABLE.iter().find(|row| row.preset == self);
         row.expect("every preset has a row")
     }
@@ -240,8 +240,8 @@ const NO_GAUGES: Gauges = Gauges {
 };
 
 /// Every server that is known.
-pub const TABLE: &[Row] = &[
-    Row {
+pub const TABLE: &[PresetRow] = &[
+    PresetRow {
         preset: Preset::Vllm,
         title: "vLLM",
         command: &["vllm", "serve", "$(model)"],
@@ -297,7 +297,7 @@ pub const TABLE: &[Row] = &[
             ("stream_options", Member::StreamOptions(true)),
         ],
     },
-    Row {
+    PresetRow {
         preset: Preset::Sglang,
         title: "SGLang",
         command: &["python3", "-m", "sglang.launch_server"],
@@ -351,7 +351,7 @@ pub const TABLE: &[Row] = &[
             ("stream_options", Member::StreamOptions(true)),
         ],
     },
-    Row {
+    PresetRow {
         preset: Preset::LlamaCpp,
         title: "llama.cpp",
         command: &["llama-server"],
@@ -416,7 +416,7 @@ pub const TABLE: &[Row] = &[
             ("stream_options", Member::StreamOptions(false)),
         ],
     },
-    Row {
+    PresetRow {
         preset: Preset::TensorrtLlm,
         title: "TensorRT-LLM",
         command: &["trtllm-serve", "$(model)"],
@@ -453,7 +453,7 @@ pub const TABLE: &[Row] = &[
             ("stream_options", Member::StreamOptions(true)),
         ],
     },
-    Row {
+    PresetRow {
         preset: Preset::Openai,
         title: "OpenAI's API",
         command: &[],

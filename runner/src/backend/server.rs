@@ -21,7 +21,7 @@ use inferbench_crds::{
     engine::{
         Counting, Endpoint, Interface, Prompt, Server as Asked,
         command::{self, Place},
-        preset::Row,
+        preset::PresetRow,
     },
 };
 use inferbench_engine::{Weights, tokenizer::Tokenizer};
@@ -57,7 +57,7 @@ pub struct Server {
     client: Client,
     http: Http,
     interface: Interface,
-    row: &'static Row,
+    row: &'static PresetRow,
     model: String,
     tokenizer: Option<Tokenizer>,
     description: Description,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use inferbench_crds::engine::preset::Row;
+use inferbench_crds::engine::preset::PresetRow;
 use serde_json::Value;
 
 use super::{Configuration, http::Http};
@@ -16,7 +16,7 @@ const LONGEST: usize = 200;
 const SECRET: [&str; 4] = ["key", "token_secret", "password", "credential"];
 
 /// Version and configuration, as far as the server tells.
-pub fn ask(http: &Http, row: &Row) -> (Option<String>, Configuration) {
+pub fn ask(http: &Http, row: &PresetRow) -> (Option<String>, Configuration) {
     let json = |path: &str| -> Option<Value> {
         let (status, body) = http.get(path, QUESTION).ok()?;
         (status == 200).then(|| serde_json::from_str(&body).ok())?

@@ -8,7 +8,7 @@ use std::{
 
 use candle_core::quantized::{GgmlDType, gguf_file::Content};
 use inferbench_crds::{
-    engine::{Prompt, preset::Row},
+    engine::{Prompt, preset::PresetRow},
     spec::Dtype,
 };
 use inferbench_engine::{
@@ -37,7 +37,7 @@ pub struct Files {
 ///
 /// # Errors
 /// `Unsupported` where it cannot read such a model.
-pub fn place(row: &Row, setup: &Setup<'_>) -> Result<Files, BackendError> {
+pub fn place(row: &PresetRow, setup: &Setup<'_>) -> Result<Files, BackendError> {
     let weights = setup.weights.weights().map_err(BackendError::invalid)?;
     let dtype = setup.combination.dtype;
     let config = weights.config()?;
@@ -93,7 +93,7 @@ impl Files {
 }
 
 /// Why a server of this kind cannot read such a model in this data type; none where it can, or where that is not known.
-pub fn unreadable(row: &Row, weights: &Weights, dtype: Dtype) -> Option<String> {
+pub fn unreadable(row: &PresetRow, weights: &Weights, dtype: Dtype) -> Option<String> {
     let title = row.title;
     let file = match weights {
         Weights::Path(path) => gguf_file(path).ok().flatten(),

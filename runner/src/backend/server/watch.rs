@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inferbench_crds::engine::{Interface, preset::Row};
+use inferbench_crds::engine::{Interface, preset::PresetRow};
 use inferbench_results::record::{ServerMetrics, ServerSample};
 
 use super::http::Http;
@@ -25,13 +25,13 @@ const MOST: usize = 4_096;
 pub struct Watcher {
     http: Http,
     path: String,
-    row: &'static Row,
+    row: &'static PresetRow,
     watch: Option<Watch>,
 }
 
 impl Watcher {
     /// One that has not begun.
-    pub fn new(http: &Http, interface: &Interface, row: &'static Row) -> Self {
+    pub fn new(http: &Http, interface: &Interface, row: &'static PresetRow) -> Self {
         Self {
             http: http.clone(),
             path: interface.metrics.clone(),
@@ -73,7 +73,7 @@ struct Shared {
 
 impl Watch {
     /// Begins, where the server has metrics.
-    fn new(http: &Http, path: &str, row: &'static Row) -> Self {
+    fn new(http: &Http, path: &str, row: &'static PresetRow) -> Self {
         let shared = Arc::new(Shared {
             samples: Mutex::default(),
             over: AtomicBool::new(false),
@@ -143,7 +143,7 @@ struct Look {
 /// The metric by which every client library of Prometheus tells when its process began.
 const PROCESS_START: &str = "process_start_time_seconds";
 
-fn look(shared: &Shared, http: &Http, path: &str, row: &Row) {
+fn look(shared: &Shared, http: &Http, path: &str, row: &PresetRow) {
     while !shared.over.load(Ordering::Relaxed) {
         let next = Instant::now() + PERIOD;
         if let Ok((200, text)) = http.get(path, PATIENCE) {
@@ -166,7 +166,7 @@ fn look(shared: &Shared, http: &Http, path: &str, row: &Row) {
 
 impl Look {
     /// A look at a text in Prometheus' format.
-    fn of(text: &str, row: &Row) -> Self {
+    fn of(text: &str, row: &PresetRow) -> Self {
         Self {
             sample: sample(text, row),
             process_start: value(text, PROCESS_START),
@@ -175,7 +175,7 @@ impl Look {
 }
 
 /// A sample out of Prometheus' text format.
-fn sample(text: &str, row: &Row) -> ServerSample {
+fn sample(text: &str, row: &PresetRow) -> ServerSample {
     let of = |name: &str| value(text, name);
     let gauges = &row.gauges;
     ServerSample {
