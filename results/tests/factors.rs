@@ -300,7 +300,7 @@ fn effects_shares_curves_and_costs_know_it() {
                 model.check.unwrap().median_error < 0.01,
                 "{factor}: {model:?}"
             );
-            let kept = |p: &inferbench_results::analysis::cost::Prediction| {
+            let kept = |p: &inferbench_results::analysis::cost::CostPrediction| {
                 p.levels.get(&factor) == model.levels.get(&factor)
             };
             assert!(model.predictions.iter().all(kept));

@@ -36,7 +36,7 @@ pub struct CostModel {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
     /// Combinations that were not measured.
-    pub predictions: Vec<Prediction>,
+    pub predictions: Vec<CostPrediction>,
     /// Why there is no model, or no prediction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -89,10 +89,11 @@ pub struct Check {
     pub max_error: f64,
 }
 
-/// A combination that was not measured.
+/// The predicted times of a combination that was not measured.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Prediction {
+#[schemars(rename = "Prediction")]
+pub struct CostPrediction {
     /// Its levels.
     #[serde(flatten)]
     pub levels: Levels,
@@ -211,7 +212,7 @@ fn of_group(levels: Levels, combinations: &[&Combination<'_>]) -> Option<CostMod
             // Its fourth term counts the batch's output tokens.
             let tokens = terms[3];
             let output_throughput = tokens / ttlt_ms * 1e3;
-            (ttlt_ms > 0.0 && output_throughput.is_finite()).then_some(Prediction {
+            (ttlt_ms > 0.0 && output_throughput.is_finite()).then_some(CostPrediction {
                 levels,
                 beyond,
                 ttlt_ms,

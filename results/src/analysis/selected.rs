@@ -54,7 +54,7 @@ pub struct Selected {
     pub fits: Vec<ModelFit>,
     /// Predictions of combinations that were not measured: those of the highest output throughput and of the lowest time
     /// to first token.
-    pub predictions: Vec<Prediction>,
+    pub predictions: Vec<ModelPrediction>,
 }
 
 /// The declared model, fitted to the logarithm of a metric.
@@ -98,7 +98,8 @@ pub struct LackOfFit {
 /// The declared model's prediction of a combination that was not measured.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Prediction {
+#[schemars(rename = "Prediction")]
+pub struct ModelPrediction {
     /// Its levels.
     #[serde(flatten)]
     pub levels: Levels,
@@ -361,7 +362,7 @@ impl<'a> Selection<'a> {
         fitted.predict(&row)?.map(f64::exp)
     }
 
-    fn predictions(&self, fits: &BTreeMap<&'static str, Fitted>) -> Vec<Prediction> {
+    fn predictions(&self, fits: &BTreeMap<&'static str, Fitted>) -> Vec<ModelPrediction> {
         let mut row = Vec::new();
         let mut listed: BTreeMap<u32, &Vec<usize>> = BTreeMap::new();
         for (metric, sign) in [("outputThroughput", 1.0), ("ttftMs", -1.0)] {
@@ -396,7 +397,7 @@ impl<'a> Selection<'a> {
         };
         listed
             .into_values()
-            .map(|digits| Prediction {
+            .map(|digits| ModelPrediction {
                 levels: of(digits),
                 metrics: PREDICTED
                     .iter()

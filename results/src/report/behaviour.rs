@@ -8,7 +8,7 @@ use super::{Report, matters::FIRST, page};
 use crate::{
     analysis::{
         Scope,
-        cost::{CostModel, Prediction},
+        cost::{CostModel, CostPrediction},
         curves::{Curve, Family, Fit},
     },
     figures::{
@@ -281,7 +281,7 @@ fn fitted(models: &[CostModel]) -> Table {
 }
 
 fn predictions(models: &[CostModel]) -> Table {
-    let all: Vec<&Prediction> = models.iter().flat_map(|model| &model.predictions).collect();
+    let all: Vec<&CostPrediction> = models.iter().flat_map(|model| &model.predictions).collect();
     let columns = level_columns(all.iter().map(|prediction| &prediction.levels));
     let mut header = vec!["model".to_owned()];
     header.extend(columns.iter().map(level_heading));
