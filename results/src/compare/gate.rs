@@ -65,7 +65,8 @@ impl FromStr for Limit {
 /// How a limit is judged.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub enum Decision {
+#[schemars(rename = "Decision")]
+pub enum GateDecision {
     /// The interval lies wholly beyond the limit.
     Failed,
     /// The interval lies wholly within the limit.
@@ -94,7 +95,7 @@ pub struct Gate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<f64>,
     /// How it is judged.
-    pub decision: Decision,
+    pub decision: GateDecision,
     /// The same in words.
     pub message: String,
 }
@@ -120,9 +121,9 @@ pub fn judge(limit: &Limit, found: Option<&MetricComparison>) -> Gate {
             }
         });
     let decision = match interval {
-        Some((low, _)) if low > limit.factor => Decision::Failed,
-        Some((_, high)) if high <= limit.factor => Decision::Kept,
-        _ => Decision::NotShown,
+        Some((low, _)) if low > limit.factor => GateDecision::Failed,
+        Some((_, high)) if high <= limit.factor => GateDecision::Kept,
+        _ => GateDecision::NotShown,
     };
     let title = limit.metric.title;
     let by = |worse: f64| {
@@ -134,9 +135,9 @@ pub fn judge(limit: &Limit, found: Option<&MetricComparison>) -> Gate {
         (Some(worse), Some((low, high))) => {
             let interval = format!("95% interval {} to {}", text::ratio(low), text::ratio(high));
             let verdict = match decision {
-                Decision::Failed => format!("wholly beyond {beyond}: failed"),
-                Decision::Kept => format!("wholly within {beyond}: kept"),
-                Decision::NotShown => {
+                GateDecision::Failed => format!("wholly beyond {beyond}: failed"),
+                GateDecision::Kept => format!("wholly within {beyond}: kept"),
+                GateDecision::NotShown => {
                     format!(
                         "on both sides of {beyond}: not shown, neither that it fails nor that it keeps"
                     )

@@ -23,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    gate::{Decision, Gate, Limit},
+    gate::{Gate, GateDecision, Limit},
     metric::{Compared, compare_metric},
 };
 use crate::{
@@ -216,7 +216,7 @@ impl Comparison {
     pub fn failed(&self) -> bool {
         self.gates
             .iter()
-            .any(|gate| gate.decision == Decision::Failed)
+            .any(|gate| gate.decision == GateDecision::Failed)
     }
 }
 

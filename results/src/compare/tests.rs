@@ -220,20 +220,21 @@ fn gates_fail_only_on_what_is_shown() {
     let mut slower = |factor| Sweep { factor, ..SWEEP }.rows(&mut random);
     let options = limits(&["slower=5%", "outputThroughput=5%"]);
     for (factor, expected) in [
-        (1.2, Decision::Failed),
-        (1.05, Decision::NotShown),
-        (0.9, Decision::Kept),
+        (1.2, GateDecision::Failed),
+        (1.05, GateDecision::NotShown),
+        (0.9, GateDecision::Kept),
     ] {
         let comparison = compare(&a, &slower(factor), &options);
-        let decisions: Vec<Decision> = comparison.gates.iter().map(|gate| gate.decision).collect();
+        let decisions: Vec<GateDecision> =
+            comparison.gates.iter().map(|gate| gate.decision).collect();
         assert_eq!(decisions, [expected; 2], "{:?}", comparison.gates);
-        assert_eq!(comparison.failed(), expected == Decision::Failed);
+        assert_eq!(comparison.failed(), expected == GateDecision::Failed);
         let [time, rate] = [&comparison.gates[0], &comparison.gates[1]];
         assert!((time.worse.unwrap() / rate.worse.unwrap() - 1.0).abs() < 1e-12);
     }
     // One trial of one combination: nothing says how sure the ratio is.
     let comparison = compare(&a[..1], &slower(2.0)[..1], &options);
-    assert_eq!(comparison.gates[0].decision, Decision::NotShown);
+    assert_eq!(comparison.gates[0].decision, GateDecision::NotShown);
     assert!(
         comparison.gates[0]
             .message
