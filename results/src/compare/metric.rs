@@ -177,7 +177,7 @@ fn block_means(pairs: &[Pair<'_>], side: usize) -> Option<Vec<f64>> {
 }
 
 fn per_combination(metric: &Metric, pairs: &[Pair<'_>]) -> Vec<CombinationRatio> {
-    let tests: Vec<Option<ratio::Difference>> = pairs
+    let tests: Vec<Option<ratio::LogDifference>> = pairs
         .iter()
         .map(|pair| {
             let [a, b] = pair
@@ -187,7 +187,11 @@ fn per_combination(metric: &Metric, pairs: &[Pair<'_>]) -> Vec<CombinationRatio>
             welch(&a, &b)
         })
         .collect();
-    let p: Vec<f64> = tests.iter().flatten().map(ratio::Difference::p).collect();
+    let p: Vec<f64> = tests
+        .iter()
+        .flatten()
+        .map(ratio::LogDifference::p)
+        .collect();
     let mut adjusted = holm(&p).into_iter();
     pairs
         .iter()

@@ -23,7 +23,7 @@ const POWER_QUANTILE: f64 = 0.841_621_233_572_914_3;
 
 /// A difference of logarithms with its standard error.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Difference {
+pub struct LogDifference {
     /// Mean of the second sample less mean of the first.
     pub log: f64,
     /// Its standard error.
@@ -40,7 +40,7 @@ pub struct Difference {
 /// 10 normal values: 90% coverage), and the one degree of the smaller is taken (Hsu's bound: never less than 95%). From
 /// 3 values on they cover 93% to 97%, whatever the ratio of the variances.
 #[must_use]
-pub fn welch(a: &[f64], b: &[f64]) -> Option<Difference> {
+pub fn welch(a: &[f64], b: &[f64]) -> Option<LogDifference> {
     let (a, b) = (Moments::of(a)?, Moments::of(b)?);
     let variance = a.variance + b.variance;
     let smaller = a.count.min(b.count);
@@ -50,7 +50,7 @@ pub fn welch(a: &[f64], b: &[f64]) -> Option<Difference> {
         variance.powi(2)
             / (a.variance.powi(2) / (a.count - 1.0) + b.variance.powi(2) / (b.count - 1.0))
     };
-    Difference {
+    LogDifference {
         log: b.mean - a.mean,
         error: variance.sqrt(),
         degrees,
@@ -60,9 +60,9 @@ pub fn welch(a: &[f64], b: &[f64]) -> Option<Difference> {
 
 /// The mean of one sample of differences. `None` as for [`welch`].
 #[must_use]
-pub fn paired(differences: &[f64]) -> Option<Difference> {
+pub fn paired(differences: &[f64]) -> Option<LogDifference> {
     let moments = Moments::of(differences)?;
-    Difference {
+    LogDifference {
         log: moments.mean,
         error: moments.variance.sqrt(),
         degrees: moments.count - 1.0,
@@ -70,7 +70,7 @@ pub fn paired(differences: &[f64]) -> Option<Difference> {
     .varying()
 }
 
-impl Difference {
+impl LogDifference {
     fn varying(self) -> Option<Self> {
         (self.error > ROUNDING && self.degrees > 0.0 && self.error.is_finite()).then_some(self)
     }
@@ -114,7 +114,7 @@ fn t_at(probability: f64, degrees: f64) -> f64 {
 #[must_use]
 pub fn bootstrap_t(
     samples: &[(f64, &[f64])],
-    difference: &Difference,
+    difference: &LogDifference,
     random: &mut SplitMix64,
 ) -> Option<(f64, f64)> {
     let centres: Vec<(f64, &[f64], f64)> = samples
