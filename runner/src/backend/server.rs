@@ -435,7 +435,7 @@ impl Backend for Server {
             other => other,
         })?;
         self.hide_key(&mut run.exchanges);
-        if run.ending == load::Ending::Failures {
+        if run.ending == load::LoadEnding::Failures {
             let errors = run
                 .exchanges
                 .iter()

@@ -23,7 +23,7 @@ use crate::{
         endpoints,
         executor::{Executor, InProcess, Processes},
         prepared::Prepared,
-        run::{Ending, Run, RunError},
+        run::{Run, RunError, SweepEnding},
         stored::{Ledger, Pin, SWEEP_FILE, SweepFile, write_failures},
         tables,
     },
@@ -99,7 +99,7 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
         look_around(&sweep, &machine, args.require_quiet)?;
     }
     match run.measure(executor.as_mut())? {
-        Ending::Interrupted => Ok(interrupted(args, &run, &sweep)),
+        SweepEnding::Interrupted => Ok(interrupted(args, &run, &sweep)),
         ending => conclude(args, &run, &sweep, &store, reused, ending),
     }
 }
@@ -279,7 +279,7 @@ fn conclude(
     sweep: &Prepared,
     store: &Store,
     reused: usize,
-    ending: Ending,
+    ending: SweepEnding,
 ) -> Result<Exit, Failed> {
     let (ledger, failures) = (run.ledger(), run.failures());
     write_failures(store, &failures)?;
@@ -313,7 +313,7 @@ fn conclude(
         store.location()
     );
     let execution = &sweep.spec.execution;
-    if ending == Ending::OverBudget || execution.is_over_budget(failures.len(), total) {
+    if ending == SweepEnding::OverBudget || execution.is_over_budget(failures.len(), total) {
         print_error(&format!(
             "{} of {total} trials failed: more than maxFailedPercent {} with onFailure {:?} allows. The same \
              command tries them again",

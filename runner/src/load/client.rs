@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::{
-    Batch, Ending, Exchange, Progress, RequestLoad, Run, Target,
+    Batch, Exchange, LoadEnding, Progress, RequestLoad, Run, Target,
     alarm::Alarm,
     arrivals::{Arrivals, Poisson},
     error::{ClientError, RequestError},
@@ -235,8 +235,8 @@ impl Client {
             // Requests that are still in flight left after the window. The next load is not to find them on the server;
             // but where they take longer than any request so far, there is a backlog, and it is cut off.
             let patience = match ending {
-                Ending::Complete => Duration::from_nanos(shared.core().longest),
-                Ending::Stopped | Ending::Failures => Duration::ZERO,
+                LoadEnding::Complete => Duration::from_nanos(shared.core().longest),
+                LoadEnding::Stopped | LoadEnding::Failures => Duration::ZERO,
             };
             let mut stop = || stop(Progress::Closed);
             shared
@@ -497,7 +497,7 @@ impl Shared {
         load: &RequestLoad,
         bodies: &mut dyn FnMut(u64) -> Bytes,
         stop: &mut dyn FnMut(Progress) -> bool,
-    ) -> (Ending, (Duration, Duration)) {
+    ) -> (LoadEnding, (Duration, Duration)) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut opened = None;
@@ -520,7 +520,7 @@ impl Shared {
                 let mut core = self.core();
                 let failures = core.failures;
                 let Some((start, window)) = &mut core.window else {
-                    break Ending::Stopped;
+                    break LoadEnding::Stopped;
                 };
                 window.passes(Duration::from_nanos(now - *start));
                 let meter = || (thread_cpu(), Duration::from_nanos(now));
@@ -544,10 +544,10 @@ impl Shared {
             };
             if is_over {
                 stop(progress);
-                break Ending::Complete;
+                break LoadEnding::Complete;
             }
             if failures > load.max_failures {
-                break Ending::Failures;
+                break LoadEnding::Failures;
             }
             if is_time {
                 looked = now;
@@ -557,7 +557,7 @@ impl Shared {
                 }
             }
             if (is_time || progress != told) && stop(progress) || self.core().fault.is_some() {
-                break Ending::Stopped;
+                break LoadEnding::Stopped;
             }
             told = progress;
         };

@@ -146,7 +146,7 @@ pub enum Progress {
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum LoadEnding {
     /// Its window is over.
     Complete,
     /// It was told to stop.
@@ -163,7 +163,7 @@ pub struct Run {
     /// Its window; absent where it ended before the window closed.
     pub window: Option<window::Borders>,
     /// How it ended.
-    pub ending: Ending,
+    pub ending: LoadEnding,
     /// All of its requests by number, those of the warm-up and those after the window as well.
     pub exchanges: Vec<Exchange>,
     /// How late the client itself was inside of the window.

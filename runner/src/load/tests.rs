@@ -335,7 +335,7 @@ fn a_connection_that_was_closed_between_requests_is_opened_anew() {
         let run = client
             .run(&load, &mut |index| body(model, index), &mut |_| false)
             .unwrap();
-        assert_eq!(run.ending, Ending::Complete);
+        assert_eq!(run.ending, LoadEnding::Complete);
         assert!(
             run.exchanges
                 .iter()
@@ -363,7 +363,7 @@ fn load(arrivals: Arrivals, iterations: u64) -> RequestLoad {
 
 /// The properties of every run that is complete.
 fn check(run: &Run) {
-    assert_eq!(run.ending, Ending::Complete);
+    assert_eq!(run.ending, LoadEnding::Complete);
     let window = run.window.unwrap();
     assert!(window.length() >= Duration::from_millis(200));
     for (index, exchange) in (0..).zip(&run.exchanges) {
@@ -488,7 +488,7 @@ fn a_run_stops_when_told_and_when_too_much_fails() {
             stop()
         })
         .unwrap();
-    assert_eq!((run.ending, run.window), (Ending::Stopped, None));
+    assert_eq!((run.ending, run.window), (LoadEnding::Stopped, None));
     // A request that was in flight says that it was cut, and has the events that it had.
     assert!(
         run.exchanges
@@ -502,7 +502,7 @@ fn a_run_stops_when_told_and_when_too_much_fails() {
             false
         })
         .unwrap();
-    assert_eq!((run.ending, run.window), (Ending::Failures, None));
+    assert_eq!((run.ending, run.window), (LoadEnding::Failures, None));
     // And it can be used again.
     let batch = client
         .batch(vec![body("steady", 0); 2], LIMIT, &mut never)

@@ -55,7 +55,7 @@ pub struct Run<'a> {
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum SweepEnding {
     /// No trial needs anything more, or may be tried again.
     Complete,
     /// More trials failed than the spec allows.
@@ -92,7 +92,7 @@ struct Failing {
 enum Then {
     Done,
     Again,
-    Stop(Ending),
+    Stop(SweepEnding),
 }
 
 impl<'a> Run<'a> {
@@ -178,10 +178,10 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// Where the store fails, or the ceilings cannot be measured.
-    pub fn measure(&mut self, executor: &mut dyn Executor) -> Result<Ending, RunError> {
+    pub fn measure(&mut self, executor: &mut dyn Executor) -> Result<SweepEnding, RunError> {
         self.settle_what_needs_no_process()?;
         match self.find_ceilings(executor) {
-            Err(_) if signals::interrupted() => return Ok(Ending::Interrupted),
+            Err(_) if signals::interrupted() => return Ok(SweepEnding::Interrupted),
             found => found?,
         }
         self.expect();
@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
         &mut self,
         executor: &mut dyn Executor,
         progress: &mut Progress,
-    ) -> Result<Ending, RunError> {
+    ) -> Result<SweepEnding, RunError> {
         for replicate in 0..self.sweep.spec.design.replicates.unsigned_abs() {
             self.leave_out_what_is_enough(replicate, progress);
             let mut pending: Vec<u32> = self.sweep.block(replicate);
@@ -223,7 +223,7 @@ impl<'a> Run<'a> {
                 pending = again;
             }
         }
-        Ok(Ending::Complete)
+        Ok(SweepEnding::Complete)
     }
 
     /// Looks at what the blocks before this one have made of each combination, and says how many trials are not needed.
@@ -346,7 +346,7 @@ impl<'a> Run<'a> {
             return Ok(Then::Done);
         };
         if signals::interrupted() {
-            return Ok(Then::Stop(Ending::Interrupted));
+            return Ok(Then::Stop(SweepEnding::Interrupted));
         }
         progress.begin(trial, self.forecast.remaining_s());
         let mut ask = self.sweep.ask(trial, attempt, self.at);
@@ -358,7 +358,7 @@ impl<'a> Run<'a> {
                 let key = self.sweep.key(trial, attempt);
                 self.note_failure(trial, key, message, permanent, progress)
             }
-            Err(Unsettled::Interrupted) => Ok(Then::Stop(Ending::Interrupted)),
+            Err(Unsettled::Interrupted) => Ok(Then::Stop(SweepEnding::Interrupted)),
             Err(Unsettled::Store(error)) => Err(error.into()),
         }
     }
@@ -450,7 +450,7 @@ impl<'a> Run<'a> {
         let given_up = self.failures.values().filter(|failing| failing.given_up);
         let total = self.sweep.expansion.len() as usize;
         Ok(if execution.is_over_budget(given_up.count(), total) {
-            Then::Stop(Ending::OverBudget)
+            Then::Stop(SweepEnding::OverBudget)
         } else {
             Then::Done
         })

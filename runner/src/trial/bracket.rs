@@ -27,7 +27,7 @@ pub enum Purpose {
 
 /// How a search ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum SearchEnding {
     /// The bracket is narrow enough, and both of its ends were tested twice.
     Within,
     /// The highest load holds: the capacity is not below it.
@@ -44,7 +44,7 @@ pub enum Next {
     /// Test this load.
     Test(f64, Purpose),
     /// Nothing: this is the end.
-    Done(Ending),
+    Done(SearchEnding),
 }
 
 /// A load that was tested, and how often it held and did not.
@@ -165,7 +165,7 @@ impl Bracket {
     #[must_use]
     pub fn next(&self) -> Next {
         if self.tests >= self.most {
-            return Next::Done(Ending::Steps);
+            return Next::Done(SearchEnding::Steps);
         }
         let undecided = self.tested.iter().find(|tested| tested.holds().is_none());
         if let Some(undecided) = undecided {
@@ -178,16 +178,16 @@ impl Bracket {
         match (self.low(), self.high()) {
             (None, None) => Next::Test(self.from, Purpose::Search),
             (Some(low), None) if low.load >= self.to => {
-                confirm(low).unwrap_or(Next::Done(Ending::AtLeast))
+                confirm(low).unwrap_or(Next::Done(SearchEnding::AtLeast))
             }
             (Some(low), None) => Next::Test((2.0 * low.load).min(self.to), Purpose::Search),
-            (None, Some(high)) => confirm(high).unwrap_or(Next::Done(Ending::Below)),
+            (None, Some(high)) => confirm(high).unwrap_or(Next::Done(SearchEnding::Below)),
             (Some(low), Some(high)) => match self.middle(low.load, high.load) {
                 Some(middle) => Next::Test(middle, Purpose::Search),
                 // The lower end is last: its last test is what the trial's other figures are of.
                 None => confirm(high)
                     .or_else(|| confirm(low))
-                    .unwrap_or(Next::Done(Ending::Within)),
+                    .unwrap_or(Next::Done(SearchEnding::Within)),
             },
         }
     }
@@ -229,7 +229,10 @@ mod tests {
     }
 
     /// Searches; `holds` answers a load. The loads in their order, and the end.
-    fn run(search: &Search, mut holds: impl FnMut(f64) -> bool) -> (Bracket, Vec<f64>, Ending) {
+    fn run(
+        search: &Search,
+        mut holds: impl FnMut(f64) -> bool,
+    ) -> (Bracket, Vec<f64>, SearchEnding) {
         let mut bracket = Bracket::new(search);
         let mut loads = Vec::new();
         loop {
@@ -254,7 +257,7 @@ mod tests {
                 1.0, 2.0, 4.0, 8.0, 16.0, 11.3137, 9.51365, 10.3747, 11.3137, 10.3747
             ]
         );
-        assert_eq!(ending, Ending::Within);
+        assert_eq!(ending, SearchEnding::Within);
         let ends = (bracket.low().unwrap(), bracket.high().unwrap());
         assert_eq!((ends.0.load, ends.0.held, ends.0.failed), (10.3747, 2, 0));
         assert_eq!((ends.1.load, ends.1.held, ends.1.failed), (11.3137, 0, 2));
@@ -266,7 +269,7 @@ mod tests {
         let streams = search(Searched::Concurrency, 1.0, 100.0, 1);
         let (bracket, loads, ending) = run(&streams, |load| load <= 5.0);
         assert_eq!(loads, [1.0, 2.0, 4.0, 8.0, 6.0, 5.0, 6.0, 5.0]);
-        assert_eq!(ending, Ending::Within);
+        assert_eq!(ending, SearchEnding::Within);
         assert_eq!(bracket.low().unwrap().load, 5.0);
     }
 
@@ -274,12 +277,12 @@ mod tests {
     fn both_borders_are_tested_twice_before_they_are_told() {
         let rates = search(Searched::RequestRate, 1.0, 12.0, 10);
         let (bracket, loads, ending) = run(&rates, |_| false);
-        assert_eq!((loads, ending), (vec![1.0, 1.0], Ending::Below));
+        assert_eq!((loads, ending), (vec![1.0, 1.0], SearchEnding::Below));
         assert_eq!((bracket.low(), bracket.high().unwrap().failed), (None, 2));
         let (bracket, loads, ending) = run(&rates, |_| true);
         assert_eq!(
             (loads, ending),
-            (vec![1.0, 2.0, 4.0, 8.0, 12.0, 12.0], Ending::AtLeast)
+            (vec![1.0, 2.0, 4.0, 8.0, 12.0, 12.0], SearchEnding::AtLeast)
         );
         assert_eq!((bracket.high(), bracket.low().unwrap().held), (None, 2));
     }
@@ -294,7 +297,7 @@ mod tests {
             accidents -= i32::from(accident);
             load <= 6.0 && !accident
         });
-        assert_eq!(ending, Ending::Within);
+        assert_eq!(ending, SearchEnding::Within);
         assert_eq!(
             (bracket.low().unwrap().load, bracket.high().unwrap().load),
             (6.0, 7.0),
@@ -312,7 +315,7 @@ mod tests {
             tests += 1;
             tests > 1 && load < 3.0
         });
-        assert_eq!(ending, Ending::Within);
+        assert_eq!(ending, SearchEnding::Within);
         assert!(bracket.low().unwrap().load < 3.0 && bracket.high().unwrap().load >= 3.0);
         assert_eq!(bracket.contradictions()[0].load, 1.0);
     }
@@ -334,16 +337,16 @@ mod tests {
             prop_assert!(bracket.contradictions().is_empty());
             let (low, high) = (bracket.low(), bracket.high());
             match ending {
-                Ending::Within => {
+                SearchEnding::Within => {
                     let (low, high) = (low.unwrap(), high.unwrap());
                     prop_assert!(low.load <= truth && truth < high.load);
                     prop_assert!((low.held, low.failed, high.held, high.failed) == (2, 0, 0, 2));
                     let near = high.load <= low.load * (1.0 + f64::from(within) / 100.0);
                     prop_assert!(near || (whole && high.load - low.load <= 1.0));
                 }
-                Ending::AtLeast => prop_assert!(truth >= to && low.unwrap().load == to && high.is_none()),
-                Ending::Below => prop_assert!(truth < from && high.unwrap().load == from && low.is_none()),
-                Ending::Steps => prop_assert!(false, "too many steps: {:?}", loads),
+                SearchEnding::AtLeast => prop_assert!(truth >= to && low.unwrap().load == to && high.is_none()),
+                SearchEnding::Below => prop_assert!(truth < from && high.unwrap().load == from && low.is_none()),
+                SearchEnding::Steps => prop_assert!(false, "too many steps: {:?}", loads),
             }
         }
 
@@ -366,7 +369,7 @@ mod tests {
             if let (Some(low), Some(high)) = (bracket.low(), bracket.high()) {
                 prop_assert!(low.load < high.load);
             }
-            if ending == Ending::Within {
+            if ending == SearchEnding::Within {
                 let (low, high) = (bracket.low().unwrap(), bracket.high().unwrap());
                 prop_assert!(low.held >= 2 && high.failed >= 2);
                 // Beyond the noise everything is as without it.

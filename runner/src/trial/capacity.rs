@@ -18,7 +18,7 @@ use inferbench_results::{
 
 use super::{
     asked::Asked,
-    bracket::{Bracket, Ending, Next, Purpose, Tested},
+    bracket::{Bracket, Next, Purpose, SearchEnding, Tested},
     measure::{Hooks, Schedule, Stop, Timed},
     requests::{self, Driven, MAX_OPEN},
 };
@@ -128,12 +128,12 @@ fn arrivals(factor: Searched, load: f64, seed: u64) -> Arrivals {
     }
 }
 
-const fn ended(ending: Ending) -> Ended {
+const fn ended(ending: SearchEnding) -> Ended {
     match ending {
-        Ending::Within => Ended::Within,
-        Ending::AtLeast => Ended::AtLeast,
-        Ending::Below => Ended::Below,
-        Ending::Steps => Ended::Steps,
+        SearchEnding::Within => Ended::Within,
+        SearchEnding::AtLeast => Ended::AtLeast,
+        SearchEnding::Below => Ended::Below,
+        SearchEnding::Steps => Ended::Steps,
     }
 }
 

@@ -25,7 +25,7 @@ use inferbench_runner::{
     sweep::{
         executor::{Ended, Executor},
         prepared::Prepared,
-        run::{Ending, Run},
+        run::{Run, SweepEnding},
         stored::{Ledger, SweepFile},
         tables,
     },
@@ -309,7 +309,7 @@ fn sessions(sweep: &Prepared, cuts: &[usize], fails: &dyn Fn(usize) -> bool) -> 
         assert!(decided.iter().all(kept), "{decided:?}, and then {enough:?}");
         decided = enough;
         begun.push(executor.begun);
-        if ending == Ending::Interrupted {
+        if ending == SweepEnding::Interrupted {
             continue;
         }
         // Complete: what was not measured was not needed, and the tables say so.

@@ -4,7 +4,7 @@ use inferbench_engine::{Parallel, threads::Threads};
 use super::*;
 use crate::{
     load::{
-        Arrivals, Ending,
+        Arrivals, LoadEnding,
         timed::{self, Timed},
         window::Bounds,
     },
@@ -138,7 +138,7 @@ fn a_closed_loop_is_driven_and_told_of_its_stages() {
             },
         })
         .unwrap();
-    assert_eq!(run.ending, Ending::Complete);
+    assert_eq!(run.ending, LoadEnding::Complete);
     assert!(
         run.exchanges
             .iter()

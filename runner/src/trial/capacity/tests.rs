@@ -119,9 +119,9 @@ impl Backend for Slots {
                 closed: started + Duration::from_secs(1),
             }),
             ending: if stopped {
-                load::Ending::Stopped
+                load::LoadEnding::Stopped
             } else {
-                load::Ending::Complete
+                load::LoadEnding::Complete
             },
             exchanges,
             lag: Lag::default(),
