@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::{
-    Batch, Exchange, LoadEnding, Progress, RequestLoad, Run, Target,
+    BatchRun, Exchange, LoadEnding, Progress, RequestLoad, Run, Target,
     alarm::Alarm,
     arrivals::{Arrivals, Poisson},
     error::{ClientError, RequestError},
@@ -148,7 +148,7 @@ impl Client {
         bodies: Vec<Bytes>,
         limit: Duration,
         stop: &mut dyn FnMut() -> bool,
-    ) -> Result<Batch, ClientError> {
+    ) -> Result<BatchRun, ClientError> {
         allowed(bodies.len())?;
         self.prepare(bodies.len())?;
         let shared = Arc::clone(&self.shared);
@@ -175,7 +175,7 @@ impl Client {
             )
         });
         let (exchanges, lag) = shared.take(cpu, None);
-        Ok(Batch {
+        Ok(BatchRun {
             started,
             exchanges,
             lag,

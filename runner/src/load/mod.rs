@@ -124,7 +124,7 @@ impl Exchange {
 
 /// The result of a batch.
 #[derive(Clone, Debug)]
-pub struct Batch {
+pub struct BatchRun {
     /// When its requests were meant to leave.
     pub started: Instant,
     /// Its requests, in the order of their bodies.
