@@ -14,7 +14,7 @@ use inferbench_results::record::{CpuTelemetry, GpuTelemetry, Phase, Sample, Tele
 use super::{
     nvml::{Gpus, Reading},
     series::Series,
-    window::{Span, TimedValue, Window},
+    window::{Span, TimedValue, TimedWindow},
 };
 use crate::machine::{
     processes::{Processes, Usage},
@@ -120,7 +120,7 @@ impl Sampler {
             .into_iter()
             .map(Series::into_kept)
             .collect();
-        let window = Window { start, end };
+        let window = TimedWindow { start, end };
         let mut samples: Vec<Sample> = ticks.iter().flat_map(|tick| tick.samples(window)).collect();
         let mut gpus = Vec::new();
         let mut missing: Vec<String> = Vec::new();
@@ -194,7 +194,7 @@ fn take(taken: &Mutex<Taken>, gpus: Option<&Gpus>, keep: fn(&mut Series<Tick>, T
 }
 
 /// A sample in which nothing is known yet.
-fn sample(unix_ns: i64, window: Window, gpu_uuid: Option<&str>) -> Sample {
+fn sample(unix_ns: i64, window: TimedWindow, gpu_uuid: Option<&str>) -> Sample {
     Sample {
         unix_ns,
         phase: if unix_ns < window.start {
@@ -218,7 +218,7 @@ fn sample(unix_ns: i64, window: Window, gpu_uuid: Option<&str>) -> Sample {
 }
 
 impl Tick {
-    fn samples(&self, window: Window) -> impl Iterator<Item = Sample> {
+    fn samples(&self, window: TimedWindow) -> impl Iterator<Item = Sample> {
         let process = Sample {
             mem_mib: self.process.rss_mib,
             cpu_time_s: Some(self.process.cpu_time.as_secs_f64()),
@@ -245,7 +245,7 @@ fn summarise(
     uuid: &str,
     readings: &[(i64, &Reading)],
     periods: &[Span],
-    window: Window,
+    window: TimedWindow,
 ) -> (GpuTelemetry, Option<String>) {
     let points = |field: fn(&Reading) -> Option<f64>| -> Vec<TimedValue> {
         readings
@@ -362,7 +362,7 @@ mod tests {
     }
 
     /// The telemetry of a window of 300 ms on these GPUs of the stand-in.
-    fn window_on(uuids: &[&str]) -> Option<(Telemetry, Window)> {
+    fn window_on(uuids: &[&str]) -> Option<(Telemetry, TimedWindow)> {
         let sampler = Sampler::of(Processes::of_this_one(), super::super::fake::open(uuids)?);
         std::thread::sleep(Duration::from_millis(50));
         sampler.sample_now();
@@ -370,7 +370,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(300));
         let end = unix_ns();
         std::thread::sleep(Duration::from_millis(50));
-        Some((sampler.finish(start, end), Window { start, end }))
+        Some((sampler.finish(start, end), TimedWindow { start, end }))
     }
 
     #[test]
@@ -474,7 +474,7 @@ mod tests {
             lost: mem_mib.is_none().then(|| "lost".into()),
             ..Reading::default()
         };
-        let window = Window { start: 10, end: 20 };
+        let window = TimedWindow { start: 10, end: 20 };
         let figures = |readings: &[Reading]| {
             let readings: Vec<(i64, &Reading)> = readings.iter().map(|r| (r.unix_ns, r)).collect();
             summarise("GPU-x", &readings, &[], window)
@@ -508,7 +508,7 @@ mod tests {
             })
             .collect();
         let readings: Vec<(i64, &Reading)> = readings.iter().map(|r| (r.unix_ns, r)).collect();
-        let (gpu, _) = summarise("GPU-x", &readings, &[], Window { start: 10, end: 30 });
+        let (gpu, _) = summarise("GPU-x", &readings, &[], TimedWindow { start: 10, end: 30 });
         assert_eq!((gpu.energy_j, gpu.power_mean_w), (None, Some(120.0)));
         assert_eq!(gpu.throttle_reasons, None);
     }

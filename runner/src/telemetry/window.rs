@@ -17,14 +17,14 @@ pub type TimedValue = (i64, f64);
 
 /// The timed window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct TimedWindow {
     /// Its start.
     pub start: i64,
     /// Its end, not before its start.
     pub end: i64,
 }
 
-impl Window {
+impl TimedWindow {
     /// The points in the window and the nearest one on each side of it, which stand for its borders. Points are in
     /// ascending order.
     #[must_use]
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    const WINDOW: Window = Window {
+    const WINDOW: TimedWindow = TimedWindow {
         start: 100,
         end: 200,
     };
