@@ -3,13 +3,13 @@
 
 use std::{path::PathBuf, process::Command, sync::OnceLock};
 
-use super::nvml::Gpus;
+use super::nvml::WatchedGpus;
 
 /// Opens GPUs of the stand-in; `None`, with a word, where there is no C compiler.
-pub(super) fn open(uuids: &[&str]) -> Option<Result<Gpus, String>> {
+pub(super) fn open(uuids: &[&str]) -> Option<Result<WatchedGpus, String>> {
     let uuids: Vec<String> = uuids.iter().map(|uuid| (*uuid).to_owned()).collect();
     let library = library()?;
-    Some(Gpus::open_with(Some(library.as_os_str()), &uuids))
+    Some(WatchedGpus::open_with(Some(library.as_os_str()), &uuids))
 }
 
 /// The compiled stand-in, once per process.

@@ -34,7 +34,7 @@ const ACTIVITY: [GpmMetricId; 2] = [GpmMetricId::DramBwUtil, GpmMetricId::AnyTen
 
 /// The GPUs to watch.
 #[derive(Debug, Default)]
-pub struct Gpus {
+pub struct WatchedGpus {
     nvml: Option<&'static Nvml>,
     uuids: Vec<String>,
     watched: Vec<Mutex<Watched>>,
@@ -127,7 +127,7 @@ pub fn first(count: usize) -> Result<Vec<Gpu>, String> {
     all.collect()
 }
 
-impl Gpus {
+impl WatchedGpus {
     /// Opens the management library and finds these GPUs (`GPU-…`) and slices (`MIG-…`). A UUID may come without its
     /// kind or with the wrong one, as CUDA's do; one of a GPU that is divided stands for the only slice to be seen.
     ///
@@ -137,7 +137,7 @@ impl Gpus {
         Self::open_with(None, uuids)
     }
 
-    /// [`Gpus::open`] with the library at a path.
+    /// [`WatchedGpus::open`] with the library at a path.
     pub(super) fn open_with(path: Option<&OsStr>, uuids: &[String]) -> Result<Self, String> {
         let nvml = library(path)?;
         let watched = uuids

@@ -12,7 +12,7 @@ use std::{
 use inferbench_results::record::{CpuTelemetry, GpuTelemetry, Phase, Sample, Telemetry};
 
 use super::{
-    nvml::{Gpus, Reading},
+    nvml::{Reading, WatchedGpus},
     series::Series,
     window::{Span, TimedValue, TimedWindow},
 };
@@ -52,7 +52,7 @@ pub struct Sampler {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     taken: Arc<Mutex<Taken>>,
-    gpus: Result<Arc<Gpus>, String>,
+    gpus: Result<Arc<WatchedGpus>, String>,
 }
 
 impl Sampler {
@@ -60,15 +60,15 @@ impl Sampler {
     #[must_use]
     pub fn start(processes: Processes, gpu_uuids: &[String]) -> Self {
         let gpus = if gpu_uuids.is_empty() {
-            Ok(Gpus::default())
+            Ok(WatchedGpus::default())
         } else {
-            Gpus::open(gpu_uuids)
+            WatchedGpus::open(gpu_uuids)
         };
         Self::of(processes, gpus)
     }
 
     /// Starts to sample these processes and GPUs, or says at the end why there are none.
-    fn of(processes: Processes, gpus: Result<Gpus, String>) -> Self {
+    fn of(processes: Processes, gpus: Result<WatchedGpus, String>) -> Self {
         let gpus = gpus.map(Arc::new);
         let count = gpus.as_ref().map_or(0, |gpus| gpus.uuids().len());
         let taken = Arc::new(Mutex::new(Taken {
@@ -176,7 +176,7 @@ pub fn min_samples(window: Duration) -> usize {
     (promised / 2).clamp(2, CAPACITY / 8)
 }
 
-fn take(taken: &Mutex<Taken>, gpus: Option<&Gpus>, keep: fn(&mut Series<Tick>, Tick)) {
+fn take(taken: &Mutex<Taken>, gpus: Option<&WatchedGpus>, keep: fn(&mut Series<Tick>, Tick)) {
     let lock = || taken.lock().unwrap_or_else(PoisonError::into_inner);
     let processes = lock().processes.clone();
     let mut tick = Tick {

@@ -37,7 +37,7 @@ use crate::{
     machine::{self, Machine, ceilings, cgroup::Cgroup},
     telemetry::{
         min_samples,
-        nvml::{self, Gpus},
+        nvml::{self, WatchedGpus},
     },
 };
 
@@ -157,7 +157,7 @@ impl Session {
                 Finder::Engine => gpu::find(count)?,
                 Finder::Driver => nvml::first(count).map_err(EngineError::Device)?,
             };
-            let (driver, cuda) = Gpus::open(&[])
+            let (driver, cuda) = WatchedGpus::open(&[])
                 .map(|gpus| gpus.versions())
                 .unwrap_or_default();
             self.machine.gpus = machine::Gpus { all, driver, cuda };

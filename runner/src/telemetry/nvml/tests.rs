@@ -210,9 +210,10 @@ fn a_lost_gpu_says_so_and_is_not_asked_again() {
 
 #[test]
 fn no_library_is_a_reason() {
-    let error = Gpus::open_with(Some(OsStr::new("/no/such/libnvidia-ml.so.1")), &[]).unwrap_err();
+    let error =
+        WatchedGpus::open_with(Some(OsStr::new("/no/such/libnvidia-ml.so.1")), &[]).unwrap_err();
     assert!(error.starts_with("NVML: "), "{error}");
     // One that is there, and is none of NVIDIA's.
-    let error = Gpus::open_with(Some(OsStr::new("libc.so.6")), &[]).unwrap_err();
+    let error = WatchedGpus::open_with(Some(OsStr::new("libc.so.6")), &[]).unwrap_err();
     assert!(error.contains("nvmlInit"), "{error}");
 }
