@@ -47,7 +47,7 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
 /// A stored attempt at a trial of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub struct StoredAttempt {
     /// The trial's position in the plan that was given.
     pub planned: usize,
     /// The attempt.
@@ -62,7 +62,7 @@ pub struct Attempt {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Stored attempts, by position in the plan and attempt.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<StoredAttempt>,
     /// Records of other plans: of levels that a spec has lost, of another measurement or runner.
     pub strangers: usize,
 }
@@ -136,7 +136,7 @@ pub fn find_attempts(
         for attempt in 0.. {
             let key = trial_key(&planned.request, attempt);
             if let Some(&bytes) = stored.get(&key) {
-                attempts.push(Attempt {
+                attempts.push(StoredAttempt {
                     planned: at,
                     attempt,
                     key,
@@ -148,7 +148,7 @@ pub fn find_attempts(
         }
         attempts
     };
-    let attempts: Vec<Attempt> = plan
+    let attempts: Vec<StoredAttempt> = plan
         .par_iter()
         .enumerate()
         .flat_map_iter(attempts_at)
@@ -167,8 +167,8 @@ pub fn find_attempts(
 /// Where the store cannot be read, or a damaged document cannot be moved; or whatever `take` returns.
 pub fn read_records<T: Send, E: From<StoreError>>(
     store: &Store,
-    attempts: &[Attempt],
-    each: impl Fn(&Attempt, Stored) -> T + Sync,
+    attempts: &[StoredAttempt],
+    each: impl Fn(&StoredAttempt, Stored) -> T + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<Vec<(usize, Corrupt)>, E> {
     let mut damaged = Vec::new();
@@ -224,7 +224,7 @@ pub fn read_records<T: Send, E: From<StoreError>>(
 }
 
 /// The attempts in portions that are small enough to be in memory at once, in their order.
-fn portions(attempts: &[Attempt]) -> Vec<&[Attempt]> {
+fn portions(attempts: &[StoredAttempt]) -> Vec<&[StoredAttempt]> {
     let mut portions = Vec::new();
     let mut rest = attempts;
     while !rest.is_empty() {
@@ -492,13 +492,13 @@ mod tests {
         fn portions_are_small_and_leave_nothing_out(
             bytes in prop::collection::vec(prop_oneof![1_u64..4_000, PORTION_BYTES / 3..2 * PORTION_BYTES], 0..1_500)
         ) {
-            let attempt = |(planned, &bytes): (usize, &u64)| Attempt {
+            let attempt = |(planned, &bytes): (usize, &u64)| StoredAttempt {
                 planned,
                 attempt: 0,
                 key: String::new(),
                 bytes,
             };
-            let attempts: Vec<Attempt> = bytes.iter().enumerate().map(attempt).collect();
+            let attempts: Vec<StoredAttempt> = bytes.iter().enumerate().map(attempt).collect();
             let portions = portions(&attempts);
             prop_assert_eq!(&portions.concat(), &attempts);
             for portion in portions {

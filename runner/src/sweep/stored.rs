@@ -165,7 +165,7 @@ impl Ledger {
         let plan: Vec<Planned> = sweep.planned(&BTreeMap::new()).collect();
         let found = find_attempts(store, &plan, sweep.remeasure_invalid())?;
         let mut ledger = Self::default();
-        let row = |attempt: &collect::Attempt, stored: collect::Stored| {
+        let row = |attempt: &collect::StoredAttempt, stored: collect::Stored| {
             (plan[attempt.planned].trial_index, Row::of(&stored.record))
         };
         let corrupt = read_records(store, &found.attempts, row, |(index, row)| {
