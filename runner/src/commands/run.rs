@@ -24,7 +24,7 @@ use crate::{
         executor::{Executor, InProcess, Processes},
         prepared::Prepared,
         run::{Run, RunError, SweepEnding},
-        stored::{Ledger, Pin, SWEEP_FILE, SweepFile, write_failures},
+        stored::{LocalLedger, Pin, SWEEP_FILE, SweepFile, write_failures},
         tables,
     },
     trial::recording,
@@ -86,7 +86,7 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     let sweep = prepare(args, &resource, &mut file)?;
     file.write(&store)?;
 
-    let (ledger, corrupt) = Ledger::read(&store, &sweep)?;
+    let (ledger, corrupt) = LocalLedger::read(&store, &sweep)?;
     corrupt.iter().for_each(|corrupt| print_error(corrupt));
     let machine = Machine::look();
     let reused = ledger.latest().count();
@@ -236,7 +236,7 @@ fn look_around(sweep: &Prepared, machine: &Machine, required: bool) -> Result<()
 }
 
 /// Says which stored records come from another processor, device or driver than this machine would write.
-fn flag_other_machines(ledger: &Ledger, machine: &Machine) {
+fn flag_other_machines(ledger: &LocalLedger, machine: &Machine) {
     let here = recording::provenance(machine, 0);
     let mut others: BTreeMap<String, usize> = BTreeMap::new();
     let measured = ledger.latest();
@@ -334,7 +334,7 @@ struct Numbers {
     not_needed: usize,
 }
 
-fn counts(ledger: &Ledger, numbers: &Numbers) -> String {
+fn counts(ledger: &LocalLedger, numbers: &Numbers) -> String {
     let Numbers {
         total,
         reused,

@@ -24,7 +24,7 @@ use super::{
     progress::{self, Progress},
     settle::{Settled, Unsettled, settle},
     steps::{Step, step, try_again},
-    stored::{Failure, Ledger, SweepFile, write_failures},
+    stored::{Failure, LocalLedger, SweepFile, write_failures},
 };
 use crate::{
     machine::{self, Machine},
@@ -44,7 +44,7 @@ pub struct Run<'a> {
     at: &'a StoreAt,
     machine: &'a Machine,
     file: SweepFile,
-    ledger: Ledger,
+    ledger: LocalLedger,
     ceilings: BTreeMap<Dtype, Ceilings>,
     failures: BTreeMap<u32, Failing>,
     forecast: Forecast,
@@ -104,7 +104,7 @@ impl<'a> Run<'a> {
         at: &'a StoreAt,
         machine: &'a Machine,
         file: SweepFile,
-        ledger: Ledger,
+        ledger: LocalLedger,
     ) -> Self {
         let mut run = Self {
             sweep,
@@ -148,7 +148,7 @@ impl<'a> Run<'a> {
 
     /// The stored attempts, those of this run among them.
     #[must_use]
-    pub fn ledger(&self) -> &Ledger {
+    pub fn ledger(&self) -> &LocalLedger {
         &self.ledger
     }
 

@@ -149,13 +149,13 @@ fn read_json<T: Default + for<'de> Deserialize<'de>>(
     })
 }
 
-/// The stored attempts at each trial, by its number in the design.
+/// The ledger of a local sweep: the stored attempts at each trial, by its number in the design.
 #[derive(Clone, Debug, Default)]
-pub struct Ledger {
+pub struct LocalLedger {
     rows: BTreeMap<u32, Vec<Row>>,
 }
 
-impl Ledger {
+impl LocalLedger {
     /// Reads the records of a sweep's trials. A document that lies there under a trial's key but is no record of it is
     /// set aside, so that the trial is measured again; the second part of the answer names it.
     ///

@@ -26,7 +26,7 @@ use inferbench_runner::{
         executor::{Ended, Executor},
         prepared::Prepared,
         run::{Run, SweepEnding},
-        stored::{Ledger, SweepFile},
+        stored::{LocalLedger, SweepFile},
         tables,
     },
     trial::protocol::{Measure, StoreAt},
@@ -288,7 +288,7 @@ fn sessions(sweep: &Prepared, cuts: &[usize], fails: &dyn Fn(usize) -> bool) -> 
     let mut decided: BTreeMap<u32, u32> = BTreeMap::new();
     let looks = Looks::of(&sweep.spec.design).unwrap();
     for (session, cut) in cuts.iter().enumerate() {
-        let (ledger, _) = Ledger::read(&store, sweep).unwrap();
+        let (ledger, _) = LocalLedger::read(&store, sweep).unwrap();
         let file = SweepFile::default();
         let mut run = Run::new(sweep, &store, &at, &machine, file, ledger);
         let mut executor = Made {
