@@ -29,7 +29,7 @@ use super::{
     protocol::Measure,
     quality, recording, requests, roofline,
     subject::Subject,
-    verdict::{Evidence, invalid_reasons},
+    verdict::{TrialEvidence, invalid_reasons},
     watch::{Observed, Watch},
 };
 use crate::{
@@ -349,7 +349,7 @@ impl Session {
         objections: Vec<String>,
     ) -> Vec<String> {
         let gpus = observed.telemetry.gpus.iter();
-        invalid_reasons(&Evidence {
+        invalid_reasons(&TrialEvidence {
             window: observed.window,
             timed_s: timed.timed.as_secs_f64(),
             min_duration_s: subject.schedule.min_duration.as_secs_f64(),

@@ -7,7 +7,7 @@ use crate::machine::activity::{Interval, disturbances};
 
 /// All that the verdict on a trial rests on.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Evidence {
+pub struct TrialEvidence {
     /// The activity in the timed window.
     pub window: Interval,
     /// The iterations' times, summed, in s.
@@ -42,7 +42,7 @@ pub struct Evidence {
 
 /// Why a measurement cannot be vouched for; empty where it can.
 #[must_use]
-pub fn invalid_reasons(e: &Evidence) -> Vec<String> {
+pub fn invalid_reasons(e: &TrialEvidence) -> Vec<String> {
     let mut reasons = Vec::new();
     if e.iterations < e.min_iterations {
         reasons.push(format!(
@@ -92,8 +92,8 @@ mod tests {
 
     use super::*;
 
-    fn quiet() -> Evidence {
-        Evidence {
+    fn quiet() -> TrialEvidence {
+        TrialEvidence {
             window: Interval {
                 wall_s: 2.1,
                 cpu_time_s: 4.1,
@@ -111,7 +111,7 @@ mod tests {
             samples: 20,
             min_samples: 10,
             logits_finite: Some(true),
-            ..Evidence::default()
+            ..TrialEvidence::default()
         }
     }
 
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn every_disturbance_is_named_with_its_figure() {
-        let bad = Evidence {
+        let bad = TrialEvidence {
             window: Interval {
                 throttled_ms: Some(105.0),
                 steal_pct: Some(12.34),
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn neighbours_may_be_allowed() {
-        let beside = Evidence {
+        let beside = TrialEvidence {
             concurrent_trials: 3,
             concurrency_allowed: true,
             ..quiet()
@@ -170,7 +170,7 @@ mod tests {
         fn more_disturbance_never_makes_a_trial_valid(
             steal in 0.0..100.0, foreign in 0.0..100.0, more in 0.0..50.0, wall in 0.05..100.0
         ) {
-            let with = |steal, foreign| Evidence {
+            let with = |steal, foreign| TrialEvidence {
                 window: Interval { wall_s: wall, steal_pct: Some(steal), foreign_pct: Some(foreign), ..Interval::default() },
                 ..quiet()
             };
