@@ -2,7 +2,7 @@
 
 use inferbench_crds::{outcome::Outcome, spec::Objectives};
 use inferbench_results::{
-    analysis::{Analysis, Scope, analyze, attribution::Method, curves::Family},
+    analysis::{Analysis, Scope, analyze, attribution::ShareMethod, curves::Family},
     fixtures::Sweep,
     row::Row,
     sample::Factor,
@@ -41,7 +41,7 @@ fn the_shares_of_a_known_truth_are_recovered() {
     let scope = &analysis.scopes[0];
     let ttlt = attribution(scope, "ttltMs");
     let log = ttlt.log.as_ref().unwrap();
-    assert_eq!(log.method, Method::FullGrid);
+    assert_eq!(log.method, ShareMethod::FullGrid);
     // Variances of log₂ over the levels times the squared exponents: 2·0.09, 0, 2/3·1 and 1/4·0.25.
     let parts = [
         (Factor::BATCH_SIZE, 2.0 * 0.09),
@@ -127,7 +127,7 @@ fn missing_cells_leave_the_shares_nearly_alone() {
             .unwrap()
     };
     let (full, part) = (share(&full), share(&part));
-    assert_eq!(part.method, Method::TypeTwo);
+    assert_eq!(part.method, ShareMethod::TypeTwo);
     for (a, b) in full.factors.iter().zip(&part.factors) {
         assert!((a.first_order - b.first_order).abs() < 0.05, "{a:?} {b:?}");
     }

@@ -7,7 +7,7 @@ use inferbench_crds::{outcome::Outcome, spec::Objectives};
 use inferbench_results::{
     analysis::{
         Analysis, analyze,
-        attribution::{Method, Shares},
+        attribution::{ShareMethod, Shares},
         correlation::{pearson, spearman},
         cost::Coefficients,
         curves::{Family, fit},
@@ -260,7 +260,7 @@ fn shares_with_missing_cells_are_statsmodels() {
         let ttlt = &analysis.scopes[0].attribution[0];
         for (shares, expected) in [(&ttlt.raw, &set.raw), (&ttlt.log, &set.log)] {
             let shares = shares.as_ref().unwrap();
-            assert_eq!(shares.method, Method::TypeTwo);
+            assert_eq!(shares.method, ShareMethod::TypeTwo);
             assert!(close(shares.explained, expected.two_way.explained, 1.0));
             for (term, sum) in &expected.two_way.sums {
                 if term != "Residual" {
@@ -287,7 +287,7 @@ fn shares_of_a_full_grid_are_exact() {
         let ttlt = &analysis.scopes[0].attribution[0];
         for (shares, expected) in [(&ttlt.raw, &set.raw), (&ttlt.log, &set.log)] {
             let shares = shares.as_ref().unwrap();
-            assert_eq!(shares.method, Method::FullGrid);
+            assert_eq!(shares.method, ShareMethod::FullGrid);
             for (term, expected) in expected.first_order.iter().chain(&expected.interactions) {
                 let found = share(shares, term);
                 assert!(close(found, *expected, 1.0), "{term}: {found} {expected}");

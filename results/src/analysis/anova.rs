@@ -15,7 +15,8 @@ use crate::{interval::f_probability, sample::Factor};
 /// How shares were computed.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub enum Method {
+#[schemars(rename = "Method")]
+pub enum ShareMethod {
     /// Exact analysis of variance of a full grid: Sobol's first-order and total indices for levels of equal weight.
     FullGrid,
     /// Type II sums of squares over the measured combinations, main effects and two-way interactions: cells are
@@ -94,7 +95,7 @@ struct Term {
 /// How a variance divides.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Decomposition {
-    pub method: Method,
+    pub method: ShareMethod,
     pub explained: f64,
     pub factors: Vec<FactorShare>,
     pub interactions: Vec<InteractionShare>,
@@ -297,7 +298,7 @@ impl Design {
             })
             .collect();
         Decomposition {
-            method: Method::FullGrid,
+            method: ShareMethod::FullGrid,
             explained: 1.0,
             factors,
             interactions,
@@ -320,9 +321,9 @@ impl Design {
         };
         Decomposition {
             method: if interactions {
-                Method::TypeTwo
+                ShareMethod::TypeTwo
             } else {
-                Method::TypeTwoMainEffects
+                ShareMethod::TypeTwoMainEffects
             },
             explained,
             factors: (0..k)

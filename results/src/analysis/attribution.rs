@@ -18,7 +18,7 @@ use crate::{
     sample::{Factor, Level, Metric},
 };
 
-pub use super::anova::{FactorShare, InteractionShare, Method};
+pub use super::anova::{FactorShare, InteractionShare, ShareMethod};
 
 /// Which factors one metric's variance comes from.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -101,7 +101,7 @@ pub struct LevelRatio {
 #[serde(rename_all = "camelCase")]
 pub struct Shares {
     /// How it was computed.
-    pub method: Method,
+    pub method: ShareMethod,
     /// R² of what the terms below explain together; 1 for a full grid.
     pub explained: f64,
     /// Each factor that varies.

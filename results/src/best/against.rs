@@ -28,7 +28,8 @@ const STEPPED: usize = 64;
 /// The test.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub enum Method {
+#[schemars(rename = "Method")]
+pub enum RankingMethod {
     /// Paired t-tests of logarithms over blocks, with Holm's correction over all pairs of candidates.
     PairedTHolm,
 }
@@ -38,7 +39,7 @@ pub enum Method {
 #[serde(rename_all = "camelCase")]
 pub struct Comparison {
     /// The test.
-    pub method: Method,
+    pub method: RankingMethod,
     /// The probability that any of the others is called worse than the best and is not.
     pub alpha: f64,
     /// Other candidates.
@@ -87,7 +88,7 @@ pub(super) fn judge(candidates: &[&BTreeMap<u32, f64>], best: usize, high: bool)
     let tested = against.iter().flatten();
     Judged {
         comparison: Comparison {
-            method: Method::PairedTHolm,
+            method: RankingMethod::PairedTHolm,
             alpha: ALPHA,
             others: candidates.len() as u32 - 1,
             tested: tested.clone().count() as u32,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use inferbench_crds::splitmix::SplitMix64;
 
 use super::{
-    CombinationRatio, Method, MetricComparison, Over, Verdict,
+    CombinationRatio, MetricComparison, Over, RatioMethod, Verdict,
     ratio::{self, BOOTSTRAP_FROM, bootstrap_t, holm, mean, paired, welch},
 };
 use crate::sample::{Better, Combination, Levels, Metric};
@@ -103,11 +103,11 @@ fn overall(metric: &Metric, pairs: &[Pair<'_>], random: &mut SplitMix64) -> Metr
                 if bootstrap {
                     let samples = [(-1.0, a.as_slice()), (1.0, b.as_slice())];
                     Some((
-                        Method::BootstrapT,
+                        RatioMethod::BootstrapT,
                         bootstrap_t(&samples, &difference, random)?,
                     ))
                 } else {
-                    Some((Method::WelchT, difference.interval()))
+                    Some((RatioMethod::WelchT, difference.interval()))
                 }
             });
             (Over::Replicates, interval)
@@ -117,11 +117,11 @@ fn overall(metric: &Metric, pairs: &[Pair<'_>], random: &mut SplitMix64) -> Metr
                 if ratios.len() >= BOOTSTRAP_FROM {
                     let samples = [(1.0, ratios.as_slice())];
                     Some((
-                        Method::BootstrapT,
+                        RatioMethod::BootstrapT,
                         bootstrap_t(&samples, &difference, random)?,
                     ))
                 } else {
-                    Some((Method::PairedT, difference.interval()))
+                    Some((RatioMethod::PairedT, difference.interval()))
                 }
             });
             (Over::Combinations, interval)

@@ -115,7 +115,8 @@ pub enum Over {
 /// How an interval was made.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub enum Method {
+#[schemars(rename = "Method")]
+pub enum RatioMethod {
     /// Welch's t on logarithms of two samples.
     WelchT,
     /// Student's t on the combinations' log ratios.
@@ -163,7 +164,7 @@ pub struct MetricComparison {
     pub over: Over,
     /// How it was made; absent without an interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub method: Option<Method>,
+    pub method: Option<RatioMethod>,
     /// The difference that is shown: the interval lies on one side of 1.
     pub verdict: Verdict,
     /// Combinations that were tested each by itself: the number that Holm's adjustment goes over.

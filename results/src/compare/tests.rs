@@ -188,7 +188,7 @@ fn few_blocks_against_many_cover_at_least_as_much() {
 
 #[test]
 fn without_replicates_combinations_make_the_interval() {
-    for (combinations, method) in [(5, Method::PairedT), (20, Method::BootstrapT)] {
+    for (combinations, method) in [(5, RatioMethod::PairedT), (20, RatioMethod::BootstrapT)] {
         let sweep = Sweep {
             combinations,
             blocks: 1,
@@ -414,7 +414,7 @@ fn the_same_rows_give_the_same_document() {
     };
     let (a, b) = (sweep.rows(&mut random), sweep.rows(&mut random));
     let first = compare(&a, &b, &Options::default());
-    assert_eq!(ttlt(&first).method, Some(Method::BootstrapT));
+    assert_eq!(ttlt(&first).method, Some(RatioMethod::BootstrapT));
     let mut shuffled = b.clone();
     random.shuffle(&mut shuffled);
     assert_eq!(compare(&a, &shuffled, &Options::default()), first);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, Difference, Method, MetricComparison, Over, Side, Verdict};
+use super::{Comparison, Difference, MetricComparison, Over, RatioMethod, Side, Verdict};
 use crate::sample::{Factor, Level, Levels, Metric, factors};
 
 /// The metrics whose combinations are listed; those of the limits come with them. All are in the document.
@@ -109,9 +109,9 @@ fn method(metric: &MetricComparison, a: &Side, b: &Side) -> String {
         Over::Combinations => format!("{} combinations", metric.combinations.len()),
     };
     match metric.method {
-        Some(Method::WelchT) => format!("{over}, Welch's t"),
-        Some(Method::PairedT) => format!("{over}, Student's t"),
-        Some(Method::BootstrapT) => format!("{over}, bootstrap-t"),
+        Some(RatioMethod::WelchT) => format!("{over}, Welch's t"),
+        Some(RatioMethod::PairedT) => format!("{over}, Student's t"),
+        Some(RatioMethod::BootstrapT) => format!("{over}, bootstrap-t"),
         None => over,
     }
 }

@@ -10,7 +10,7 @@ use super::{Report, page};
 use crate::{
     analysis::{
         Scope,
-        attribution::{Against, Attribution, Method, Shares},
+        attribution::{Against, Attribution, ShareMethod, Shares},
     },
     figures::{
         Question, Table,
@@ -301,7 +301,7 @@ fn cells(shares: Option<&Shares>, factor: &Factor) -> [Option<String>; 3] {
 /// How shares were computed, why importances are missing, how large the noise is, and what else the analysis notes.
 fn remarks(attributions: &[&Attribution]) -> Vec<String> {
     let mut remarks = Vec::new();
-    let methods: Vec<Method> = attributions
+    let methods: Vec<ShareMethod> = attributions
         .iter()
         .flat_map(|of| [&of.log, &of.raw])
         .flatten()
@@ -309,15 +309,15 @@ fn remarks(attributions: &[&Attribution]) -> Vec<String> {
         .collect();
     for (method, text) in [
         (
-            Method::FullGrid,
+            ShareMethod::FullGrid,
             "The grid is full: shares are exact (Sobol indices for levels of equal weight).",
         ),
         (
-            Method::TypeTwo,
+            ShareMethod::TypeTwo,
             "Combinations are missing: shares are sums of squares of type II with two-way interactions.",
         ),
         (
-            Method::TypeTwoMainEffects,
+            ShareMethod::TypeTwoMainEffects,
             "Too many levels or too few combinations for interactions: shares are sums of squares of type II, main \
              effects only.",
         ),
