@@ -76,7 +76,7 @@ pub trait Field: Sized {
 }
 
 /// A table's row.
-pub trait Table: Sized {
+pub trait TableRow: Sized {
     /// The table's name, that of its files without their endings.
     const NAME: &'static str;
     /// A description of one row.
@@ -225,7 +225,7 @@ macro_rules! table {
             $($(#[doc = $further_doc])+ pub $further: $further_type,)?
         }
 
-        impl $crate::columns::Table for $table {
+        impl $crate::columns::TableRow for $table {
             const NAME: &'static str = $name;
             const ROW: &'static str = $row;
             const COLUMNS: &'static [$crate::columns::Column] = &[$($crate::columns::Column {
@@ -264,7 +264,7 @@ macro_rules! table {
                 value.map(|value| row.$field = value).is_some()
             },)*];
 
-            /// The row that these CSV cells hold, in the order of [`Table::COLUMNS`]($crate::columns::Table::COLUMNS).
+            /// The row that these CSV cells hold, in the order of [`TableRow::COLUMNS`]($crate::columns::TableRow::COLUMNS).
             ///
             /// # Errors
             /// Names the first column whose cell is missing or of another type, with its text.

@@ -841,7 +841,7 @@ fn to_millisecond(time: Timestamp) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{columns::Table, fixtures};
+    use crate::{columns::TableRow, fixtures};
 
     #[test]
     fn devices_are_summed_where_they_add_up() {

@@ -24,7 +24,7 @@ use thiserror::Error;
 
 pub use self::check::TrialsTable;
 use crate::{
-    columns::{Cell, Column, Kind, Table},
+    columns::{Cell, Column, Kind, TableRow},
     row::{Row, of_column},
 };
 
@@ -81,7 +81,7 @@ pub enum TableError {
 ///
 /// # Errors
 /// Never in practice: it writes to memory.
-pub fn write_csv<T: Table>(rows: &[T]) -> Result<Vec<u8>, TableError> {
+pub fn write_csv<T: TableRow>(rows: &[T]) -> Result<Vec<u8>, TableError> {
     let failed = |source| TableError::Csv {
         table: T::NAME,
         source,
@@ -234,7 +234,7 @@ pub struct ParquetTable<T> {
     row: std::marker::PhantomData<fn(&T)>,
 }
 
-impl<T: Table> ParquetTable<T> {
+impl<T: TableRow> ParquetTable<T> {
     /// An empty table with the columns of every such table.
     ///
     /// # Errors
@@ -308,7 +308,7 @@ impl<T: Table> ParquetTable<T> {
     }
 }
 
-fn failed<T: Table>(source: ParquetError) -> TableError {
+fn failed<T: TableRow>(source: ParquetError) -> TableError {
     TableError::Parquet {
         table: T::NAME,
         source,
@@ -317,7 +317,7 @@ fn failed<T: Table>(source: ParquetError) -> TableError {
 
 /// The Parquet schema of a table of these rows.
 #[must_use]
-pub fn schema<T: Table>(rows: &[T]) -> Schema {
+pub fn schema<T: TableRow>(rows: &[T]) -> Schema {
     let field = |column: &Column| {
         let mut metadata =
             HashMap::from([("description".to_owned(), column.doc.clone().into_owned())]);
@@ -583,7 +583,7 @@ mod tests {
         );
     }
 
-    fn read_back<T: Table>(rows: &[T]) -> RecordBatch {
+    fn read_back<T: TableRow>(rows: &[T]) -> RecordBatch {
         let mut table = ParquetTable::for_rows(rows).unwrap();
         let (some, others) = rows.split_at(rows.len() / 2);
         table.push(some).unwrap();

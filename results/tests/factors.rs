@@ -11,7 +11,7 @@ use inferbench_crds::{
 use inferbench_results::{
     analysis::{Analysis, analyze},
     beside::beside,
-    columns::{Cell, Table as _},
+    columns::{Cell, TableRow as _},
     compare::{self, compare},
     export::llm_d,
     figures,

@@ -6,7 +6,7 @@ use std::{fmt::Write as _, path::Path};
 use inferbench_crds::spec::Objectives;
 use inferbench_results::{
     analysis::{Analysis, analyze},
-    columns::{Kind, Table},
+    columns::{Kind, TableRow},
     compare::{Comparison, Options, compare},
     fixtures,
     manifest::{FileEntry, Manifest, TrialEntry},
@@ -32,7 +32,7 @@ fn is_fresh(name: &str, contents: &str) {
     );
 }
 
-fn describe<T: Table>(files: &str, out: &mut String) {
+fn describe<T: TableRow>(files: &str, out: &mut String) {
     let _ = writeln!(out, "\n## {files}\n\nOne row is {}.\n", T::ROW);
     out.push_str("| column | type | unit | what it says |\n|---|---|---|---|\n");
     for column in T::columns(&[]) {

@@ -7,7 +7,7 @@ use super::{
     trust,
 };
 use crate::{
-    columns::Table as _,
+    columns::TableRow as _,
     figures::{
         Table,
         lookup::{level_cells, level_columns, level_heading, metric_heading, name, sentence},

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use inferbench_crds::factor::{self, Allowed, Factor, Level, Levels, PARAMETER_COLUMN};
 
 use super::Row;
-use crate::columns::{Cell, Column, Kind, Table as _};
+use crate::columns::{Cell, Column, Kind, TableRow as _};
 
 /// The factors with a typed column, and where it stands.
 static TYPED: LazyLock<Vec<(Factor, usize)>> = LazyLock::new(|| {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{TableError, write_text};
 use crate::{
-    columns::{Cell, Kind, Table as _},
+    columns::{Cell, Kind, TableRow as _},
     figures::lookup::{in_words, name},
     numbers,
     row::Row,

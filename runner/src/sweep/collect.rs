@@ -16,7 +16,7 @@ use inferbench_results::{
         Analysis, analyze, analyze_design,
         expectations::{Judgement, judge},
     },
-    columns::Table as _,
+    columns::TableRow as _,
     figures::{self, Figure},
     key::{is_key, trial_key},
     looks::{self, Looks},
