@@ -264,7 +264,8 @@ macro_rules! table {
                 value.map(|value| row.$field = value).is_some()
             },)*];
 
-            /// The row that these CSV cells hold, in the order of [`TableRow::COLUMNS`]($crate::columns::TableRow::COLUMNS).
+            /// The row that these CSV cells hold, in the order of
+            /// [`TableRow::COLUMNS`]($crate::columns::TableRow::COLUMNS).
             ///
             /// # Errors
             /// Names the first column whose cell is missing or of another type, with its text.

@@ -387,7 +387,7 @@ impl Backend for Server {
         let client = &mut self.client;
         let process = &mut self.process;
         let watcher = &mut self.watcher;
-        let mut death: Option<ExitStatus> = None;
+        let mut exited: Option<ExitStatus> = None;
         let run = std::thread::scope(|scope| {
             let (made, bodies) = mpsc::sync_channel::<Result<Bytes, BackendError>>(AHEAD);
             // Prompts are made beside the client, whose thread has nothing else to do than its requests.
@@ -417,9 +417,9 @@ impl Backend for Server {
                 };
                 watcher.enter(now);
                 if let Some(process) = process.as_mut() {
-                    death = process.exited();
+                    exited = process.exited();
                 }
-                death.is_some() || stage(now)
+                exited.is_some() || stage(now)
             });
             drop(bodies);
             match wrong {
@@ -427,7 +427,7 @@ impl Backend for Server {
                 None => run.map_err(|error| BackendError::failed(error.to_string())),
             }
         });
-        if let (Some(status), Some(process)) = (death, self.process.as_ref()) {
+        if let (Some(status), Some(process)) = (exited, self.process.as_ref()) {
             return Err(ended(&self.name, process, &status));
         }
         let mut run = run.map_err(|error| match error {
