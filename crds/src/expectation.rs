@@ -29,8 +29,7 @@ pub struct Expectation {
     /// Its name in reports and in the status.
     #[schemars(length(min = 1, max = limits::EXPECTATION_NAME), regex(pattern = patterns::LINE))]
     pub name: String,
-    /// The statement that is expected to hold, as `pearson('batchSize', 'outputThroughput') > 0.7`:
-    /// docs/expectations.md has the functions.
+    /// The expectation, as `pearson('batchSize', 'outputThroughput') > 0.7`: docs/expectations.md has the functions.
     #[schemars(length(min = 1, max = limits::EXPECTATION), regex(pattern = patterns::EXPRESSION))]
     pub that: String,
     /// Its source, such as the figure of a study: shown beside what was measured.
