@@ -154,13 +154,13 @@ impl World {
         };
         self.act(&plan, version, &mut left, true);
         if self.fault(20) {
-            self.rival_pass();
+            self.rival_reconcile();
         }
     }
 
     /// Another operator, which believes that it leads, acts on what it saw some time ago. It has one create in flight
     /// at most, as each is preceded by a look at the live resource and its Jobs.
-    fn rival_pass(&mut self) {
+    fn rival_reconcile(&mut self) {
         let Some((version, known, sweep, jobs)) = self.rival.take() else {
             return;
         };
