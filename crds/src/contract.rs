@@ -81,6 +81,10 @@ pub struct Request {
     pub measurement: EffectiveMeasurement,
     /// The runner's image digest or, outside a cluster, its version.
     pub runner: String,
+    /// Whether it measures again what was best after all replicates: such a trial is none of these, however they are
+    /// counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirming: bool,
     /// The times that a search of the load is held to. Absent of other trials, which measure the same whatever the
     /// objectives are: their keys stay what they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,6 +99,8 @@ impl Request {
             combination: trial.combination.clone(),
             model_revision: revision.to_owned(),
             replicate: trial.replicate,
+            confirming: spec.design.confirm.is_some()
+                && trial.replicate >= spec.design.replicates.max(0).unsigned_abs(),
             seed: spec.design.seed,
             measurement: EffectiveMeasurement::of(&spec.measurement, &trial.combination),
             runner: runner.to_owned(),
@@ -273,7 +279,8 @@ pub struct SweepRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunks: Option<u32>,
     /// Of a look: the blocks, from the first on, that have ended. The trials that are still to run are those that the
-    /// ledger does not have.
+    /// ledger does not have. After all replicates it says which combinations are measured again (`design.confirm`), after
+    /// fewer which run no further (`design.until`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub look: Option<u32>,
 }
@@ -423,8 +430,9 @@ pub struct Collected {
 pub struct Decided {
     /// The blocks, from the first on, that were looked at.
     pub blocks: u32,
-    /// A bit for each combination before exclusion, in base64, bit 0 of the first byte the lowest: whether it is narrow
-    /// enough to run no further. `crate::handover` reads and writes it.
+    /// A bit for each combination before exclusion, in base64, bit 0 of the first byte the lowest: whether it runs no
+    /// further, as it is narrow enough or, after all replicates, not to be measured again. `crate::handover` reads and
+    /// writes it.
     pub enough: String,
 }
 

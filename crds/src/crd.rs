@@ -103,7 +103,10 @@ fn size() -> Rule {
     let trials = limits::TRIALS;
     Rule {
         path: "spec.design".into(),
-        rule: format!("{product} * self.replicates <= {trials}").into(),
+        rule: format!(
+            "{product} * (self.replicates + (has(self.confirm) ? self.confirm.replicates : 0)) <= {trials}"
+        )
+        .into(),
         message: format!(
             "the product of the factors' levels and the replicates is more than {trials} trials"
         )

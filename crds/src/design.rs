@@ -5,7 +5,7 @@
 
 mod groups;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,8 @@ pub use crate::{
     grid::size,
 };
 use crate::{
-    factor::{self, Axis, Factor, Level, Scope},
+    confirm::Confirm,
+    factor::{self, Axis, Factor, Level, Role, Scope},
     grid::Grid,
     limits,
     selection::{self, Selection},
@@ -48,6 +49,23 @@ pub struct Excluded {
     pub entry: usize,
 }
 
+impl Design {
+    /// The blocks in which every combination has a trial: the replicates, and those that measure the best again.
+    #[must_use]
+    pub fn blocks(&self) -> u32 {
+        let confirming = self.confirm.map_or(0, |confirm| confirm.replicates);
+        let blocks = self.replicates.max(0).unsigned_abs();
+        blocks.saturating_add(confirming.max(0).unsigned_abs())
+    }
+
+    /// The number by which a trial's index is counted, which is its block times that, plus its combination's: the
+    /// combinations if nothing were excluded, and every engine took every parameter. Saturates.
+    #[must_use]
+    pub fn combinations_before_exclusion(&self) -> u32 {
+        u32::try_from(size(&factor::axes(&self.factors), 1)).unwrap_or(u32::MAX)
+    }
+}
+
 /// The run order of a trial that is left out.
 const LEFT_OUT: u32 = u32::MAX;
 
@@ -56,7 +74,9 @@ const LEFT_OUT: u32 = u32::MAX;
 pub struct Expansion {
     grid: Grid,
     combinations: u32,
+    /// Blocks, those that measure the best again among them.
     replicates: u32,
+    confirm: Option<Confirm>,
     selection: Option<Arc<Selection>>,
     /// By trial index: the position in the order of execution, or `LEFT_OUT`.
     run_order: Vec<u32>,
@@ -70,7 +90,7 @@ impl Expansion {
     /// Where the design has more than [`limits::TRIALS`] trials before exclusion, which `validate` reports.
     #[must_use]
     pub fn new(design: &Design) -> Self {
-        let replicates = design.replicates.max(0).unsigned_abs();
+        let replicates = design.blocks();
         let trials = size(&factor::axes(&design.factors), replicates);
         assert!(
             trials <= limits::TRIALS,
@@ -78,7 +98,11 @@ impl Expansion {
             limits::TRIALS
         );
         // Within limits::TRIALS unless there is no replicate and so nothing to expand.
-        let combinations = trials.checked_div(u64::from(replicates)).unwrap_or(0) as u32;
+        let combinations = if replicates == 0 {
+            0
+        } else {
+            design.combinations_before_exclusion()
+        };
         let grid = Grid::new(design);
         // `validate` reports a selection that cannot be made; without one nothing is left.
         let selection = selection::of(design).map(Result::unwrap_or_default);
@@ -92,6 +116,7 @@ impl Expansion {
             grid,
             combinations,
             replicates,
+            confirm: design.confirm,
             selection,
             run_order: vec![LEFT_OUT; trials as usize],
             included: 0,
@@ -202,10 +227,58 @@ impl Expansion {
         start
     }
 
-    /// How many blocks there are.
+    /// How many blocks there are, those that measure the best again among them.
     #[must_use]
     pub const fn replicates(&self) -> u32 {
         self.replicates
+    }
+
+    /// How many blocks there are before those that measure the best again: all of them in a design without such.
+    #[must_use]
+    pub fn blocks_of_all(&self) -> u32 {
+        let confirming = self.confirm.map_or(0, |confirm| confirm.replicates);
+        self.replicates - confirming.max(0).unsigned_abs()
+    }
+
+    /// Whether the trial with this index is one that measures the best again.
+    #[must_use]
+    pub fn confirms(&self, index: u32) -> bool {
+        index >= self.blocks_of_all() * self.combinations
+    }
+
+    /// How many combinations are measured again, at most: the best and its rivals of every workload, and of the mix where
+    /// a model has several workloads. None in a design that confirms nothing.
+    #[must_use]
+    pub fn most_confirmed(&self) -> u32 {
+        let Some(confirm) = self.confirm else {
+            return 0;
+        };
+        let at = |factor| self.axes().iter().position(|axis| axis.factor == factor);
+        let model = at(Factor::MODEL);
+        let mut by_model: BTreeMap<usize, BTreeMap<Vec<usize>, u32>> = BTreeMap::new();
+        for index in (0..self.combinations).filter(|&index| !self.is_excluded(index)) {
+            let digits = self.grid.digits(index);
+            let of_workload = |(at, axis): (usize, &Axis)| {
+                (axis.factor.role() == Role::Workload).then(|| digits[at])
+            };
+            let workload = self
+                .axes()
+                .iter()
+                .enumerate()
+                .filter_map(of_workload)
+                .collect();
+            let own = by_model
+                .entry(model.map_or(0, |at| digits[at]))
+                .or_default();
+            *own.entry(workload).or_default() += 1;
+        }
+        let most = |own: &BTreeMap<Vec<usize>, u32>| -> u32 {
+            let goals = 1 + u32::from(own.len() > 1);
+            own.values()
+                .map(|&choices| choices.min(goals * confirm.choices()))
+                .sum()
+        };
+        by_model.values().map(most).sum()
     }
 
     /// How many trials there are.

@@ -218,7 +218,8 @@ mod tests {
         Outcome,
         factor::{Factor, Level, Levels},
         status::{
-            Best, CollectedResults, FactorSummary, MeasuredConfiguration, MetricByLevel, Summary,
+            Best, CollectedResults, Confirmed, FactorSummary, MeasuredConfiguration, MetricByLevel,
+            Summary,
         },
     };
 
@@ -263,6 +264,7 @@ mod tests {
                 }],
                 best: vec![Best {
                     goal: "highest throughput".into(),
+                    confirmation: Some(Confirmed::Beaten),
                     configuration: point("gpt2"),
                 }],
                 pareto: vec![point("gpt2")],

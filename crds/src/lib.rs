@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod combination;
+pub mod confirm;
 pub mod contract;
 pub mod crd;
 pub mod design;

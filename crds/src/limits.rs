@@ -40,7 +40,10 @@ pub const DTYPES: u32 = 5;
 pub const EXCLUDES: u32 = 256;
 /// Replicates.
 pub const REPLICATES: u32 = 1_000;
-/// Trials of a design before exclusion: the product of the factors' levels and the replicates.
+/// Choices that are measured again beside the best one.
+pub const RIVALS: u32 = 16;
+/// Trials of a design before exclusion: the product of the factors' levels and the replicates, those that measure the
+/// best again among them.
 pub const TRIALS: u64 = 50_000;
 /// A batch.
 pub const BATCH_SIZE: u32 = 65_536;
@@ -85,7 +88,7 @@ pub const SUMMARY_WORKLOAD: u32 = 64;
 /// Points on the Pareto front of the status' summary.
 pub const SUMMARY_PARETO: u32 = 12;
 /// Bytes of the status' summary, as JSON.
-pub const SUMMARY_BYTES: usize = 30 * 1_024 + 512;
+pub const SUMMARY_BYTES: usize = 31 * 1_024;
 /// Characters of a metric's name.
 pub const METRIC_NAME: u32 = 32;
 /// Characters of why trials are invalid, as status and termination messages say it.

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Duration, factor::Levels, limits, patterns, search::Search, select::Select,
+    Duration, confirm::Confirm, factor::Levels, limits, patterns, search::Search, select::Select,
     status::InferenceBenchmarkStatus, until::Until, workload::Weighted,
 };
 pub use crate::{
@@ -88,6 +88,9 @@ pub struct Design {
     /// When a combination has been measured often enough: it then runs no further, and `replicates` is the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Until>,
+    /// The best after these replicates is measured again, in fresh ones, before it is called so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<Confirm>,
     /// The order of the trials.
     #[serde(default)]
     pub order: Order,

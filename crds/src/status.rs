@@ -116,7 +116,8 @@ pub struct Counts {
     pub timed_out: i32,
     /// Broken.
     pub failed: i32,
-    /// Not measured, as `design.until` was met without them.
+    /// Not measured, as `design.until` was met without them, or as they would have measured again what is not the best
+    /// (`design.confirm`).
     pub not_needed: i32,
     /// Of those measured, how many were disturbed: their figures do not count.
     pub invalid: i32,
@@ -149,7 +150,7 @@ pub struct Ledger {
     #[schemars(length(max = 1_024))]
     pub failed: String,
     /// The blocks, from the first on, after which it was decided which combinations run no further; absent before the
-    /// first look that `design.until` asks for.
+    /// first look that `design.until` or `design.confirm` asks for.
     #[serde(skip_serializing_if = "is_zero")]
     pub decided: i32,
 }
@@ -299,8 +300,25 @@ pub struct Best {
     /// The goal: what is best, and under which objectives.
     #[schemars(length(max = 64))]
     pub goal: String,
+    /// Whether it was confirmed by measuring it again, as `design.confirm` asks for; its figures are those of the fresh
+    /// replicates alone, but where it is `NotYet`. Absent where the design measures nothing again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<Confirmed>,
     /// The configuration.
     pub configuration: MeasuredConfiguration,
+}
+
+/// The verdict of measuring the best again.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Confirmed {
+    /// It is the best so far, and has not been measured again often enough.
+    NotYet,
+    /// It keeps to the objectives, and nothing beside it was shown to be better.
+    Confirmed,
+    /// Its means do not keep to the objectives.
+    MissesObjectives,
+    /// Another configuration was shown to be better.
+    Beaten,
 }
 
 /// A configuration and what it reaches, as means over its valid trials.
@@ -326,6 +344,9 @@ pub struct MeasuredConfiguration {
     /// The cost of a million output tokens, where `costPerGpuHour` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_per_million: Option<f64>,
+    /// The highest load at which the objectives hold, where trials searched it: requests/s, or requests in flight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<f64>,
 }
 
 /// A number with four significant digits, as the summary writes them; none where it is not finite.
@@ -373,6 +394,7 @@ mod tests {
             ttft_ms: number,
             tpot_ms: number,
             cost_per_million: number,
+            capacity: number,
         }
     }
 
@@ -402,6 +424,7 @@ mod tests {
         };
         let best = Best {
             goal: text(64),
+            confirmation: Some(Confirmed::MissesObjectives),
             configuration: point(),
         };
         Summary {

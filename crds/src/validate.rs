@@ -263,18 +263,21 @@ impl Found {
             );
         }
         let axes = factor::axes(&design.factors);
-        let trials = size(&axes, design.replicates.max(0).unsigned_abs());
+        let trials = size(&axes, design.blocks());
         if trials > limits::TRIALS {
             let stated = axes
                 .iter()
                 .filter(|axis| axis.factor.implied().is_none() || axis.levels.len() > 1);
             let counts: Vec<_> = stated.map(|axis| axis.levels.len()).collect();
             let counts = join_by(&counts, " × ");
+            let replicates = match design.confirm {
+                Some(confirm) => format!("({} + {})", design.replicates, confirm.replicates),
+                None => design.replicates.to_string(),
+            };
             self.add(
                 "spec.design",
                 format!(
-                    "{counts} levels × {} replicates are {trials} trials, and at most {} are allowed",
-                    design.replicates,
+                    "{counts} levels × {replicates} replicates are {trials} trials, and at most {} are allowed",
                     limits::TRIALS
                 ),
             );

@@ -183,6 +183,9 @@ const ACCEPTED: &[(&str, Change)] = &[
         spec["design"]["replicates"] = json!(3);
         spec["design"]["until"] = json!({ "metric": "outputThroughput", "halfWidth": "3%" });
     }),
+    ("the best measured again", |spec| {
+        spec["design"]["confirm"] = json!({ "replicates": 3, "rivals": 0 });
+    }),
     ("a claim", |spec| {
         spec["results"]["store"] =
             json!({ "persistentVolumeClaim": { "claimName": "c", "path": "a/b" } });
@@ -212,6 +215,12 @@ const REJECTED: &[(&str, Change)] = &[
     }),
     ("a first look, and one replicate", |spec| {
         spec["design"]["until"] = json!({ "metric": "ttftMs", "halfWidth": "3%" });
+    }),
+    ("too many by what is measured again", |spec| {
+        spec["design"]["factors"]["batchSize"] = levels(50);
+        spec["design"]["factors"]["inputLength"] = levels(50);
+        spec["design"]["replicates"] = json!(18);
+        spec["design"]["confirm"] = json!({ "replicates": 3 });
     }),
     ("too many by dtype alone", |spec| {
         spec["design"]["factors"]["batchSize"] = levels(50);
@@ -436,6 +445,11 @@ const EDITS: &[(&str, Change, bool)] = &[
             spec["design"]["until"] = json!({ "metric": "ttftMs", "halfWidth": "3%", "min": 2 });
             spec["design"]["replicates"] = json!(2);
         },
+        false,
+    ),
+    (
+        "what is measured again",
+        |spec| spec["design"]["confirm"] = json!({ "replicates": 2 }),
         false,
     ),
     ("the seed", |spec| spec["design"]["seed"] = json!(43), false),

@@ -1,17 +1,49 @@
 //! Writes the report and the figures of a made-up sweep into a folder, for looking at and for
 //! `scripts/check_report.py`:
-//! `cargo run -p inferbench-results --example report -- FOLDER [study|cpu|gaps|empty|hostile|large|servers|open|busy]`.
+//! `cargo run -p inferbench-results --example report -- FOLDER [study|cpu|gaps|empty|hostile|large|servers|open|busy|confirmed]`.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Instant};
 
-use inferbench_crds::{Duration, spec::Objectives};
+use inferbench_crds::{
+    Duration, factor::Levels, outcome::Outcome, spec::Objectives, workload::Choice,
+};
 use inferbench_results::{
     analysis::analyze,
     figures,
     fixtures::{servers::Servers, study::Study},
     report::{Report, html, markdown},
+    row::Row,
     summary::{doubtful, summarize},
 };
+
+/// The study, and three fresh replicates of the best for each workload and for the mix, and of what may be as good.
+fn confirmed(study: &Study) -> Vec<Row> {
+    let mut rows = Study {
+        replicates: study.replicates + 3,
+        ..study.clone()
+    }
+    .rows();
+    let is_fresh = |row: &Row| row.replicate >= study.replicates;
+    let of_all: Vec<Row> = rows.iter().filter(|row| !is_fresh(row)).cloned().collect();
+    let summary = summarize("made-up", &of_all, &Objectives::default());
+    let best: BTreeSet<&Levels> = summary.best.iter().map(|best| &best.levels).collect();
+    let mixes = summary.mixes.iter().flat_map(|mix| &mix.best);
+    let choices: Vec<&Choice> = mixes
+        .flat_map(|best| std::iter::once(&best.of.choice).chain(best.as_good.iter().take(2)))
+        .collect();
+    for row in rows.iter_mut().filter(|row| is_fresh(row)) {
+        let levels = row.levels();
+        row.confirming = Some(true);
+        if !best.contains(&levels) && !choices.contains(&&Choice::of(&levels)) {
+            *row = Row {
+                outcome: Some(Outcome::NotNeeded),
+                valid: None,
+                ..row.clone()
+            };
+        }
+    }
+    rows
+}
 
 fn main() -> std::io::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -67,11 +99,12 @@ fn main() -> std::io::Result<()> {
             }
             rows
         }
+        "confirmed" => confirmed(&study),
         "servers" => Servers::default().rows(),
         "open" => Servers::open().rows(),
         _ => study.rows(),
     };
-    let objectives = if ["study", "servers", "open"].contains(&kind.as_str()) {
+    let objectives = if ["study", "servers", "open", "confirmed"].contains(&kind.as_str()) {
         Objectives {
             max_ttft: Some(Duration::from_millis(200)),
             max_tpot: Some(Duration::from_millis(20)),

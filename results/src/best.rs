@@ -5,17 +5,20 @@
 //! [`mix`].
 
 pub mod against;
+pub mod confirmed;
 pub mod mix;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use inferbench_crds::{Duration, factor::Role, spec::Objectives, workload::Choice};
+use inferbench_crds::{
+    Duration, factor::Role, search::Searched, spec::Objectives, workload::Choice,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::against::Comparison;
+use self::{against::Comparison, confirmed::Confirmation};
 use crate::{
-    interval::{Estimate, Estimates},
+    interval::{Estimate, Estimates, Observation, estimate},
     row::Row,
     sample::{Factor, Levels, Metric, gpus},
 };
@@ -35,27 +38,28 @@ pub enum Criterion {
     LowestTtft,
     /// Most output tokens per second among those whose means keep to the objectives.
     HighestOutputThroughputWithinObjectives,
+    /// Highest load at which the objectives hold, where trials searched it.
+    HighestCapacity,
 }
 
 impl Criterion {
-    /// The criteria that there are under these objectives.
-    pub(crate) fn under(objectives: &Objectives) -> impl Iterator<Item = Self> + use<> {
-        let within = objectives
-            .limit_times()
-            .then_some(Self::HighestOutputThroughputWithinObjectives);
-        [Self::HighestOutputThroughput, Self::LowestTtft]
-            .into_iter()
-            .chain(within)
+    /// The criteria that there are for these candidates under these objectives. Where the load was searched, each was measured
+    /// under another one, and that alone compares them.
+    pub(crate) fn under(candidates: &[&Candidate<'_>], objectives: &Objectives) -> Vec<Self> {
+        if candidates.iter().any(|candidate| candidate.searched()) {
+            return vec![Self::HighestCapacity];
+        }
+        let mut criteria = vec![Self::HighestOutputThroughput, Self::LowestTtft];
+        if objectives.limit_times() {
+            criteria.push(Self::HighestOutputThroughputWithinObjectives);
+        }
+        criteria
     }
 
-    /// The one that decides what to run under these objectives.
-    #[must_use]
-    pub const fn first(objectives: &Objectives) -> Self {
-        if objectives.limit_times() {
-            Self::HighestOutputThroughputWithinObjectives
-        } else {
-            Self::HighestOutputThroughput
-        }
+    /// The one of these that decides what to run.
+    pub(crate) fn deciding(criteria: &[Self]) -> Option<Self> {
+        let decides = |criterion: &&Self| !matches!(criterion, Self::LowestTtft);
+        criteria.iter().rev().find(decides).copied()
     }
 
     /// In words.
@@ -67,6 +71,7 @@ impl Criterion {
             Self::HighestOutputThroughputWithinObjectives => {
                 "highest output throughput within the objectives"
             }
+            Self::HighestCapacity => "highest load within the objectives",
         }
     }
 
@@ -74,7 +79,16 @@ impl Criterion {
     const fn metric(self) -> &'static str {
         match self {
             Self::LowestTtft => "ttftMs",
+            Self::HighestCapacity => "capacity",
             _ => "outputThroughput",
+        }
+    }
+
+    /// The figure of one trial that it goes by.
+    fn value(self, row: &Row) -> Option<f64> {
+        match self {
+            Self::HighestCapacity => borne(row),
+            _ => Metric::named(self.metric())?.value(row),
         }
     }
 
@@ -104,6 +118,9 @@ pub struct Best {
     /// The cost of a million output tokens, where a GPU's price is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_per_million_output_tokens: Option<f64>,
+    /// Where trials searched their load: the highest one at which the objectives hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
     /// Other choices for the same workload that were not shown to be worse, those that could not be tested among them.
     pub near_ties: u32,
     /// The test behind `nearTies`; absent where there was no other choice.
@@ -112,6 +129,54 @@ pub struct Best {
     /// The first of them, by their own figure; empty where none was tested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub as_good: Vec<Choice>,
+    /// The verdict of measuring it again; absent in a sweep that measures nothing again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<Confirmation>,
+}
+
+/// The highest load at which the objectives hold: the middle of the bracket that a trial found or, where the highest load
+/// that was to be tried holds, that load.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    /// The load that was searched.
+    pub load: Searched,
+    /// Its mean over blocks.
+    pub of: Estimate,
+}
+
+impl Capacity {
+    /// The unit of the load.
+    #[must_use]
+    pub const fn unit(&self) -> &'static str {
+        match self.load {
+            Searched::RequestRate => "requests/s",
+            Searched::Concurrency => "requests in flight",
+        }
+    }
+
+    fn of(trials: &[&Row]) -> Option<Self> {
+        let named =
+            |row: &&&Row| row.capacity_load.as_deref() == Some(Searched::Concurrency.name());
+        let load = match trials.iter().find(named) {
+            Some(_) => Searched::Concurrency,
+            None => Searched::RequestRate,
+        };
+        let blocks = by_block(trials, borne);
+        let observations = blocks.into_iter().map(|(replicate, value)| Observation {
+            replicate,
+            value,
+            within: None,
+        });
+        let of = estimate(&[observations.collect()])?;
+        Some(Self { load, of })
+    }
+}
+
+/// The highest load that a trial found to hold, as far as it is one number.
+fn borne(row: &Row) -> Option<f64> {
+    let closed = row.capacity_rate.or(row.capacity_concurrency);
+    closed.or_else(|| row.capacity_low.filter(|_| row.capacity_high.is_none()))
 }
 
 /// A combination that may be the best.
@@ -124,6 +189,21 @@ pub(crate) struct Candidate<'a> {
     pub trials: &'a [&'a Row],
 }
 
+impl Candidate<'_> {
+    /// Whether its trials searched their load.
+    fn searched(&self) -> bool {
+        self.trials.iter().any(|row| row.capacity_tests.is_some())
+    }
+}
+
+/// Candidates, as all trials of the design make them and, in a sweep that measures the best again, as the trials do that
+/// came after these.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field<'a> {
+    pub candidates: &'a [Candidate<'a>],
+    pub again: Option<&'a [Candidate<'a>]>,
+}
+
 /// The best of each workload, and how many workloads there are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Found {
@@ -134,22 +214,33 @@ pub(crate) struct Found {
     pub left_out: u32,
 }
 
-/// The best choices for each workload: by model, then in the order of the other levels.
-pub(crate) fn best(candidates: &[Candidate<'_>], objectives: &Objectives) -> Found {
-    let mut by_workload: BTreeMap<Levels, Vec<&Candidate<'_>>> = BTreeMap::new();
+/// Candidates by their workloads.
+type ByWorkload<'a> = BTreeMap<Levels, Vec<&'a Candidate<'a>>>;
+
+fn by_workload<'a>(candidates: &'a [Candidate<'a>]) -> ByWorkload<'a> {
+    let mut found = ByWorkload::new();
     for candidate in candidates {
-        by_workload
+        found
             .entry(workload(candidate.levels))
             .or_default()
             .push(candidate);
     }
+    found
+}
+
+/// The best choices for each workload: by model, then in the order of the other levels.
+pub(crate) fn best(field: Field<'_>, objectives: &Objectives) -> Found {
+    let by_workload = by_workload(field.candidates);
+    let again = field.again.map(self::by_workload);
     let kept = heaviest(by_workload.keys(), objectives);
     let workloads = by_workload.len() as u32;
     let left_out = workloads - kept.len() as u32;
     let mut found = Vec::new();
-    for (_, candidates) in by_workload.iter().filter(|(of, _)| kept.contains(of)) {
-        for criterion in Criterion::under(objectives) {
-            found.extend(pick(criterion, candidates, objectives));
+    for (of, candidates) in by_workload.iter().filter(|(of, _)| kept.contains(of)) {
+        let again = again.as_ref();
+        let again = again.map(|again| again.get(of).map_or(&[][..], Vec::as_slice));
+        for criterion in Criterion::under(candidates, objectives) {
+            found.extend(pick(criterion, candidates, again, objectives));
         }
     }
     Found {
@@ -157,6 +248,31 @@ pub(crate) fn best(candidates: &[Candidate<'_>], objectives: &Objectives) -> Fou
         workloads,
         left_out,
     }
+}
+
+/// The combinations to be measured again before any is called the best: for each workload and for the mix of each model
+/// the best by the criterion that decides and the first of those that are not shown to be worse, at most `choices`
+/// together.
+pub(crate) fn contenders<'a>(
+    candidates: &'a [Candidate<'a>],
+    objectives: &Objectives,
+    choices: usize,
+) -> BTreeSet<&'a Levels> {
+    let by_workload = by_workload(candidates);
+    let kept = heaviest(by_workload.keys(), objectives);
+    let mut found = BTreeSet::new();
+    for (_, candidates) in by_workload.iter().filter(|(of, _)| kept.contains(of)) {
+        let criteria = Criterion::under(candidates, objectives);
+        let ranking = Criterion::deciding(&criteria)
+            .and_then(|criterion| Ranking::of(criterion, candidates, objectives));
+        let Some(Ranking { of, ranked }) = ranking else {
+            continue;
+        };
+        let first = ranked.not_worse.iter().take(choices);
+        found.extend(first.map(|at| of[*at].levels));
+    }
+    found.extend(mix::contenders(candidates, objectives, choices));
+    found
 }
 
 /// The levels of the workload factors, the model among them.
@@ -176,28 +292,39 @@ pub(crate) fn heaviest<'a>(
     all.into_iter().collect()
 }
 
+/// The candidates that a criterion ranks.
+struct Ranking<'a> {
+    of: Vec<&'a Candidate<'a>>,
+    ranked: Ranked,
+}
+
+impl<'a> Ranking<'a> {
+    fn of(
+        criterion: Criterion,
+        candidates: &[&'a Candidate<'a>],
+        objectives: &Objectives,
+    ) -> Option<Self> {
+        let within = criterion == Criterion::HighestOutputThroughputWithinObjectives;
+        let eligible = candidates
+            .iter()
+            .filter(|of| of.metrics.contains_key("outputThroughput"))
+            .filter(|of| !within || keeps_to(of.levels, of.metrics, objectives));
+        let (of, entries): (Vec<&Candidate<'_>>, Vec<Entry>) = eligible
+            .filter_map(|of| Some((*of, Entry::of(criterion, of)?)))
+            .unzip();
+        let ranked = rank(&entries, criterion.is_high())?;
+        Some(Self { of, ranked })
+    }
+}
+
 fn pick(
     criterion: Criterion,
     candidates: &[&Candidate<'_>],
+    again: Option<&[&Candidate<'_>]>,
     objectives: &Objectives,
 ) -> Option<Best> {
-    let within = criterion == Criterion::HighestOutputThroughputWithinObjectives;
-    let metric = Metric::named(criterion.metric())?;
-    let candidates: Vec<(&Candidate<'_>, Entry)> = candidates
-        .iter()
-        .filter(|of| of.metrics.contains_key("outputThroughput"))
-        .filter(|of| !within || keeps_to(of.levels, of.metrics, objectives))
-        .filter_map(|of| {
-            let entry = Entry {
-                figure: of.metrics.get(metric.name)?.mean,
-                blocks: by_block(of.trials, metric),
-            };
-            Some((*of, entry))
-        })
-        .collect();
-    let (candidates, entries): (Vec<&Candidate<'_>>, Vec<Entry>) = candidates.into_iter().unzip();
-    let ranked = rank(&entries, criterion.is_high())?;
-    let best = candidates[ranked.best];
+    let Ranking { of, ranked } = Ranking::of(criterion, candidates, objectives)?;
+    let best = of[ranked.best];
     Some(Best {
         criterion,
         levels: best.levels.clone(),
@@ -208,13 +335,16 @@ fn pick(
             .metrics
             .get("outputThroughput")
             .and_then(|rate| cost_per_million(rate.mean, gpus(best.levels), objectives)),
+        capacity: best.searched().then(|| Capacity::of(best.trials)).flatten(),
         near_ties: ranked.near_ties,
         comparison: ranked.comparison,
         as_good: ranked
             .as_good
             .into_iter()
-            .map(|at| Choice::of(candidates[at].levels))
+            .map(|at| Choice::of(of[at].levels))
             .collect(),
+        confirmation: again
+            .map(|again| confirmed::of_workload(criterion, best.levels, again, objectives)),
     })
 }
 
@@ -225,6 +355,19 @@ struct Entry {
     blocks: BTreeMap<u32, f64>,
 }
 
+impl Entry {
+    /// A candidate by a criterion; `None` where nothing was measured.
+    fn of(criterion: Criterion, of: &Candidate<'_>) -> Option<Self> {
+        let blocks = by_block(of.trials, |row| criterion.value(row));
+        let figure = match criterion {
+            Criterion::HighestCapacity if blocks.is_empty() => return None,
+            Criterion::HighestCapacity => blocks.values().sum::<f64>() / blocks.len() as f64,
+            _ => of.metrics.get(criterion.metric())?.mean,
+        };
+        Some(Self { figure, blocks })
+    }
+}
+
 /// The best of several, and the others beside it.
 struct Ranked {
     best: usize,
@@ -232,6 +375,8 @@ struct Ranked {
     comparison: Option<Comparison>,
     /// The first of those that were tested and not shown to be worse.
     as_good: Vec<usize>,
+    /// The best and all that are not shown to be worse, tested or not, by their figures.
+    not_worse: Vec<usize>,
 }
 
 /// The entry with the best figure; of equals the first, so that the same rows always name the same.
@@ -246,24 +391,27 @@ fn rank(entries: &[Entry], high: bool) -> Option<Ranked> {
     let blocks: Vec<&BTreeMap<u32, f64>> = entries.iter().map(|entry| &entry.blocks).collect();
     let judged = against::judge(&blocks, best, high);
     let others = entries.len() as u32 - 1;
-    let mut as_good: Vec<usize> = (0..entries.len())
-        .filter(|at| *at != best && judged.worse[*at] == Some(false))
+    let mut not_worse: Vec<usize> = (0..entries.len())
+        .filter(|at| judged.worse[*at] != Some(true))
         .collect();
-    as_good.sort_by(|&a, &b| better(a, b));
-    as_good.truncate(NAMED);
+    not_worse.sort_by(|&a, &b| better(a, b));
+    let as_good = not_worse
+        .iter()
+        .filter(|at| judged.worse[**at] == Some(false));
     Some(Ranked {
         best,
         near_ties: others - judged.comparison.worse,
         comparison: (others > 0).then_some(judged.comparison),
-        as_good,
+        as_good: as_good.take(NAMED).copied().collect(),
+        not_worse,
     })
 }
 
-/// A metric in each block: the mean, where a table made elsewhere has several trials in one.
-fn by_block(trials: &[&Row], metric: &Metric) -> BTreeMap<u32, f64> {
+/// A figure in each block: the mean, where a table made elsewhere has several trials in one.
+fn by_block(trials: &[&Row], value: impl Fn(&Row) -> Option<f64>) -> BTreeMap<u32, f64> {
     let mut sums: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
     for trial in trials {
-        if let Some(value) = metric.value(trial) {
+        if let Some(value) = value(trial) {
             let (sum, count) = sums.entry(trial.replicate).or_default();
             *sum += value;
             *count += 1.0;

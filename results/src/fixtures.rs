@@ -52,6 +52,7 @@ pub fn request() -> Request {
         },
         model_revision: "tiny-gpt2@42".into(),
         replicate: 0,
+        confirming: false,
         seed: 42,
         measurement: EffectiveMeasurement {
             warmup_iterations: 2,

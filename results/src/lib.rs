@@ -9,6 +9,7 @@ pub mod capacity;
 pub mod check;
 pub mod columns;
 pub mod compare;
+pub mod confirm;
 pub mod counts;
 pub mod export;
 pub mod figures;

@@ -16,8 +16,6 @@
 use std::collections::BTreeMap;
 
 use inferbench_crds::{
-    design::size,
-    factor,
     spec::Design,
     until::{METRICS, Until},
 };
@@ -25,7 +23,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    counts::Counts,
     interval::{Estimates, Over},
     numbers,
     row::Row,
@@ -109,8 +106,8 @@ impl Looks {
     }
 
     /// The combinations that are narrow enough, each with the block, from 0, that made it so. `latest` are the latest
-    /// attempts at trials of the design, and `combinations` the number that a trial's index is counted by:
-    /// [`combinations`].
+    /// attempts at trials of the design, of which those that measure the best again are left alone, and `combinations` the
+    /// number that a trial's index is counted by: [`Design::combinations_before_exclusion`].
     #[must_use]
     pub fn enough<'a>(
         &self,
@@ -119,7 +116,8 @@ impl Looks {
     ) -> BTreeMap<u32, u32> {
         let combinations = combinations.max(1);
         let mut values: BTreeMap<u32, BTreeMap<u32, f64>> = BTreeMap::new();
-        for row in latest.into_iter().filter(|row| is_valid(row)) {
+        let looked_at = |row: &&Row| is_valid(row) && row.confirming.is_none();
+        for row in latest.into_iter().filter(looked_at) {
             if let Some(value) = self.metric.value(row) {
                 let (block, combination) = (
                     row.trial_index / combinations,
@@ -156,9 +154,9 @@ impl Looks {
         }
     }
 
-    /// The note for readers of a sweep that was looked at.
+    /// The note for readers of a sweep that was looked at: `not_needed` of `trials` trials were not needed.
     #[must_use]
-    pub(crate) fn note(&self, counts: &Counts) -> String {
+    pub(crate) fn note(&self, not_needed: u32, trials: u32) -> String {
         // Two decimals at most: 3, 0.5, 97.31.
         let percent = |share: f64| (1e4 * share).round() / 1e2;
         let rule = self.stopping.rule();
@@ -166,8 +164,8 @@ impl Looks {
             "{} of {} trials were not needed: a combination runs no further once the {}% interval of its {} is within ±{}%, \
              after {} replicates or more. As that is looked at block after block, the intervals of times, rates and energies \
              of single combinations are made at {}%, so that 95% of them hold. What goes over several combinations goes over the replicates that all of them have.",
-            numbers::count(counts.not_needed),
-            numbers::count(counts.trials),
+            numbers::count(not_needed),
+            numbers::count(trials),
             percent(rule.confidence),
             self.metric.title,
             percent(rule.half_width),
@@ -175,12 +173,6 @@ impl Looks {
             percent(self.stopping.reported()),
         )
     }
-}
-
-/// The number by which a trial's index is counted: its index is its block times that, plus its combination's.
-#[must_use]
-pub fn combinations(design: &Design) -> u32 {
-    u32::try_from(size(&factor::axes(&design.factors), 1)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ table! {
         /// When the trial began.
         "UTC" started_at: Option<Timestamp>,
         /// How it ended: Succeeded, OutOfMemory, Unsupported, TimedOut, Failed, or NotNeeded where the design's `until` was
-        /// met without it; empty for a trial that has not ended.
+        /// met without it, or where it would have measured again what is not the best; empty for a trial that has not ended.
         "" outcome: Option<Outcome>,
         /// Whether the measurement can be vouched for; the analysis leaves the others out.
         "" valid: Option<bool>,
@@ -272,6 +272,8 @@ table! {
         "" capacity_tests: Option<u32>,
         /// A note on the bracket: how the search ended where it is open, and which tests contradict each other.
         "" capacity_note: Option<String>,
+        /// True where the trial measures again, in a fresh block, what was the best after all replicates (`design.confirm`). Its figures stand beside those of that choice alone; empty for all others.
+        "" confirming: Option<bool>,
         ..
         /// The levels of factors without a column above, which have columns after these.
         further: FurtherLevels,
@@ -483,6 +485,7 @@ impl Row {
     fn asked(request: &Request) -> Self {
         let mut row = Self {
             replicate: request.replicate,
+            confirming: request.confirming.then_some(true),
             model_revision: request.model_revision.clone(),
             // No stated level where requests come one by one.
             batch_size: request.combination.batch_size,

@@ -441,9 +441,23 @@ fn pooled(trials: &[Observation]) -> Option<Observation> {
     })
 }
 
-/// The latest attempt at each trial, by trial index.
+/// The latest attempt at each trial of the replicates that all combinations have, by trial index. What goes by all trials
+/// goes by these: those that measure the best again are of a few combinations that were chosen.
 #[must_use]
 pub fn latest_attempts(rows: &[Row]) -> Vec<&Row> {
+    in_replicates_of_all(latest_of_all(rows)).collect()
+}
+
+/// Of these rows, those in the replicates that all combinations have.
+pub fn in_replicates_of_all<'a>(
+    rows: impl IntoIterator<Item = &'a Row>,
+) -> impl Iterator<Item = &'a Row> {
+    rows.into_iter().filter(|row| row.confirming.is_none())
+}
+
+/// The latest attempt at each trial, those that measure the best again among them, by trial index.
+#[must_use]
+pub fn latest_of_all(rows: &[Row]) -> Vec<&Row> {
     let mut latest: BTreeMap<u32, &Row> = BTreeMap::new();
     for row in rows {
         let kept = latest.entry(row.trial_index).or_insert(row);

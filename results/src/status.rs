@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use inferbench_crds::{
     limits,
     status::{
-        Best, Effect, Expectations, FactorSummary, MeasuredConfiguration, MetricByLevel,
+        Best, Confirmed, Effect, Expectations, FactorSummary, MeasuredConfiguration, MetricByLevel,
         Summary as Status, significant,
     },
-    workload::Workload,
+    workload::{Choice, Workload},
 };
 
 use crate::{
@@ -17,7 +17,10 @@ use crate::{
         decisions::Front,
         expectations::{Tally, Verdict},
     },
-    best::workload,
+    best::{
+        confirmed::{self, Shown},
+        workload,
+    },
     figures::lookup::{mix_name, workload_in_words},
     interval::{Estimate, Over},
     sample::{Factor, Level, Levels, gpus, model},
@@ -248,9 +251,9 @@ fn effects(analysis: &Analysis) -> Vec<Effect> {
 /// For the mixes first and for models with one workload, goal by goal; then for the workloads of the others by the
 /// criterion that decides, those of the largest weight first.
 fn best(summary: &Summary) -> Vec<Best> {
-    let decides = Criterion::first(&summary.objectives);
+    let decides = summary.decides();
     let rank = |criterion: Criterion| match criterion {
-        Criterion::HighestOutputThroughputWithinObjectives => 0,
+        Criterion::HighestOutputThroughputWithinObjectives | Criterion::HighestCapacity => 0,
         Criterion::HighestOutputThroughput => 1,
         Criterion::LowestTtft => 2,
     };
@@ -265,14 +268,11 @@ fn best(summary: &Summary) -> Vec<Best> {
     let mut first = Vec::new();
     for mix in &summary.mixes {
         first.extend(mix.best.iter().map(|best| {
-            let configuration = MeasuredConfiguration {
-                workload: cut_to(&mix_name(mix), limits::SUMMARY_WORKLOAD),
-                ..mixed(&mix.model, &best.of)
-            };
+            let levels = levels_of(&mix.model, &best.of.choice);
+            let workload = cut_to(&mix_name(mix), limits::SUMMARY_WORKLOAD);
             (
                 best.criterion,
-                best.of.output_throughput.mean,
-                configuration,
+                named(best.criterion, &levels, workload, best.shown()),
             )
         }));
     }
@@ -282,50 +282,76 @@ fn best(summary: &Summary) -> Vec<Best> {
         let of = model(&best.levels);
         let mixed = summary.mixes.iter().any(|mix| mix.model == of);
         let several = mixed || several(of);
-        let configuration = MeasuredConfiguration {
-            workload: if several {
-                cut_to(
-                    &workload_in_words(&best.levels, &asked),
-                    limits::SUMMARY_WORKLOAD,
-                )
-            } else {
-                String::new()
-            },
-            ..point(
-                &best.levels,
-                Some(best.output_throughput.mean),
-                best.ttft_ms.map(|ttft| ttft.mean),
-                best.tpot_ms.map(|tpot| tpot.mean),
-                best.cost_per_million_output_tokens,
+        let workload = if several {
+            cut_to(
+                &workload_in_words(&best.levels, &asked),
+                limits::SUMMARY_WORKLOAD,
             )
+        } else {
+            String::new()
         };
-        let found = (best.criterion, best.output_throughput.mean, configuration);
+        let found = (
+            best.criterion,
+            named(best.criterion, &best.levels, workload, best.shown()),
+        );
         if !several {
             first.push(found);
         } else if best.criterion == decides {
             each.push(found);
         }
     }
-    first.sort_by(|a, b| rank(a.0).cmp(&rank(b.0)).then(b.1.total_cmp(&a.1)));
-    let weight = |point: &MeasuredConfiguration| summary.objectives.weight(&point.levels);
-    each.sort_by(|a, b| weight(&b.2).total_cmp(&weight(&a.2)));
+    let rate = |best: &Best| best.configuration.output_throughput.unwrap_or_default();
+    first.sort_by(|a, b| {
+        rank(a.0)
+            .cmp(&rank(b.0))
+            .then(rate(&b.1).total_cmp(&rate(&a.1)))
+    });
+    let weight = |best: &Best| summary.objectives.weight(&best.configuration.levels);
+    each.sort_by(|a, b| weight(&b.1).total_cmp(&weight(&a.1)));
     first
         .into_iter()
         .chain(each)
         .take(limits::SUMMARY_BEST as usize)
-        .map(|(criterion, _, configuration)| Best {
-            goal: criterion.title().into(),
-            configuration,
-        })
+        .map(|(_, best)| best)
         .collect()
+}
+
+/// The best by a criterion, with the figures that are shown of it.
+fn named(criterion: Criterion, levels: &Levels, workload: String, shown: Shown<'_>) -> Best {
+    let configuration = MeasuredConfiguration {
+        workload,
+        capacity: shown.capacity.and_then(|found| significant(found.of.mean)),
+        ..point(
+            levels,
+            Some(shown.output_throughput.mean),
+            shown.ttft_ms.map(|ttft| ttft.mean),
+            shown.tpot_ms.map(|tpot| tpot.mean),
+            shown.cost,
+        )
+    };
+    Best {
+        goal: criterion.title().into(),
+        confirmation: shown.confirmation.map(|of| match of.verdict {
+            confirmed::Verdict::NotYet => Confirmed::NotYet,
+            confirmed::Verdict::Confirmed => Confirmed::Confirmed,
+            confirmed::Verdict::MissesObjectives => Confirmed::MissesObjectives,
+            confirmed::Verdict::Beaten => Confirmed::Beaten,
+        }),
+        configuration,
+    }
+}
+
+/// The levels of a choice of a model.
+fn levels_of(model: &str, choice: &Choice) -> Levels {
+    let mut levels = choice.levels().clone();
+    levels.set(Factor::MODEL, Level::from(model));
+    levels
 }
 
 /// The figures of a choice for a mix.
 fn mixed(model: &str, of: &MixChoice) -> MeasuredConfiguration {
-    let mut levels = of.choice.levels().clone();
-    levels.set(Factor::MODEL, Level::from(model));
     point(
-        &levels,
+        &levels_of(model, &of.choice),
         Some(of.output_throughput.mean),
         of.ttft_ms.map(|ttft| ttft.mean),
         of.tpot_ms.map(|tpot| tpot.mean),
@@ -413,6 +439,7 @@ fn point(
         ttft_ms: ttft_ms.and_then(significant),
         tpot_ms: tpot_ms.and_then(significant),
         cost_per_million: cost_per_million.and_then(significant),
+        capacity: None,
     }
 }
 

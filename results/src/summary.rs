@@ -5,26 +5,27 @@
 
 use std::collections::BTreeMap;
 
-use inferbench_crds::spec::Objectives;
+use inferbench_crds::{outcome::Outcome, spec::Objectives};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    best::{self, Candidate, Found, against::Comparison, mix},
+    best::{self, Candidate, Field, Found, against::Comparison, mix},
     counts::Counts,
     interval::{Estimate, Observation, Over, estimate, t_quantile},
     looks::{Looks, Stopped},
     numbers,
     row::Row,
     sample::{
-        Combination, Factor, Level, Levels, METRICS, Metric, combine, factors, gpus, is_invalid,
-        is_valid, latest_attempts, whole_blocks,
+        Combination, Factor, Level, Levels, METRICS, Metric, combine, factors, gpus,
+        in_replicates_of_all, is_invalid, is_valid, latest_attempts, latest_of_all, whole_blocks,
     },
     validity::Basis,
 };
 pub use crate::{
     best::{
         Best, Criterion,
+        confirmed::{Confirmation, Verdict},
         mix::{Lacking, Mix, MixBest, MixChoice, Weights},
     },
     interval::Estimates,
@@ -79,6 +80,19 @@ impl Summary {
     #[must_use]
     pub fn asked(&self) -> Vec<Factor> {
         factors(self.combinations.iter().map(|c| &c.levels))
+    }
+
+    /// The criterion that decides what to run.
+    #[must_use]
+    pub fn decides(&self) -> Criterion {
+        let searched = |best: &Best| best.criterion == Criterion::HighestCapacity;
+        if self.best.iter().any(searched) {
+            Criterion::HighestCapacity
+        } else if self.objectives.limit_times() {
+            Criterion::HighestOutputThroughputWithinObjectives
+        } else {
+            Criterion::HighestOutputThroughput
+        }
     }
 }
 
@@ -139,8 +153,9 @@ pub fn summarize_looked_at(
     objectives: &Objectives,
     looks: Option<&Looks>,
 ) -> Summary {
-    let latest = latest_attempts(rows);
-    let counts = Counts::of(rows, &latest);
+    let all = latest_of_all(rows);
+    let counts = Counts::of(rows, &all);
+    let latest: Vec<&Row> = in_replicates_of_all(all.iter().copied()).collect();
     let combinations = combine(&latest);
     let summaries: Vec<CombinationSummary> = combinations
         .iter()
@@ -168,16 +183,32 @@ pub fn summarize_looked_at(
             trials: &combination.valid,
         })
         .collect();
-    let found = best::best(&candidates, objectives);
-    let mixes = mix::mixes(&candidates, objectives);
+    let again: Vec<&Row> = all
+        .iter()
+        .copied()
+        .filter(|row| row.confirming.is_some())
+        .collect();
+    let again = Combined::of(&again);
+    let again = again.candidates();
+    let field = Field {
+        candidates: &candidates,
+        again: (!again.is_empty()).then_some(again.as_slice()),
+    };
+    let found = best::best(field, objectives);
+    let mixes = mix::mixes(field, objectives);
     let mut notes = notes(&counts, &summaries, &levels, &found, &mixes, objectives);
-    notes.extend(looks.map(|looks| looks.note(&counts)));
-    if looks.is_none() && counts.not_needed > 0 {
+    let stopped = latest
+        .iter()
+        .filter(|row| row.outcome == Some(Outcome::NotNeeded))
+        .count() as u32;
+    let trials = latest.len() as u32;
+    notes.extend(looks.map(|looks| looks.note(stopped, trials)));
+    if looks.is_none() && stopped > 0 {
         notes.push(format!(
             "{} of {} trials were not needed, by a rule that is not known here: the intervals of combinations are plain, \
              and hold less often than they say.",
-            numbers::count(counts.not_needed),
-            numbers::count(counts.trials)
+            numbers::count(stopped),
+            numbers::count(trials)
         ));
     }
     Summary {
@@ -185,7 +216,7 @@ pub fn summarize_looked_at(
         sweep: sweep.into(),
         objectives: objectives.clone(),
         counts,
-        basis: Basis::of_latest(&latest),
+        basis: Basis::of_latest(&all),
         notes,
         units: METRICS
             .iter()
@@ -236,6 +267,35 @@ fn saturated(rows: &[&Row]) -> u32 {
         .count() as u32
 }
 
+/// Combinations with the means of each.
+pub(crate) struct Combined<'a> {
+    combinations: Vec<Combination<'a>>,
+    metrics: Vec<Estimates>,
+}
+
+impl<'a> Combined<'a> {
+    pub(crate) fn of(latest: &[&'a Row]) -> Self {
+        let combinations = combine(latest);
+        let metrics = combinations.iter().map(|of| estimates(&[of])).collect();
+        Self {
+            combinations,
+            metrics,
+        }
+    }
+
+    pub(crate) fn candidates(&self) -> Vec<Candidate<'_>> {
+        self.combinations
+            .iter()
+            .zip(&self.metrics)
+            .map(|(of, metrics)| Candidate {
+                levels: &of.levels,
+                metrics,
+                trials: &of.valid,
+            })
+            .collect()
+    }
+}
+
 fn estimates(combinations: &[&Combination<'_>]) -> Estimates {
     let observe = |metric: &Metric| -> Vec<Vec<Observation>> {
         combinations.iter().map(|c| c.observe(metric)).collect()
@@ -284,7 +344,11 @@ pub(crate) fn doubtful_best(
             trials: &[],
         })
         .collect();
-    best::best(&candidates, objectives).best
+    let field = Field {
+        candidates: &candidates,
+        again: None,
+    };
+    best::best(field, objectives).best
 }
 
 /// Whether a combination keeps to the objectives, judged by means. One of one output token has no time per output
@@ -357,12 +421,13 @@ fn notes(
                 .into(),
         );
     }
-    if objectives.limit_times()
-        && !found
-            .best
-            .iter()
-            .any(|b| b.criterion == Criterion::HighestOutputThroughputWithinObjectives)
-    {
+    let decides = |best: &Best| {
+        matches!(
+            best.criterion,
+            Criterion::HighestOutputThroughputWithinObjectives | Criterion::HighestCapacity
+        )
+    };
+    if objectives.limit_times() && !found.best.iter().any(decides) {
         notes.push("No combination keeps to the objectives.".into());
     }
     notes.extend(of_workloads(found, mixes));
@@ -417,6 +482,23 @@ fn of_workloads(found: &Found, mixes: &[Mix]) -> Vec<String> {
             ));
         }
     }
+    let again = found.best.iter().map(|best| &best.confirmation);
+    let again = again.chain(
+        mixes
+            .iter()
+            .flat_map(|mix| &mix.best)
+            .map(|best| &best.confirmation),
+    );
+    if again
+        .flatten()
+        .any(|found| found.verdict != Verdict::NotYet)
+    {
+        notes.push(
+            "A best choice that was measured again was chosen by the replicates that all combinations have, and its figures \
+             are those of the fresh ones alone: they do not flatter it."
+                .into(),
+        );
+    }
     let untested = |comparison: &Option<Comparison>| {
         comparison.is_some_and(|comparison| comparison.tested < comparison.others)
     };
@@ -434,7 +516,7 @@ fn of_workloads(found: &Found, mixes: &[Mix]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use inferbench_crds::{Duration, outcome::Outcome};
+    use inferbench_crds::Duration;
     use proptest::prelude::*;
 
     use super::*;

@@ -417,7 +417,7 @@ mod tests {
         smt, concurrent_trials, decode_roofline_fraction, prefill_roofline_fraction, roofline_bound, mean_log_likelihood, \
         perplexity, repetition_rate, prompt_similarity, model_load_s, engine_start_s, first_iteration_ttft_ms, engine, engine_mode, engine_version, runner_version, device, device_uuid, driver, \
         cuda, cpu, threads, node, image_digest, prompt_seed, capacity_load, capacity_low, capacity_high, capacity_rate, \
-        capacity_concurrency, capacity_tests, capacity_note";
+        capacity_concurrency, capacity_tests, capacity_note, confirming";
 
     #[test]
     fn the_columns_are_those_of_the_design() {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    confirm::Confirm,
     engine::Engine,
     spec::{Dtype, Exclude},
 };
@@ -101,6 +102,7 @@ fn design(
         search: None,
         replicates,
         until: None,
+        confirm: None,
         order: Order::Randomized,
         seed,
     }
@@ -121,9 +123,45 @@ fn thesis() -> Design {
         search: None,
         replicates: 10,
         until: None,
+        confirm: None,
         order: Order::Randomized,
         seed: 42,
     }
+}
+
+#[test]
+fn what_is_best_is_measured_again_after_all_replicates() {
+    let plain = design(1, &[1, 2, 4], &[8, 16], 2, 7);
+    let confirming = |rivals| Design {
+        confirm: Some(Confirm {
+            replicates: 3,
+            rivals,
+        }),
+        ..plain.clone()
+    };
+    let (all, expansion) = (Expansion::new(&plain), Expansion::new(&confirming(1)));
+    assert_eq!(
+        (all.replicates(), all.blocks_of_all(), all.most_confirmed()),
+        (2, 2, 0)
+    );
+    assert_eq!((expansion.replicates(), expansion.blocks_of_all()), (5, 2));
+    // 6 choices of 4 workloads.
+    assert_eq!((all.len(), expansion.len()), (48, 120));
+    for index in 0..120 {
+        assert_eq!(expansion.confirms(index), index >= 48);
+        if index < 48 {
+            assert_eq!(all.run_order(index), expansion.run_order(index));
+        }
+    }
+    assert!(!all.confirms(47));
+    // Of each workload, and of their mix, the best and one more; all of them at most.
+    assert_eq!(expansion.most_confirmed(), 4 * 4);
+    assert_eq!(Expansion::new(&confirming(0)).most_confirmed(), 4 * 2);
+    assert_eq!(Expansion::new(&confirming(9)).most_confirmed(), 4 * 6);
+    let mut one = confirming(1);
+    one.factors.input_length = vec![8];
+    one.factors.output_length = vec![16];
+    assert_eq!(Expansion::new(&one).most_confirmed(), 2);
 }
 
 prop_compose! {

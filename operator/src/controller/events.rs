@@ -135,7 +135,16 @@ fn decided(sweep: &Sweep, plan: &Plan) -> Option<Event> {
         _ => None,
     })?;
     let fewer = status::not_needed(plan);
-    let most = sweep.spec.design.replicates;
+    let design = &sweep.spec.design;
+    let most = sweep.expansion.blocks_of_all();
+    if let Some(confirm) = design.confirm.filter(|_| blocks >= most) {
+        let note = format!(
+            "After {most} replicates, the best configurations are measured again in {} fresh ones: {fewer} trials of the \
+             others are not needed.",
+            confirm.replicates
+        );
+        return Some(normal("Confirming", "Measure", note));
+    }
     (fewer > 0).then(|| {
         let note = format!(
             "After {blocks} of {most} replicates, {fewer} trials more are not needed: their combinations are narrow enough."

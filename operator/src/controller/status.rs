@@ -204,10 +204,53 @@ fn progress(
     let before = old.progress.clone().unwrap_or_default();
     let best = before.best.into_iter().chain(plan.measured.best);
     let best = best.reduce(f64::max);
-    let left = counts.pending.saturating_add(counts.active);
+    let left = Left::of(sweep, old, plan, counts);
     Progress {
         best: best.and_then(inferbench_crds::status::significant),
-        estimated_finish: estimate(sweep, &before, plan, left, now),
+        estimated_finish: estimate(sweep, &before, plan, &left, now),
+    }
+}
+
+/// Trials that are expected to be measured still.
+struct Left {
+    now: i32,
+    /// As many as there would be without those that have just been found not to be needed.
+    before: i32,
+}
+
+impl Left {
+    /// Until it is decided what is measured again, as many of those trials are expected as there can be.
+    fn of(sweep: &Sweep, old: &InferenceBenchmarkStatus, plan: &Plan, counts: Counts) -> Self {
+        let now = counts.pending.saturating_add(counts.active);
+        let fewer = i32::try_from(not_needed(plan)).unwrap_or(i32::MAX);
+        let before = now.saturating_add(fewer);
+        let Some(confirm) = sweep.spec.design.confirm else {
+            return Self { now, before };
+        };
+        let expansion = &sweep.expansion;
+        let is_decided = |blocks: u32| blocks >= expansion.blocks_of_all();
+        let decided_before = old.ledger.as_ref().map_or(0, |ledger| ledger.decided);
+        let decided_before = is_decided(decided_before.max(0).unsigned_abs());
+        let decides = plan
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Decide(blocks) if is_decided(*blocks)));
+        let confirming = (0..expansion.len_before_exclusion())
+            .filter(|&index| expansion.confirms(index) && !expansion.is_excluded(index))
+            .filter(|&index| plan.ledger.get(index).is_none())
+            .count();
+        let confirming = i32::try_from(confirming).unwrap_or(i32::MAX);
+        let most = i32::try_from(expansion.most_confirmed()).unwrap_or(i32::MAX);
+        let most = most.saturating_mul(confirm.replicates);
+        let expected = |left: i32, confirming: i32, decided: bool| match decided {
+            true => left,
+            false => left - confirming + confirming.min(most),
+        };
+        let confirming_before = confirming.saturating_add(if decides { fewer } else { 0 });
+        Self {
+            now: expected(now, confirming, decided_before || decides),
+            before: expected(before, confirming_before, decided_before),
+        }
     }
 }
 
@@ -217,28 +260,27 @@ fn estimate(
     sweep: &Sweep,
     before: &Progress,
     plan: &Plan,
-    left: i32,
+    left: &Left,
     now: Timestamp,
 ) -> Option<Time> {
     let measured = &plan.measured;
-    if left <= 0 || plan.over_budget {
+    if left.now <= 0 || plan.over_budget {
         return None;
     }
     if measured.trials == 0 {
         // Trials that are not needed take none of the time that was left.
         let estimated = before.estimated_finish.as_ref()?;
-        let fewer = f64::from(not_needed(plan));
         let stood = estimated.0.duration_since(now).as_secs_f64().max(0.0);
-        if fewer == 0.0 || stood == 0.0 {
+        if left.now == left.before || stood == 0.0 {
             return Some(estimated.clone());
         }
-        let seconds = stood * f64::from(left) / (f64::from(left) + fewer);
+        let seconds = stood * f64::from(left.now) / f64::from(left.before.max(1));
         let finish = now.checked_add(SignedDuration::from_secs(seconds as i64));
         return finish.ok().map(|finish| Time(whole_seconds(finish)));
     }
-    let at_a_time = f64::from(sweep.spec.execution.parallelism.clamp(1, left));
+    let at_a_time = f64::from(sweep.spec.execution.parallelism.clamp(1, left.now));
     let each = measured.took.as_secs_f64() / f64::from(measured.trials);
-    let fresh = f64::from(left) * each / at_a_time;
+    let fresh = f64::from(left.now) * each / at_a_time;
     let stood = before
         .estimated_finish
         .as_ref()
@@ -552,16 +594,33 @@ fn progressing(
             "TooManyFailures",
             "No more Jobs are created; those that run end on their own.".into(),
         ),
-        Phase::Measuring => (
-            "Measuring",
-            format!("{} trials are planned.", sweep.plan.trials),
-        ),
+        Phase::Measuring => ("Measuring", planned(sweep)),
         Phase::Collecting | Phase::Finished => (
             "Collecting",
             "Tables, summary and report are being made.".into(),
         ),
     };
     ("True", reason.to_owned(), message)
+}
+
+/// How many trials are expected, in words.
+fn planned(sweep: &Sweep) -> String {
+    let (design, expansion) = (&sweep.spec.design, &sweep.expansion);
+    let of_all = expansion.combinations_len() * expansion.blocks_of_all();
+    let mut said = match design.until {
+        Some(_) => format!("At most {of_all} trials are planned"),
+        None => format!("{of_all} trials are planned"),
+    };
+    if let Some(confirm) = design.confirm {
+        let most = expansion.most_confirmed() * confirm.replicates.unsigned_abs();
+        // Writing to a string cannot fail.
+        let _ = write!(
+            said,
+            ", and then at most {most} that measure the best again"
+        );
+    }
+    said.push('.');
+    said
 }
 
 /// A condition; its time is that of the last change of its value.

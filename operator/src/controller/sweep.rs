@@ -145,10 +145,15 @@ impl Sweep {
         sha256_hex(&serde_json::to_vec(&inputs).unwrap_or_default())
     }
 
-    /// The hash of what a look after `blocks` blocks looks at. Stored results of them are not in it: they have ended.
+    /// The hash of what a look after `blocks` blocks looks at. Stored results of them are not in it: they have ended. The
+    /// best, which is measured again, depends on the objectives.
     #[must_use]
     pub fn looked_at(&self, blocks: u32) -> String {
-        sha256_hex(format!("{} look {blocks}", self.plan.hash).as_bytes())
+        let mut looked_at = format!("{} look {blocks}", self.plan.hash);
+        if blocks >= self.expansion.blocks_of_all() {
+            looked_at += &serde_json::to_string(&self.spec.objectives).unwrap_or_default();
+        }
+        sha256_hex(looked_at.as_bytes())
     }
 
     /// Whether more trials have failed than `execution` allows.

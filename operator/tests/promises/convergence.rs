@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     GROUPED, SMALL,
     faults::Kind,
-    lab::{Build, Lab, each_seed, in_paused_time},
+    lab::{Build, Lab, each_seed, in_paused_time, killed_at_every_write},
     runner::Nature,
 };
 
@@ -107,44 +107,16 @@ fn p1_whatever_happens_to_the_cluster() {
 
 #[test]
 fn p1_wherever_the_operator_is_killed() {
-    let writes = std::cell::Cell::new(0);
-    in_paused_time(async {
-        let lab = Lab::new();
-        lab.apply("bench", "thesis", SMALL);
-        lab.finish("bench", "thesis").await;
+    killed_at_every_write(SMALL, 30, |lab, why| {
         lab.check("bench", "thesis");
-        writes.set(lab.writes("operator-a"));
+        let counts = lab.status("bench", "thesis").counts.expect("counts");
+        assert_eq!(counts.succeeded, 12, "{why}");
+        let begun = lab.store.begun(&lab.folder("bench", "thesis"));
+        assert!(
+            begun.values().all(|times| *times == 1),
+            "P2: {why} {begun:?}"
+        );
     });
-    assert!(writes.get() > 30, "{writes:?}");
-    // All of them take minutes.
-    let every = std::env::var_os("INFERBENCH_EVERY_WRITE").is_some();
-    for nth in (1..=writes.get()).step_by(if every { 1 } else { 7 }) {
-        for is_done in [false, true] {
-            in_paused_time(async {
-                let mut lab = Build::default().lab();
-                let stopped = lab.stop_at_write("operator-a", nth, is_done);
-                lab.start("operator-a", SignedDuration::ZERO);
-                lab.apply("bench", "thesis", SMALL);
-                tokio::select! {
-                    () = stopped.wait() => {}
-                    // Another order of things may need fewer writes.
-                    () = lab.finish("bench", "thesis") => {}
-                }
-                assert!(stopped.has() || nth + 10 > writes.get(), "write {nth}");
-                lab.watch("operator-a");
-                lab.restart("operator-a");
-                lab.finish("bench", "thesis").await;
-                lab.check("bench", "thesis");
-                let counts = lab.status("bench", "thesis").counts.expect("counts");
-                assert_eq!(counts.succeeded, 12, "write {nth}, done: {is_done}");
-                let begun = lab.store.begun(&lab.folder("bench", "thesis"));
-                assert!(
-                    begun.values().all(|times| *times == 1),
-                    "P2: {nth} {begun:?}"
-                );
-            });
-        }
-    }
 }
 
 #[test]

@@ -409,6 +409,43 @@ pub fn each_seed(default: u64, test: impl AsyncFn(u64)) {
     }
 }
 
+/// Lets a sweep run as often as its operator writes: each time it is killed at another write, before that is carried out
+/// and after, and begins anew. `check` looks at the end, the first time undisturbed. `INFERBENCH_EVERY_WRITE` kills at
+/// every write, which takes minutes; without it, at every seventh.
+pub fn killed_at_every_write(spec: &str, least: u64, check: impl Fn(&Lab, &str)) {
+    let writes = std::cell::Cell::new(0);
+    in_paused_time(async {
+        let lab = Lab::new();
+        lab.apply("bench", "thesis", spec);
+        lab.finish("bench", "thesis").await;
+        check(&lab, "undisturbed");
+        writes.set(lab.writes("operator-a"));
+    });
+    let writes = writes.get();
+    assert!(writes > least, "{writes}");
+    let every = std::env::var_os("INFERBENCH_EVERY_WRITE").is_some();
+    for nth in (1..=writes).step_by(if every { 1 } else { 7 }) {
+        for is_done in [false, true] {
+            in_paused_time(async {
+                let mut lab = Build::default().lab();
+                let stopped = lab.stop_at_write("operator-a", nth, is_done);
+                lab.start("operator-a", SignedDuration::ZERO);
+                lab.apply("bench", "thesis", spec);
+                tokio::select! {
+                    () = stopped.wait() => {}
+                    // Another order of things may need fewer writes.
+                    () = lab.finish("bench", "thesis") => {}
+                }
+                assert!(stopped.has() || nth + 10 > writes, "write {nth}");
+                lab.watch("operator-a");
+                lab.restart("operator-a");
+                lab.finish("bench", "thesis").await;
+                check(&lab, &format!("write {nth}, done: {is_done}"));
+            });
+        }
+    }
+}
+
 /// Runs a test in a runtime of its own.
 pub fn in_paused_time(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()

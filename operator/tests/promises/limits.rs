@@ -11,8 +11,8 @@ use inferbench_crds::{
     limits,
     splitmix::SplitMix64,
     status::{
-        Best, Effect, Expectations, FactorSummary, MAX_BYTES, MeasuredConfiguration, MetricByLevel,
-        Summary,
+        Best, Confirmed, Effect, Expectations, FactorSummary, MAX_BYTES, MeasuredConfiguration,
+        MetricByLevel, Summary,
     },
 };
 use k8s_openapi::jiff::SignedDuration;
@@ -145,10 +145,12 @@ fn widest_summary() -> Summary {
             (Factor::DTYPE, Level::from("bf16")),
         ]),
         workload: "x".repeat(limits::SUMMARY_WORKLOAD as usize),
+        capacity: Some(0.123_4),
         ..MeasuredConfiguration::default()
     };
     let best = Best {
         goal: "x".repeat(64),
+        confirmation: Some(Confirmed::MissesObjectives),
         configuration: point.clone(),
     };
     Summary {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{
     faults::Kind,
-    lab::{Build, Lab, each_seed, in_paused_time},
+    lab::{Build, Lab, each_seed, in_paused_time, killed_at_every_write},
     runner::Nature,
 };
 
@@ -81,35 +81,133 @@ fn combinations_that_are_enough_run_no_further_and_then_all_is_quiet() {
 
 #[test]
 fn wherever_the_operator_is_killed_the_same_is_decided() {
-    let writes = std::cell::Cell::new(0);
+    killed_at_every_write(LOOKED_AT, 40, check);
+}
+
+/// The same, and then the best again, twice: by this lab's runner every third combination.
+fn confirmed() -> String {
+    LOOKED_AT.replace(
+        "  replicates: 5\n",
+        "  replicates: 5\n  confirm: {replicates: 2}\n",
+    )
+}
+
+/// Every trial has the end that it has with nothing in the way, what is measured again among them.
+fn check_confirmed(lab: &Lab, why: &str) {
+    lab.check("bench", "thesis");
+    let ledger = lab.ledger("bench", "thesis");
+    for index in 0..42 {
+        let (block, combination) = (index / 6, index % 6);
+        let needed = match block {
+            0..5 => block < 2 + combination % 3,
+            _ => combination % 3 == 0,
+        };
+        let expected = if needed {
+            Outcome::Succeeded
+        } else {
+            Outcome::NotNeeded
+        };
+        assert_eq!(ledger.get(index), Some(expected), "trial {index}, {why}");
+    }
+    let status = lab.status("bench", "thesis");
+    let counts = status.counts.expect("counts");
+    assert_eq!(
+        (
+            counts.done,
+            counts.succeeded,
+            counts.not_needed,
+            counts.pending
+        ),
+        (42, 22, 20, 0),
+        "{why}"
+    );
+    assert_eq!(status.ledger.expect("a ledger").decided, 5, "{why}");
+    let begun = lab.store.begun(&lab.folder("bench", "thesis"));
+    assert_eq!(begun.len(), 22, "{why}");
+    assert!(begun.values().all(|times| *times == 1), "{why}: {begun:?}");
+}
+
+#[test]
+fn what_is_best_is_measured_again_and_nothing_else_wherever_the_operator_is_killed() {
+    killed_at_every_write(&confirmed(), 50, check_confirmed);
+}
+
+#[test]
+fn without_until_the_best_is_measured_again_too_and_then_all_is_quiet() {
+    let spec = confirmed().replace(
+        "  until: {metric: outputThroughput, halfWidth: 3%, min: 2}\n",
+        "",
+    );
     in_paused_time(async {
         let lab = Lab::new();
-        lab.apply("bench", "thesis", LOOKED_AT);
+        lab.watch("operator-a");
+        lab.apply("bench", "thesis", &spec);
+        let limit = Duration::from_secs(7_200);
+        lab.until("measuring", limit, |lab| {
+            lab.ledger("bench", "thesis").iter().count() >= 9
+        })
+        .await;
+        let conditions = lab.status("bench", "thesis").conditions;
+        let message = conditions
+            .iter()
+            .find(|it| it.type_ == "Progressing")
+            .map(|it| it.message.as_str());
+        // Six of one workload: the best and two rivals.
+        assert_eq!(
+            message,
+            Some("30 trials are planned, and then at most 6 that measure the best again.")
+        );
         lab.finish("bench", "thesis").await;
-        writes.set(lab.writes("operator-a"));
+        lab.check("bench", "thesis");
+        let ended = lab.ledger("bench", "thesis");
+        assert_eq!(
+            (
+                ended.count(Outcome::Succeeded),
+                ended.count(Outcome::NotNeeded)
+            ),
+            (34, 8)
+        );
+        lab.is_quiet("operator-a").await;
     });
-    assert!(writes.get() > 40, "{writes:?}");
-    // All of them take minutes.
-    let every = std::env::var_os("INFERBENCH_EVERY_WRITE").is_some();
-    for nth in (1..=writes.get()).step_by(if every { 1 } else { 7 }) {
-        for is_done in [false, true] {
-            in_paused_time(async {
-                let mut lab = Build::default().lab();
-                let stopped = lab.stop_at_write("operator-a", nth, is_done);
-                lab.start("operator-a", SignedDuration::ZERO);
-                lab.apply("bench", "thesis", LOOKED_AT);
-                tokio::select! {
-                    () = stopped.wait() => {}
-                    // Another order of things may need fewer writes.
-                    () = lab.finish("bench", "thesis") => {}
-                }
-                lab.watch("operator-a");
-                lab.restart("operator-a");
-                lab.finish("bench", "thesis").await;
-                check(&lab, &format!("write {nth}, done: {is_done}"));
-            });
-        }
-    }
+}
+
+#[test]
+fn other_objectives_ask_anew_what_is_measured_again_until_that_is_decided() {
+    in_paused_time(async {
+        let lab = Lab::new();
+        lab.watch("operator-a");
+        lab.apply("bench", "thesis", &confirmed());
+        let limit = Duration::from_secs(7_200);
+        let looks = |lab: &Lab| {
+            let jobs = lab.jobs("bench").into_iter();
+            let looks = jobs
+                .filter(|job| job["metadata"]["labels"]["app.kubernetes.io/component"] == "look");
+            looks.collect::<Vec<_>>()
+        };
+        let is_last = |lab: &Lab| {
+            let decided = lab
+                .status("bench", "thesis")
+                .ledger
+                .map_or(0, |ledger| ledger.decided);
+            decided >= 4 && !looks(lab).is_empty()
+        };
+        lab.until("the last look", limit, is_last).await;
+        let before = looks(&lab)[0]["metadata"]["uid"].clone();
+        lab.edit(
+            "bench",
+            "thesis",
+            json!({"objectives": {"maxTtft": "123ms"}}),
+        )
+        .await;
+        lab.until("another look", limit, |lab| {
+            looks(lab)
+                .iter()
+                .any(|job| job["metadata"]["uid"] != before)
+        })
+        .await;
+        lab.finish("bench", "thesis").await;
+        check_confirmed(&lab, "other objectives");
+    });
 }
 
 #[test]

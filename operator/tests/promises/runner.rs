@@ -259,11 +259,16 @@ impl Runner {
         0
     }
 
-    /// The decisions after some blocks: a combination is narrow enough with as many results as its number says.
+    /// The decisions after some blocks: a combination is narrow enough with as many results as its number says. Every
+    /// third is measured again.
     fn decided(&self, request: &SweepRequest, blocks: u32) -> Decided {
         let records = self.store.records(&request.store.target);
         let design = inferbench_crds::design::Expansion::new(&request.spec.design);
         let combinations = design.combinations_before_exclusion();
+        if blocks >= design.blocks_of_all() {
+            let others = (0..combinations).filter(|combination| combination % 3 > 0);
+            return Decided::new(blocks, combinations, others);
+        }
         let enough = (0..combinations).filter(|combination| {
             let results = (0..blocks).filter(|block| {
                 let record = records.get(&(block * combinations + combination));

@@ -27,11 +27,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Candidate, Criterion, Entry, against::Comparison, by_block, cost_per_million, keeps_to, rank,
+    Candidate, Criterion, Entry, Field, Ranked,
+    against::Comparison,
+    by_block,
+    confirmed::{self, Confirmation},
+    cost_per_million, keeps_to, rank,
 };
 use crate::{
     interval::{Estimate, Observation, estimate},
-    sample::{Factor, Metric, gpus, model},
+    sample::{Factor, Levels, Metric, gpus, model},
 };
 
 /// Where the weights of a mix come from.
@@ -104,6 +108,9 @@ pub struct MixBest {
     /// The first of them, by their own figure; empty where none was tested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub as_good: Vec<Choice>,
+    /// The verdict of measuring it again; absent in a sweep that measures nothing again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<Confirmation>,
 }
 
 /// A choice that is not eligible.
@@ -117,8 +124,52 @@ pub struct Lacking {
     pub workloads: u32,
 }
 
-/// The mix of each model: the given one, else all workloads alike where there are several.
-pub(crate) fn mixes(candidates: &[Candidate<'_>], objectives: &Objectives) -> Vec<Mix> {
+/// The mix of each model: the given one, else all workloads alike where there are several. None where the load was searched:
+/// what a choice makes of several workloads at once was not measured then.
+pub(crate) fn mixes(field: Field<'_>, objectives: &Objectives) -> Vec<Mix> {
+    let again = field.again.map(by_model);
+    let mixes = by_model(field.candidates).into_iter();
+    mixes
+        .filter_map(|(model, candidates)| {
+            let again = again.as_ref();
+            let again = again.map(|again| again.get(model).map_or(&[][..], Vec::as_slice));
+            mix(model, &candidates, again, objectives)
+        })
+        .collect()
+}
+
+/// The combinations to be measured again for the mix of each model: those of its best choice by the criterion that decides
+/// and of the first that are not shown to be worse, at most `choices` together.
+pub(super) fn contenders<'a>(
+    candidates: &'a [Candidate<'a>],
+    objectives: &Objectives,
+    choices: usize,
+) -> Vec<&'a Levels> {
+    let mut found = Vec::new();
+    for candidates in by_model(candidates).values() {
+        let criteria = Criterion::under(candidates, objectives);
+        let Some((criterion, workloads)) =
+            Criterion::deciding(&criteria).zip(Workloads::of(candidates, objectives))
+        else {
+            continue;
+        };
+        let (measured, _) = workloads.measure(candidates, objectives);
+        let Some((eligible, ranked)) = ranked(criterion, &measured) else {
+            continue;
+        };
+        for of in ranked.not_worse.iter().take(choices) {
+            let choice = &eligible[*of].choice.choice;
+            let own = candidates
+                .iter()
+                .filter(|candidate| Choice::of(candidate.levels) == *choice)
+                .filter(|candidate| workloads.has(candidate.levels));
+            found.extend(own.map(|candidate| candidate.levels));
+        }
+    }
+    found
+}
+
+fn by_model<'a>(candidates: &'a [Candidate<'a>]) -> BTreeMap<&'a str, Vec<&'a Candidate<'a>>> {
     let mut by_model: BTreeMap<&str, Vec<&Candidate<'_>>> = BTreeMap::new();
     for candidate in candidates {
         by_model
@@ -127,63 +178,108 @@ pub(crate) fn mixes(candidates: &[Candidate<'_>], objectives: &Objectives) -> Ve
             .push(candidate);
     }
     by_model
-        .into_iter()
-        .filter_map(|(model, candidates)| mix(model, &candidates, objectives))
-        .collect()
 }
 
-fn mix(model: &str, candidates: &[&Candidate<'_>], objectives: &Objectives) -> Option<Mix> {
-    let given = !objectives.workloads.is_empty();
-    let (workloads, unmeasured) = if given {
-        (objectives.workloads.clone(), 0)
-    } else {
-        alike(candidates)
-    };
-    if workloads.is_empty() || (!given && workloads.len() < 2) {
-        return None;
-    }
-    let mut by_choice: BTreeMap<Choice, BTreeMap<Workload, &Candidate<'_>>> = BTreeMap::new();
-    for candidate in candidates {
-        by_choice
-            .entry(Choice::of(candidate.levels))
-            .or_default()
-            .insert(Workload::of(candidate.levels), candidate);
-    }
-    let mut measured = Vec::new();
-    let mut lacking = Vec::new();
-    for (choice, candidates) in by_choice {
-        let cells: Vec<Cell<'_>> = workloads
-            .iter()
-            .filter_map(|weighted| {
-                // A given one need not name what has one level only.
-                let candidate = candidates.get(&weighted.workload).copied().or_else(|| {
-                    let mut all = candidates.values().copied();
-                    all.find(|candidate| given && weighted.workload.matches(candidate.levels))
-                });
-                Cell::of(weighted.weight.get(), candidate?)
-            })
-            .collect();
-        let missing = (workloads.len() - cells.len()) as u32;
-        match Measured::of(&choice, &cells, objectives).filter(|_| missing == 0) {
-            Some(found) => measured.push(found),
-            None => lacking.push(Lacking {
-                choice,
-                workloads: missing,
-            }),
+/// The workloads of a mix.
+struct Workloads {
+    given: bool,
+    all: Vec<Weighted>,
+    unmeasured: u32,
+}
+
+impl Workloads {
+    /// Those of a model's candidates; `None` where there is no mix.
+    fn of(candidates: &[&Candidate<'_>], objectives: &Objectives) -> Option<Self> {
+        if candidates.iter().any(|candidate| candidate.searched()) {
+            return None;
         }
+        let given = !objectives.workloads.is_empty();
+        let (all, unmeasured) = if given {
+            (objectives.workloads.clone(), 0)
+        } else {
+            alike(candidates)
+        };
+        let is_none = all.is_empty() || (!given && all.len() < 2);
+        (!is_none).then_some(Self {
+            given,
+            all,
+            unmeasured,
+        })
     }
-    let best = Criterion::under(objectives)
-        .filter_map(|criterion| best(criterion, &measured))
+
+    /// Whether a combination is of one of them.
+    fn has(&self, levels: &Levels) -> bool {
+        let workload = Workload::of(levels);
+        self.all.iter().any(|weighted| {
+            weighted.workload == workload || (self.given && weighted.workload.matches(levels))
+        })
+    }
+
+    /// The figures of each choice for them, and the choices that lack any.
+    fn measure(
+        &self,
+        candidates: &[&Candidate<'_>],
+        objectives: &Objectives,
+    ) -> (Vec<Measured>, Vec<Lacking>) {
+        let mut by_choice: BTreeMap<Choice, BTreeMap<Workload, &Candidate<'_>>> = BTreeMap::new();
+        for candidate in candidates {
+            by_choice
+                .entry(Choice::of(candidate.levels))
+                .or_default()
+                .insert(Workload::of(candidate.levels), candidate);
+        }
+        let mut measured = Vec::new();
+        let mut lacking = Vec::new();
+        for (choice, candidates) in by_choice {
+            let cells: Vec<Cell<'_>> = self
+                .all
+                .iter()
+                .filter_map(|weighted| {
+                    // A given one need not name what has one level only.
+                    let candidate = candidates.get(&weighted.workload).copied().or_else(|| {
+                        let mut all = candidates.values().copied();
+                        all.find(|candidate| {
+                            self.given && weighted.workload.matches(candidate.levels)
+                        })
+                    });
+                    Cell::of(weighted.weight.get(), candidate?)
+                })
+                .collect();
+            let missing = (self.all.len() - cells.len()) as u32;
+            match Measured::of(&choice, &cells, objectives).filter(|_| missing == 0) {
+                Some(found) => measured.push(found),
+                None => lacking.push(Lacking {
+                    choice,
+                    workloads: missing,
+                }),
+            }
+        }
+        (measured, lacking)
+    }
+}
+
+fn mix(
+    model: &str,
+    candidates: &[&Candidate<'_>],
+    again: Option<&[&Candidate<'_>]>,
+    objectives: &Objectives,
+) -> Option<Mix> {
+    let workloads = Workloads::of(candidates, objectives)?;
+    let (measured, lacking) = workloads.measure(candidates, objectives);
+    let again = again.map(|again| workloads.measure(again, objectives).0);
+    let best = Criterion::under(candidates, objectives)
+        .into_iter()
+        .filter_map(|criterion| best(criterion, &measured, again.as_deref()))
         .collect();
     Some(Mix {
         model: model.into(),
-        weights: if given {
+        weights: if workloads.given {
             Weights::Given
         } else {
             Weights::Alike
         },
-        workloads,
-        unmeasured,
+        workloads: workloads.all,
+        unmeasured: workloads.unmeasured,
         best,
         choices: measured.into_iter().map(|of| of.choice).collect(),
         lacking,
@@ -223,7 +319,8 @@ struct Cell<'a> {
 impl<'a> Cell<'a> {
     /// `None` without a valid trial that has a throughput.
     fn of(weight: f64, candidate: &'a Candidate<'a>) -> Option<Self> {
-        let throughput = by_block(candidate.trials, Metric::named("outputThroughput")?);
+        let metric = Metric::named("outputThroughput")?;
+        let throughput = by_block(candidate.trials, |row| metric.value(row));
         let usable = throughput.values().all(|rate| *rate > 0.0);
         (usable && !throughput.is_empty()).then(|| Self {
             weight,
@@ -239,8 +336,8 @@ impl<'a> Cell<'a> {
 }
 
 /// A choice with its figures, in all and in each block.
-struct Measured {
-    choice: MixChoice,
+pub(super) struct Measured {
+    pub(super) choice: MixChoice,
     throughput: BTreeMap<u32, f64>,
     ttft: BTreeMap<u32, f64>,
 }
@@ -268,7 +365,7 @@ impl Measured {
                 .filter(|cell| counts(cell))
                 .map(|cell| Part {
                     weight: cell.weight,
-                    blocks: by_block(cell.candidate.trials, metric),
+                    blocks: by_block(cell.candidate.trials, |row| metric.value(row)),
                 })
                 .collect();
             average(&parts, |latency| latency)
@@ -295,6 +392,18 @@ impl Measured {
             choice,
             throughput,
             ttft: ttft.map(|(_, blocks)| blocks).unwrap_or_default(),
+        })
+    }
+
+    /// The figure that a criterion ranks it by.
+    pub(super) fn entry(&self, criterion: Criterion) -> Option<Entry> {
+        let (estimate, blocks) = match criterion {
+            Criterion::LowestTtft => (self.choice.ttft_ms?, &self.ttft),
+            _ => (self.choice.output_throughput, &self.throughput),
+        };
+        Some(Entry {
+            figure: estimate.mean,
+            blocks: blocks.clone(),
         })
     }
 }
@@ -353,27 +462,27 @@ fn average(parts: &[Part], figure: impl Fn(f64) -> f64) -> Option<(Estimate, BTr
     Some((estimate(&[observations])?, blocks))
 }
 
-fn best(criterion: Criterion, measured: &[Measured]) -> Option<MixBest> {
+/// The choices that are eligible by a criterion, and how it ranks them.
+fn ranked(criterion: Criterion, measured: &[Measured]) -> Option<(Vec<&Measured>, Ranked)> {
     let within = criterion == Criterion::HighestOutputThroughputWithinObjectives;
     let (eligible, entries): (Vec<&Measured>, Vec<Entry>) = measured
         .iter()
         .filter(|of| !within || of.choice.keeps_objectives == Some(true))
-        .filter_map(|of| {
-            let (estimate, blocks) = match criterion {
-                Criterion::LowestTtft => (of.choice.ttft_ms?, &of.ttft),
-                _ => (of.choice.output_throughput, &of.throughput),
-            };
-            let entry = Entry {
-                figure: estimate.mean,
-                blocks: blocks.clone(),
-            };
-            Some((of, entry))
-        })
+        .filter_map(|of| Some((of, of.entry(criterion)?)))
         .unzip();
     let ranked = rank(&entries, criterion.is_high())?;
+    Some((eligible, ranked))
+}
+
+fn best(
+    criterion: Criterion,
+    measured: &[Measured],
+    again: Option<&[Measured]>,
+) -> Option<MixBest> {
+    let (eligible, ranked) = ranked(criterion, measured)?;
+    let of = eligible[ranked.best].choice.clone();
     Some(MixBest {
         criterion,
-        of: eligible[ranked.best].choice.clone(),
         near_ties: ranked.near_ties,
         comparison: ranked.comparison,
         as_good: ranked
@@ -381,5 +490,7 @@ fn best(criterion: Criterion, measured: &[Measured]) -> Option<MixBest> {
             .into_iter()
             .map(|at| eligible[at].choice.choice.clone())
             .collect(),
+        confirmation: again.map(|again| confirmed::of_mix(criterion, &of.choice, again)),
+        of,
     })
 }

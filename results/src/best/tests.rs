@@ -7,7 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    best::mix::{Mix, Weights},
+    best::{
+        confirmed::Verdict,
+        mix::{Mix, Weights},
+    },
     fixtures::{Sweep, servers::Servers},
     sample::{combine, latest_attempts, model},
     summary::{Summary, summarize},
@@ -378,6 +381,112 @@ fn documents_keep_the_best_and_the_mix() {
     }
 }
 
+/// The sweep with three more blocks, of which those measure something again that `again` says.
+fn measured_again(again: impl Fn(&Row) -> bool) -> Vec<Row> {
+    let mut rows = sweep(6, 0.01, 3);
+    rows.retain(|row| row.replicate < 3 || again(row));
+    for row in rows.iter_mut().filter(|row| row.replicate >= 3) {
+        row.confirming = Some(true);
+    }
+    rows
+}
+
+#[test]
+fn the_best_of_a_mix_is_measured_again_in_all_its_workloads() {
+    let before = plain(&measured_again(|_| false));
+    assert!(
+        before.mixes[0]
+            .best
+            .iter()
+            .all(|best| best.confirmation.is_none())
+    );
+    let chosen = before.mixes[0].best[0].of.choice.clone();
+    let is_chosen = |row: &Row| Choice::of(&row.levels()) == chosen;
+    let summary = plain(&measured_again(is_chosen));
+    let mix = &summary.mixes[0];
+    // Chosen and listed by the first three blocks alone.
+    assert_eq!(mix.choices, before.mixes[0].choices);
+    let found = mix.best[0].confirmation.as_ref().unwrap();
+    assert_eq!(
+        (found.verdict, found.replicates, found.others),
+        (Verdict::Confirmed, 3, 0)
+    );
+    let shown = mix.best[0].shown().output_throughput;
+    assert_eq!(Some(*shown), found.output_throughput);
+    assert_ne!(shown.mean, mix.best[0].of.output_throughput.mean);
+    assert!(
+        summary
+            .notes
+            .iter()
+            .any(|note| note.contains("those of the fresh ones alone"))
+    );
+    // A workload less, and it is not known what the choice makes of the mix.
+    let summary = plain(&measured_again(|row| is_chosen(row) && row.input_len > 100));
+    let found = summary.mixes[0].best[0].confirmation.as_ref().unwrap();
+    assert_eq!(
+        (found.verdict, found.output_throughput),
+        (Verdict::NotYet, None)
+    );
+    // Of the workloads by themselves some are confirmed.
+    let confirmed = summary.best.iter().filter(|best| {
+        let again = best.confirmation.as_ref().unwrap();
+        again.verdict == Verdict::Confirmed
+    });
+    assert!(confirmed.count() > 0);
+    for rows in [measured_again(is_chosen), measured_again(|_| true)] {
+        let summary = plain(&rows);
+        let text = serde_json::to_string(&summary).unwrap();
+        assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), summary);
+    }
+}
+
+/// Requests that a server bears at once with two settings; the first trial of the second found no load that fails.
+#[test]
+fn where_the_load_was_searched_the_highest_that_holds_is_the_best() {
+    let mut rows = Vec::new();
+    for replicate in 0..3_u32 {
+        for (at, input) in [16, 32].into_iter().enumerate() {
+            for (nth, low) in [4.0, 7.0].into_iter().enumerate() {
+                let mut request = crate::fixtures::open_loop(2.5);
+                request.replicate = replicate;
+                request.combination.input_length = input;
+                request.combination.gpus = nth as u32 + 1;
+                let index = replicate * 4 + 2 * at as u32 + nth as u32;
+                let low = low + f64::from(replicate) / 10.0;
+                let mut row = Row::of(&crate::fixtures::searched(request, index, low, low * 1.1));
+                if (replicate, nth) == (0, 1) {
+                    (row.capacity_high, row.capacity_rate) = (None, None);
+                }
+                rows.push(row);
+            }
+        }
+    }
+    let objectives = Objectives {
+        max_ttft: Some(Duration::from_millis(1)),
+        ..Objectives::default()
+    };
+    let summary = under(&rows, &objectives);
+    assert_eq!(summary.decides(), Criterion::HighestCapacity);
+    assert!(summary.mixes.is_empty());
+    assert_eq!(summary.best.len(), 2);
+    for best in &summary.best {
+        assert_eq!(best.criterion, Criterion::HighestCapacity);
+        assert_eq!(best.levels.number(&Factor::GPUS), Some(2.0));
+        let capacity = best.capacity.unwrap();
+        assert_eq!((capacity.unit(), capacity.of.count), ("requests/s", 3));
+        let root = 1.1_f64.sqrt();
+        let mean = (7.0 + 7.1 * root + 7.2 * root) / 3.0;
+        assert!((capacity.of.mean - mean).abs() < 1e-9);
+        assert_eq!(best.comparison.unwrap().worse, 1);
+    }
+    assert!(
+        !summary
+            .notes
+            .iter()
+            .any(|note| note.contains("No combination keeps"))
+    );
+}
+
 #[test]
 fn two_models_have_a_mix_each() {
     let mut rows = Vec::new();
@@ -425,7 +534,7 @@ proptest! {
                     ..weighted(*input, *output, 1.0)
                 }
             });
-            mix::mixes(&candidates, &mixed(workloads.collect())).remove(0)
+            mix::mixes(Field { candidates: &candidates, again: None }, &mixed(workloads.collect())).remove(0)
         };
         let (one, other) = (of(1.0), of(scale));
         for (a, b) in one.choices.iter().zip(&other.choices) {

@@ -31,7 +31,7 @@ use crate::{
     row::Row,
     sample::{
         Better, Combination, Factor, Level, Levels, METRICS, Metric, combine, factors,
-        latest_attempts,
+        latest_attempts, whole_blocks,
     },
 };
 
@@ -224,7 +224,11 @@ impl Comparison {
 /// Compares two sweeps: the latest attempts at their trials, where they succeeded and are valid.
 #[must_use]
 pub fn compare(a: &[Row], b: &[Row], options: &Options) -> Comparison {
-    let mut combined = [a, b].map(|rows| combine(&latest_attempts(rows)));
+    let latest = [a, b].map(latest_attempts);
+    // Where combinations ran no further once they were narrow enough, their last blocks are those that happened to vary
+    // little: no interval of such trials holds as often as it says.
+    let whole = latest.each_ref().map(|latest| whole_blocks(latest));
+    let mut combined = whole.each_ref().map(|rows| combine(rows));
     let engines = contrast(&combined);
     if engines.is_some() {
         for combination in combined.iter_mut().flatten() {
@@ -256,6 +260,15 @@ pub fn compare(a: &[Row], b: &[Row], options: &Options) -> Comparison {
     let names = names(options, a, b);
     let [side_a, side_b] = [0, 1].map(|at| side(&names[at], &combined[at], &matched, at));
     let mut notes = notes(&compared, [&side_a, &side_b], &matched, &combined);
+    for (name, at) in [("A", 0), ("B", 1)] {
+        let left_out = latest[at].len() - whole[at].len();
+        if left_out > 0 && !matched.is_empty() {
+            notes.push(format!(
+                "{name}'s combinations ran no further once they were narrow enough: of it goes in what all of them have, {}",
+                numbers::counted([&side_a, &side_b][at].blocks, "replicate")
+            ));
+        }
+    }
     notes.extend(engines.map(|[a, b]| {
         format!("A was measured with the engine {a}, B with {b}: combinations are matched without the engine")
     }));

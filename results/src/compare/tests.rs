@@ -1,10 +1,11 @@
 //! Whether comparisons hold what they promise, over made-up sweeps whose truth is known.
 
-use std::f64::consts::TAU;
+use std::{f64::consts::TAU, sync::LazyLock};
 
 use inferbench_crds::outcome::Outcome;
 
 use super::*;
+use crate::looks::Looks;
 
 /// A standard normal number (Box and Muller).
 pub(super) fn normal(random: &mut SplitMix64) -> f64 {
@@ -23,6 +24,8 @@ struct Sweep {
     trial_sd: f64,
     /// All times, times this.
     factor: f64,
+    /// Whether combinations run no further once they are narrow enough.
+    stops: bool,
 }
 
 const SWEEP: Sweep = Sweep {
@@ -31,7 +34,18 @@ const SWEEP: Sweep = Sweep {
     block_sd: 0.02,
     trial_sd: 0.01,
     factor: 1.0,
+    stops: false,
 };
+
+/// Narrow enough at ±3%, from two of at most eight blocks on.
+static LOOKS: LazyLock<Looks> = LazyLock::new(|| {
+    let design = serde_json::json!({
+        "factors": { "model": [{ "name": "tiny", "source": { "random": { "preset": "tiny-gpt2" } } }] },
+        "replicates": 8,
+        "until": { "metric": "ttltMs", "halfWidth": "3%", "min": 2 },
+    });
+    Looks::of(&serde_json::from_value(design).unwrap()).unwrap()
+});
 
 fn row(combination: u32, block: u32, index: u32, ttlt: f64) -> Row {
     let batch = 1 << combination;
@@ -67,6 +81,21 @@ impl Sweep {
                 let log = shared + self.trial_sd * normal(random);
                 let ttlt = self.factor * 100.0 * f64::from(combination + 1) * log.exp();
                 rows.push(row(combination, block, rows.len() as u32, ttlt));
+            }
+        }
+        if self.stops {
+            let enough = LOOKS.enough(&rows, self.combinations);
+            for (at, row) in rows.iter_mut().enumerate() {
+                let last = enough.get(&(at as u32 % self.combinations));
+                if last.is_some_and(|last| row.replicate > *last) {
+                    *row = Row {
+                        outcome: Some(Outcome::NotNeeded),
+                        valid: None,
+                        mean_ttlt_ms: None,
+                        output_throughput: None,
+                        ..row.clone()
+                    };
+                }
             }
         }
         rows
@@ -132,6 +161,47 @@ fn two_sweeps_of_one_kind_are_hardly_ever_told_apart() {
             assert!(excluded <= 0.06 && failed <= 0.05 && any <= 0.05, "{said}");
         }
     }
+}
+
+/// Nor are those whose combinations were stopped where they happened to vary little; and the truth is covered.
+#[test]
+fn sweeps_that_stopped_early_are_compared_by_what_all_combinations_have() {
+    for trial_sd in [0.005, 0.02, 0.05] {
+        let sweep = Sweep {
+            blocks: 8,
+            trial_sd,
+            stops: true,
+            ..SWEEP
+        };
+        let [covered, excluded, failed, any] = shares(sweep, sweep, 1_000, "slower=0%");
+        let said = format!("sd {trial_sd}: {covered} {excluded} {failed} {any}");
+        println!("{said}");
+        assert!(
+            excluded <= 0.06 && failed <= 0.06 && any <= 0.06 && covered >= 0.93,
+            "{said}"
+        );
+    }
+    let mut random = SplitMix64::new(3);
+    let sweep = Sweep {
+        blocks: 8,
+        stops: true,
+        ..SWEEP
+    };
+    let [a, b] = [sweep, SWEEP].map(|sweep| sweep.rows(&mut random));
+    let comparison = compare(&a, &b, &Options::default());
+    let blocks = a
+        .iter()
+        .filter(|row| row.outcome == Some(Outcome::NotNeeded));
+    let blocks = blocks.map(|row| row.replicate).min().unwrap();
+    assert_eq!((comparison.a.blocks, comparison.b.blocks), (blocks, 5));
+    let said = comparison
+        .notes
+        .iter()
+        .find(|note| note.contains("ran no further"));
+    assert!(
+        said.is_some_and(|note| note.starts_with("A's combinations")),
+        "{said:?}"
+    );
 }
 
 /// With two blocks each Welch's interval is too wide rather than too narrow: 97.5%.

@@ -19,7 +19,7 @@ use crate::{
     best::workload,
     numbers,
     sample::{Factor, Level, Levels, model},
-    summary::{Best, Criterion},
+    summary::Best,
 };
 
 /// Panels at most.
@@ -51,7 +51,7 @@ fn without_lengths(levels: &Levels) -> Levels {
 
 /// The best choice for each pair of lengths: a matrix for each model, and for each other part of the workload.
 pub(super) fn best(context: &Context<'_>) -> Figure {
-    let criterion = Criterion::first(&context.summary.objectives);
+    let criterion = context.summary.decides();
     let mut figure = Figure {
         name: "best-by-lengths",
         title: format!("The best choice by lengths: {}", criterion.title()),
@@ -180,12 +180,12 @@ fn matrix(
     let (inputs, outputs) = sides(cells);
     let most = cells
         .values()
-        .map(|best| best.output_throughput.mean)
+        .map(|best| best.shown().output_throughput.mean)
         .filter(|rate| rate.is_finite())
         .fold(0.0, f64::max);
     let cell = |input: &Level, output: &Level| {
         let best = cells.get(&(input.clone(), output.clone()))?;
-        let rate = best.output_throughput.mean;
+        let rate = best.shown().output_throughput.mean;
         rate.is_finite().then(|| HeatCell {
             strength: if most > 0.0 { rate / most } else { 0.0 },
             value: numbers::number(rate),
@@ -239,7 +239,7 @@ fn table(
             in_words(&workload(&best.levels), asked),
             choice_in_words(&choice, asked),
             names.short(&choice),
-            numbers::estimate(&best.output_throughput),
+            numbers::estimate(best.shown().output_throughput),
             numbers::count(best.near_ties),
         ]);
     }
@@ -295,7 +295,8 @@ pub(super) fn metrics(context: &Context<'_>) -> Figure {
     });
     let panels: Vec<Panel> = panels.collect();
     if panels.is_empty() {
-        figure.caption = "Not drawn: no pair of lengths was measured at two batch sizes.".into();
+        figure.caption =
+            "Not drawn: nothing else was measured at every pair of lengths and batch size.".into();
         return figure;
     }
     figure.drawing = Some(Drawing {
@@ -312,7 +313,7 @@ pub(super) fn metrics(context: &Context<'_>) -> Figure {
             .collect(),
     });
     figure.caption = format!(
-        "Means over the levels of everything else. The table has every pair of lengths.{}",
+        "Means go over the other factors’ levels that were measured in every cell. The table has every pair of lengths.{}",
         context.omission()
     );
     figure.table = table;
@@ -322,9 +323,11 @@ pub(super) fn metrics(context: &Context<'_>) -> Figure {
 /// The metrics by lengths and batch size.
 type ByLengths = BTreeMap<(Lengths, Level), [Option<f64>; METRICS.len()]>;
 
-/// Means over whatever else was measured of a model.
+/// Means over the other factors' levels that were measured at every pair of lengths and batch size, so that lines
+/// differ in these alone; empty where there are none.
 fn by_lengths(context: &Context<'_>, scope: &Scope) -> ByLengths {
-    let mut values: BTreeMap<(Lengths, Level), [Vec<f64>; METRICS.len()]> = BTreeMap::new();
+    type Cell = BTreeMap<Levels, [Option<f64>; METRICS.len()]>;
+    let mut cells: BTreeMap<(Lengths, Level), Cell> = BTreeMap::new();
     for combination in &context.summary.combinations {
         let levels = &combination.levels;
         if scope.model.as_ref().is_some_and(|of| *of != model(levels)) {
@@ -333,20 +336,30 @@ fn by_lengths(context: &Context<'_>, scope: &Scope) -> ByLengths {
         let (Some(at), Some(batch)) = (lengths(levels), levels.shown(&Factor::BATCH_SIZE)) else {
             continue;
         };
-        let of = values.entry((at, batch.clone())).or_default();
-        for (values, metric) in of.iter_mut().zip(METRICS) {
+        let values = METRICS.map(|metric| {
             let mean = combination.metrics.get(metric).map(|found| found.mean);
-            values.extend(mean.filter(|mean| mean.is_finite()));
+            mean.filter(|mean| mean.is_finite())
+        });
+        if values.iter().any(Option::is_some) {
+            let others = without_lengths(levels).without(&Factor::BATCH_SIZE);
+            let cell = cells.entry((at, batch.clone())).or_default();
+            cell.insert(others, values);
         }
     }
-    let mean = |values: Vec<f64>| {
-        let count = values.len() as f64;
-        (!values.is_empty()).then(|| values.into_iter().sum::<f64>() / count)
+    let others: BTreeSet<&Levels> = cells.values().flat_map(BTreeMap::keys).collect();
+    let everywhere = |others: &&Levels| cells.values().all(|cell| cell.contains_key(*others));
+    let shared: Vec<&Levels> = others.into_iter().filter(everywhere).collect();
+    if shared.is_empty() {
+        return ByLengths::new();
+    }
+    let mean = |cell: &Cell, at: usize| {
+        let values: Option<Vec<f64>> = shared.iter().map(|others| cell[*others][at]).collect();
+        Some(values?.iter().sum::<f64>() / shared.len() as f64)
     };
-    values
-        .into_iter()
-        .map(|(at, values)| (at, values.map(mean)))
-        .collect()
+    let means = cells
+        .iter()
+        .map(|(key, cell)| (key.clone(), std::array::from_fn(|at| mean(cell, at))));
+    means.collect()
 }
 
 fn panel(

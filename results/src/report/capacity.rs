@@ -14,6 +14,11 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
     let all = &report.analysis.capacities;
     let first = all.first()?;
     let table = table(report);
+    let again = report
+        .summary
+        .best
+        .iter()
+        .any(|best| best.confirmation.is_some());
     Some(html! {
         section id="capacity" {
             h2 { "How much load it bears" }
@@ -29,9 +34,11 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
             (page::table("Brackets of each configuration", &table, "analysis.json"))
             p.small {
                 "The mean goes over the blocks’ geometric middles, with a 95% interval where there are several. A bracket \
-                 that is open, or whose ends were not tested twice, has no middle and is not in it. The most capacious \
-                 configuration is the best of several estimates, and so somewhat flattered: measure it again, in a sweep of \
-                 its own, before you rely on it."
+                 that is open, or whose ends were not tested twice, has no middle and is not in it. "
+                @if !again {
+                    "The most capacious configuration is the best of several estimates, and so somewhat flattered: "
+                    code { "design.confirm" } " measures it again before it is called the best."
+                }
             }
         }
     })

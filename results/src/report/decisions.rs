@@ -8,7 +8,9 @@ use maud::{Markup, html};
 use super::{Report, page};
 use crate::{
     best::{
+        Capacity,
         against::Comparison,
+        confirmed::Shown,
         mix::{Mix, Weights},
         workload,
     },
@@ -19,7 +21,7 @@ use crate::{
     interval::Estimate,
     numbers,
     sample::{Factor, Levels, model},
-    summary::{Best, Criterion},
+    summary::{Best, Confirmation, Criterion, Verdict},
 };
 
 /// Rows up to which the table of all workloads stands open.
@@ -39,6 +41,11 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
         return None;
     }
     let mixes = &report.summary.mixes;
+    let again = first
+        .header
+        .iter()
+        .chain(&each.header)
+        .any(|of| of == "measured again");
     let each_caption = "The best choice for each workload";
     Some(html! {
         section id="decide" {
@@ -60,7 +67,7 @@ pub(super) fn section(report: &Report<'_>) -> Option<Markup> {
                 (page::table("The best choice for all that comes", &first, "summary.json"))
             }
             p.small {
-                "Means with 95% intervals. " (tested(report))
+                "Means with 95% intervals. " (tested(report)) (explained_again(again))
                 @if priced { " Cost is per million output tokens, at full use of the GPUs." }
                 (page::marked(&first))
             }
@@ -107,10 +114,7 @@ struct Row<'a> {
     purpose: Option<String>,
     criterion: Criterion,
     choice: String,
-    output_throughput: &'a Estimate,
-    ttft_ms: Option<&'a Estimate>,
-    tpot_ms: Option<&'a Estimate>,
-    cost: Option<f64>,
+    shown: Shown<'a>,
     near_ties: u32,
     comparison: Option<&'a Comparison>,
     as_good: &'a [Choice],
@@ -128,10 +132,7 @@ impl<'a> Row<'a> {
             } else {
                 in_words(&best.levels, asked)
             },
-            output_throughput: &best.output_throughput,
-            ttft_ms: best.ttft_ms.as_ref(),
-            tpot_ms: best.tpot_ms.as_ref(),
-            cost: best.cost_per_million_output_tokens,
+            shown: best.shown(),
             near_ties: best.near_ties,
             comparison: best.comparison.as_ref(),
             as_good: &best.as_good,
@@ -145,10 +146,7 @@ impl<'a> Row<'a> {
             purpose: Some(mix_name(mix)),
             criterion: best.criterion,
             choice: choice_in_words(&best.of.choice, asked),
-            output_throughput: &best.of.output_throughput,
-            ttft_ms: best.of.ttft_ms.as_ref(),
-            tpot_ms: best.of.tpot_ms.as_ref(),
-            cost: best.of.cost_per_million_output_tokens,
+            shown: best.shown(),
             near_ties: best.near_ties,
             comparison: best.comparison.as_ref(),
             as_good: &best.as_good,
@@ -156,9 +154,9 @@ impl<'a> Row<'a> {
         })
     }
 
-    fn cells(&self, with_purpose: bool, with_criterion: bool, priced: bool) -> Vec<String> {
+    fn cells(&self, with: Columns, with_criterion: bool, asked: &[Factor]) -> Vec<String> {
         let mut row = vec![name(self.model)];
-        if with_purpose {
+        if with.purpose || !with_criterion {
             row.push(self.purpose.clone().unwrap_or_default());
         }
         if with_criterion {
@@ -166,11 +164,18 @@ impl<'a> Row<'a> {
         }
         row.push(self.choice.clone());
         let figures = row.len();
-        row.push(numbers::estimate(self.output_throughput));
-        row.push(latency(self.ttft_ms));
-        row.push(latency(self.tpot_ms));
-        if priced {
-            row.push(numbers::optional(self.cost));
+        if with.capacity.is_some() {
+            row.push(latency(self.shown.capacity.map(|capacity| &capacity.of)));
+        }
+        row.push(numbers::estimate(self.shown.output_throughput));
+        row.push(latency(self.shown.ttft_ms));
+        row.push(latency(self.shown.tpot_ms));
+        if with.price {
+            row.push(numbers::optional(self.shown.cost));
+        }
+        if with.confirmation {
+            let again = self.shown.confirmation;
+            row.push(again.map_or_else(String::new, |of| confirmed(of, asked)));
         }
         row.push(match self.comparison {
             Some(test) if test.tested == 0 => "not tested".into(),
@@ -213,7 +218,7 @@ pub(super) fn decide(report: &Report<'_>) -> Decided {
             first.extend(own.map(|(best, doubtful)| Row::of(best, false, doubtful, asked)));
         }
     }
-    let decides = Criterion::first(report.objectives);
+    let decides = report.summary.decides();
     let mut each = Vec::new();
     let mut without = Vec::new();
     for (of, doubtful) in all().filter(|(of, _)| several(model(&of.levels))) {
@@ -231,18 +236,22 @@ pub(super) fn decide(report: &Report<'_>) -> Decided {
     }
 
     let rows = || first.iter().chain(&each);
-    let priced = rows().any(|row| row.cost.is_some());
-    let with_purpose = first.iter().any(|row| row.purpose.is_some());
+    let with = Columns {
+        purpose: first.iter().any(|row| row.purpose.is_some()),
+        capacity: rows().find_map(|row| row.shown.capacity.map(Capacity::unit)),
+        price: rows().any(|row| row.shown.cost.is_some()),
+        confirmation: rows().any(|row| row.shown.confirmation.is_some()),
+    };
     let mut decided = Decided {
-        first: Table::new(header(with_purpose, true, priced)),
-        each: Table::new(header(true, false, priced)),
+        first: Table::new(header(with, true)),
+        each: Table::new(header(with, false)),
         as_good: Table::new(["model", "for", "best at", "best", "as good"]),
     };
     for row in &first {
-        decided.first.push(row.cells(with_purpose, true, priced));
+        decided.first.push(row.cells(with, true, asked));
     }
     for row in &each {
-        decided.each.push(row.cells(true, false, priced));
+        decided.each.push(row.cells(with, false, asked));
     }
     for own in &without {
         let mut row = vec![
@@ -267,20 +276,63 @@ pub(super) fn decide(report: &Report<'_>) -> Decided {
     decided
 }
 
-fn header(with_purpose: bool, with_criterion: bool, priced: bool) -> Vec<&'static str> {
+/// The columns that the tables have beside those that they have always.
+#[derive(Clone, Copy)]
+struct Columns {
+    purpose: bool,
+    /// Its unit.
+    capacity: Option<&'static str>,
+    price: bool,
+    confirmation: bool,
+}
+
+fn header(with: Columns, with_criterion: bool) -> Vec<&'static str> {
     let mut header = vec!["model"];
-    if with_purpose {
+    if with.purpose || !with_criterion {
         header.push("for");
     }
     if with_criterion {
         header.push("best at");
     }
-    header.extend(["run it with", "output tokens/s", "TTFT, ms", "TPOT, ms"]);
-    if priced {
+    header.push("run it with");
+    header.extend(with.capacity);
+    header.extend(["output tokens/s", "TTFT, ms", "TPOT, ms"]);
+    if with.price {
         header.push("cost per million output tokens");
+    }
+    if with.confirmation {
+        header.push("measured again");
     }
     header.push("as good");
     header
+}
+
+/// The verdict of measuring it again, in a few words.
+fn confirmed(of: &Confirmation, asked: &[Factor]) -> String {
+    match of.verdict {
+        Verdict::NotYet => "best so far, not confirmed".into(),
+        Verdict::Beaten => {
+            let better = of.better.iter().take(NAMED);
+            let better: Vec<String> = better.map(|of| choice_in_words(of, asked)).collect();
+            format!(
+                "{}: not confirmed, as better: {}",
+                of.replicates,
+                better.join("; ")
+            )
+        }
+        verdict => format!("{}: {}", of.replicates, verdict.title()),
+    }
+}
+
+/// The explanation of the column on choices that were measured again.
+fn explained_again(with: bool) -> &'static str {
+    if with {
+        " “Measured again” says in how many fresh replicates, and what came of it: confirmed, where the choice keeps to the \
+         objectives and no other that was measured again is shown to be better. The figures of such a row are those of the \
+         fresh replicates alone; the others chose it."
+    } else {
+        ""
+    }
 }
 
 /// The choices that are as good, by name, and the number of the others.

@@ -9,7 +9,11 @@ use crate::{
         attribution::Attribution,
         expectations::{Tally, Verdict},
     },
-    best::{against::Comparison, mix::Mix},
+    best::{
+        against::Comparison,
+        confirmed::{Shown, Verdict as Confirmed},
+        mix::Mix,
+    },
     figures::lookup::{
         Context, choice_in_words, in_words, levels, metric_title, mix_name, name, scope_name,
         sentence,
@@ -17,7 +21,7 @@ use crate::{
     interval::{Estimate, Interval},
     numbers,
     sample::{Factor, model},
-    summary::{CombinationSummary, Criterion},
+    summary::{CombinationSummary, Confirmation, Criterion},
     validity::MARK,
 };
 
@@ -41,8 +45,7 @@ struct Pick<'a> {
     /// The mix that it is for; none of a model's one workload.
     mix: Option<&'a Mix>,
     with: String,
-    output_throughput: &'a Estimate,
-    cost: Option<f64>,
+    shown: Shown<'a>,
     near_ties: u32,
     comparison: Option<Comparison>,
 }
@@ -60,8 +63,7 @@ fn picks<'a>(report: &Report<'a>, criterion: Criterion) -> Vec<Pick<'a>> {
             model: model(&best.levels),
             mix: None,
             with: in_words(&best.levels, asked),
-            output_throughput: &best.output_throughput,
-            cost: best.cost_per_million_output_tokens,
+            shown: best.shown(),
             near_ties: best.near_ties,
             comparison: best.comparison,
         });
@@ -71,26 +73,30 @@ fn picks<'a>(report: &Report<'a>, criterion: Criterion) -> Vec<Pick<'a>> {
             model: &mix.model,
             mix: Some(mix),
             with: choice_in_words(&best.of.choice, asked),
-            output_throughput: &best.of.output_throughput,
-            cost: best.of.cost_per_million_output_tokens,
+            shown: best.shown(),
             near_ties: best.near_ties,
             comparison: best.comparison,
         })
     });
     let mut picks: Vec<Pick<'_>> = single.chain(mixes).collect();
-    picks.retain(|pick| pick.output_throughput.mean.is_finite());
-    picks.sort_by(|a, b| {
-        b.output_throughput
-            .mean
-            .total_cmp(&a.output_throughput.mean)
-    });
+    let figure = |pick: &Pick<'_>| figure(criterion, pick.shown).mean;
+    picks.retain(|pick| figure(pick).is_finite());
+    picks.sort_by(|a, b| figure(b).total_cmp(&figure(a)));
     picks
+}
+
+/// The figure that a criterion which decides goes by.
+fn figure(criterion: Criterion, shown: Shown<'_>) -> &Estimate {
+    let capacity = shown
+        .capacity
+        .filter(|_| criterion == Criterion::HighestCapacity);
+    capacity.map_or(shown.output_throughput, |capacity| &capacity.of)
 }
 
 /// The choices to run, of at most two models.
 fn best(report: &Report<'_>) -> Vec<String> {
     let limits = report.limits();
-    let criterion = Criterion::first(report.objectives);
+    let criterion = report.summary.decides();
     let picks = picks(report, criterion);
     let Some(first) = picks.first() else {
         return vec![match limits {
@@ -116,18 +122,31 @@ fn best(report: &Report<'_>) -> Vec<String> {
     let over = first
         .mix
         .map_or_else(String::new, |mix| format!(" over {}", mix_name(mix)));
+    let (what, unit) = match first.shown.capacity {
+        Some(capacity) if criterion == Criterion::HighestCapacity => ("load", capacity.unit()),
+        _ => ("output throughput", "tokens/s"),
+    };
+    let so_far = match first.shown.confirmation {
+        Some(Confirmation {
+            verdict: Confirmed::NotYet,
+            ..
+        }) => "Best so far, not confirmed: highest",
+        _ => "Highest",
+    };
     let mut said = vec![format!(
-        "Highest output throughput{within}{over}: {} for {} at {}{}{}.",
-        numbers::estimate_with_unit(first.output_throughput, "tokens/s"),
+        "{so_far} {what}{within}{over}: {} for {} at {}{}{}{}.",
+        numbers::estimate_with_unit(figure(criterion, first.shown), unit),
         name(first.model),
         first.with,
         first
+            .shown
             .cost
             .filter(|cost| cost.is_finite())
             .map_or_else(String::new, |cost| format!(
                 ", at a cost of {} per million output tokens",
                 numbers::number(cost)
             )),
+        confirmed(first.shown.confirmation, &report.summary.asked()),
         match (first.near_ties, first.comparison) {
             (0, _) => String::new(),
             (others, Some(test)) if test.tested == 0 => format!(
@@ -152,12 +171,40 @@ fn best(report: &Report<'_>) -> Vec<String> {
         said.push(format!(
             "{} reaches {} at {}.",
             name(other.model),
-            numbers::with_unit(other.output_throughput.mean, "tokens/s"),
+            numbers::with_unit(figure(criterion, other.shown).mean, unit),
             other.with
         ));
     }
     said
 }
+
+/// The verdict of measuring the best again, after a comma.
+fn confirmed(confirmation: Option<&Confirmation>, asked: &[Factor]) -> String {
+    let Some(of) = confirmation else {
+        return String::new();
+    };
+    let in_fresh = format!("in {}", numbers::counted(of.replicates, "fresh replicate"));
+    match of.verdict {
+        Confirmed::NotYet => String::new(),
+        Confirmed::Confirmed => format!(", confirmed {in_fresh}"),
+        Confirmed::MissesObjectives => {
+            format!(
+                ", measured again {in_fresh}, where it does not keep to the objectives: it is not confirmed"
+            )
+        }
+        Confirmed::Beaten => {
+            let better = of.better.iter().take(BETTER);
+            let better: Vec<String> = better.map(|of| choice_in_words(of, asked)).collect();
+            format!(
+                ", measured again {in_fresh}, where {} is shown to be better: it is not confirmed",
+                numbers::listed(&better)
+            )
+        }
+    }
+}
+
+/// Choices that are named as better than the best.
+const BETTER: usize = 3;
 
 /// How often the choice for the mix is the best for a workload alone.
 fn workload_by_workload(

@@ -58,6 +58,9 @@ struct Plan {
     to_measure: usize,
     /// The same where every combination is narrow enough at the first look.
     least_to_measure: usize,
+    /// The trials that measure the best again, in a design that does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirming: Option<Again>,
     machine_memory_bytes: Option<u64>,
     models: Vec<ModelLine>,
     /// Settings that will not do what they look like.
@@ -65,6 +68,17 @@ struct Plan {
     /// The costs of the plan, and of the whole grid beside a selection.
     costs: Costs,
     lines: Vec<Line>,
+}
+
+/// The trials that measure the best again.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Again {
+    replicates: u32,
+    /// Combinations, at most.
+    combinations: u32,
+    /// Trials, at most; not among the numbers above.
+    trials: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -149,7 +163,7 @@ fn plan(sweep: &Prepared, durations: &Durations, memory: Option<u64>) -> (Plan, 
     }
     lines.sort_by_key(|line| line.index);
     let design = &sweep.spec.design;
-    let replicates = sweep.expansion.replicates();
+    let replicates = sweep.expansion.blocks_of_all();
     let least = design.until.as_ref().map(|until| until.min.unsigned_abs());
     let least = least.unwrap_or(replicates).min(replicates);
     let (work, most) = work(sweep, memory, replicates);
@@ -177,6 +191,16 @@ fn plan(sweep: &Prepared, durations: &Durations, memory: Option<u64>) -> (Plan, 
         least_trials: never * replicates as usize + work.len() * least as usize,
         to_measure: work.values().map(|work| work.trials as usize).sum(),
         least_to_measure: work.len() * least as usize,
+        confirming: design.confirm.map(|confirm| {
+            let replicates = confirm.replicates.unsigned_abs();
+            // A combination that cannot run is never the best.
+            let combinations = sweep.expansion.most_confirmed().min(work.len() as u32);
+            Again {
+                replicates,
+                combinations,
+                trials: combinations * replicates,
+            }
+        }),
         machine_memory_bytes: memory,
         models: sweep
             .models()
@@ -233,8 +257,8 @@ fn work(sweep: &Prepared, memory: Option<u64>, blocks: u32) -> (BTreeMap<u32, Wo
             continue;
         };
         // How long an iteration takes is not known before one is measured.
-        let class = Class::new(0.0, work.combination.gpus);
-        forecast.expect(index, class, work.measurement.clone());
+        let class = Class::new(0.0, &work.combination);
+        forecast.expect(index, class, work.measurement.clone(), 1.0);
         work.trials += 1;
         let shared = spec.measurement.isolation_for(&work.combination.engine) == Isolation::Pod;
         let group = (index / before_exclusion, expansion.start(index));
@@ -312,6 +336,12 @@ fn summary(plan: &Plan, [least, most]: &[Effort; 2]) -> String {
         }
     }
     text.push('\n');
+    if let Some(again) = &plan.confirming {
+        text += &format!(
+            "then the best is measured again, in {} fresh replicates: at most {} combinations, {} trials more\n",
+            again.replicates, again.combinations, again.trials
+        );
+    }
     text += &plan.costs.text();
     for (status, what) in [
         ("excluded", "excluded"),

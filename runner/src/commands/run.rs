@@ -6,7 +6,7 @@ use inferbench_crds::{
     InferenceBenchmark, contract::API_KEY_VARIABLE, design::Combination, layout::TRIALS,
     spec::Model,
 };
-use inferbench_results::record::Outcome;
+use inferbench_results::{record::Outcome, sample::in_replicates_of_all};
 
 use super::{
     input::{refuse_gpus, refuse_parameters, resource, store_at},
@@ -93,13 +93,13 @@ fn try_run(args: &RunArgs) -> Result<Exit, Failed> {
     introduce(&sweep, &store, reused);
     flag_other_machines(&ledger, &machine);
     let mut executor = executor(args, &sweep, &store, &machine);
-    let mut run = Run::new(&sweep, &store, &at, &machine, file, ledger);
+    let mut run = Run::new(&sweep, &store, &at, &machine, file, ledger)?;
     if run.finished() < sweep.expansion.len() as usize {
         ask_endpoints(&sweep, &run)?;
         look_around(&sweep, &machine, args.require_quiet)?;
     }
     match run.measure(executor.as_mut())? {
-        SweepEnding::Interrupted => Ok(interrupted(args, &run, &sweep)),
+        SweepEnding::Interrupted => Ok(interrupted(args, &run)),
         ending => conclude(args, &run, &sweep, &store, reused, ending),
     }
 }
@@ -177,17 +177,21 @@ fn executor<'a>(
 }
 
 fn introduce(sweep: &Prepared, store: &Store, reused: usize) {
-    let design = &sweep.spec.design;
+    let (design, expansion) = (&sweep.spec.design, &sweep.expansion);
     let (least, most) = match &design.until {
         Some(until) => (format!("{} to ", until.min), "at most "),
         None => (String::new(), ""),
     };
+    let again = design.confirm.map_or(String::new(), |confirm| {
+        let (most, replicates) = (expansion.most_confirmed(), confirm.replicates);
+        format!(", and then the best again: at most {most} × {replicates}")
+    });
     eprintln!(
-        "{}: {} combinations × {least}{} replicates = {most}{} trials{}, into {}",
+        "{}: {} combinations × {least}{} replicates = {most}{} trials{again}{}, into {}",
         sweep.name,
-        sweep.expansion.combinations_len(),
+        expansion.combinations_len(),
         design.replicates,
-        sweep.expansion.len(),
+        expansion.combinations_len() * expansion.blocks_of_all(),
         if reused > 0 {
             format!(", {reused} of them measured before")
         } else {
@@ -260,13 +264,12 @@ fn flag_other_machines(ledger: &LocalLedger, machine: &Machine) {
     }
 }
 
-fn interrupted(args: &RunArgs, run: &Run<'_>, sweep: &Prepared) -> Exit {
+fn interrupted(args: &RunArgs, run: &Run<'_>) -> Exit {
     let out = args.out.as_ref();
     let out = out.map_or(String::new(), |out| format!(" --out {out}"));
+    let (done, total) = run.progress();
     eprintln!(
-        "\ninterrupted: {} of {} trials are done and stored. Resume with\n  inferbench run {}{out}",
-        run.finished(),
-        sweep.expansion.len(),
+        "\ninterrupted: {done} of {total} trials are done and stored. Resume with\n  inferbench run {}{out}",
         args.file.display()
     );
     Exit::Interrupted
@@ -285,7 +288,7 @@ fn conclude(
     write_failures(store, &failures)?;
     let collected = tables::make(store, sweep, &tables::of_failures(sweep, &failures))
         .map_err(|error| RunError::Failed(error.to_string()))?;
-    let lines = table::lines(ledger.latest(), args.valid_only);
+    let lines = table::lines(in_replicates_of_all(ledger.latest()), args.valid_only);
     let mut out = std::io::stdout().lock();
     // A reader that has seen enough closes the pipe.
     let _ = writeln!(out, "\n{}\n", table::render(&lines));

@@ -8,12 +8,12 @@ use inferbench_crds::{
     workload::Choice,
 };
 use inferbench_results::{
-    best::{against::Comparison, workload},
-    interval::Estimate,
+    best::{against::Comparison, confirmed::Shown, workload},
+    numbers::counted,
     record::Outcome,
     row::Row,
     sample::model,
-    summary::{Best, Criterion, Summary, Weights},
+    summary::{Best, Confirmation, Criterion, Summary, Verdict, Weights},
     validity::{MARK, standing_for},
 };
 
@@ -176,18 +176,16 @@ const MAX_WORKLOADS: usize = 8;
 #[must_use]
 pub fn best(summary: &Summary) -> Vec<String> {
     let columns = Columns::of(summary.combinations.iter().map(|of| &of.levels));
-    let line = |criterion: Criterion, value: f64, levels: &Levels, tail: &str| {
-        let (what, unit) = match criterion {
-            Criterion::HighestOutputThroughput => ("highest throughput", "tokens/s"),
-            Criterion::HighestOutputThroughputWithinObjectives => ("within objectives", "tokens/s"),
-            Criterion::LowestTtft => ("lowest TTFT", "ms"),
+    let line = |criterion: Criterion, shown: Shown<'_>, levels: &Levels, tail: &str| {
+        let what = match criterion {
+            Criterion::HighestOutputThroughput => "highest throughput",
+            Criterion::HighestOutputThroughputWithinObjectives => "within objectives",
+            Criterion::LowestTtft => "lowest TTFT",
+            Criterion::HighestCapacity => "highest load",
         };
-        let (value, levels) = (significant(value), columns.in_words(levels, ", "));
-        format!("{what:<18}  {value} {unit}  ({levels}{tail})")
-    };
-    let figure = |criterion, rate: &Estimate, ttft: Option<&Estimate>| match criterion {
-        Criterion::LowestTtft => ttft.map(|ttft| ttft.mean),
-        _ => Some(rate.mean),
+        let (figure, levels) = (figure(criterion, shown)?, columns.in_words(levels, ", "));
+        let said = confirmed(shown.confirmation);
+        Some(format!("{what:<18}  {figure}  ({levels}{tail}){said}"))
     };
     let mut said = Vec::new();
     let mixed = |of: &str| summary.mixes.iter().any(|mix| mix.model == of);
@@ -196,13 +194,8 @@ pub fn best(summary: &Summary) -> Vec<String> {
         .iter()
         .filter(|best| !mixed(model(&best.levels)))
     {
-        let value = figure(
-            best.criterion,
-            &best.output_throughput,
-            best.ttft_ms.as_ref(),
-        );
         let tail = ties(best.near_ties, best.comparison.as_ref());
-        said.extend(value.map(|value| line(best.criterion, value, &best.levels, &tail)));
+        said.extend(line(best.criterion, best.shown(), &best.levels, &tail));
     }
     for mix in &summary.mixes {
         let workloads = mix.workloads.len();
@@ -212,16 +205,11 @@ pub fn best(summary: &Summary) -> Vec<String> {
             Weights::Given => format!("the mix of {workloads} workloads"),
         };
         for best in &mix.best {
-            let value = figure(
-                best.criterion,
-                &best.of.output_throughput,
-                best.of.ttft_ms.as_ref(),
-            );
             let mut levels = best.of.choice.levels().clone();
             levels.set(Factor::MODEL, Level::from(mix.model.as_str()));
             let tail = ties(best.near_ties, best.comparison.as_ref());
             let tail = format!("; {over}{tail}");
-            said.extend(value.map(|value| line(best.criterion, value, &levels, &tail)));
+            said.extend(line(best.criterion, best.shown(), &levels, &tail));
         }
         if mix.best.is_empty() {
             said.push(format!(
@@ -230,7 +218,7 @@ pub fn best(summary: &Summary) -> Vec<String> {
             ));
         }
     }
-    let decides = Criterion::first(&summary.objectives);
+    let decides = summary.decides();
     let each = summary.best.iter();
     let each = each.filter(|best| best.criterion == decides && mixed(model(&best.levels)));
     let each: Vec<&Best> = each.collect();
@@ -240,18 +228,43 @@ pub fn best(summary: &Summary) -> Vec<String> {
             each.len()
         ));
     } else {
-        said.extend(each.into_iter().map(|best| {
-            let choice = Choice::of(&best.levels);
-            format!(
-                "  {}: {} tokens/s  ({}{})",
+        said.extend(each.into_iter().filter_map(|best| {
+            let (choice, shown) = (Choice::of(&best.levels), best.shown());
+            Some(format!(
+                "  {}: {}  ({}{}){}",
                 columns.in_words(&workload(&best.levels), ", "),
-                significant(best.output_throughput.mean),
+                figure(best.criterion, shown)?,
                 columns.in_words(choice.levels(), ", "),
-                ties(best.near_ties, best.comparison.as_ref())
-            )
+                ties(best.near_ties, best.comparison.as_ref()),
+                confirmed(shown.confirmation)
+            ))
         }));
     }
     said
+}
+
+/// The figure that a criterion goes by, with its unit.
+fn figure(criterion: Criterion, shown: Shown<'_>) -> Option<String> {
+    let (value, unit) = match criterion {
+        Criterion::LowestTtft => (shown.ttft_ms?.mean, "ms"),
+        Criterion::HighestCapacity => (shown.capacity?.of.mean, shown.capacity?.unit()),
+        _ => (shown.output_throughput.mean, "tokens/s"),
+    };
+    Some(format!("{} {unit}", significant(value)))
+}
+
+/// The verdict of measuring it again, after a colon; empty in a sweep that measures nothing again.
+fn confirmed(confirmation: Option<&Confirmation>) -> String {
+    let Some(of) = confirmation else {
+        return String::new();
+    };
+    let replicates = || counted(of.replicates, "fresh replicate");
+    match of.verdict {
+        Verdict::NotYet => ": best so far, not confirmed".into(),
+        Verdict::Confirmed => format!(": confirmed in {}", replicates()),
+        Verdict::MissesObjectives => format!(": misses the objectives in {}", replicates()),
+        Verdict::Beaten => format!(": another choice is better in {}", replicates()),
+    }
 }
 
 /// How many other choices may be as good, after a semicolon; empty where none may be.

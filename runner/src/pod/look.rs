@@ -1,10 +1,11 @@
-//! A look between two blocks: which combinations are narrow enough to run no further, as their stored records say. It
-//! changes no record, so that every pod and every attempt find the same.
+//! A look between two blocks: which combinations run no further, as their stored records say. After all replicates these
+//! are those that are not measured again. It changes no record, so that every pod and every attempt find the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use inferbench_crds::{contract::Decided, ledger::Outcomes};
 use inferbench_results::{
+    confirm::Confirming,
     looks::Looks,
     row::{Planned, Row},
     sample::latest_attempts,
@@ -27,27 +28,50 @@ pub(super) fn decide(
     ledger: &Outcomes,
     blocks: u32,
 ) -> Result<Decided, Broken> {
-    let failed = |error: StoreError| broken(error, Exit::Failed);
-    let Some(looks) = Looks::of(&sweep.spec.design) else {
+    let (design, objectives) = (&sweep.spec.design, &sweep.spec.objectives);
+    let combinations = sweep.expansion.combinations_before_exclusion();
+    if blocks >= sweep.expansion.blocks_of_all() {
+        let Some(confirming) = Confirming::of(design) else {
+            return Err(broken(
+                "the request asks what is measured again, and its design has no confirm",
+                Exit::BadRequest,
+            ));
+        };
+        let rows = rows(sweep, store, &|planned| !planned.request.confirming)?;
+        let chosen = confirming.chosen(latest_attempts(&rows), objectives);
+        let others = (0..combinations).filter(|of| !chosen.contains(of));
+        return Ok(Decided::new(blocks, combinations, others));
+    }
+    let Some(looks) = Looks::of(design) else {
         return Err(broken(
             "the request asks for a look, and its design has no until",
             Exit::BadRequest,
         ));
     };
-    let combinations = sweep.expansion.combinations_before_exclusion();
     let waiting: BTreeSet<u32> = sweep
         .expansion
         .order()
-        .filter(|index| ledger.get(*index).is_none())
+        .filter(|index| ledger.get(*index).is_none() && !sweep.expansion.confirms(*index))
         .map(|index| index % combinations.max(1))
         .collect();
-    let is_looked_at = |planned: &Planned| {
+    let rows = rows(sweep, store, &|planned| {
         let (block, combination) = (
             planned.trial_index / combinations.max(1),
             planned.trial_index % combinations.max(1),
         );
         block < blocks && waiting.contains(&combination)
-    };
+    })?;
+    let enough = looks.enough(latest_attempts(&rows), combinations);
+    Ok(Decided::new(blocks, combinations, enough.into_keys()))
+}
+
+/// The stored attempts at some trials of the sweep.
+fn rows(
+    sweep: &Prepared,
+    store: &Store,
+    is_looked_at: &dyn Fn(&Planned) -> bool,
+) -> Result<Vec<Row>, Broken> {
+    let failed = |error: StoreError| broken(error, Exit::Failed);
     let plan: Vec<Planned> = sweep
         .planned(&BTreeMap::new())
         .filter(is_looked_at)
@@ -70,6 +94,5 @@ pub(super) fn decide(
     for (_, corrupt) in &corrupt {
         print_error(corrupt);
     }
-    let enough = looks.enough(latest_attempts(&rows), combinations);
-    Ok(Decided::new(blocks, combinations, enough.into_keys()))
+    Ok(rows)
 }

@@ -17,9 +17,10 @@ use inferbench_results::{
         expectations::{Judgement, judge},
     },
     columns::TableRow as _,
+    confirm::Confirming,
     figures::{self, Figure},
     key::{is_key, trial_key},
-    looks::{self, Looks},
+    looks::Looks,
     manifest::{FileEntry, Manifest, TrialEntry},
     record::{Outcome, TrialRecord},
     report::{Report, html},
@@ -101,7 +102,7 @@ pub enum CollectError {
     Store(#[from] StoreError),
     /// A table cannot be written.
     #[error(transparent)]
-    Table(#[from] TableError),
+    TableRow(#[from] TableError),
     /// A document cannot be written.
     #[error("{name}: {source}")]
     Document {
@@ -244,7 +245,7 @@ fn portions(attempts: &[StoredAttempt]) -> Vec<&[StoredAttempt]> {
 /// `iterations.parquet`, `requests.parquet`, `telemetry.parquet`, `design.json`, `summary.json`, `analysis.json`,
 /// `report.html`, `figures/*.svg` and, last, `manifest.json`. The same records, plan, objectives and expectations make the same files.
 /// Where the `design` is known, and selects combinations, the analysis goes by the model that it declares; where it has
-/// `until`, trials without a record whose combinations were narrow enough are `NotNeeded`.
+/// `until` or `confirm`, trials without a record that were not needed are `NotNeeded`.
 ///
 /// # Errors
 /// Where the store cannot be read or written to.
@@ -294,8 +295,8 @@ pub fn collect(
     let (mut rows, records): (Vec<Row>, Vec<Option<FileEntry>>) = trials.into_iter().unzip();
 
     let looks = design.and_then(Looks::of);
-    if let (Some(looks), Some(design)) = (&looks, design) {
-        say_what_was_not_needed(&mut rows, looks, looks::combinations(design));
+    if let Some(design) = design {
+        say_what_was_not_needed(&mut rows, looks.as_ref(), design, objectives);
     }
     let summary = summarize_looked_at(sweep, &rows, objectives, looks.as_ref());
     let mut table = ParquetTable::for_rows(&rows)?;
@@ -352,13 +353,34 @@ pub fn collect(
     })
 }
 
-/// Gives trials that have neither a record nor another outcome theirs, where their combinations were narrow enough.
-fn say_what_was_not_needed(rows: &mut [Row], looks: &Looks, combinations: u32) {
-    let enough = looks.enough(latest_attempts(rows), combinations);
-    for row in rows.iter_mut().filter(|row| row.outcome.is_none()) {
-        if enough.contains_key(&(row.trial_index % combinations.max(1))) {
-            row.outcome = Some(Outcome::NotNeeded);
+/// Gives trials that have neither a record nor another outcome theirs, where their combinations were narrow enough; and
+/// those that would have measured again what is not among the best, once all others have ended.
+fn say_what_was_not_needed(
+    rows: &mut [Row],
+    looks: Option<&Looks>,
+    design: &Design,
+    objectives: &Objectives,
+) {
+    let combinations = design.combinations_before_exclusion().max(1);
+    let not_needed = |rows: &mut [Row], confirming: bool, is_left_out: &dyn Fn(u32) -> bool| {
+        for row in rows.iter_mut() {
+            let waits = row.outcome.is_none() && row.confirming.is_some() == confirming;
+            if waits && is_left_out(row.trial_index % combinations) {
+                row.outcome = Some(Outcome::NotNeeded);
+            }
         }
+    };
+    if let Some(looks) = looks {
+        let enough = looks.enough(latest_attempts(rows), combinations);
+        not_needed(rows, false, &|of| enough.contains_key(&of));
+    }
+    let Some(confirming) = Confirming::of(design) else {
+        return;
+    };
+    let latest = latest_attempts(rows);
+    if latest.iter().all(|row| row.outcome.is_some()) {
+        let chosen = confirming.chosen(latest, objectives);
+        not_needed(rows, true, &|of| !chosen.contains(&of));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
+use inferbench_crds::{design::Combination, search::Search};
 use inferbench_results::record::{EffectiveMeasurement, Outcome, TrialRecord};
 
 /// How much slower than the ceilings an iteration is taken to be until one is measured.
@@ -14,6 +15,8 @@ const OVERHEAD_S: f64 = 0.6;
 pub struct Estimator {
     slowdowns: Vec<f64>,
     overheads_s: Vec<f64>,
+    /// Of trials without iterations: all of their time.
+    requests_s: Vec<f64>,
 }
 
 impl Estimator {
@@ -26,10 +29,14 @@ impl Estimator {
         self.overheads_s.push((total_s - measuring_s).max(0.0));
     }
 
-    /// Seconds that a trial takes whose iterations take at least so long at the ceilings.
+    /// Seconds that a trial of this class takes.
     #[must_use]
-    pub fn trial_s(&self, least_s: f64, measurement: &EffectiveMeasurement) -> f64 {
-        let iteration = least_s * median(&self.slowdowns).unwrap_or(SLOWDOWN);
+    pub fn trial_s(&self, class: Class, measurement: &EffectiveMeasurement) -> f64 {
+        // Where requests come one by one, the measurement says how long a trial lasts, and the first ones, how much longer.
+        if let Some(took) = median(&self.requests_s).filter(|_| class.least_ns == 0) {
+            return took;
+        }
+        let iteration = class.least_s() * median(&self.slowdowns).unwrap_or(SLOWDOWN);
         // The last iteration begins before the time is over and ends after it, half of one later on average.
         let lasting = |count: u32, ms: u64| {
             let by_count = f64::from(count) * iteration;
@@ -40,27 +47,29 @@ impl Estimator {
                 by_count
             }
         };
-        median(&self.overheads_s).unwrap_or(OVERHEAD_S)
-            + lasting(measurement.warmup_iterations, measurement.warmup_ms)
-            + lasting(measurement.iterations, measurement.min_duration_ms)
+        let window = lasting(measurement.warmup_iterations, measurement.warmup_ms)
+            + lasting(measurement.iterations, measurement.min_duration_ms);
+        median(&self.overheads_s).unwrap_or(OVERHEAD_S) + f64::from(class.windows) * window
     }
 }
 
-/// Trials that take as long as each other: by the least that one of their iterations takes at the ceilings, and the
-/// GPUs, which the length of a measurement depends on.
+/// Trials that take as long as each other: by the least that one of their iterations takes at the ceilings, the GPUs, which
+/// the length of a measurement depends on, and the loads that are measured one after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class {
     least_ns: u64,
     gpus: u32,
+    windows: u32,
 }
 
 impl Class {
-    /// The class of trials whose iterations take `least_s` seconds at the ceilings, on this number of GPUs.
+    /// The class of trials of a combination whose iterations take `least_s` seconds at the ceilings.
     #[must_use]
-    pub fn new(least_s: f64, gpus: u32) -> Self {
+    pub fn new(least_s: f64, combination: &Combination) -> Self {
         Self {
             least_ns: (least_s * 1e9) as u64,
-            gpus,
+            gpus: combination.gpus,
+            windows: combination.search.as_ref().map_or(1, Search::steps),
         }
     }
 
@@ -74,34 +83,53 @@ impl Class {
 #[derive(Clone, Debug, Default)]
 pub struct Forecast {
     estimator: Estimator,
-    /// The classes of the trials that are still to be measured, by their indices.
-    classes: BTreeMap<u32, Class>,
-    remaining: BTreeMap<Class, (EffectiveMeasurement, u64)>,
+    /// The classes of the trials that are still to be measured, by their indices, and how much of each is expected.
+    classes: BTreeMap<u32, (Class, f64)>,
+    remaining: BTreeMap<Class, (EffectiveMeasurement, f64)>,
 }
 
 impl Forecast {
-    /// The trial with this index is to be measured, too. One that is expected already keeps its class.
-    pub fn expect(&mut self, index: u32, class: Class, measurement: EffectiveMeasurement) {
-        if let Entry::Vacant(unknown) = self.classes.entry(index) {
-            unknown.insert(class);
-            self.remaining.entry(class).or_insert((measurement, 0)).1 += 1;
+    /// The trial with this index is to be measured, too: a `share` of it where it may not be needed. One that is expected
+    /// already keeps its class.
+    pub fn expect(
+        &mut self,
+        index: u32,
+        class: Class,
+        measurement: EffectiveMeasurement,
+        share: f64,
+    ) {
+        if let Entry::Vacant(vacant) = self.classes.entry(index) {
+            vacant.insert((class, share));
+            self.remaining.entry(class).or_insert((measurement, 0.0)).1 += share;
         }
+    }
+
+    /// No trials are to be measured, as far as is known now; how long they take is.
+    pub fn forget(&mut self) {
+        self.classes.clear();
+        self.remaining.clear();
     }
 
     /// The trial with this index needs nothing more.
     pub fn done(&mut self, index: u32) {
-        let class = self.classes.remove(&index);
-        if let Some((_, count)) = class.and_then(|class| self.remaining.get_mut(&class)) {
-            *count -= 1;
+        let Some((class, share)) = self.classes.remove(&index) else {
+            return;
+        };
+        if let Some((_, count)) = self.remaining.get_mut(&class) {
+            *count = (*count - share).max(0.0);
         }
     }
 
     /// Takes up a trial that is to be measured and was, in `total_s` seconds, start and end of its process included.
     pub fn learn(&mut self, record: &TrialRecord, total_s: f64) {
-        let Some(class) = self.classes.get(&record.trial_index) else {
+        let Some(&(class, _)) = self.classes.get(&record.trial_index) else {
             return;
         };
-        if record.outcome != Outcome::Succeeded || record.iterations.is_empty() {
+        if record.outcome != Outcome::Succeeded {
+            return;
+        }
+        if record.iterations.is_empty() {
+            self.estimator.requests_s.push(total_s);
             return;
         }
         let last = record.iterations.iter().filter_map(|i| i.ttlt_ms());
@@ -116,8 +144,8 @@ impl Forecast {
     /// Seconds that all of them take together.
     #[must_use]
     pub fn remaining_s(&self) -> f64 {
-        let seconds = |(class, (measurement, count)): (&Class, &(EffectiveMeasurement, u64))| {
-            *count as f64 * self.estimator.trial_s(class.least_s(), measurement)
+        let seconds = |(class, (measurement, count)): (&Class, &(EffectiveMeasurement, f64))| {
+            count * self.estimator.trial_s(*class, measurement)
         };
         self.remaining.iter().map(seconds).sum()
     }
@@ -163,14 +191,45 @@ mod tests {
         estimator.learn(4.0, 3.5, 0.2, 0.1);
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
         // Iterations of 0.02 s: 0.5 + (1 + 0.01) + (2 + 0.01).
-        close(estimator.trial_s(0.01, &MEASUREMENT), 3.52);
+        close(estimator.trial_s(class(0.01), &MEASUREMENT), 3.52);
         // Iterations of 2 s: 0.5 + 2·2 + 5·2.
-        close(estimator.trial_s(1.0, &MEASUREMENT), 14.5);
+        close(estimator.trial_s(class(1.0), &MEASUREMENT), 14.5);
+    }
+
+    #[test]
+    fn a_search_takes_a_window_for_each_load_and_requests_as_long_as_they_took() {
+        let search = r#"{"factor": "requestRate", "from": 1, "to": 128}"#;
+        let combination = Combination {
+            search: serde_json::from_str(search).unwrap(),
+            ..Combination::default()
+        };
+        let class = Class::new(0.0, &combination);
+        let mut forecast = Forecast::default();
+        let mut record = fixtures::record();
+        record.iterations.clear();
+        let (first, second) = (record.trial_index, record.trial_index + 1);
+        forecast.expect(first, class, MEASUREMENT, 1.0);
+        // One that may not be needed.
+        forecast.expect(second, class, MEASUREMENT, 0.5);
+        // 13 loads of 1 s and 2 s.
+        assert!((forecast.remaining_s() - 1.5 * (OVERHEAD_S + 39.0)).abs() < 1e-9);
+        forecast.learn(&record, 50.0);
+        assert!((forecast.remaining_s() - 75.0).abs() < 1e-9);
+        forecast.done(first);
+        assert!((forecast.remaining_s() - 25.0).abs() < 1e-9);
+        forecast.forget();
+        assert!(forecast.remaining_s() < 1e-9);
+        forecast.expect(second, class, MEASUREMENT, 1.0);
+        assert!((forecast.remaining_s() - 50.0).abs() < 1e-9);
+    }
+
+    fn class(least_s: f64) -> Class {
+        Class::new(least_s, &Combination::default())
     }
 
     #[test]
     fn before_the_first_trial_there_is_an_estimate_too() {
-        assert!(Estimator::default().trial_s(0.1, &MEASUREMENT) > 3.0);
+        assert!(Estimator::default().trial_s(class(0.1), &MEASUREMENT) > 3.0);
     }
 
     #[test]
@@ -187,9 +246,8 @@ mod tests {
         let mut forecast = Forecast::default();
         for index in 0..4 {
             // Two classes, of two trials each.
-            let class = Class::new(0.1 + f64::from(index % 2), 0);
-            forecast.expect(index, class, MEASUREMENT);
-            forecast.expect(index, Class::new(9.0, 0), MEASUREMENT);
+            forecast.expect(index, class(0.1 + f64::from(index % 2)), MEASUREMENT, 1.0);
+            forecast.expect(index, class(9.0), MEASUREMENT, 1.0);
         }
         let mut left = vec![forecast.remaining_s()];
         for index in [3, 0, 2, 1] {

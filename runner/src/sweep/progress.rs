@@ -88,6 +88,15 @@ impl Progress {
         format!("{levels} replicate {}", trial.replicate)
     }
 
+    /// `done` trials of `total` need nothing more, now that more is known of what is needed.
+    pub fn set(&mut self, done: usize, total: usize) {
+        (self.done, self.total) = (done, total);
+        if let Some(bar) = &self.bar {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
     /// Takes the bar away.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {

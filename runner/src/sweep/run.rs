@@ -1,6 +1,7 @@
 //! The run of a sweep on one machine: block after block, every trial in the order of the design, until each has a
 //! record that needs nothing more or has failed as often as it may. Where the design has `until`, what is stored is
-//! looked at before each block, and combinations that are narrow enough run no further.
+//! looked at before each block, and combinations that are narrow enough run no further. Where it has `confirm`, what is
+//! best after all of that is measured again in fresh blocks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,7 @@ use inferbench_crds::{
     spec::Dtype,
 };
 use inferbench_engine::ceilings::Ceilings;
-use inferbench_results::{looks::Looks, numbers::counted, record::Outcome};
+use inferbench_results::{confirm::Confirming, looks::Looks, numbers::counted, record::Outcome};
 
 use super::{
     ceilings::{self, describe},
@@ -24,7 +25,8 @@ use super::{
     progress::{self, Progress},
     settle::{Settled, Unsettled, settle},
     steps::{Step, step, try_again},
-    stored::{Failure, LocalLedger, SweepFile, write_failures},
+    stored::{Failure, LocalLedger, SweepFile, read_failures, write_failures},
+    tables,
 };
 use crate::{
     machine::{self, Machine},
@@ -51,6 +53,11 @@ pub struct Run<'a> {
     looks: Option<Looks>,
     /// The combinations that are narrow enough, each with the block that made it so.
     enough: BTreeMap<u32, u32>,
+    confirming: Option<Confirming>,
+    /// The combinations that are measured again; none before all others have ended.
+    chosen: Option<BTreeSet<u32>>,
+    /// Whether trials that have failed are not tried again, as they could change what was chosen already.
+    closed: bool,
 }
 
 /// Why a run ended.
@@ -97,7 +104,9 @@ enum Then {
 
 impl<'a> Run<'a> {
     /// The run of a sweep whose store, at `at`, holds `file` and `ledger` already.
-    #[must_use]
+    ///
+    /// # Errors
+    /// Where the failures of former runs cannot be read.
     pub fn new(
         sweep: &'a Prepared,
         store: &'a Store,
@@ -105,7 +114,7 @@ impl<'a> Run<'a> {
         machine: &'a Machine,
         file: SweepFile,
         ledger: LocalLedger,
-    ) -> Self {
+    ) -> Result<Self, StoreError> {
         let mut run = Self {
             sweep,
             store,
@@ -118,9 +127,58 @@ impl<'a> Run<'a> {
             forecast: Forecast::default(),
             looks: Looks::of(&sweep.spec.design),
             enough: BTreeMap::new(),
+            confirming: Confirming::of(&sweep.spec.design),
+            chosen: None,
+            closed: false,
         };
         run.look();
-        run
+        if run.confirming.is_some() {
+            run.close(read_failures(store)?);
+            if run.waiting_of_all().next().is_none() {
+                run.choose();
+            }
+        }
+        Ok(run)
+    }
+
+    /// Trials of the replicates that all combinations have, as far as they need something.
+    fn waiting_of_all(&self) -> impl Iterator<Item = u32> {
+        let expansion = &self.sweep.expansion;
+        let of_all = expansion.order();
+        of_all.filter(move |index| !expansion.confirms(*index) && !self.is_done(*index))
+    }
+
+    /// Once anything was measured again, what had failed before stays failed: tried again, it could change what is best,
+    /// and an interruption would decide. A design that has grown since has trials that never failed, and chooses anew.
+    fn close(&mut self, failures: Vec<Failure>) {
+        let has_begun = self.ledger.latest().any(|row| row.confirming.is_some());
+        let failed = tables::of_failures(self.sweep, &failures);
+        if !has_begun
+            || !self
+                .waiting_of_all()
+                .all(|index| failed.contains_key(&index))
+        {
+            return;
+        }
+        let waiting: BTreeSet<u32> = self.waiting_of_all().collect();
+        for last in failures {
+            if waiting.contains(&last.trial_index) {
+                let failing = Failing {
+                    times: 1,
+                    given_up: true,
+                    last,
+                };
+                self.failures.insert(failing.last.trial_index, failing);
+            }
+        }
+        self.closed = true;
+    }
+
+    /// Chooses what is measured again.
+    fn choose(&mut self) {
+        let objectives = &self.sweep.spec.objectives;
+        let chosen = |confirming: &Confirming| confirming.chosen(self.ledger.latest(), objectives);
+        self.chosen = self.confirming.as_ref().map(chosen);
     }
 
     /// Looks at what is stored, for combinations that are narrow enough.
@@ -131,10 +189,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether a trial that is not done is to stay so, as its combination is narrow enough.
+    /// Whether a trial that is not done is to stay so: its combination is narrow enough, or is not to be measured again.
     fn is_not_needed(&self, index: u32) -> bool {
-        let combinations = self.sweep.expansion.combinations_before_exclusion();
-        self.enough.contains_key(&(index % combinations.max(1)))
+        let expansion = &self.sweep.expansion;
+        let combination = index % expansion.combinations_before_exclusion().max(1);
+        if expansion.confirms(index) {
+            let chosen = self.chosen.as_ref();
+            return chosen.is_some_and(|chosen| !chosen.contains(&combination));
+        }
+        self.closed || self.enough.contains_key(&combination)
     }
 
     /// Trials that have no record and need none.
@@ -143,7 +206,32 @@ impl<'a> Run<'a> {
         let order = self.sweep.expansion.order();
         order
             .filter(|index| self.is_not_needed(*index) && self.ledger.last(*index).is_none())
+            .filter(|index| !self.closed || !self.failures.contains_key(index))
             .count()
+    }
+
+    /// Trials that need nothing more, and all that are expected: until it is chosen what is measured again, as many of that
+    /// as there can be, and then no others.
+    #[must_use]
+    pub fn progress(&self) -> (usize, usize) {
+        let expansion = &self.sweep.expansion;
+        let left_out = match &self.chosen {
+            Some(_) => expansion
+                .order()
+                .filter(|index| expansion.confirms(*index))
+                .filter(|index| self.is_not_needed(*index) && self.ledger.last(*index).is_none())
+                .count(),
+            None => {
+                let confirming = expansion.replicates() - expansion.blocks_of_all();
+                let fewer = expansion.combinations_len() - expansion.most_confirmed();
+                (confirming * fewer) as usize
+            }
+        };
+        let done = match &self.chosen {
+            Some(_) => self.finished() - left_out,
+            None => self.finished(),
+        };
+        (done, expansion.len() as usize - left_out)
     }
 
     /// The stored attempts, those of this run among them.
@@ -190,8 +278,8 @@ impl<'a> Run<'a> {
             .combinations()
             .map(|(_, combination)| Levels::of(&combination))
             .collect();
-        let columns = Columns::of(&levels);
-        let mut progress = Progress::new(columns, self.finished(), expansion.len() as usize);
+        let (done, total) = self.progress();
+        let mut progress = Progress::new(Columns::of(&levels), done, total);
         let ending = self.blocks(executor, &mut progress);
         progress.finish();
         ending
@@ -202,8 +290,13 @@ impl<'a> Run<'a> {
         executor: &mut dyn Executor,
         progress: &mut Progress,
     ) -> Result<SweepEnding, RunError> {
-        for replicate in 0..self.sweep.spec.design.replicates.unsigned_abs() {
-            self.leave_out_what_is_enough(replicate, progress);
+        let of_all = self.sweep.expansion.blocks_of_all();
+        for replicate in 0..self.sweep.expansion.replicates() {
+            if replicate < of_all {
+                self.leave_out_what_is_enough(replicate, progress);
+            } else if self.chosen.is_none() {
+                self.leave_out_what_is_not_best(progress);
+            }
             let mut pending: Vec<u32> = self.sweep.block(replicate);
             pending.retain(|index| !self.is_not_needed(*index));
             // A trial that failed or is invalid gets its next chance at the end of its block: the disturbance may be
@@ -256,6 +349,23 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Chooses what is measured again, and says how much that is.
+    fn leave_out_what_is_not_best(&mut self, progress: &mut Progress) {
+        self.choose();
+        self.forecast.forget();
+        self.expect();
+        let (done, total) = self.progress();
+        progress.set(done, total);
+        let expansion = &self.sweep.expansion;
+        let chosen = self.chosen.as_ref().map_or(0, BTreeSet::len);
+        progress.say(&format!(
+            "after {} replicates, the best of {} combinations are measured again: {chosen} in {} fresh replicates",
+            expansion.blocks_of_all(),
+            expansion.combinations_len(),
+            expansion.replicates() - expansion.blocks_of_all()
+        ));
+    }
+
     fn next_step(&self, index: u32) -> Step {
         step(&self.ledger.attempts(index), self.sweep.remeasure_invalid())
     }
@@ -268,7 +378,12 @@ impl<'a> Run<'a> {
     fn settle_what_needs_no_process(&mut self) -> Result<(), RunError> {
         let process_id = machine::process_id(&self.machine.node);
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-        for trial in self.sweep.expansion.trials() {
+        let expansion = &self.sweep.expansion;
+        // A combination that cannot run is never the best.
+        let of_all = expansion
+            .trials()
+            .filter(|trial| !expansion.confirms(trial.index));
+        for trial in of_all {
             let (outcome, reason) = match self.sweep.fate(&trial.combination, self.machine.memory) {
                 Fate::Measure => continue,
                 Fate::Unsupported(reason) => (Outcome::Unsupported, reason),
@@ -308,13 +423,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Counts what is to be measured, for the estimate.
+    /// Counts what is to be measured, for the estimate; of what may be measured again, as many as there can be.
     fn expect(&mut self) {
-        for trial in self.sweep.expansion.trials() {
+        let expansion = &self.sweep.expansion;
+        let share = f64::from(expansion.most_confirmed()) / f64::from(expansion.combinations_len());
+        for trial in expansion.trials() {
             if !self.is_done(trial.index) {
                 let measurement = self.sweep.measurement(&trial.combination);
                 let class = self.class(&trial);
-                self.forecast.expect(trial.index, class, measurement);
+                let is_likely = self.chosen.is_some() || !expansion.confirms(trial.index);
+                let share = if is_likely { 1.0 } else { share };
+                self.forecast.expect(trial.index, class, measurement, share);
             }
         }
     }
@@ -332,7 +451,7 @@ impl<'a> Run<'a> {
         let least_s = known.map_or(0.0, |(ceilings, workload)| {
             roofline::least_seconds(&shape, &workload, ceilings)
         });
-        Class::new(least_s, combination.gpus)
+        Class::new(least_s, combination)
     }
 
     /// Gives a trial its next attempt, if it needs one.

@@ -2,6 +2,7 @@
 //! Kubernetes, whose pods are `inferbench` processes on models that take milliseconds → store → collection → status.
 
 mod bucket;
+mod confirm;
 mod endpoints;
 mod faults;
 #[path = "../sweep/gateway.rs"]

@@ -189,7 +189,7 @@ async fn a_sweep_in_a_cluster_is_the_same_as_on_this_machine() {
     }
     let table = table(&world);
     assert_eq!(table["Name"], "tiny");
-    assert_eq!(table["State"], "Succeeded");
+    assert_eq!(table["State"], ended.1);
     assert_eq!((&table["Done"], &table["Total"]), (&8.into(), &8.into()));
     assert_eq!(table["Failed"], 0);
     assert_eq!(table["Peak"].as_f64(), best, "{table}");

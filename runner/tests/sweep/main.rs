@@ -3,6 +3,7 @@
 mod capacity;
 mod commands;
 mod comparisons;
+mod confirm;
 mod endpoints;
 mod expectations;
 mod faults;

@@ -12,11 +12,7 @@ use inferbench_engine::ceilings::{
     Ceilings, bandwidth::Bandwidth, matrix::Matrix, roofline::ModelShape,
 };
 use inferbench_results::{
-    fixtures,
-    key::trial_key,
-    looks::{self, Looks},
-    row::Row,
-    sample::latest_attempts,
+    fixtures, key::trial_key, looks::Looks, row::Row, sample::latest_attempts,
 };
 use inferbench_runner::{
     machine::Machine,
@@ -55,7 +51,7 @@ fn design(place: &Place) -> Design {
 /// trials that were not needed say so.
 fn check(place: &Place) -> usize {
     let (design, rows) = (design(place), place.rows());
-    let combinations = looks::combinations(&design);
+    let combinations = design.combinations_before_exclusion();
     let rule = Looks::of(&design).unwrap();
     let latest: Vec<&Row> = latest_attempts(&rows);
     let enough = rule.enough(latest.iter().copied(), combinations);
@@ -257,22 +253,27 @@ impl Executor for Made<'_> {
     }
 
     fn ceilings(&mut self, _: Dtype, _: ModelShape, _: u32) -> Result<Ceilings, String> {
-        Ok(Ceilings {
-            bandwidth: Bandwidth {
-                bytes_per_second: 1e10,
-                kernel: "1 thread".into(),
-                repeats: 3,
-                buffer_bytes: 1 << 20,
-                cache_bytes: None,
-            },
-            matrix: Matrix {
-                flops_per_second: 1e11,
-                product: "2x2x2".into(),
-                repeats: 3,
-                dtype: "f32".into(),
-            },
-            disturbed: Vec::new(),
-        })
+        Ok(ceilings())
+    }
+}
+
+/// The ceilings of no machine.
+pub fn ceilings() -> Ceilings {
+    Ceilings {
+        bandwidth: Bandwidth {
+            bytes_per_second: 1e10,
+            kernel: "1 thread".into(),
+            repeats: 3,
+            buffer_bytes: 1 << 20,
+            cache_bytes: None,
+        },
+        matrix: Matrix {
+            flops_per_second: 1e11,
+            product: "2x2x2".into(),
+            repeats: 3,
+            dtype: "f32".into(),
+        },
+        disturbed: Vec::new(),
     }
 }
 
@@ -290,7 +291,7 @@ fn sessions(sweep: &Prepared, cuts: &[usize], fails: &dyn Fn(usize) -> bool) -> 
     for (session, cut) in cuts.iter().enumerate() {
         let (ledger, _) = LocalLedger::read(&store, sweep).unwrap();
         let file = SweepFile::default();
-        let mut run = Run::new(sweep, &store, &at, &machine, file, ledger);
+        let mut run = Run::new(sweep, &store, &at, &machine, file, ledger).unwrap();
         let mut executor = Made {
             store: &store,
             left: *cut,

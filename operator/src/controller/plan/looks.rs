@@ -1,9 +1,12 @@
 //! Between blocks, where the design has `until`: a Job looks at what is stored and says which combinations are narrow
 //! enough to run no further. No trial of a block is begun before the decision after the block before it is recorded, so
-//! that nothing is measured that was decided against; the first `min` blocks need none.
+//! that nothing is measured that was decided against; the first `min` blocks need none. And after all of them, where the
+//! design has `confirm`: the Job says which combinations are not among the best, and so not measured again.
 //!
 //! A decision is recorded once, with the blocks that it was made after, in one write with the trials that are not needed:
 //! whoever is killed before that finds the Job and reads it again, and whoever comes later finds it recorded.
+
+use std::ops::Range;
 
 use inferbench_crds::{Outcome, contract::Chunk, handover};
 
@@ -16,28 +19,36 @@ use crate::controller::{
 impl Planner<'_> {
     /// The blocks, from the first on, whose trials may have Jobs.
     pub(super) fn open_blocks(&self) -> u32 {
-        let replicates = self.sweep.expansion.replicates();
+        let expansion = &self.sweep.expansion;
+        let all = expansion.blocks_of_all();
+        if self.decided >= all {
+            return expansion.replicates();
+        }
         let Some(until) = &self.sweep.spec.design.until else {
-            return replicates;
+            return all;
         };
         let min = until.min.unsigned_abs();
-        min.max(self.decided.saturating_add(1)).min(replicates)
+        min.max(self.decided.saturating_add(1)).min(all)
     }
 
     /// The blocks after which a look is due: all that may have Jobs, where their trials have ended and others have not.
     fn due(&self) -> Option<u32> {
         let expansion = &self.sweep.expansion;
-        let open = self.open_blocks();
-        if open >= expansion.replicates() {
+        let (open, all) = (self.open_blocks(), expansion.blocks_of_all());
+        let waits = |blocks: Range<u32>| {
+            let combinations = expansion.combinations_before_exclusion();
+            let mut indices =
+                blocks.start.saturating_mul(combinations)..blocks.end.saturating_mul(combinations);
+            indices.any(|index| self.ledger.get(index).is_none() && !expansion.is_excluded(index))
+        };
+        let blocks = expansion.replicates();
+        if open >= blocks || waits(0..open) || !waits(open..blocks) {
             return None;
         }
-        let first_closed = open.saturating_mul(expansion.combinations_before_exclusion());
-        let waits =
-            |&index: &u32| self.ledger.get(index).is_none() && !expansion.is_excluded(index);
-        let has_ended = !(0..first_closed).any(|index| waits(&index));
-        let goes_on = (first_closed..expansion.len_before_exclusion()).any(|index| waits(&index));
         let failed = Tally::of(&self.ledger).count(Outcome::Failed);
-        (has_ended && goes_on && !self.sweep.is_over_budget(failed)).then_some(open)
+        // Where all that may run has ended, only what is best goes on.
+        let due = if waits(open..all) { open } else { all };
+        (!self.sweep.is_over_budget(failed)).then_some(due)
     }
 
     /// Goes on with the look that is due, if one is.
@@ -47,7 +58,9 @@ impl Planner<'_> {
         let looks = || self.jobs.iter().filter(|job| job.role == Role::Look);
         let attempts = || looks().filter(|job| Some(&job.inputs) == wanted.as_ref());
         let newest = attempts().max_by_key(|job| (job.attempt, job.created));
+        let mut others = false;
         for other in looks().filter(|job| Some(&job.uid) != newest.map(|job| &job.uid)) {
+            others |= Some(&other.inputs) != wanted.as_ref();
             self.delete(other);
         }
         let Some(blocks) = due else { return };
@@ -56,7 +69,9 @@ impl Planner<'_> {
         {
             return;
         }
-        if let Some(attempt) = self.next_attempt(newest)
+        // One that looked at other objectives may have the name of the next.
+        if !others
+            && let Some(attempt) = self.next_attempt(newest)
             && !self.sweep.spec.suspend
         {
             self.creates.push(Create::Look { blocks, attempt });
@@ -95,11 +110,16 @@ impl Planner<'_> {
         false
     }
 
-    /// Records the trials of combinations that run no further after these blocks.
+    /// Records the trials of combinations that run no further after these blocks. Whether one is measured again is decided
+    /// after all of them, however few it has taken to be narrow enough.
     fn decide(&mut self, enough: &[u32], blocks: u32) {
         let expansion = &self.sweep.expansion;
         let combinations = expansion.combinations_before_exclusion();
-        for replicate in blocks..expansion.replicates() {
+        let last = match expansion.blocks_of_all() {
+            all if blocks < all => all,
+            _ => expansion.replicates(),
+        };
+        for replicate in blocks..last {
             for combination in enough {
                 let index = replicate
                     .saturating_mul(combinations)

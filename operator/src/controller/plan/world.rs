@@ -498,7 +498,8 @@ impl World {
         (0, "Completed", say(&report))
     }
 
-    /// A look: a combination is enough with as many results in the store as its number says.
+    /// A look: a combination is enough with as many results in the store as its number says. After all replicates, every
+    /// third is measured again.
     fn decide(&self, job: &JobView) -> String {
         let expansion = &self.sweep.expansion;
         let combinations = expansion.combinations_before_exclusion();
@@ -506,6 +507,9 @@ impl World {
             .find(|blocks| self.sweep.looked_at(*blocks) == job.inputs)
             .expect("a look after some blocks");
         let enough = (0..combinations).filter(|combination| {
+            if blocks >= expansion.blocks_of_all() {
+                return combination % 3 > 0;
+            }
             let results = (0..blocks).filter(|block| {
                 let index = block * combinations + combination;
                 self.store.get(&index) == Some(&Outcome::Succeeded)
@@ -560,18 +564,31 @@ impl World {
 
     /// No trial is begun before it is decided whether its combination runs on.
     fn check_open(&self, index: u32) {
-        if let Some(until) = &self.sweep.spec.design.until {
+        let expansion = &self.sweep.expansion;
+        let is_looked_at = expansion.confirms(index);
+        assert!(
+            !is_looked_at || self.known.decided >= expansion.blocks_of_all(),
+            "trial {index} is begun, and what is measured again is not decided yet"
+        );
+        assert_ne!(
+            self.known.ledger.get(index),
+            Some(Outcome::NotNeeded),
+            "trial {index} is begun, and decided against"
+        );
+        if let Some(until) = self
+            .sweep
+            .spec
+            .design
+            .until
+            .as_ref()
+            .filter(|_| !is_looked_at)
+        {
             let block = index / self.sweep.expansion.combinations_before_exclusion();
             let min = until.min.unsigned_abs();
             assert!(
                 block < min || block <= self.known.decided,
                 "trial {index} is begun, and after {} blocks nothing is decided yet",
                 self.known.decided
-            );
-            assert_ne!(
-                self.known.ledger.get(index),
-                Some(Outcome::NotNeeded),
-                "trial {index} is begun, and decided against"
             );
         }
     }

@@ -193,6 +193,56 @@ fn what_a_selection_leaves_out_is_not_waited_for() {
 }
 
 #[test]
+fn of_what_is_measured_again_no_more_is_expected_than_there_can_be() {
+    let spec = SPEC.replace(
+        "gpus: [1]\n",
+        "gpus: [1]\n  confirm: {replicates: 5, rivals: 0}\n",
+    );
+    let sweep = sweep(&spec);
+    let recorded = |indices: &[u32], outcome| {
+        let ended = |&index: &u32| Ended {
+            index,
+            outcome,
+            why: String::new(),
+        };
+        Action::Record(indices.iter().map(ended).collect())
+    };
+    let done: Vec<(u32, Outcome)> = (0..3).map(|index| (index, Outcome::Succeeded)).collect();
+    let mut plan = quiet(&sweep, ledger(&sweep, &done));
+    plan.actions = vec![recorded(&[0, 1, 2], Outcome::Succeeded)];
+    plan.measured = RecordedSums {
+        took: Duration::from_secs(30),
+        trials: 3,
+        ..RecordedSums::default()
+    };
+    let first = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    // One more, and one of four again, five times.
+    let finish = |status: &InferenceBenchmarkStatus| {
+        status.progress.clone().expect("there").estimated_finish
+    };
+    assert_eq!(finish(&first), Some(Time(whole_seconds(at(60)))));
+    assert_eq!(first.plan.as_ref().expect("pinned").trials, 24);
+    assert_eq!(
+        said(&first, "Progressing").2,
+        "4 trials are planned, and then at most 5 that measure the best again."
+    );
+    // Of the last one the estimate takes no notice, and of the decision none either: so many were expected.
+    let others: Vec<u32> = (1..6)
+        .flat_map(|block| (1..4).map(move |of| block * 4 + of))
+        .collect();
+    let mut outcomes = done;
+    outcomes.push((3, Outcome::Succeeded));
+    outcomes.extend(others.iter().map(|index| (*index, Outcome::NotNeeded)));
+    let mut plan = quiet(&sweep, ledger(&sweep, &outcomes));
+    plan.actions = vec![recorded(&others, Outcome::NotNeeded), Action::Decide(1)];
+    let decided = status(&sweep, &first, &plan, at(0));
+    assert_eq!(finish(&decided), finish(&first));
+    assert_eq!(decided.ledger.as_ref().expect("there").decided, 1);
+    let counts = decided.counts.expect("counted");
+    assert_eq!((counts.not_needed, counts.pending), (15, 5));
+}
+
+#[test]
 fn a_problem_is_told_until_it_has_gone() {
     let sweep = sweep(SPEC);
     let mut plan = quiet(&sweep, ledger(&sweep, &[]));

@@ -40,6 +40,9 @@ const MAX_LEVELS: usize = 8;
 pub(super) struct Costs {
     /// The design as it will be measured.
     pub(super) design: Cost,
+    /// Of a design that measures the best again: that, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirming: Option<Cost>,
     /// Of a design that selects combinations: the same sweep over all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     full_grid: Option<Cost>,
@@ -122,11 +125,13 @@ impl Costs {
             let mut grid = sweep.clone();
             grid.spec.design.select = None;
             grid.expansion = Expansion::new(&grid.spec.design);
-            let (work, _) = work(&grid, memory, grid.expansion.replicates());
+            let (work, _) = work(&grid, memory, grid.expansion.blocks_of_all());
             durations.cost(work.values(), each)
         });
+        let again = costliest(sweep, planned, durations);
         let mut costs = Self {
             design: durations.cost(planned.values(), each),
+            confirming: again.map(|again| durations.cost(again.iter(), each)),
             full_grid: grid,
             cost_per_gpu_hour: price,
             basis: String::new(),
@@ -174,7 +179,9 @@ impl Costs {
 
     /// The costs for people.
     pub(super) fn text(&self) -> String {
+        let again = self.confirming.as_ref();
         let rows = std::iter::once(("this design", &self.design))
+            .chain(again.map(|again| ("the best again, at most", again)))
             .chain(self.full_grid.as_ref().map(|grid| ("the whole grid", grid)));
         let mut text = String::new();
         // The line above says trials and starts already.
@@ -235,6 +242,32 @@ impl Costs {
         }
         table.trim_fmt() + "\n"
     }
+}
+
+/// The work of measuring the best again, of a design that does: of as many combinations as there can be, those that take
+/// longest.
+fn costliest(
+    sweep: &Prepared,
+    planned: &BTreeMap<u32, Work>,
+    durations: &Durations,
+) -> Option<Vec<Work>> {
+    let replicates = sweep.spec.design.confirm?.replicates.unsigned_abs();
+    let mut all: Vec<&Work> = planned.values().collect();
+    let gpu_s = |work: &&Work| {
+        let trial_s = durations.trial_s(&work.combination).map_or(0.0, |(s, _)| s);
+        trial_s * f64::from(work.combination.gpus.max(1))
+    };
+    all.sort_by(|a, b| gpu_s(b).total_cmp(&gpu_s(a)));
+    all.truncate(sweep.expansion.most_confirmed() as usize);
+    let again = all.into_iter().map(|work| Work {
+        trials: replicates,
+        starts: match work.combination.engine.endpoint {
+            Some(_) => 0,
+            None => replicates,
+        },
+        ..work.clone()
+    });
+    Some(again.collect())
 }
 
 /// GPU-hours, with as many digits as they are worth.

@@ -89,9 +89,13 @@ proptest! {
         seed in any::<u64>(),
         parallelism in 1_i32..9,
         per_job in 1_i32..5,
-        edits in proptest::collection::vec((0_u32..4, 1_i32..12), 0..6),
+        confirms in any::<bool>(),
+        edits in proptest::collection::vec((0_u32..5, 1_i32..12), 0..6),
     ) {
-        let spec = looked_at(&format!("parallelism: {parallelism}, trialsPerJob: {per_job}, retries: 1"));
+        let mut spec = looked_at(&format!("parallelism: {parallelism}, trialsPerJob: {per_job}, retries: 1"));
+        if confirms {
+            spec = spec.replace("  replicates: 5\n", "  replicates: 5\n  confirm: {replicates: 2}\n");
+        }
         let mut world = World::new(fresh(&spec), seed);
         for (edit, number) in edits {
             for _ in 0..number * 6 {
@@ -109,16 +113,25 @@ proptest! {
                     }
                     prop_assert_eq!(world.creates, before, "P9");
                 }
+                // The choice of what is measured again depends on it; nothing is decided twice all the same.
+                2 => world.sweep.spec.objectives.cost_per_gpu_hour = Some(number.to_string()),
                 _ => world.sweep.spec.suspend = false,
             }
         }
         world.sweep.spec.suspend = false;
         world.settle();
         world.check_end();
-        let combinations = world.sweep.expansion.combinations_before_exclusion();
-        for (index, _) in world.known.ledger.iter().filter(|(_, outcome)| *outcome == Outcome::NotNeeded) {
-            let later = (index..world.sweep.expansion.len_before_exclusion()).step_by(combinations as usize);
-            for later in later {
+        let expansion = &world.sweep.expansion;
+        let combinations = expansion.combinations_before_exclusion();
+        let of_all = expansion.blocks_of_all() * combinations;
+        for (index, outcome) in world.known.ledger.iter() {
+            if expansion.confirms(index) {
+                let is_best = (index % combinations).is_multiple_of(3);
+                prop_assert!(is_best != (outcome == Outcome::NotNeeded) || outcome == Outcome::Unsupported, "{}", index);
+                continue;
+            }
+            let later = (index..of_all).step_by(combinations as usize);
+            for later in later.filter(|_| outcome == Outcome::NotNeeded) {
                 prop_assert_eq!(world.known.ledger.get(later), Some(Outcome::NotNeeded), "{} after {}", later, index);
             }
         }
