@@ -24,7 +24,7 @@ use std::{
 use inferbench_runner::load::{Arrivals, Client, RequestLoad, Rule, Run, Target, window::Bounds};
 
 #[allow(dead_code)]
-#[path = "../src/load/timed.rs"]
+#[path = "../src/load/timed/mod.rs"]
 mod timed;
 
 use timed::{Clock, Truth, script, serve};
