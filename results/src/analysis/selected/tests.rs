@@ -4,7 +4,7 @@ use inferbench_crds::{factor::Level, outcome::Outcome, spec::Objectives, splitmi
 use serde_json::json;
 
 use super::*;
-use crate::summary::summarize;
+use crate::{sample::Factor, summary::summarize};
 
 const SWEEPS: usize = 500;
 
