@@ -1,7 +1,10 @@
 //! Golden Jobs, and what holds for every one of them.
 
-use inferbench_crds::design::Trial;
-use k8s_openapi::api::batch::v1::Job;
+use inferbench_crds::{
+    contract::{API_KEY_VARIABLE, PROGRAM},
+    design::Trial,
+};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Container};
 
 use super::*;
 use crate::controller::fixtures::{fresh, sweep};
