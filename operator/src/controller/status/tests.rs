@@ -5,15 +5,16 @@ use std::time::Duration;
 use inferbench_crds::{
     contract::Collected,
     ledger::Outcomes,
+    limits,
     splitmix::SplitMix64,
-    status::{CollectedResults, Expectations, PinnedModel, Summary},
+    status::{CONDITIONS, CollectedResults, EXPECTATIONS, Expectations, PinnedModel, Summary},
 };
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::controller::{
     fixtures::{fresh, sweep},
-    plan::{Ended, Known, RecordedSums, Tally, plan},
+    plan::{Ended, Known, Phase, Problem, RecordedSums, Tally, plan},
 };
 
 const SPEC: &str = "

@@ -1,0 +1,374 @@
+//! The conditions of a sweep: for each its value, its reason, and a message for people.
+
+use std::fmt::Write as _;
+
+use inferbench_crds::{
+    InferenceBenchmarkStatus, limits,
+    spec::OnFailure,
+    status::{CONDITIONS, Counts, EXPECTATIONS},
+};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+use super::{collected, whole_seconds};
+use crate::controller::{
+    plan::{Action, Phase, Plan, Problem},
+    sweep::Sweep,
+};
+
+pub(super) fn conditions(
+    sweep: &Sweep,
+    old: &InferenceBenchmarkStatus,
+    new: &InferenceBenchmarkStatus,
+    plan: &Plan,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let counts = new.counts.unwrap_or_default();
+    let finished = plan.phase == Phase::Finished;
+    let suspended = sweep.spec.suspend && !finished;
+    let progressing = progressing(sweep, plan, counts, suspended);
+    let valid = valid(sweep, old, new, plan);
+    let succeeded = if finished {
+        ended(sweep, plan, counts, &valid.2)
+    } else {
+        None
+    };
+    let succeeded = succeeded.unwrap_or_else(|| {
+        let reason = match (&plan.problem, plan.phase) {
+            _ if suspended => "Suspended",
+            (Some(problem), _) if stands(plan) => problem.reason.as_str(),
+            (_, Phase::Preflight) => "Preflight",
+            (_, Phase::Measuring) => "Measuring",
+            (_, Phase::Collecting | Phase::Finished) => "Collecting",
+        };
+        ("Unknown", reason, "The sweep has not ended.".to_owned())
+    });
+    let results = match (&plan.actions, old.results.is_some()) {
+        (actions, false)
+            if !actions
+                .iter()
+                .any(|action| matches!(action, Action::Collect { .. })) =>
+        {
+            (
+                "False",
+                "NotCollected",
+                "Results are collected when the trials have ended.",
+            )
+        }
+        _ if finished => (
+            "True",
+            "Collected",
+            "Tables, summary and report are in the store.",
+        ),
+        _ => (
+            "True",
+            "Outdated",
+            "The results are of an earlier state and are being renewed.",
+        ),
+    };
+    let pause = if suspended {
+        (
+            "True",
+            "Suspended",
+            "No Jobs are created; those that run end on their own.",
+        )
+    } else {
+        ("False", "NotSuspended", "")
+    };
+    let said = [
+        ("True", "Accepted", "The spec keeps to every rule."),
+        (
+            progressing.0,
+            progressing.1.as_str(),
+            progressing.2.as_str(),
+        ),
+        pause,
+        (valid.0, valid.1, valid.2.as_str()),
+        results,
+        (succeeded.0, succeeded.1, succeeded.2.as_str()),
+    ];
+    let mut conditions: Vec<Condition> = std::iter::zip(CONDITIONS, said)
+        .map(|(kind, (value, reason, message))| {
+            condition(old, sweep.generation, now, kind, value, reason, message)
+        })
+        .collect();
+    if !sweep.spec.expectations.is_empty() {
+        let (value, reason, message) = expected(new, finished);
+        conditions.push(condition(
+            old,
+            sweep.generation,
+            now,
+            EXPECTATIONS,
+            value,
+            reason,
+            &message,
+        ));
+    }
+    conditions
+}
+
+/// The verdicts on the expectations, once results are collected that know of them.
+fn expected(
+    status: &InferenceBenchmarkStatus,
+    finished: bool,
+) -> (&'static str, &'static str, String) {
+    let summary = status.summary.as_ref().filter(|_| finished);
+    let Some(judged) = summary.and_then(|summary| summary.expectations.as_ref()) else {
+        return (
+            "Unknown",
+            "NotCollected",
+            "Expectations are judged when the results are collected.".into(),
+        );
+    };
+    let counts = [
+        (judged.shown, "shown"),
+        (judged.refuted, "refuted"),
+        (judged.not_shown, "not shown"),
+        (judged.untestable, "cannot be judged"),
+    ];
+    let counts: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let mut message = counts.join(", ");
+    let (value, reason) = if judged.refuted > 0 {
+        // Writing to a string cannot fail.
+        let _ = write!(message, ". Refuted: {}", judged.refuted_names.join(", "));
+        let named = i32::try_from(judged.refuted_names.len()).unwrap_or(i32::MAX);
+        if named < judged.refuted {
+            message.push_str(", ...");
+        }
+        ("False", "Refuted")
+    } else if judged.not_shown > 0 {
+        ("Unknown", "NotShown")
+    } else if judged.untestable > 0 {
+        ("Unknown", "Untestable")
+    } else {
+        ("True", "AllShown")
+    };
+    message.push('.');
+    (value, reason, message)
+}
+
+/// Whether a sweep that has finished has succeeded, and why; none where some of its trials have not ended.
+fn ended(
+    sweep: &Sweep,
+    plan: &Plan,
+    counts: Counts,
+    why_invalid: &str,
+) -> Option<(&'static str, &'static str, String)> {
+    let total = sweep.plan.trials;
+    if plan.over_budget {
+        let (failed, most) = (counts.failed, sweep.spec.execution.max_failed_percent);
+        let stop = match sweep.spec.execution.on_failure {
+            OnFailure::Stop => " and stops at the first",
+            OnFailure::Continue => "",
+        };
+        let message =
+            format!("{failed} of {total} trials failed, and execution allows {most}%{stop}.");
+        return Some(("False", "TooManyFailures", message));
+    }
+    if counts.pending > 0 || counts.active > 0 {
+        return None;
+    }
+    if counts.succeeded == 0 {
+        let Counts {
+            out_of_memory,
+            unsupported,
+            timed_out,
+            failed,
+            ..
+        } = counts;
+        let message = format!(
+            "None of {total} trials has a measurement: {out_of_memory} OutOfMemory, {unsupported} Unsupported, \
+             {timed_out} TimedOut, {failed} Failed."
+        );
+        return Some(("False", "NoValidResults", message));
+    }
+    if counts.invalid >= counts.succeeded {
+        let message = format!("No trial is valid. {why_invalid}");
+        return Some(("False", "NoValidResults", message));
+    }
+    let invalid = match counts.invalid {
+        0 => String::new(),
+        invalid => format!(", {invalid} invalid"),
+    };
+    let not_needed = match counts.not_needed {
+        0 => String::new(),
+        not_needed => format!(", {not_needed} not needed"),
+    };
+    let message = format!(
+        "All {total} trials ended; {} failed{invalid}{not_needed}.",
+        counts.failed
+    );
+    Some(("True", "Succeeded", message))
+}
+
+/// Whether the measurements can be vouched for, as far as they are known. A message stays as it is until the number of
+/// invalid trials is another one, or the collection has given the reason of most.
+fn valid(
+    sweep: &Sweep,
+    old: &InferenceBenchmarkStatus,
+    new: &InferenceBenchmarkStatus,
+    plan: &Plan,
+) -> (&'static str, &'static str, String) {
+    let counts = new.counts.unwrap_or_default();
+    let measured = counts.succeeded;
+    if counts.invalid == 0 {
+        return match plan.phase {
+            Phase::Finished if measured > 0 => (
+                "True",
+                "AllValid",
+                format!("All {measured} trials that were measured are valid."),
+            ),
+            Phase::Finished => (
+                "Unknown",
+                "NothingMeasured",
+                "No trial has a measurement.".into(),
+            ),
+            _ => (
+                "Unknown",
+                "NotCollected",
+                "No trial has been found invalid so far.".into(),
+            ),
+        };
+    }
+    let before = old.counts.unwrap_or_default();
+    let said = old.conditions.iter();
+    let said = said
+        .filter(|condition| condition.type_ == "Valid" && condition.status == "False")
+        .find(|_| before.invalid == counts.invalid && collected(plan).is_none());
+    if let Some(said) = said {
+        return ("False", "InvalidTrials", said.message.clone());
+    }
+    let invalid = counts.invalid;
+    let summary = new.summary.as_ref().filter(|it| it.invalid == invalid);
+    let why = summary.and_then(|summary| summary.invalid_reason.as_deref());
+    let why = why.or(plan.measured.why_invalid.as_deref());
+    let why = why.map_or(String::new(), |why| format!("; for example, {why}"));
+    let message = format!("Invalid trials: {invalid}{why}. {}", remedy(sweep));
+    ("False", "InvalidTrials", message)
+}
+
+/// The remedy where measurements are disturbed.
+fn remedy(sweep: &Sweep) -> &'static str {
+    let factors = &sweep.spec.design.factors;
+    let endpoint = factors.engine.iter().any(|one| one.endpoint.is_some());
+    if factors.gpus == [0] && !endpoint {
+        "Ask for whole CPUs, limits as requests, under a static CPU manager: docs/operator.md."
+    } else {
+        "See docs/operator.md, InvalidTrials."
+    }
+}
+
+/// Whether a problem leaves nothing that moves: while some trials run, others may wait.
+fn stands(plan: &Plan) -> bool {
+    plan.problem.is_some() && (plan.phase != Phase::Measuring || !plan.running)
+}
+
+/// Whether the sweep moves, and if not, why.
+fn progressing(
+    sweep: &Sweep,
+    plan: &Plan,
+    counts: Counts,
+    suspended: bool,
+) -> (&'static str, String, String) {
+    if plan.phase == Phase::Finished {
+        return (
+            "False",
+            "Finished".into(),
+            "There is nothing left to do.".into(),
+        );
+    }
+    if let Some(Problem { reason, message }) = &plan.problem {
+        return (
+            if stands(plan) { "False" } else { "True" },
+            reason.clone(),
+            message.clone(),
+        );
+    }
+    if suspended && counts.active == 0 {
+        let message = "spec.suspend is true.".into();
+        return ("False", "Suspended".into(), message);
+    }
+    let (reason, message) = match plan.phase {
+        Phase::Preflight => (
+            "Preflight",
+            "Store, models and combinations are being checked.".into(),
+        ),
+        Phase::Measuring if plan.over_budget => (
+            "TooManyFailures",
+            "No more Jobs are created; those that run end on their own.".into(),
+        ),
+        Phase::Measuring => ("Measuring", planned(sweep)),
+        Phase::Collecting | Phase::Finished => (
+            "Collecting",
+            "Tables, summary and report are being made.".into(),
+        ),
+    };
+    ("True", reason.to_owned(), message)
+}
+
+/// How many trials are expected, in words.
+fn planned(sweep: &Sweep) -> String {
+    let (design, expansion) = (&sweep.spec.design, &sweep.expansion);
+    let of_all = expansion.combinations_len() * expansion.blocks_of_all();
+    let mut said = match design.until {
+        Some(_) => format!("At most {of_all} trials are planned"),
+        None => format!("{of_all} trials are planned"),
+    };
+    if let Some(confirm) = design.confirm {
+        let most = expansion.most_confirmed() * confirm.replicates.unsigned_abs();
+        // Writing to a string cannot fail.
+        let _ = write!(
+            said,
+            ", and then at most {most} that measure the best again"
+        );
+    }
+    said.push('.');
+    said
+}
+
+/// A condition; its time is that of the last change of its value.
+pub(super) fn condition(
+    old: &InferenceBenchmarkStatus,
+    generation: i64,
+    now: Timestamp,
+    kind: &str,
+    value: &str,
+    reason: &str,
+    message: &str,
+) -> Condition {
+    let before = old
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind);
+    let since = before
+        .filter(|condition| condition.status == value)
+        .map_or_else(
+            || Time(whole_seconds(now)),
+            |condition| condition.last_transition_time.clone(),
+        );
+    Condition {
+        type_: kind.into(),
+        status: value.into(),
+        reason: reason.into(),
+        message: cut(message),
+        observed_generation: Some(generation),
+        last_transition_time: since,
+    }
+}
+
+/// A message that is not longer than a condition's may be.
+fn cut(message: &str) -> String {
+    const END: &str = "...";
+    let most = limits::CONDITION_MESSAGE as usize;
+    if message.chars().count() <= most {
+        return message.to_owned();
+    }
+    let kept: String = message.chars().take(most - END.len()).collect();
+    kept + END
+}
