@@ -5,14 +5,16 @@
 //! `snapshots/<commit>/<file>`, and the commits of branches and tags as `refs/<revision>`. A blob is there only when it
 //! is whole: it grows beside as `.incomplete`, goes on from there after a cut, is checked, and renamed.
 
+mod cache;
 mod error;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    fs::{self, File, TryLockError},
-    io::{self, Seek as _, SeekFrom, Write as _},
-    path::{Path, PathBuf},
+    fs::{self, File},
+    io::{Seek as _, SeekFrom, Write as _},
+    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, SystemTime},
 };
@@ -29,10 +31,10 @@ use serde::Deserialize;
 use tokio::runtime::Runtime;
 use url::Url;
 
-pub use self::error::HubError;
+use self::cache::Cache;
+pub use self::{cache::Snapshot, error::HubError, settings::Settings};
 use super::{belongs, file_digest, is_commit};
 
-const ENDPOINT: &str = "https://huggingface.co";
 /// The number of times that a request is sent which fails for reasons that may pass.
 const TRIES: u32 = 5;
 /// The number of files that are downloaded at a time.
@@ -44,104 +46,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest pause between two tries, whatever a server asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-const LOCK_POLL: Duration = Duration::from_millis(200);
-const INDEX: &str = "model.safetensors.index.json";
-
-/// The settings of the client.
-#[derive(Clone)]
-pub struct Settings {
-    endpoint: Url,
-    /// The header's value: marked as sensitive, so that nothing prints it.
-    token: Option<HeaderValue>,
-    cache: PathBuf,
-    offline: bool,
-    /// The pause after a first failed try; it doubles with every further one.
-    pause: Duration,
-}
-
-impl Settings {
-    /// The settings of the environment, under huggingface_hub's names: `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`,
-    /// `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`, and the older ones of the same.
-    ///
-    /// # Errors
-    /// Where the endpoint is no URL, or the token none that a request could carry.
-    pub fn from_env() -> Result<Self, HubError> {
-        Self::read(&|name| std::env::var(name).ok())
-    }
-
-    fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, HubError> {
-        let set = |names: &[&str]| {
-            let mut values = names.iter().filter_map(|name| variable(name));
-            values.find(|value| !value.trim().is_empty())
-        };
-        let is_true = |names: &[&str]| {
-            let value = set(names).unwrap_or_default().to_ascii_uppercase();
-            matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
-        };
-        let user = set(&["HOME"]).map_or_else(std::env::temp_dir, PathBuf::from);
-        let folder = |names: &[&str]| {
-            let value = set(names)?;
-            Some(match value.strip_prefix("~/") {
-                Some(below) => user.join(below),
-                None => value.into(),
-            })
-        };
-        let home = folder(&["HF_HOME"])
-            .or_else(|| Some(folder(&["XDG_CACHE_HOME"])?.join("huggingface")))
-            .unwrap_or_else(|| user.join(".cache/huggingface"));
-        let token_path = folder(&["HF_TOKEN_PATH"]).unwrap_or_else(|| home.join("token"));
-        let token = if is_true(&["HF_HUB_DISABLE_IMPLICIT_TOKEN"]) {
-            None
-        } else {
-            set(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
-                .or_else(|| fs::read_to_string(token_path).ok())
-        };
-        Ok(Self {
-            endpoint: endpoint(set(&["HF_ENDPOINT"]).as_deref().unwrap_or(ENDPOINT))?,
-            token: bearer(token.as_deref().unwrap_or_default().trim())?,
-            cache: folder(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"])
-                .unwrap_or_else(|| home.join("hub")),
-            offline: is_true(&["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]),
-            pause: Duration::from_millis(500),
-        })
-    }
-}
-
-fn endpoint(value: &str) -> Result<Url, HubError> {
-    match Url::parse(value) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(url),
-        _ => Err(HubError::Setting(format!(
-            "HF_ENDPOINT {value:?} is no URL; one that begins with http:// or https:// is allowed"
-        ))),
-    }
-}
-
-fn bearer(token: &str) -> Result<Option<HeaderValue>, HubError> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let value = HeaderValue::from_str(&format!("Bearer {token}"));
-    let mut value = value.map_err(|_| {
-        HubError::Setting("HF_TOKEN has control characters; a token is one line of text".into())
-    })?;
-    value.set_sensitive(true);
-    Ok(Some(value))
-}
 
 /// A client of the Hub. Calls block; any thread may make them, but none that runs an async executor.
 pub struct Hub {
     settings: Settings,
     client: Client,
     runtime: Runtime,
-}
-
-/// A model's files at one commit, in the cache.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The commit.
-    pub commit: String,
-    /// The folder of the files.
-    pub folder: PathBuf,
 }
 
 /// The answer about a revision.
@@ -582,150 +492,4 @@ fn unique() -> String {
 
 fn length(path: &Path) -> Option<u64> {
     fs::metadata(path).ok().map(|file| file.len())
-}
-
-/// One model's part of the cache.
-struct Cache {
-    repo: String,
-    /// `models--owner--name`.
-    model: PathBuf,
-    locks: PathBuf,
-}
-
-impl Cache {
-    fn new(cache: &Path, repo: &str) -> Self {
-        let name = format!("models--{}", repo.replace('/', "--"));
-        Self {
-            repo: repo.into(),
-            model: cache.join(&name),
-            locks: cache.join(".locks").join(name),
-        }
-    }
-
-    fn folder(&self, commit: &str) -> PathBuf {
-        self.model.join("snapshots").join(commit)
-    }
-
-    fn blob(&self, etag: &str) -> PathBuf {
-        self.model.join("blobs").join(etag)
-    }
-
-    /// Where the commit of a branch or a tag stands; none where its name is no path below another.
-    fn reference(&self, revision: &str) -> Option<PathBuf> {
-        let plain = |part: &str| !matches!(part, "" | "." | "..");
-        let path = self.model.join("refs").join(revision);
-        revision.split('/').all(plain).then_some(path)
-    }
-
-    /// Notes the commit of a branch or a tag, for whoever is offline later. A cache that is full or read-only is no
-    /// reason to fail.
-    fn remember(&self, revision: &str, commit: &str) {
-        if is_commit(revision) {
-            return;
-        }
-        if let Some(path) = self.reference(revision)
-            && fs::read_to_string(&path).is_ok_and(|known| known == commit)
-        {
-            return;
-        }
-        if let Some(path) = self.reference(revision)
-            && let Some(folder) = path.parent()
-        {
-            let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&path, commit));
-        }
-    }
-
-    /// The files of a revision that are here, if they are all that is needed.
-    fn snapshot(&self, revision: &str, weights: bool) -> Result<Snapshot, HubError> {
-        let absent = |path: &Path| HubError::NotCached(path.to_path_buf());
-        let commit = if is_commit(revision) {
-            revision.to_owned()
-        } else {
-            let reference = self.reference(revision);
-            let reference = reference.ok_or_else(|| absent(&self.model.join("refs")))?;
-            let commit = fs::read_to_string(&reference).unwrap_or_default();
-            let commit = commit.trim();
-            if !is_commit(commit) {
-                return Err(absent(&reference));
-            }
-            commit.to_owned()
-        };
-        let folder = self.folder(&commit);
-        match lacking(&folder, weights) {
-            Some(name) => Err(absent(&folder.join(name))),
-            None => Ok(Snapshot { commit, folder }),
-        }
-    }
-
-    /// Waits until no other process downloads this blob; none where the file system has no locks.
-    async fn lock(&self, etag: &str) -> Result<Option<File>, HubError> {
-        let path = self.locks.join(format!("{etag}.lock"));
-        let local = |error| HubError::io(&path, error);
-        for folder in [&self.locks, &self.model.join("blobs")] {
-            fs::create_dir_all(folder).map_err(local)?;
-        }
-        let mut options = File::options();
-        let file = options.create(true).append(true).open(&path);
-        let file = file.map_err(local)?;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Some(file)),
-                Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_POLL).await,
-                Err(TryLockError::Error(_)) => return Ok(None),
-            }
-        }
-    }
-
-    /// Makes a blob a file of the snapshot.
-    fn link(&self, etag: &str, commit: &str, file: &str) -> Result<(), HubError> {
-        let folder = self.folder(commit);
-        let link = folder.join(file);
-        let local = |error| HubError::io(&link, error);
-        fs::create_dir_all(&folder).map_err(local)?;
-        if !link.exists() {
-            // It may be there and lead nowhere.
-            let _ = fs::remove_file(&link);
-        }
-        let target = Path::new("../../blobs").join(etag);
-        match std::os::unix::fs::symlink(target, &link) {
-            // Another process was first.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // A file system without links.
-            Err(_) => fs::rename(self.blob(etag), &link).map_err(local),
-            Ok(()) => Ok(()),
-        }
-    }
-}
-
-/// A file that a snapshot lacks and an engine would miss. The tokenizer is not among them: not every model has one.
-fn lacking(folder: &Path, weights: bool) -> Option<String> {
-    let here = |name: &str| folder.join(name).exists();
-    if !here("config.json") {
-        return Some("config.json".into());
-    }
-    if !weights {
-        return None;
-    }
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    if here(INDEX) {
-        let index = fs::read(folder.join(INDEX)).unwrap_or_default();
-        return match serde_json::from_slice::<Index>(&index) {
-            Ok(index) => index.weight_map.into_values().find(|name| !here(name)),
-            Err(_) => Some(INDEX.into()),
-        };
-    }
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let names: Vec<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".safetensors") && here(name))
-        .collect();
-    match names.iter().any(|name| name.contains("-of-")) {
-        // One of several, and nothing says which.
-        true => Some(INDEX.into()),
-        false if names.is_empty() => Some("model.safetensors".into()),
-        false => None,
-    }
 }

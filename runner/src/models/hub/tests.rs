@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
     net::{TcpListener, TcpStream},
     os::unix::fs::symlink,
     sync::{Arc, Mutex},
@@ -11,7 +11,12 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use super::{super::hex, *};
+use super::{
+    super::hex,
+    cache::{INDEX, lacking},
+    settings::{ENDPOINT, bearer, endpoint},
+    *,
+};
 
 const COMMIT: &str = "607a30d783dfa663caf39e06633721c8d4cfcd7e";
 const OTHER: &str = "0123456789abcdef0123456789abcdef01234567";
