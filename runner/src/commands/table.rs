@@ -271,8 +271,10 @@ fn confirmed(confirmation: Option<&Confirmation>) -> String {
 fn ties(near: u32, comparison: Option<&Comparison>) -> String {
     match (near, comparison) {
         (0, _) => String::new(),
-        (near, Some(test)) if test.tested == 0 => format!("; {near} other not tested"),
-        (near, _) => format!("; {near} other may be as good"),
+        (near, Some(test)) if test.tested == 0 => {
+            format!("; {} not tested", counted(near, "other"))
+        }
+        (near, _) => format!("; {} may be as good", counted(near, "other")),
     }
 }
 
