@@ -15,12 +15,19 @@ const IDLE_S: u64 = 840;
 /// How long it may live at all, in seconds.
 const DEADLINE_S: u64 = 900;
 /// Reasons of a waiting container that no waiting mends.
-const HOPELESS: [&str; 6] = [
+const HOPELESS: [&str; 13] = [
     "ErrImagePull",
     "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "ImageInspectError",
     "InvalidImageName",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
     "CreateContainerConfigError",
     "CreateContainerError",
+    "PreCreateHookError",
+    "PreStartHookError",
+    "RunContainerError",
     "CrashLoopBackOff",
 ];
 
@@ -238,10 +245,12 @@ mod tests {
                 { "ready": false, "state": { "waiting": { "reason": reason, "message": "no such image" } } },
             ] } })
         };
-        assert_eq!(
-            standing(&waiting("ImagePullBackOff")),
-            Standing::Broken("ImagePullBackOff: no such image".into())
-        );
+        for reason in ["ImagePullBackOff", "ErrImageNeverPull", "RunContainerError"] {
+            assert_eq!(
+                standing(&waiting(reason)),
+                Standing::Broken(format!("{reason}: no such image"))
+            );
+        }
         assert!(matches!(
             standing(&waiting("ContainerCreating")),
             Standing::Waiting(_)
