@@ -82,7 +82,7 @@ scenarios! {
         world.delete(&path, json!({ "gracePeriodSeconds": 0, "preconditions": { "uid": deleted["metadata"]["uid"] } })).await.ok();
         assert_eq!(world.get(&path).await.code, 404);
         // One that has ended goes at once, unless something holds it.
-        bound["metadata"]["finalizers"] = json!(["batch.kubernetes.io/job-tracking"]);
+        bound["metadata"]["finalizers"] = json!(["x.dev/y"]);
         world.post(PODS, bound).await.ok();
         world.patch(&format!("{path}/status"), json!({ "status": { "phase": "Succeeded" } })).await.ok();
         let deleted = world.delete(&path, Value::Null).await.ok();

@@ -87,15 +87,16 @@ scenarios! {
     }
 
     async fn a_watch_may_begin_with_what_is_there(world) {
-        world.post(JOBS, job("a")).await.ok();
-        world.post(JOBS, job("b")).await.ok();
-        let mut any = world.watch(JOBS, "resourceVersion=0").await;
+        // Not of Jobs, whose controller changes them meanwhile.
+        world.post(BENCHMARKS, benchmark("a")).await.ok();
+        world.post(BENCHMARKS, benchmark("b")).await.ok();
+        let mut any = world.watch(BENCHMARKS, "resourceVersion=0").await;
         let mut names = vec![any.name().await.1, any.name().await.1];
         names.sort();
         assert_eq!(names, ["a", "b"]);
-        world.post(JOBS, job("c")).await.ok();
+        world.post(BENCHMARKS, benchmark("c")).await.ok();
         any.expect("ADDED", "c").await;
-        let mut short = world.watch(JOBS, "resourceVersion=0&timeoutSeconds=1").await;
+        let mut short = world.watch(BENCHMARKS, "resourceVersion=0&timeoutSeconds=1").await;
         for _ in 0..3 {
             short.next().await.expect("an event");
         }
