@@ -376,9 +376,9 @@ fn waits(container: &ContainerStatus) -> Option<(String, String)> {
         return Some((reason, container.image.clone()));
     }
     let message = waiting.message.clone().unwrap_or_default();
-    STUCK
-        .contains(&reason.as_str())
-        .then_some((reason, message))
+    // The kubelet has not read a Secret or ConfigMap yet, which one that is busy tells as an error, and tries again.
+    let syncs = message.starts_with("failed to sync ");
+    (STUCK.contains(&reason.as_str()) && !syncs).then_some((reason, message))
 }
 
 #[cfg(test)]

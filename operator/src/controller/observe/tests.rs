@@ -229,7 +229,7 @@ fn a_pod_that_does_not_start_says_why() {
         "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}],
     }));
     assert_eq!(gated.stuck, None);
-    let waiting = |reason: &str| {
+    let waits = |reason: &str, message: &str| {
         pod(json!({
             "phase": "Pending",
             "conditions": [
@@ -237,10 +237,11 @@ fn a_pod_that_does_not_start_says_why() {
             ],
             "containerStatuses": [
                 {"name": "runner", "image": "runner:1", "imageID": "", "ready": false, "restartCount": 0,
-                 "state": {"waiting": {"reason": reason, "message": "why"}}},
+                 "state": {"waiting": {"reason": reason, "message": message}}},
             ],
         }))
     };
+    let waiting = |reason: &str| waits(reason, "why");
     let pulling = waiting("ImagePullBackOff");
     assert_eq!(
         pulling.stuck,
@@ -251,6 +252,8 @@ fn a_pod_that_does_not_start_says_why() {
         waiting("CreateContainerConfigError").stuck,
         Some(("CreateContainerConfigError".into(), "why".into()))
     );
+    let syncs = "failed to sync secret cache: timed out waiting for the condition";
+    assert_eq!(waits("CreateContainerConfigError", syncs).stuck, None);
     assert_eq!(
         pulling.scheduled,
         Some("2026-01-01T00:00:05Z".parse().expect("a time"))
