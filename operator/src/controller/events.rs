@@ -190,17 +190,20 @@ fn failures(
 /// The problem that keeps the sweep from going on, when it begins to.
 fn stuck(before: &Seen<'_>, after: &Seen<'_>, plan: &Plan) -> Option<Event> {
     let problem = plan.problem.as_ref()?;
-    let reason = |seen: &Seen<'_>| {
+    // Each attempt that fails has words of its own.
+    let tried = status::ATTEMPTS.contains(&problem.reason.as_str());
+    let said = |seen: &Seen<'_>| {
         let progressing = seen.condition("Progressing")?;
-        Some(progressing.reason.clone())
+        let message = tried.then(|| progressing.message.clone());
+        Some((progressing.reason.clone(), message))
     };
-    let (was, is) = (reason(before), reason(after));
+    let (was, is) = (said(before), said(after));
     let action = match problem.reason.as_str() {
         "PreflightFailed" => "Preflight",
         "CollectionFailed" | "LookFailed" => "Collect",
         _ => "StartPod",
     };
-    let is_new = was != is && is.as_deref() == Some(problem.reason.as_str());
+    let is_new = was != is && is.is_some_and(|(reason, _)| reason == problem.reason);
     is_new.then(|| warning(&problem.reason, action, problem.message.as_str()))
 }
 

@@ -162,6 +162,8 @@ pub struct Plan {
     pub running: bool,
     /// A problem that keeps it from going on.
     pub problem: Option<Problem>,
+    /// Whether an attempt is under way that is not the first: until it has ended well, nothing is better than it was.
+    pub retries: bool,
     /// Which servers can never read which models, and why, as the preflight has just found.
     pub never: Option<String>,
     /// Sums over the Jobs that have just been recorded.
@@ -249,6 +251,7 @@ pub fn plan(
         creates: Vec::new(),
         wait: None,
         problem: None,
+        retries: false,
         measured: RecordedSums::default(),
     };
     let phase;
@@ -288,6 +291,7 @@ pub fn plan(
         actions: planner.actions(),
         ledger: planner.ledger,
         problem: planner.problem,
+        retries: planner.retries,
         never: planner.never,
         measured: planner.measured,
     }
@@ -312,6 +316,7 @@ struct Planner<'a> {
     creates: Vec<Create>,
     wait: Option<Duration>,
     problem: Option<Problem>,
+    retries: bool,
     measured: RecordedSums,
 }
 

@@ -3,7 +3,7 @@
 
 mod conditions;
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use inferbench_crds::{
     InferenceBenchmarkStatus, Outcome, Violation,
@@ -35,6 +35,7 @@ pub fn status(
     plan: &Plan,
     now: Timestamp,
 ) -> InferenceBenchmarkStatus {
+    let plan = &*still_failed(old, plan);
     let mut status = old.clone();
     status.observed_generation = Some(sweep.generation);
     status.plan = Some(sweep.plan.clone());

@@ -298,7 +298,13 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
         inputs: String::new(),
         not_created: None,
     };
-    let failed = plan(&story.sweep, &known, &[job], &[pod], at(10));
+    let failed = plan(
+        &story.sweep,
+        &known,
+        &[job.clone()],
+        std::slice::from_ref(&pod),
+        at(10),
+    );
     let events = story.reconcile(&failed);
     assert_eq!(
         reasons(&events),
@@ -311,6 +317,21 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
         "{}",
         events[1].note
     );
+    // Nothing while it is tried again, and one more where that fails, too.
+    let mut again = JobView { attempt: 2, ..job };
+    let end = again.end.take();
+    let under_way = plan(&story.sweep, &known, &[again.clone()], &[], at(40));
+    assert_eq!(story.reconcile(&under_way), []);
+    again.end = end;
+    let failed = plan(&story.sweep, &known, &[again], &[pod], at(50));
+    let events = story.reconcile(&failed);
+    assert_eq!(reasons(&events), [("PreflightFailed", true)]);
+    assert!(
+        events[0].note.contains("(attempt 2, "),
+        "{}",
+        events[0].note
+    );
+    assert_eq!(story.reconcile(&failed), []);
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl Planner<'_> {
 
     /// Goes on with a collection; none where it has failed and another attempt is needed.
     fn read_collector(&mut self, job: &JobView) -> Option<Phase> {
+        self.retries = job.attempt > 1;
         let Some(end) = &job.end else {
             self.note_if_stuck(job);
             return Some(Phase::Collecting);
@@ -67,6 +68,7 @@ impl Planner<'_> {
                     }
                     let inputs = self.sweep.inputs(&self.ledger.encode());
                     self.collected = Some((Box::new(collected), inputs));
+                    self.retries = false;
                     self.delete(job);
                     return Some(Phase::Finished);
                 }

@@ -80,6 +80,7 @@ impl Planner<'_> {
 
     /// Goes on with a look; false where it has failed and another attempt is needed.
     fn read_look(&mut self, job: &JobView, blocks: u32) -> bool {
+        self.retries = job.attempt > 1;
         let Some(end) = &job.end else {
             self.note_if_stuck(job);
             return true;
@@ -91,6 +92,7 @@ impl Planner<'_> {
             match handover::join_decided(reports, blocks, combinations) {
                 Ok(enough) => {
                     self.decide(&enough, blocks);
+                    self.retries = false;
                     self.delete(job);
                     return true;
                 }

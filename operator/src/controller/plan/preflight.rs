@@ -29,6 +29,7 @@ impl Planner<'_> {
             self.delete(older);
         }
         if let Some(job) = newest {
+            self.retries = job.attempt > 1;
             if job.end.is_none() {
                 self.note_if_stuck(job);
                 return;
@@ -37,6 +38,7 @@ impl Planner<'_> {
                 Ok(Some(PreflightReport { models, message })) => {
                     self.pin(&models);
                     self.never = message;
+                    self.retries = false;
                     self.delete(job);
                     return;
                 }

@@ -264,6 +264,26 @@ fn remedy(sweep: &Sweep) -> &'static str {
     }
 }
 
+/// The reasons of problems that another attempt may end.
+pub const ATTEMPTS: [&str; 3] = ["PreflightFailed", "LookFailed", "CollectionFailed"];
+
+/// A plan with the problem that the status has, where another attempt is under way: what failed is not mended by being
+/// tried again, and would come and go with every attempt.
+fn still_failed<'p>(old: &InferenceBenchmarkStatus, plan: &'p Plan) -> Cow<'p, Plan> {
+    let mut said = old.conditions.iter();
+    let said = said.find(|it| it.type_ == "Progressing" && ATTEMPTS.contains(&it.reason.as_str()));
+    match said {
+        Some(said) if plan.retries && plan.problem.is_none() => Cow::Owned(Plan {
+            problem: Some(Problem {
+                reason: said.reason.clone(),
+                message: said.message.clone(),
+            }),
+            ..plan.clone()
+        }),
+        _ => Cow::Borrowed(plan),
+    }
+}
+
 /// Whether a problem leaves nothing that moves: while some trials run, others may wait.
 fn stands(plan: &Plan) -> bool {
     plan.problem.is_some() && (plan.phase != Phase::Measuring || !plan.running)

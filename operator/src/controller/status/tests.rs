@@ -295,6 +295,36 @@ fn what_holds_up_a_preflight_shows_in_the_state_column() {
     }
 }
 
+#[test]
+fn what_failed_stands_until_another_attempt_has_ended() {
+    let sweep = fresh(SPEC);
+    let mut plan = quiet(&sweep, ledger(&sweep, &[]));
+    let message =
+        "pod p ended with exit code 73: 403 (attempt 1, the next at 2026-01-01T00:01:00Z)";
+    plan.problem = Some(Problem {
+        reason: "PreflightFailed".into(),
+        message: message.into(),
+    });
+    let failed = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
+    plan.problem = None;
+    plan.retries = true;
+    let again = status(&sweep, &failed, &plan, at(60));
+    assert_eq!(again, failed);
+    // A pod that waits for its image says so, and has no failure to go back to.
+    plan.problem = Some(Problem {
+        reason: "ImagePullFailed".into(),
+        message: "pod p cannot pull it".into(),
+    });
+    let stuck = status(&sweep, &again, &plan, at(61));
+    assert_eq!(said(&stuck, "Succeeded").1, "ImagePullFailed");
+    plan.problem = None;
+    let pulled = status(&sweep, &stuck, &plan, at(62));
+    assert_eq!(said(&pulled, "Succeeded").1, "Preflight");
+    plan.retries = false;
+    let fine = status(&sweep, &failed, &plan, at(60));
+    assert_eq!(said(&fine, "Succeeded").1, "Preflight");
+}
+
 /// A plan that collects, with `invalid` invalid trials.
 fn collects(plan: &Plan, invalid: i32, reason: Option<&str>) -> Plan {
     let collected = Collected {

@@ -157,6 +157,16 @@ fn a_failed_preflight_is_a_problem_and_tried_again_later() {
     // The second attempt takes the first one's place, and it takes longer to the third.
     let mut second = first.clone();
     (second.uid, second.attempt) = ("second".into(), 2);
+    let mut running = second.clone();
+    running.end = None;
+    let under_way = plan(
+        &sweep,
+        &known(&sweep),
+        &[first.clone(), running],
+        &[],
+        at(131),
+    );
+    assert!(under_way.retries && under_way.problem.is_none());
     let jobs = [first, second];
     let later = plan(&sweep, &known(&sweep), &jobs, &[], at(200));
     assert_eq!(deletes(&later), [("preflight-0", false)]);
