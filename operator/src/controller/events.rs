@@ -5,7 +5,7 @@ use inferbench_crds::{InferenceBenchmarkStatus, Outcome, status::Counts};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
-    plan::{Action, Ended, Plan},
+    plan::{Action, Ended, Plan, split_attempt},
     status,
     sweep::Sweep,
 };
@@ -252,10 +252,11 @@ fn cut(note: String) -> String {
     if note.len() <= NOTE_BYTES {
         return note;
     }
-    let most = NOTE_BYTES - END.len();
-    let fits = |at: &usize| note.is_char_boundary(*at);
-    let end = (0..=most).rev().find(fits).unwrap_or(0);
-    note.get(..end).unwrap_or_default().to_owned() + END
+    let (why, attempt) = split_attempt(&note);
+    let most = NOTE_BYTES.saturating_sub(END.len() + attempt.len());
+    let fits = |at: &usize| why.is_char_boundary(*at);
+    let end = (0..=most.min(why.len())).rev().find(fits).unwrap_or(0);
+    why.get(..end).unwrap_or_default().to_owned() + END + attempt
 }
 
 #[cfg(test)]

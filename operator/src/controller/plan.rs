@@ -454,7 +454,7 @@ impl<'a> Planner<'a> {
             let seconds = Timestamp::from_second(at.as_second()).unwrap_or(at);
             format!(", the next at {seconds}")
         });
-        format!("{why} (attempt {}{next})", job.attempt)
+        format!("{why}{ATTEMPT}{}{next})", job.attempt)
     }
 
     /// Of several attempts the newest is the only one that matters. Returns the number of the next attempt where one
@@ -467,6 +467,20 @@ impl<'a> Planner<'a> {
         self.passed(end.at, backoff(job.attempt))
             .then_some(job.attempt.saturating_add(1))
     }
+}
+
+/// How the number of an attempt, and the time of the next, begin behind the words about a problem.
+const ATTEMPT: &str = " (attempt ";
+
+/// The words about a problem, and behind them which attempt it was and when the next one is: where there is little room,
+/// these are not what is cut.
+#[must_use]
+pub fn split_attempt(message: &str) -> (&str, &str) {
+    // Words that are longer are somebody else's.
+    const MOST: usize = 64;
+    let at = message.rfind(ATTEMPT);
+    let at = at.filter(|at| message.len() - at <= MOST);
+    message.split_at(at.unwrap_or(message.len()))
 }
 
 /// How long to wait after the nth attempt, from 1.

@@ -380,5 +380,11 @@ fn a_note_is_cut_between_characters() {
             note.len()
         );
         assert!(note.ends_with("..."));
+        let attempt = " (attempt 1, the next at 2026-01-01T00:01:00Z)";
+        let tried = cut(note.repeat(2) + attempt);
+        assert!(
+            tried.len() <= NOTE_BYTES && tried.ends_with(attempt),
+            "{tried}"
+        );
     }
 }

@@ -389,6 +389,8 @@ fn cut(message: &str) -> String {
     if message.chars().count() <= most {
         return message.to_owned();
     }
-    let kept: String = message.chars().take(most - END.len()).collect();
-    kept + END
+    let (why, attempt) = split_attempt(message);
+    let most = most.saturating_sub(END.len() + attempt.chars().count());
+    let kept: String = why.chars().take(most).collect();
+    kept + END + attempt
 }
