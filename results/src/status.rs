@@ -53,7 +53,7 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
         trials: count(summary.counts.succeeded - summary.counts.invalid),
         invalid: count(summary.counts.invalid),
         invalid_reason: summary.basis.main_reason.as_ref().map(|main| {
-            let said = format!("{}. {}", main.reason, main.remedy);
+            let said = format!("{}. What to do: {}", main.reason, main.remedy);
             said.chars().take(limits::SUMMARY_REASON as usize).collect()
         }),
         intervals: if measured(Over::Replicates) || !measured(Over::Iterations) {

@@ -246,10 +246,17 @@ fn valid(
     }
     let invalid = counts.invalid;
     let summary = new.summary.as_ref().filter(|it| it.invalid == invalid);
-    let why = summary.and_then(|summary| summary.invalid_reason.as_deref());
-    let why = why.or(plan.measured.why_invalid.as_deref());
-    let why = why.map_or(String::new(), |why| format!("; for example, {why}"));
-    let message = format!("Invalid trials: {invalid}{why}. {}", remedy(sweep));
+    // The reason of most brings its remedy along.
+    let message = match summary.and_then(|summary| summary.invalid_reason.as_deref()) {
+        Some(why) => {
+            format!("Invalid trials: {invalid}, mostly because {why}. See docs/operator.md.")
+        }
+        None => {
+            let why = plan.measured.why_invalid.as_deref();
+            let why = why.map_or(String::new(), |why| format!("; for example, {why}"));
+            format!("Invalid trials: {invalid}{why}. {}", remedy(sweep))
+        }
+    };
     ("False", "InvalidTrials", message)
 }
 
