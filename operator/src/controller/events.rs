@@ -39,7 +39,12 @@ pub fn of_reconcile(
     if before.status("Accepted") != "True" {
         let image = sweep.image();
         let (trials, combinations) = (sweep.plan.trials, sweep.plan.combinations);
-        let note = format!("{trials} trials of {combinations} combinations, by {image}.");
+        let what = if combinations == 1 {
+            "combination"
+        } else {
+            "combinations"
+        };
+        let note = format!("{trials} trials of {combinations} {what}, by {image}.");
         events.push(normal("Accepted", "Validate", note));
     }
     match (before.status("Suspended"), after.status("Suspended")) {
