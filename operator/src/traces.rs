@@ -33,7 +33,11 @@ pub fn init(logs: Logs, identity: &str) -> Result<Traces, String> {
     let registry = tracing_subscriber::registry();
     let fmt = tracing_subscriber::fmt::layer();
     let fmt = match logs {
-        Logs::Json => fmt.json().flatten_event(true).with_filter(filter).boxed(),
+        // The library's own spans say no more than this one.
+        Logs::Json => {
+            let json = fmt.json().flatten_event(true).with_span_list(false);
+            json.with_filter(filter).boxed()
+        }
         Logs::Text => fmt.with_filter(filter).boxed(),
     };
     let (sender, traces) = sender(identity)?;

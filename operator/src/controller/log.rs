@@ -3,7 +3,10 @@
 use inferbench_crds::Outcome;
 use tracing::{info, warn};
 
-use super::plan::{Action, Ended, Plan};
+use super::{
+    events::Event,
+    plan::{Action, Ended, Plan},
+};
 use crate::metrics::Metrics;
 
 /// Logs and counts what the actions of a plan have recorded.
@@ -23,6 +26,25 @@ pub fn recorded(plan: &Plan, metrics: &Metrics) {
                 info!(rows = collected.results.rows, "results collected");
             }
             Action::Delete { .. } | Action::Create(_) | Action::Wait(_) => {}
+        }
+    }
+}
+
+/// Logs what holds a sweep up, what is wrong with its results, and its end, each once: as events, which are soon gone,
+/// and which whoever runs the operator may not see. Those of single trials and names have lines of their own.
+pub fn transitions(events: &[Event]) {
+    for Event {
+        warning,
+        reason,
+        note,
+        ..
+    } in events
+    {
+        match reason.as_str() {
+            "TrialFailed" | "NameTaken" => {}
+            _ if *warning => warn!(reason, "{note}"),
+            "Succeeded" => info!(reason, "{note}"),
+            _ => {}
         }
     }
 }
@@ -81,7 +103,7 @@ mod tests {
         }
     }
 
-    fn logged(plan: &Plan) -> Vec<String> {
+    fn logged(log: impl FnOnce()) -> Vec<String> {
         let lines = Lines::default();
         let subscriber = tracing_subscriber::fmt()
             .with_writer(lines.clone())
@@ -89,7 +111,7 @@ mod tests {
             .without_time()
             .with_target(false)
             .finish();
-        tracing::subscriber::with_default(subscriber, || recorded(plan, &Metrics::default()));
+        tracing::subscriber::with_default(subscriber, log);
         let bytes = lines.0.lock().expect("no panic").clone();
         let text = String::from_utf8(bytes).expect("text");
         text.lines().map(|line| line.trim().to_owned()).collect()
@@ -124,11 +146,35 @@ mod tests {
             ended(3, Outcome::Failed, "pod q ended with exit code 65"),
         ])];
         assert_eq!(
-            logged(&plan),
+            logged(|| recorded(&plan, &Metrics::default())),
             [
                 "INFO trial ended with its pod trial=2 outcome=OutOfMemory why=\"pod p ended with exit code 137: OOMKilled\"",
                 "WARN trial failed trial=3 why=\"pod q ended with exit code 65\"",
                 "INFO recorded trials=4 ended=0",
+            ]
+        );
+    }
+    #[test]
+    fn what_holds_a_sweep_up_and_how_it_ends_is_logged() {
+        let event = |warning, reason: &str, note: &str| Event {
+            warning,
+            reason: reason.into(),
+            action: "Measure",
+            note: note.into(),
+        };
+        let events = [
+            event(false, "Accepted", "4 trials"),
+            event(true, "Unschedulable", "no node"),
+            event(true, "TrialFailed", "has a line of its own"),
+            event(false, "Succeeded", "All 4 trials ended; 0 failed."),
+            event(true, "Failed", "No trial is valid."),
+        ];
+        assert_eq!(
+            logged(|| transitions(&events)),
+            [
+                "WARN no node reason=\"Unschedulable\"",
+                "INFO All 4 trials ended; 0 failed. reason=\"Succeeded\"",
+                "WARN No trial is valid. reason=\"Failed\"",
             ]
         );
     }

@@ -7,7 +7,7 @@ use futures::{TryStreamExt as _, stream};
 use inferbench_crds::{InferenceBenchmark, Violation, ledger::Outcomes};
 use k8s_openapi::{api::batch::v1::Job, jiff::Timestamp};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     apply::{ApplyError, Cluster, Created},
@@ -187,6 +187,7 @@ async fn reconcile_sweep(
         bounds.written(key, Instant::now());
         log::recorded(&plan, metrics);
         let events = events::of_reconcile(&sweep, &old, &status, &plan);
+        log::transitions(&events);
         cluster.post_events(resource, &events).await;
     }
     delete(context, may_write, namespace, &plan).await?;
@@ -226,7 +227,7 @@ async fn reconcile_sweep(
                 };
                 let job = job.metadata.name.unwrap_or_default();
                 if let Created::Refused(why) = created {
-                    warn!(job, why, "the API server refuses the Job");
+                    debug!(job, why, "the API server refuses the Job");
                     refused = Some(Problem::job_refused(&job, &why));
                     break;
                 }
