@@ -3,7 +3,7 @@
 
 mod conditions;
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::fmt::Write as _;
 
 use inferbench_crds::{
     InferenceBenchmarkStatus, Outcome, Violation,
@@ -15,7 +15,8 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 
-use self::conditions::{condition, conditions};
+pub use self::conditions::ATTEMPTS;
+use self::conditions::{condition, conditions, still_failed};
 use super::{
     plan::{Action, Plan},
     sweep::Sweep,

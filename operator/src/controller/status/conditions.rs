@@ -1,6 +1,6 @@
 //! The conditions of a sweep: for each its value, its reason, and a message for people.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use inferbench_crds::{
     InferenceBenchmarkStatus, limits,
@@ -14,7 +14,7 @@ use k8s_openapi::{
 
 use super::{collected, whole_seconds};
 use crate::controller::{
-    plan::{Action, Phase, Plan, Problem},
+    plan::{Action, Phase, Plan, Problem, split_attempt},
     sweep::Sweep,
 };
 
@@ -276,7 +276,7 @@ pub const ATTEMPTS: [&str; 3] = ["PreflightFailed", "LookFailed", "CollectionFai
 
 /// A plan with the problem that the status has, where another attempt is under way: what failed is not mended by being
 /// tried again, and would come and go with every attempt.
-fn still_failed<'p>(old: &InferenceBenchmarkStatus, plan: &'p Plan) -> Cow<'p, Plan> {
+pub(super) fn still_failed<'p>(old: &InferenceBenchmarkStatus, plan: &'p Plan) -> Cow<'p, Plan> {
     let mut said = old.conditions.iter();
     let said = said.find(|it| it.type_ == "Progressing" && ATTEMPTS.contains(&it.reason.as_str()));
     match said {
@@ -390,7 +390,7 @@ pub(super) fn condition(
 }
 
 /// A message that is not longer than a condition's may be.
-fn cut(message: &str) -> String {
+pub(super) fn cut(message: &str) -> String {
     const END: &str = "...";
     let most = limits::CONDITION_MESSAGE as usize;
     if message.chars().count() <= most {
