@@ -16,7 +16,7 @@ use k8s_openapi::{
 };
 
 pub use self::conditions::ATTEMPTS;
-use self::conditions::{condition, conditions, still_failed};
+use self::conditions::{condition, conditions};
 use super::{
     plan::{Action, Plan},
     sweep::Sweep,
@@ -36,7 +36,6 @@ pub fn status(
     plan: &Plan,
     now: Timestamp,
 ) -> InferenceBenchmarkStatus {
-    let plan = &*still_failed(old, plan);
     let mut status = old.clone();
     status.observed_generation = Some(sweep.generation);
     status.plan = Some(sweep.plan.clone());

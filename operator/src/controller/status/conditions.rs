@@ -25,6 +25,7 @@ pub(super) fn conditions(
     plan: &Plan,
     now: Timestamp,
 ) -> Vec<Condition> {
+    let plan = &*still_failed(old, plan);
     let counts = new.counts.unwrap_or_default();
     let finished = plan.phase == Phase::Finished;
     let suspended = sweep.spec.suspend && !finished;
@@ -276,7 +277,7 @@ pub const ATTEMPTS: [&str; 3] = ["PreflightFailed", "LookFailed", "CollectionFai
 
 /// A plan with the problem that the status has, where another attempt is under way: what failed is not mended by being
 /// tried again, and would come and go with every attempt.
-pub(super) fn still_failed<'p>(old: &InferenceBenchmarkStatus, plan: &'p Plan) -> Cow<'p, Plan> {
+fn still_failed<'p>(old: &InferenceBenchmarkStatus, plan: &'p Plan) -> Cow<'p, Plan> {
     let mut said = old.conditions.iter();
     let said = said.find(|it| it.type_ == "Progressing" && ATTEMPTS.contains(&it.reason.as_str()));
     match said {

@@ -11,7 +11,7 @@ use inferbench_crds::{
 };
 use serde_json::{Map, Value, json};
 
-use super::*;
+use super::{conditions::cut, *};
 use crate::controller::{
     fixtures::{fresh, sweep},
     plan::{Ended, Known, Phase, Problem, RecordedSums, Tally, plan},
@@ -588,11 +588,11 @@ fn a_resource_that_breaks_rules_is_told_which() {
 #[test]
 fn when_it_is_tried_again_is_not_what_is_cut() {
     let attempt = " (attempt 12, the next at 2026-01-01T00:01:00Z)";
-    let long = conditions::cut(&format!("{}{attempt}", "é".repeat(400)));
+    let long = cut(&format!("{}{attempt}", "é".repeat(400)));
     assert_eq!(long.chars().count(), limits::CONDITION_MESSAGE as usize);
     assert!(long.ends_with(&format!("é...{attempt}")), "{long}");
     // Words of somebody else's that look like it are cut as any others.
-    let theirs = conditions::cut(&format!("they say (attempt {}", "x".repeat(400)));
+    let theirs = cut(&format!("they say (attempt {}", "x".repeat(400)));
     assert_eq!(theirs.chars().count(), limits::CONDITION_MESSAGE as usize);
     assert!(theirs.ends_with("x..."));
 }

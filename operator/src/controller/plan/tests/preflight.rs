@@ -158,7 +158,7 @@ fn a_failed_preflight_is_a_problem_and_tried_again_later() {
     let mut second = first.clone();
     (second.uid, second.attempt) = ("second".into(), 2);
     let mut running = second.clone();
-    running.end = None;
+    (running.end, running.started) = (None, None);
     let under_way = plan(
         &sweep,
         &known(&sweep),
