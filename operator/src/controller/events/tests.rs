@@ -301,7 +301,7 @@ fn a_refused_store_is_told_with_what_the_preflight_said() {
     let failed = plan(
         &story.sweep,
         &known,
-        &[job.clone()],
+        std::slice::from_ref(&job),
         std::slice::from_ref(&pod),
         at(10),
     );
