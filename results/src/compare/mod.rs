@@ -204,7 +204,7 @@ pub struct CombinationRatio {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_adjusted: Option<f64>,
     /// The smallest change that this test would have found with a probability of 80%: this ratio, or its
-    /// inverse. See [`ratio::Difference::detectable`]. Absent where nothing could have been found.
+    /// inverse. See [`ratio::LogDifference::detectable`]. Absent where nothing could have been found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detectable: Option<f64>,
     /// The difference that is shown: the adjusted p value is at most 0.05.
