@@ -16,7 +16,10 @@ use inferbench_crds::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::{against::Comparison, confirmed::Confirmation};
+use self::{
+    against::Comparison,
+    confirmed::{Confirmation, Shown},
+};
 use crate::{
     interval::{Estimate, Estimates, Observation, estimate},
     row::Row,
@@ -134,6 +137,22 @@ pub struct Best {
     pub confirmation: Option<Confirmation>,
 }
 
+impl Best {
+    /// The figures that are shown of it.
+    #[must_use]
+    pub fn shown(&self) -> Shown<'_> {
+        let own = Shown {
+            output_throughput: &self.output_throughput,
+            ttft_ms: self.ttft_ms.as_ref(),
+            tpot_ms: self.tpot_ms.as_ref(),
+            cost: self.cost_per_million_output_tokens,
+            capacity: self.capacity.as_ref(),
+            confirmation: None,
+        };
+        own.or_again(self.confirmation.as_ref())
+    }
+}
+
 /// The highest load at which the objectives hold: the middle of the bracket that a trial found or, where the highest load
 /// that was to be tried holds, that load.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -193,6 +212,17 @@ impl Candidate<'_> {
     /// Whether its trials searched their load.
     fn searched(&self) -> bool {
         self.trials.iter().any(|row| row.capacity_tests.is_some())
+    }
+
+    /// The highest load at which the objectives hold, where it was searched.
+    fn capacity(&self) -> Option<Capacity> {
+        self.searched().then(|| Capacity::of(self.trials)).flatten()
+    }
+
+    /// The cost of a million output tokens, where a GPU's price is known.
+    fn cost_per_million(&self, objectives: &Objectives) -> Option<f64> {
+        let rate = self.metrics.get("outputThroughput")?;
+        cost_per_million(rate.mean, gpus(self.levels), objectives)
     }
 }
 
@@ -331,11 +361,8 @@ fn pick(
         output_throughput: *best.metrics.get("outputThroughput")?,
         ttft_ms: best.metrics.get("ttftMs").copied(),
         tpot_ms: best.metrics.get("tpotMs").copied(),
-        cost_per_million_output_tokens: best
-            .metrics
-            .get("outputThroughput")
-            .and_then(|rate| cost_per_million(rate.mean, gpus(best.levels), objectives)),
-        capacity: best.searched().then(|| Capacity::of(best.trials)).flatten(),
+        cost_per_million_output_tokens: best.cost_per_million(objectives),
+        capacity: best.capacity(),
         near_ties: ranked.near_ties,
         comparison: ranked.comparison,
         as_good: ranked
@@ -343,9 +370,41 @@ fn pick(
             .into_iter()
             .map(|at| Choice::of(of[at].levels))
             .collect(),
-        confirmation: again
-            .map(|again| confirmed::of_workload(criterion, best.levels, again, objectives)),
+        confirmation: again.map(|again| confirmation(criterion, best.levels, again, objectives)),
     })
+}
+
+/// The best of a workload among what was measured again of that.
+fn confirmation(
+    criterion: Criterion,
+    best: &Levels,
+    again: &[&Candidate<'_>],
+    objectives: &Objectives,
+) -> Confirmation {
+    let (of, entries): (Vec<&Candidate<'_>>, Vec<Entry>) = again
+        .iter()
+        .filter_map(|of| Some((*of, Entry::of(criterion, of)?)))
+        .unzip();
+    let Some(at) = of.iter().position(|of| of.levels == best) else {
+        return Confirmation::default();
+    };
+    let own = of[at];
+    let found = Confirmation {
+        output_throughput: own.metrics.get("outputThroughput").copied(),
+        ttft_ms: own.metrics.get("ttftMs").copied(),
+        tpot_ms: own.metrics.get("tpotMs").copied(),
+        cost_per_million_output_tokens: own.cost_per_million(objectives),
+        capacity: own.capacity(),
+        ..Confirmation::default()
+    };
+    let choice = |at: usize| Choice::of(of[at].levels);
+    found.judged(
+        criterion,
+        at,
+        &entries,
+        choice,
+        keeps_to(own.levels, own.metrics, objectives),
+    )
 }
 
 /// A ranked figure, and its value in each block.

@@ -4,18 +4,12 @@
 //! and the more there are, the luckier it is. Trials that had no part in the choice do not know of it. So their mean is
 //! that of the choice, without flattery, and a test among them needs no more than its own comparisons.
 
-use inferbench_crds::{spec::Objectives, workload::Choice};
+use inferbench_crds::workload::Choice;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Best, Candidate, Capacity, Criterion, Entry, against, cost_per_million, keeps_to,
-    mix::{Measured, MixBest},
-};
-use crate::{
-    interval::Estimate,
-    sample::{Levels, gpus},
-};
+use super::{Capacity, Criterion, Entry, against};
+use crate::interval::Estimate;
 
 /// Whether the best may be called so.
 #[derive(
@@ -98,7 +92,7 @@ pub struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     /// These figures, or those of measuring them again.
-    fn or_again(self, confirmation: Option<&'a Confirmation>) -> Self {
+    pub(super) fn or_again(self, confirmation: Option<&'a Confirmation>) -> Self {
         let known = confirmation.filter(|of| of.verdict != Verdict::NotYet);
         let again = known.and_then(|of| {
             Some(Self {
@@ -117,103 +111,9 @@ impl<'a> Shown<'a> {
     }
 }
 
-impl Best {
-    /// The figures that are shown of it.
-    #[must_use]
-    pub fn shown(&self) -> Shown<'_> {
-        let own = Shown {
-            output_throughput: &self.output_throughput,
-            ttft_ms: self.ttft_ms.as_ref(),
-            tpot_ms: self.tpot_ms.as_ref(),
-            cost: self.cost_per_million_output_tokens,
-            capacity: self.capacity.as_ref(),
-            confirmation: None,
-        };
-        own.or_again(self.confirmation.as_ref())
-    }
-}
-
-impl MixBest {
-    /// The figures that are shown of it.
-    #[must_use]
-    pub fn shown(&self) -> Shown<'_> {
-        let own = Shown {
-            output_throughput: &self.of.output_throughput,
-            ttft_ms: self.of.ttft_ms.as_ref(),
-            tpot_ms: self.of.tpot_ms.as_ref(),
-            cost: self.of.cost_per_million_output_tokens,
-            capacity: None,
-            confirmation: None,
-        };
-        own.or_again(self.confirmation.as_ref())
-    }
-}
-
-/// The best of a workload among what was measured again of that.
-pub(super) fn of_workload(
-    criterion: Criterion,
-    best: &Levels,
-    again: &[&Candidate<'_>],
-    objectives: &Objectives,
-) -> Confirmation {
-    let (of, entries): (Vec<&Candidate<'_>>, Vec<Entry>) = again
-        .iter()
-        .filter_map(|of| Some((*of, Entry::of(criterion, of)?)))
-        .unzip();
-    let Some(at) = of.iter().position(|of| of.levels == best) else {
-        return Confirmation::default();
-    };
-    let own = of[at];
-    let rate = own.metrics.get("outputThroughput").copied();
-    let found = Confirmation {
-        output_throughput: rate,
-        ttft_ms: own.metrics.get("ttftMs").copied(),
-        tpot_ms: own.metrics.get("tpotMs").copied(),
-        cost_per_million_output_tokens: rate
-            .and_then(|rate| cost_per_million(rate.mean, gpus(best), objectives)),
-        capacity: own.searched().then(|| Capacity::of(own.trials)).flatten(),
-        ..Confirmation::default()
-    };
-    let choice = |at: usize| Choice::of(of[at].levels);
-    found.judged(
-        criterion,
-        at,
-        &entries,
-        choice,
-        keeps_to(own.levels, own.metrics, objectives),
-    )
-}
-
-/// The best for a mix among what was measured again of all its workloads.
-pub(super) fn of_mix(criterion: Criterion, best: &Choice, again: &[Measured]) -> Confirmation {
-    let (of, entries): (Vec<&Measured>, Vec<Entry>) = again
-        .iter()
-        .filter_map(|of| Some((of, of.entry(criterion)?)))
-        .unzip();
-    let Some(at) = of.iter().position(|of| of.choice.choice == *best) else {
-        return Confirmation::default();
-    };
-    let own = &of[at].choice;
-    let found = Confirmation {
-        output_throughput: Some(own.output_throughput),
-        ttft_ms: own.ttft_ms,
-        tpot_ms: own.tpot_ms,
-        cost_per_million_output_tokens: own.cost_per_million_output_tokens,
-        ..Confirmation::default()
-    };
-    let choice = |at: usize| of[at].choice.choice.clone();
-    found.judged(
-        criterion,
-        at,
-        &entries,
-        choice,
-        own.keeps_objectives != Some(false),
-    )
-}
-
 impl Confirmation {
     /// With the verdict on the entry at `at`, among all that were measured again.
-    fn judged(
+    pub(super) fn judged(
         self,
         criterion: Criterion,
         at: usize,

@@ -30,7 +30,7 @@ use super::{
     Candidate, Criterion, Entry, Field, Ranked,
     against::Comparison,
     by_block,
-    confirmed::{self, Confirmation},
+    confirmed::{Confirmation, Shown},
     cost_per_million, keeps_to, rank,
 };
 use crate::{
@@ -111,6 +111,22 @@ pub struct MixBest {
     /// The verdict of measuring it again; absent in a sweep that measures nothing again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmation: Option<Confirmation>,
+}
+
+impl MixBest {
+    /// The figures that are shown of it.
+    #[must_use]
+    pub fn shown(&self) -> Shown<'_> {
+        let own = Shown {
+            output_throughput: &self.of.output_throughput,
+            ttft_ms: self.of.ttft_ms.as_ref(),
+            tpot_ms: self.of.tpot_ms.as_ref(),
+            cost: self.of.cost_per_million_output_tokens,
+            capacity: None,
+            confirmation: None,
+        };
+        own.or_again(self.confirmation.as_ref())
+    }
 }
 
 /// A choice that is not eligible.
@@ -336,8 +352,8 @@ impl<'a> Cell<'a> {
 }
 
 /// A choice with its figures, in all and in each block.
-pub(super) struct Measured {
-    pub(super) choice: MixChoice,
+struct Measured {
+    choice: MixChoice,
     throughput: BTreeMap<u32, f64>,
     ttft: BTreeMap<u32, f64>,
 }
@@ -396,7 +412,7 @@ impl Measured {
     }
 
     /// The figure that a criterion ranks it by.
-    pub(super) fn entry(&self, criterion: Criterion) -> Option<Entry> {
+    fn entry(&self, criterion: Criterion) -> Option<Entry> {
         let (estimate, blocks) = match criterion {
             Criterion::LowestTtft => (self.choice.ttft_ms?, &self.ttft),
             _ => (self.choice.output_throughput, &self.throughput),
@@ -406,6 +422,33 @@ impl Measured {
             blocks: blocks.clone(),
         })
     }
+}
+
+/// The best for a mix among what was measured again of all its workloads.
+fn confirmation(criterion: Criterion, best: &Choice, again: &[Measured]) -> Confirmation {
+    let (of, entries): (Vec<&Measured>, Vec<Entry>) = again
+        .iter()
+        .filter_map(|of| Some((of, of.entry(criterion)?)))
+        .unzip();
+    let Some(at) = of.iter().position(|of| of.choice.choice == *best) else {
+        return Confirmation::default();
+    };
+    let own = &of[at].choice;
+    let found = Confirmation {
+        output_throughput: Some(own.output_throughput),
+        ttft_ms: own.ttft_ms,
+        tpot_ms: own.tpot_ms,
+        cost_per_million_output_tokens: own.cost_per_million_output_tokens,
+        ..Confirmation::default()
+    };
+    let choice = |at: usize| of[at].choice.choice.clone();
+    found.judged(
+        criterion,
+        at,
+        &entries,
+        choice,
+        own.keeps_objectives != Some(false),
+    )
 }
 
 /// A quantity of one workload's requests: its weight, and its values by block.
@@ -490,7 +533,7 @@ fn best(
             .into_iter()
             .map(|at| eligible[at].choice.choice.clone())
             .collect(),
-        confirmation: again.map(|again| confirmed::of_mix(criterion, &of.choice, again)),
+        confirmation: again.map(|again| confirmation(criterion, &of.choice, again)),
         of,
     })
 }
