@@ -96,16 +96,16 @@ type ByGpus = BTreeMap<(u32, u32), [f64; 3]>;
 
 /// Means over the other factors' levels that were measured in every cell; `None` where there are none.
 fn by_gpus(context: &Context<'_>, scope: &Scope) -> Option<ByGpus> {
-    let mut cells: BTreeMap<(u32, u32), BTreeMap<Levels, [f64; 3]>> = BTreeMap::new();
+    let mut cells: Cells<(u32, u32), 3> = BTreeMap::new();
     for combination in &context.summary.combinations {
         let levels = &combination.levels;
         if scope.model.as_ref().is_some_and(|of| *of != model(levels)) {
             continue;
         }
         let values = NINE.map(|metric| combination.metrics.get(metric).map(|found| found.mean));
-        let [Some(a), Some(b), Some(c)] = values else {
+        if values.contains(&None) {
             continue;
-        };
+        }
         let Some(batch) = levels.number(&Factor::BATCH_SIZE) else {
             continue;
         };
@@ -116,13 +116,10 @@ fn by_gpus(context: &Context<'_>, scope: &Scope) -> Option<ByGpus> {
         cells
             .entry((gpus(levels), batch as u32))
             .or_default()
-            .insert(others, [a, b, c]);
+            .insert(others, values);
     }
-    let mut shared: BTreeSet<&Levels> = cells.values().next()?.keys().collect();
-    for cell in cells.values() {
-        shared.retain(|others| cell.contains_key(*others));
-    }
-    if shared.is_empty() {
+    let means = means_of_shared(&cells);
+    if means.is_empty() {
         return None;
     }
     let gpus: BTreeSet<u32> = cells.keys().map(|(gpus, _)| *gpus).collect();
@@ -130,14 +127,38 @@ fn by_gpus(context: &Context<'_>, scope: &Scope) -> Option<ByGpus> {
     if gpus.len() < 2 || batches.len() < 2 {
         return None;
     }
-    let mean = |cell: &BTreeMap<Levels, [f64; 3]>, at: usize| {
-        let values = shared.iter().filter_map(|others| cell.get(*others));
-        values.map(|values| values[at] / shared.len() as f64).sum()
+    let known = means
+        .into_iter()
+        .filter_map(|(key, [a, b, c])| Some((key, [a?, b?, c?])));
+    Some(known.collect())
+}
+
+/// The metrics of each cell of a figure, by the levels of the other factors.
+pub(super) type Cells<K, const N: usize> = BTreeMap<K, BTreeMap<Levels, [Option<f64>; N]>>;
+
+/// Means in each cell over the others that every cell has, so that cells differ in nothing else; empty where there are
+/// none. A metric that one of these lacks in a cell has no mean there.
+pub(super) fn means_of_shared<K: Ord + Clone, const N: usize>(
+    cells: &Cells<K, N>,
+) -> BTreeMap<K, [Option<f64>; N]> {
+    let Some(first) = cells.values().next() else {
+        return BTreeMap::new();
     };
-    let means = cells
+    let mut shared: BTreeSet<&Levels> = first.keys().collect();
+    for cell in cells.values() {
+        shared.retain(|others| cell.contains_key(*others));
+    }
+    if shared.is_empty() {
+        return BTreeMap::new();
+    }
+    let mean = |cell: &BTreeMap<Levels, [Option<f64>; N]>, at: usize| {
+        let values = shared.iter().map(|others| cell.get(*others)?[at]);
+        values.map(|value| Some(value? / shared.len() as f64)).sum()
+    };
+    cells
         .iter()
-        .map(|(key, cell)| (*key, [0, 1, 2].map(|at| mean(cell, at))));
-    Some(means.collect())
+        .map(|(key, cell)| (key.clone(), std::array::from_fn(|at| mean(cell, at))))
+        .collect()
 }
 
 fn by_gpus_caption(means: &ByGpus, scope: &Scope) -> Option<String> {

@@ -6,7 +6,7 @@ use inferbench_crds::{factor::Role, workload::Choice};
 
 use super::{
     Drawing, Figure, Key, KeyKind, Panel, Question, Table,
-    batch_and_gpus::along_batch_size,
+    batch_and_gpus::{Cells, along_batch_size, means_of_shared},
     lookup::{
         Context, choice_in_words, in_words, level_in_words, metric_heading, name, scope_name,
         sentence,
@@ -326,8 +326,7 @@ type ByLengths = BTreeMap<(Lengths, Level), [Option<f64>; METRICS.len()]>;
 /// Means over the other factors' levels that were measured at every pair of lengths and batch size, so that lines
 /// differ in these alone; empty where there are none.
 fn by_lengths(context: &Context<'_>, scope: &Scope) -> ByLengths {
-    type Cell = BTreeMap<Levels, [Option<f64>; METRICS.len()]>;
-    let mut cells: BTreeMap<(Lengths, Level), Cell> = BTreeMap::new();
+    let mut cells = Cells::<(Lengths, Level), { METRICS.len() }>::new();
     for combination in &context.summary.combinations {
         let levels = &combination.levels;
         if scope.model.as_ref().is_some_and(|of| *of != model(levels)) {
@@ -346,20 +345,7 @@ fn by_lengths(context: &Context<'_>, scope: &Scope) -> ByLengths {
             cell.insert(others, values);
         }
     }
-    let others: BTreeSet<&Levels> = cells.values().flat_map(BTreeMap::keys).collect();
-    let everywhere = |others: &&Levels| cells.values().all(|cell| cell.contains_key(*others));
-    let shared: Vec<&Levels> = others.into_iter().filter(everywhere).collect();
-    if shared.is_empty() {
-        return ByLengths::new();
-    }
-    let mean = |cell: &Cell, at: usize| {
-        let values: Option<Vec<f64>> = shared.iter().map(|others| cell[*others][at]).collect();
-        Some(values?.iter().sum::<f64>() / shared.len() as f64)
-    };
-    let means = cells
-        .iter()
-        .map(|(key, cell)| (key.clone(), std::array::from_fn(|at| mean(cell, at))));
-    means.collect()
+    means_of_shared(&cells)
 }
 
 fn panel(
