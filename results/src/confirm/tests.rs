@@ -107,10 +107,15 @@ impl<'a> Simulated<'a> {
     }
 }
 
+/// The best by a criterion.
+fn best_by(summary: &Summary, criterion: Criterion) -> &Best {
+    let mut all = summary.best.iter();
+    all.find(|best| best.criterion == criterion).unwrap()
+}
+
 /// The best by throughput.
 fn best(summary: &Summary) -> &Best {
-    let highest = |best: &&Best| best.criterion == Criterion::HighestOutputThroughput;
-    summary.best.iter().find(highest).unwrap()
+    best_by(summary, Criterion::HighestOutputThroughput)
 }
 
 proptest! {
@@ -240,11 +245,7 @@ fn the_best_may_be_beaten_or_miss_the_objectives() {
     let rows: Vec<Row> = sweep.rows.values().cloned().collect();
     let summary = summarize("s", &rows, &objectives);
     let within = Criterion::HighestOutputThroughputWithinObjectives;
-    let found = summary
-        .best
-        .iter()
-        .find(|best| best.criterion == within)
-        .unwrap();
+    let found = best_by(&summary, within);
     assert_eq!(
         found.confirmation.as_ref().unwrap().verdict,
         Verdict::MissesObjectives
@@ -253,11 +254,7 @@ fn the_best_may_be_beaten_or_miss_the_objectives() {
     let mut rows = rows;
     rows.retain(|row| row.confirming.is_none() || row.batch_size != 6);
     let summary = summarize("s", &rows, &objectives);
-    let found = summary
-        .best
-        .iter()
-        .find(|best| best.criterion == within)
-        .unwrap();
+    let found = best_by(&summary, within);
     assert_eq!(
         found.confirmation.as_ref().unwrap().verdict,
         Verdict::NotYet

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use inferbench_crds::{InferenceBenchmark, outcome::Outcome, status::Confirmed};
+use inferbench_crds::{InferenceBenchmark, status::Confirmed};
 use inferbench_results::{
     confirm::Confirming, record::TrialRecord, row::Row, sample::latest_of_all,
 };
@@ -13,25 +13,6 @@ use crate::{
     place::{documents, records, rows},
     world::{World, on_a_claim},
 };
-
-/// Runs a sweep, whose operator is killed after so many trials and begun anew.
-async fn run(world: &World, name: &str, spec: &str, killed_after: i32) -> InferenceBenchmark {
-    let operator = world.operator();
-    world.apply(spec).await;
-    world
-        .wait(name, "so many trials", |status| {
-            status
-                .counts
-                .is_some_and(|counts| counts.done >= killed_after)
-        })
-        .await;
-    operator.kill().await;
-    let operator = world.operator();
-    let resource = world.wait_for_success(name).await;
-    world.wait_for_quiet().await;
-    operator.stop().await;
-    resource
-}
 
 /// Every trial of all replicates was measured, and of the others those of what is best; each once.
 fn check(world: &World, resource: &InferenceBenchmark) -> Vec<Row> {
@@ -43,20 +24,9 @@ fn check(world: &World, resource: &InferenceBenchmark) -> Vec<Row> {
     assert_eq!(latest.len() as u32, combinations * design.blocks());
     let confirming = Confirming::of(design).unwrap();
     let chosen = confirming.chosen(latest.iter().copied(), &resource.spec.objectives);
-    let mut not_needed = 0;
-    for row in &latest {
-        let combination = row.trial_index % combinations;
-        let needed = row.confirming.is_none() || chosen.contains(&combination);
-        let (outcome, started) = if needed {
-            (Outcome::Succeeded, 1)
-        } else {
-            (Outcome::NotNeeded, 0)
-        };
-        not_needed += i32::from(!needed);
-        assert_eq!(row.outcome, Some(outcome), "trial {}", row.trial_index);
-        let times = world.started.times(row.trial_index.into());
-        assert_eq!(times, started, "trial {}", row.trial_index);
-    }
+    let not_needed = world.check_not_needed(&latest, |row| {
+        row.confirming.is_none() || chosen.contains(&(row.trial_index % combinations))
+    });
     let status = resource.status.clone().unwrap();
     let counts = status.counts.unwrap();
     let trials = latest.len() as i32;
@@ -77,7 +47,7 @@ async fn what_is_best_is_measured_again_and_nothing_else() {
         "replicates: 2",
         "replicates: 2\n    confirm: {replicates: 2, rivals: 0}",
     );
-    let resource = run(&world, "tiny", &spec, 6).await;
+    let resource = world.run_killed("tiny", &spec, 6).await;
     let rows = check(&world, &resource);
     if rows.iter().all(|row| row.valid != Some(false)) {
         let summary = resource.status.unwrap().summary.unwrap();
@@ -130,7 +100,7 @@ spec:
   execution: {{retries: 0}}
 "
     );
-    let resource = run(&world, "capacity", &spec, 1).await;
+    let resource = world.run_killed("capacity", &spec, 1).await;
     let rows = check(&world, &resource);
     let records: Vec<TrialRecord> = records(&world.results(&resource));
     for record in &records {

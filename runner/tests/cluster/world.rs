@@ -15,6 +15,7 @@ use inferbench_crds::{
     InferenceBenchmark, InferenceBenchmarkStatus,
     contract::{PROGRAM, PodRequest},
     crd::crd,
+    outcome::Outcome,
 };
 use inferbench_fakekube::{
     FakeKube,
@@ -33,6 +34,7 @@ use inferbench_operator::{
     lease::{Holder, Settings as LeaseSettings},
     metrics::Metrics,
 };
+use inferbench_results::row::Row;
 use inferbench_runner::{
     pod::{REPORT_VARIABLE, trials::CEILINGS_VARIABLE},
     process::fault,
@@ -277,6 +279,40 @@ impl World {
             value == "True" || reason == "NoValidResults"
         })
         .await
+    }
+
+    /// Runs a sweep to its end, whose operator is killed once this number of trials is done and begun anew.
+    pub async fn run_killed(&self, name: &str, spec: &str, done: i32) -> InferenceBenchmark {
+        let operator = self.operator();
+        self.apply(spec).await;
+        self.wait(name, &format!("{done} trials"), |status| {
+            status.counts.is_some_and(|counts| counts.done >= done)
+        })
+        .await;
+        operator.kill().await;
+        let operator = self.operator();
+        let resource = self.wait_for_success(name).await;
+        self.wait_for_quiet().await;
+        operator.stop().await;
+        resource
+    }
+
+    /// Trials that are needed were measured by one pod each, and no pod was started for the others, of which there is a
+    /// number.
+    pub fn check_not_needed(&self, latest: &[&Row], needed: impl Fn(&Row) -> bool) -> i32 {
+        let mut not_needed = 0;
+        for row in latest {
+            let (outcome, started) = if needed(row) {
+                (Outcome::Succeeded, 1)
+            } else {
+                not_needed += 1;
+                (Outcome::NotNeeded, 0)
+            };
+            assert_eq!(row.outcome, Some(outcome), "trial {}", row.trial_index);
+            let times = self.started.times(row.trial_index.into());
+            assert_eq!(times, started, "trial {}", row.trial_index);
+        }
+        not_needed
     }
 
     /// Waits until no pod is left, and no process.

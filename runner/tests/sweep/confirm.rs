@@ -2,32 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use inferbench_crds::{file, outcome::Outcome, spec::Dtype, validate::Scope};
-use inferbench_engine::ceilings::{Ceilings, roofline::ModelShape};
+use inferbench_crds::{file, outcome::Outcome, validate::Scope};
 use inferbench_results::{
     confirm::Confirming,
     fixtures,
-    key::trial_key,
+    record::Request,
     row::Row,
     summary::{Criterion, Summary},
 };
-use inferbench_runner::{
-    machine::Machine,
-    models::Need,
-    store::{Store, records::store_record},
-    sweep::{
-        executor::{Ended, Executor},
-        prepared::Prepared,
-        run::{Run, SweepEnding},
-        stored::{LocalLedger, SweepFile, write_failures},
-        tables,
-    },
-    trial::protocol::{Measure, StoreAt},
+use inferbench_runner::sweep::{
+    prepared::Prepared, run::SweepEnding, stored::write_failures, tables,
 };
 
 use crate::{
     place::{Place, SPEC, signal, stderr, stdout},
-    until::ceilings,
+    sessions::{prepared, sessions},
 };
 
 /// Four combinations in two replicates, and the best of each of two workloads and of their mix twice again.
@@ -194,103 +183,50 @@ fn six() -> Prepared {
             "replicates: 2",
             "replicates: 2\n    confirm: {replicates: 2, rivals: 1}",
         );
-    let resource = file::load(&spec, "spec.yaml", Scope::Local)
-        .unwrap()
-        .remove(0);
-    Prepared::new(&resource, Need::Config, &|_| None).unwrap()
+    prepared(&spec)
 }
 
-/// Makes records in place of measurements.
-struct Made<'a> {
-    store: &'a Store,
-    /// Trials before it is interrupted.
-    left: usize,
-    /// A trial that fails.
-    fails: Option<u32>,
-    begun: Vec<u32>,
-}
-
-impl Executor for Made<'_> {
-    fn run(&mut self, ask: Measure) -> Ended {
-        if self.left == 0 {
-            return Ended::Interrupted;
-        }
-        self.left -= 1;
-        let trial = ask.trial;
-        self.begun.push(trial.trial_index);
-        if self.fails == Some(trial.trial_index) {
-            return Ended::Failed {
-                message: "it broke".into(),
-                permanent: true,
-            };
-        }
-        let mut record = fixtures::measured(trial.request.clone(), trial.trial_index);
-        record.trial_key = trial_key(&trial.request, trial.attempt);
-        store_record(self.store, &record).unwrap();
-        Ended::Stored { ceilings: None }
-    }
-
-    fn ceilings(&mut self, _: Dtype, _: ModelShape, _: u32) -> Result<Ceilings, String> {
-        Ok(ceilings())
-    }
-}
-
-/// A sweep into a folder, begun anew for every number of trials that it is let go on for: which trials each has begun, and
-/// the rows at the end.
-fn sessions(
+/// The trials that each session has begun, where one of a session may fail; and the rows at the end.
+fn begun_and_rows(
     sweep: &Prepared,
     cuts: &[usize],
     fails: &dyn Fn(usize) -> Option<u32>,
 ) -> (Vec<Vec<u32>>, Vec<Row>) {
-    let folder = tempfile::tempdir().unwrap();
-    let at = StoreAt {
-        target: folder.path().display().to_string(),
-        ..StoreAt::default()
+    let make = |session: usize, request: &Request, index: u32| {
+        (fails(session) != Some(index)).then(|| fixtures::measured(request.clone(), index))
     };
-    let (store, machine) = (Store::at(&at).unwrap(), Machine::look());
-    let mut begun = Vec::new();
     let mut rows = Vec::new();
-    for (session, cut) in cuts.iter().enumerate() {
-        let (ledger, _) = LocalLedger::read(&store, sweep).unwrap();
-        let mut run = Run::new(sweep, &store, &at, &machine, SweepFile::default(), ledger).unwrap();
-        let mut executor = Made {
-            store: &store,
-            left: *cut,
-            fails: fails(session),
-            begun: Vec::new(),
-        };
-        let ending = run.measure(&mut executor).unwrap();
-        begun.push(executor.begun);
+    let begun = sessions(sweep, cuts, &make, |run, ending, _, store| {
         let (done, total) = run.progress();
         assert!(done <= total && total <= 16, "{done} of {total}");
         if ending == SweepEnding::Interrupted {
-            continue;
+            return;
         }
         assert_eq!(total, 16);
         let failures = run.failures();
-        write_failures(&store, &failures).unwrap();
+        write_failures(store, &failures).unwrap();
         let outcomes: BTreeMap<u32, Outcome> = tables::of_failures(sweep, &failures);
-        rows = tables::make(&store, sweep, &outcomes).unwrap().rows;
+        rows = tables::make(store, sweep, &outcomes).unwrap().rows;
         let not_needed = rows
             .iter()
             .filter(|row| row.outcome == Some(Outcome::NotNeeded))
             .count();
         assert_eq!((not_needed, run.not_needed()), (8, 8));
-    }
+    });
     (begun, rows)
 }
 
 #[test]
 fn wherever_a_sweep_is_interrupted_the_same_is_measured_again() {
     let sweep = six();
-    let (whole, _) = sessions(&sweep, &[usize::MAX], &|_| None);
+    let (whole, _) = begun_and_rows(&sweep, &[usize::MAX], &|_| None);
     let whole = whole.concat();
     assert_eq!(whole.len(), 12 + 4);
     // The largest batches have the highest throughput.
     let again: BTreeSet<u32> = whole[12..].iter().map(|index| index % 6).collect();
     assert_eq!(again, BTreeSet::from([4, 5]));
     for cut in 0..=whole.len() {
-        let (begun, _) = sessions(&sweep, &[cut, usize::MAX], &|_| None);
+        let (begun, _) = begun_and_rows(&sweep, &[cut, usize::MAX], &|_| None);
         assert_eq!(begun.concat(), whole, "after {cut}");
     }
 }
@@ -306,7 +242,7 @@ fn what_had_failed_before_is_not_tried_again_once_the_best_is_measured_again() {
         .unwrap();
     for (cut, tried) in [(12, 2), (13, 1), (usize::MAX, 1)] {
         let fails = |session: usize| (session == 0).then_some(best);
-        let (begun, rows) = sessions(&sweep, &[cut, usize::MAX, usize::MAX], &fails);
+        let (begun, rows) = begun_and_rows(&sweep, &[cut, usize::MAX, usize::MAX], &fails);
         let all = begun.concat();
         let times = all.iter().filter(|index| **index == best).count();
         assert_eq!(times, tried, "after {cut}: {begun:?}");

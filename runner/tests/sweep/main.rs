@@ -19,4 +19,5 @@ mod quiet;
 mod reports;
 mod results;
 mod servers;
+mod sessions;
 mod until;

@@ -2,33 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use inferbench_crds::{
-    file,
-    outcome::Outcome,
-    spec::{Design, Dtype},
-    validate::Scope,
-};
-use inferbench_engine::ceilings::{
-    Ceilings, bandwidth::Bandwidth, matrix::Matrix, roofline::ModelShape,
-};
+use inferbench_crds::{file, outcome::Outcome, spec::Design};
 use inferbench_results::{
-    fixtures, key::trial_key, looks::Looks, row::Row, sample::latest_attempts,
+    fixtures, looks::Looks, record::Request, row::Row, sample::latest_attempts,
 };
-use inferbench_runner::{
-    machine::Machine,
-    models::Need,
-    store::{Store, records::store_record},
-    sweep::{
-        executor::{Ended, Executor},
-        prepared::Prepared,
-        run::{Run, SweepEnding},
-        stored::{LocalLedger, SweepFile},
-        tables,
-    },
-    trial::protocol::{Measure, StoreAt},
-};
+use inferbench_runner::sweep::{prepared::Prepared, run::SweepEnding, tables};
 
-use crate::place::{Place, SPEC, signal, stderr, stdout};
+use crate::{
+    place::{Place, SPEC, signal, stderr, stdout},
+    sessions::{prepared, sessions},
+};
 
 /// As wide as a half width may be, so that trials of milliseconds on a busy machine are narrow at last.
 fn spec(until: &str) -> String {
@@ -204,102 +187,29 @@ fn three() -> Prepared {
             "replicates: 2",
             "replicates: 8\n    until: {metric: outputThroughput, halfWidth: 5%}",
         );
-    let resource = file::load(&spec, "spec.yaml", Scope::Local)
-        .unwrap()
-        .remove(0);
-    Prepared::new(&resource, Need::Config, &|_| None).unwrap()
+    prepared(&spec)
 }
 
-/// Makes records in place of measurements, whatever else this machine is busy with. Batch 1 takes the same time in every
-/// block, batch 2 another one in the first, and batch 4 is wild.
-struct Made<'a> {
-    store: &'a Store,
-    /// Trials before it is interrupted.
-    left: usize,
-    /// Whether the second trial of batch 2 fails.
-    fails: bool,
-    begun: Vec<u32>,
-}
-
-impl Executor for Made<'_> {
-    fn run(&mut self, ask: Measure) -> Ended {
-        if self.left == 0 {
-            return Ended::Interrupted;
+/// The trials that each session has begun, where the second trial of batch 2 may fail in a session. Batch 1 takes the same
+/// time in every block, batch 2 another one in the first, and batch 4 is wild.
+fn begun(sweep: &Prepared, cuts: &[usize], fails: &dyn Fn(usize) -> bool) -> Vec<Vec<u32>> {
+    let make = |session: usize, request: &Request, index: u32| {
+        let (batch, block) = (request.combination.batch_size, request.replicate);
+        if fails(session) && (batch, block) == (2, 1) {
+            return None;
         }
-        self.left -= 1;
-        let trial = ask.trial;
-        self.begun.push(trial.trial_index);
-        let (batch, block) = (
-            trial.request.combination.batch_size,
-            trial.request.replicate,
-        );
-        if self.fails && (batch, block) == (2, 1) {
-            return Ended::Failed {
-                message: "it broke".into(),
-                permanent: true,
-            };
-        }
-        let mut like = trial.request.clone();
+        let mut like = request.clone();
         like.replicate = match batch {
             1 => 0,
             2 => u32::from(block == 0),
             _ => 20 * (block % 2),
         };
-        let mut record = fixtures::measured(like, trial.trial_index);
-        record.trial_key = trial_key(&trial.request, trial.attempt);
-        record.request = trial.request;
-        store_record(self.store, &record).unwrap();
-        Ended::Stored { ceilings: None }
-    }
-
-    fn ceilings(&mut self, _: Dtype, _: ModelShape, _: u32) -> Result<Ceilings, String> {
-        Ok(ceilings())
-    }
-}
-
-/// The ceilings of no machine.
-pub fn ceilings() -> Ceilings {
-    Ceilings {
-        bandwidth: Bandwidth {
-            bytes_per_second: 1e10,
-            kernel: "1 thread".into(),
-            repeats: 3,
-            buffer_bytes: 1 << 20,
-            cache_bytes: None,
-        },
-        matrix: Matrix {
-            flops_per_second: 1e11,
-            product: "2x2x2".into(),
-            repeats: 3,
-            dtype: "f32".into(),
-        },
-        disturbed: Vec::new(),
-    }
-}
-
-/// A sweep into a folder, begun anew for every number of trials that it is let go on for; which trials each has begun.
-fn sessions(sweep: &Prepared, cuts: &[usize], fails: &dyn Fn(usize) -> bool) -> Vec<Vec<u32>> {
-    let folder = tempfile::tempdir().unwrap();
-    let at = StoreAt {
-        target: folder.path().display().to_string(),
-        ..StoreAt::default()
+        Some(fixtures::measured(like, index))
     };
-    let (store, machine) = (Store::at(&at).unwrap(), Machine::look());
-    let mut begun = Vec::new();
     let mut decided: BTreeMap<u32, u32> = BTreeMap::new();
     let looks = Looks::of(&sweep.spec.design).unwrap();
-    for (session, cut) in cuts.iter().enumerate() {
-        let (ledger, _) = LocalLedger::read(&store, sweep).unwrap();
-        let file = SweepFile::default();
-        let mut run = Run::new(sweep, &store, &at, &machine, file, ledger).unwrap();
-        let mut executor = Made {
-            store: &store,
-            left: *cut,
-            fails: fails(session),
-            begun: Vec::new(),
-        };
-        let ending = run.measure(&mut executor).unwrap();
-        for index in &executor.begun {
+    sessions(sweep, cuts, &make, |run, ending, begun, store| {
+        for index in begun {
             assert!(
                 !decided.contains_key(&(index % 3)),
                 "trial {index} was decided against"
@@ -309,12 +219,11 @@ fn sessions(sweep: &Prepared, cuts: &[usize], fails: &dyn Fn(usize) -> bool) -> 
         let kept = |(combination, _): (&u32, &u32)| enough.contains_key(combination);
         assert!(decided.iter().all(kept), "{decided:?}, and then {enough:?}");
         decided = enough;
-        begun.push(executor.begun);
         if ending == SweepEnding::Interrupted {
-            continue;
+            return;
         }
         // Complete: what was not measured was not needed, and the tables say so.
-        let rows = tables::make(&store, sweep, &BTreeMap::new()).unwrap().rows;
+        let rows = tables::make(store, sweep, &BTreeMap::new()).unwrap().rows;
         let not_needed = rows
             .iter()
             .filter(|row| row.outcome == Some(Outcome::NotNeeded))
@@ -322,19 +231,18 @@ fn sessions(sweep: &Prepared, cuts: &[usize], fails: &dyn Fn(usize) -> bool) -> 
         assert_eq!(not_needed, run.not_needed());
         // A failed trial is done where it was not needed.
         assert!(run.finished() + run.failures().len() >= 24);
-    }
-    begun
+    })
 }
 
 #[test]
 fn wherever_a_sweep_is_interrupted_the_same_is_decided() {
     let sweep = three();
-    let whole = sessions(&sweep, &[usize::MAX], &|_| false).remove(0);
+    let whole = begun(&sweep, &[usize::MAX], &|_| false).remove(0);
     let of = |batch: u32| whole.iter().filter(|index| *index % 3 == batch).count();
     assert_eq!((of(0), of(2)), (3, 8));
     assert!((4..8).contains(&of(1)), "{}", of(1));
     for cut in 0..=whole.len() {
-        let begun = sessions(&sweep, &[cut, usize::MAX], &|_| false);
+        let begun = begun(&sweep, &[cut, usize::MAX], &|_| false);
         assert_eq!(begun.concat(), whole, "after {cut}");
     }
 }
@@ -343,7 +251,7 @@ fn wherever_a_sweep_is_interrupted_the_same_is_decided() {
 fn a_failure_that_is_tried_again_changes_no_decision() {
     let sweep = three();
     for cut in [2, 5, 9, 14, usize::MAX] {
-        let begun = sessions(&sweep, &[cut, usize::MAX], &|session| session == 0);
+        let begun = begun(&sweep, &[cut, usize::MAX], &|session| session == 0);
         let all = begun.concat();
         // Batch 1 is enough with three, whatever becomes of the others.
         assert_eq!(all.iter().filter(|index| *index % 3 == 0).count(), 3);
