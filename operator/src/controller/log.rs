@@ -154,6 +154,7 @@ mod tests {
             ]
         );
     }
+
     #[test]
     fn what_holds_a_sweep_up_and_how_it_ends_is_logged() {
         let event = |warning, reason: &str, note: &str| Event {

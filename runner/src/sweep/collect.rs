@@ -102,7 +102,7 @@ pub enum CollectError {
     Store(#[from] StoreError),
     /// A table cannot be written.
     #[error(transparent)]
-    TableRow(#[from] TableError),
+    Table(#[from] TableError),
     /// A document cannot be written.
     #[error("{name}: {source}")]
     Document {
