@@ -34,9 +34,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let rows: Vec<usize> = (0..observations.rows()).collect();
     let factors = (0..).map(|at: usize| Factor::Parameter(format!("factor{at}").into()));
-    let features: Vec<(Factor, Vec<u16>)> = factors.zip(data.codes).collect();
+    let known = |codes: Vec<u16>| codes.into_iter().map(Some).collect();
+    let features: Vec<(Factor, Vec<Option<u16>>)> =
+        factors.zip(data.codes.into_iter().map(known)).collect();
 
-    let fit_s = median(runs, || Forest::fit(&observations, &rows, TREES, 1));
+    let fit_s = median(runs, || {
+        Forest::fit(&observations, &rows, rows.len(), TREES, 1)
+    });
     let importance_s = median(runs, || importance(&features, &data.target, 1));
     let result = importance(&features, &data.target, 1);
     let of_factors =

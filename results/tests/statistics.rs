@@ -31,7 +31,7 @@ fn section<T: DeserializeOwned>(name: &str) -> T {
 
 #[derive(Deserialize)]
 struct Sweep {
-    codes: BTreeMap<Factor, Vec<u16>>,
+    codes: BTreeMap<Factor, Vec<Option<u16>>>,
     seeds: u32,
     targets: Vec<Target>,
 }
@@ -56,7 +56,7 @@ struct Expected {
 #[test]
 fn a_forest_scores_as_scikit_learns_does() {
     let sweep: Sweep = section("forest");
-    let features: Vec<(Factor, Vec<u16>)> = sweep.codes.into_iter().collect();
+    let features: Vec<(Factor, Vec<Option<u16>>)> = sweep.codes.into_iter().collect();
     for target in sweep.targets {
         let runs: Vec<Importance> = (0..u64::from(sweep.seeds / SEEDS))
             .map(|seed| importance(&features, &target.y, seed))

@@ -62,8 +62,9 @@ pub(super) struct Design {
     factors: Vec<Factor>,
     /// The numbers of their levels.
     sizes: Vec<usize>,
-    /// Each factor's level in each measured cell, as its rank.
-    pub ranks: Vec<(Factor, Vec<u16>)>,
+    /// Each factor's level in each measured cell, as its rank; `None` where having no level is the effect of the factor
+    /// that this one lies inside of.
+    pub ranks: Vec<(Factor, Vec<Option<u16>>)>,
     cells: Cells,
 }
 
@@ -141,10 +142,9 @@ impl Design {
             if size < 2 {
                 continue;
             }
-            // Trees tell combinations without a level apart from all others.
             let rank = |at: &&[u32]| {
-                let rank = number[at[position] as usize].unwrap_or(size);
-                u16::try_from(rank).unwrap_or(u16::MAX)
+                let rank = number[at[position] as usize]?;
+                Some(u16::try_from(rank).unwrap_or(u16::MAX))
             };
             ranks.push((axis.factor.clone(), cells.iter().map(rank).collect()));
             // Where a factor lies inside of another, having no level is that one's effect, and none of this one's.

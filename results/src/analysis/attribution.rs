@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     interval::{Interval, magnitude, over_blocks},
+    numbers,
     sample::{Factor, Level, Metric},
 };
 
@@ -271,9 +272,10 @@ fn disagreements(factors: &[FactorShare], importance: &Importance) -> Vec<String
             let apart = (half - share.total).abs();
             (apart > AGREEMENT && apart > found.sd).then(|| {
                 format!(
-                    "{}: its total share is {:.2}, half its permutation importance {half:.2}",
+                    "{}: its total share is {}, half its permutation importance {}",
                     found.factor.title(),
-                    share.total
+                    numbers::share(share.total),
+                    numbers::share(half)
                 )
             })
         })

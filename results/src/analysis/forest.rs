@@ -27,11 +27,17 @@ pub struct Forest {
 }
 
 impl Forest {
-    /// Fits `trees` trees, each to as many rows as there are in `rows`, drawn from them with replacement; all features
-    /// are tried at each split, and leaves hold one row. `rows` are numbers of rows of `observations`; those beyond are
-    /// left out. The same seed grows the same forest on any number of threads.
+    /// Fits `trees` trees, each to `draws` rows that are drawn from `rows` with replacement; all features are tried at
+    /// each split, and leaves hold one row. `rows` are numbers of rows of `observations`; those beyond are left out. The
+    /// same seed grows the same forest on any number of threads.
     #[must_use]
-    pub fn fit(observations: &Observations, rows: &[usize], trees: u32, seed: u64) -> Self {
+    pub fn fit(
+        observations: &Observations,
+        rows: &[usize],
+        draws: usize,
+        trees: u32,
+        seed: u64,
+    ) -> Self {
         let rows: Vec<usize> = rows
             .iter()
             .copied()
@@ -41,7 +47,7 @@ impl Forest {
         let grow = |tree: u32| {
             let mut random = SplitMix64::stream(seed, u64::from(tree));
             let mut weights = vec![0; observations.rows()];
-            for _ in 0..count {
+            for _ in 0..draws {
                 weights[rows[random.below(count) as usize]] += 1;
             }
             Grower::new(observations, &weights, random).grow(observations.scale)
@@ -196,7 +202,7 @@ mod tests {
         let codes: Vec<u16> = (0..40).map(|row| row % 8).collect();
         let target: Vec<f64> = codes.iter().map(|&code| f64::from(code * code)).collect();
         let features = vec![codes; 3];
-        let forest = Forest::fit(&observations(&features, &target), &all(40), 300, 1);
+        let forest = Forest::fit(&observations(&features, &target), &all(40), 40, 300, 1);
         let mut counts = [0; 3];
         for tree in &forest.trees {
             counts[usize::from(tree.nodes[0].feature)] += 1;
@@ -217,7 +223,7 @@ mod tests {
             vec![5e-324, 0.0, 5e-324, 0.0, 5e-324, 0.0],
             vec![1e12, 1e12 + 1.0, 1e12, 1e12 + 2.0, 1e12, 1e12],
         ] {
-            let forest = Forest::fit(&observations(&codes, &target), &all(6), 20, 3);
+            let forest = Forest::fit(&observations(&codes, &target), &all(6), 6, 20, 3);
             let range = target.iter().fold((f64::MAX, f64::MIN), |(low, high), &y| {
                 (y.min(low), y.max(high))
             });
@@ -227,9 +233,12 @@ mod tests {
         }
         // One row, and no row.
         let one = observations(&[vec![3]], &[2.0]);
-        assert_eq!(Forest::fit(&one, &[0], 10, 1).predict(&[0, 9]), [2.0, 2.0]);
-        assert_eq!(Forest::fit(&one, &[], 10, 1).predict(&[3]), [2.0]);
-        assert_eq!(Forest::fit(&one, &[1, 7], 10, 1).predict(&[3]), [2.0]);
+        assert_eq!(
+            Forest::fit(&one, &[0], 1, 10, 1).predict(&[0, 9]),
+            [2.0, 2.0]
+        );
+        assert_eq!(Forest::fit(&one, &[], 0, 10, 1).predict(&[3]), [2.0]);
+        assert_eq!(Forest::fit(&one, &[1, 7], 2, 10, 1).predict(&[3]), [2.0]);
     }
 
     #[test]
@@ -282,20 +291,20 @@ mod tests {
             let rows = all(target.len());
             let forests: Vec<Forest> = [1, 3].iter().map(|&threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| Forest::fit(&observations, &rows, 13, seed))
+                pool.install(|| Forest::fit(&observations, &rows, rows.len(), 13, seed))
             }).collect();
             prop_assert_eq!(&forests[0], &forests[1]);
-            prop_assert!(target.len() < 20 || forests[0] != Forest::fit(&observations, &rows, 13, !seed));
+            prop_assert!(target.len() < 20 || forests[0] != Forest::fit(&observations, &rows, rows.len(), 13, !seed));
         }
 
         #[test]
         fn a_scale_of_the_target_is_one_of_the_predictions((codes, target) in data(), seed: u64) {
             let rows = all(target.len());
             let points = points(&codes);
-            let plain = Forest::fit(&observations(&codes, &target), &rows, 9, seed).predict(&points);
+            let plain = Forest::fit(&observations(&codes, &target), &rows, rows.len(), 9, seed).predict(&points);
             for (scale, shift) in [(1e12, 0.0), (1e-12, 0.0), (-3.0, 7e4)] {
                 let scaled: Vec<f64> = target.iter().map(|y| y * scale + shift).collect();
-                let forest = Forest::fit(&observations(&codes, &scaled), &rows, 9, seed);
+                let forest = Forest::fit(&observations(&codes, &scaled), &rows, rows.len(), 9, seed);
                 for (y, expected) in forest.predict(&points).iter().zip(&plain) {
                     prop_assert!((y - shift - expected * scale).abs() <= 1e-6 * scale.abs(), "{y} {expected}");
                 }
@@ -325,7 +334,7 @@ mod tests {
         /// A table of the grid says the same as walks do.
         #[test]
         fn many_points_are_predicted_as_each_alone((codes, target) in data(), seed: u64) {
-            let forest = Forest::fit(&observations(&codes, &target), &all(target.len()), 5, seed);
+            let forest = Forest::fit(&observations(&codes, &target), &all(target.len()), target.len(), 5, seed);
             let mut random = SplitMix64::new(seed);
             let cells: usize = forest.levels.iter().product();
             let points: Vec<u16> = (0..(cells + 3) * codes.len()).map(|_| random.below(12) as u16).collect();

@@ -52,6 +52,8 @@ pub const TREES: u32 = 100;
 pub const SHUFFLES: u32 = 10;
 /// Combinations below which none can be spared to check a forest on.
 pub const MIN_COMBINATIONS: usize = 10;
+/// Times that a combination stands in the data where some have no level of a factor.
+const COPIES: usize = 8;
 /// Mean R² on held-out combinations below which importances say nothing.
 pub const MIN_R2: f64 = 0.5;
 
@@ -64,18 +66,32 @@ pub const MIN_R2: f64 = 0.5;
 /// factors and a good fit the decrease is twice Sobol's total index (Gregorutti, Michel and Saint-Pierre, *Correlation
 /// and variable importance in random forests*, 2017), so that values up to 2 are expected.
 ///
-/// Features are columns of levels' ranks. Seeds whose held-out combinations do not differ in the target cannot tell
-/// and are left out. The same `seed` gives the same figures on any number of threads.
+/// Features are columns of levels' ranks; `None` where a combination has no level since it makes no difference to it (a
+/// parameter of another engine). It then stands in the data several times, with each of the levels in turn. With a code
+/// of its own, having no level would tell a tree which engine it is, and shuffling the engine alone would cost nothing:
+/// all that engines differ by would count for their parameters.
+///
+/// Seeds whose held-out combinations do not differ in the target cannot tell and are left out. The same `seed` gives the
+/// same figures on any number of threads.
 #[must_use]
-pub fn importance(features: &[(Factor, Vec<u16>)], target: &[f64], seed: u64) -> Importance {
+pub fn importance(
+    features: &[(Factor, Vec<Option<u16>>)],
+    target: &[f64],
+    seed: u64,
+) -> Importance {
     let combinations = target.len();
-    let columns: Vec<&[u16]> = features.iter().map(|(_, codes)| &codes[..]).collect();
+    let (copies, columns) = completed(features, seed);
+    let columns: Vec<&[u16]> = columns.iter().map(Vec::as_slice).collect();
+    let all_target: Vec<f64> = target
+        .iter()
+        .flat_map(|&y| std::iter::repeat_n(y, copies))
+        .collect();
     if combinations < MIN_COMBINATIONS {
         return refused(format!(
             "{combinations} combinations are too few to hold some out: a forest needs at least {MIN_COMBINATIONS}"
         ));
     }
-    let observations = match Observations::new(&columns, target) {
+    let observations = match Observations::new(&columns, &all_target) {
         Ok(observations) => observations,
         Err(unfit) => return refused(unfit.to_string()),
     };
@@ -95,7 +111,7 @@ pub fn importance(features: &[(Factor, Vec<u16>)], target: &[f64], seed: u64) ->
     let seeds: Vec<u64> = (0..SEEDS).map(|_| random.next_u64()).collect();
     let scores: Vec<Score> = seeds
         .into_par_iter()
-        .filter_map(|seed| score(&observations, held_out, SplitMix64::new(seed)))
+        .filter_map(|seed| score(&observations, copies, held_out, SplitMix64::new(seed)))
         .collect();
     let mut importance = Importance {
         seeds: scores.len() as u32,
@@ -132,6 +148,40 @@ pub fn importance(features: &[(Factor, Vec<u16>)], target: &[f64], seed: u64) ->
     importance
 }
 
+/// How often each combination stands in the data, and the codes of all these rows, those of a combination after each
+/// other. Levels that a combination has not are dealt to its rows in a random order, each as often as the others.
+fn completed(features: &[(Factor, Vec<Option<u16>>)], seed: u64) -> (usize, Vec<Vec<u16>>) {
+    if features.iter().all(|(_, codes)| !codes.contains(&None)) {
+        let known = features
+            .iter()
+            .map(|(_, codes)| codes.iter().flatten().copied().collect());
+        return (1, known.collect());
+    }
+    let of_feature = |(at, (_, codes)): (usize, &(Factor, Vec<Option<u16>>))| {
+        let mut random = SplitMix64::stream(seed, at as u64);
+        let levels = codes.iter().flatten().max().map_or(1, |&code| code + 1);
+        let mut deck: Vec<u16> = (0..levels).collect();
+        let mut dealt = usize::from(levels);
+        let mut deal = move || {
+            if dealt == deck.len() {
+                random.shuffle(&mut deck);
+                dealt = 0;
+            }
+            dealt += 1;
+            deck[dealt - 1]
+        };
+        codes
+            .iter()
+            .flat_map(|code| std::iter::repeat_n(*code, COPIES))
+            .map(|code| code.unwrap_or_else(&mut deal))
+            .collect()
+    };
+    (
+        COPIES,
+        features.iter().enumerate().map(of_feature).collect(),
+    )
+}
+
 fn refused(reason: String) -> Importance {
     Importance {
         refused: Some(reason),
@@ -159,11 +209,23 @@ struct Score {
     decreases: Vec<f64>,
 }
 
-/// Fits a forest to a random part and scores it on the rest; nothing where the rest does not vary.
-fn score(observations: &Observations, held_out: usize, mut random: SplitMix64) -> Option<Score> {
-    let mut order: Vec<usize> = (0..observations.rows()).collect();
+/// Fits a forest to a random part of the combinations, `copies` rows each, and scores it on the rest; nothing where the
+/// rest does not vary.
+fn score(
+    observations: &Observations,
+    copies: usize,
+    held_out: usize,
+    mut random: SplitMix64,
+) -> Option<Score> {
+    let mut order: Vec<usize> = (0..observations.rows() / copies).collect();
     random.shuffle(&mut order);
     let (held_out, fitted) = order.split_at(held_out);
+    let rows_of = |combinations: &[usize]| -> Vec<usize> {
+        let rows = |&of: &usize| of * copies..(of + 1) * copies;
+        combinations.iter().flat_map(rows).collect()
+    };
+    let draws = fitted.len();
+    let (held_out, fitted) = (rows_of(held_out), rows_of(fitted));
     let targets: Vec<f64> = held_out
         .iter()
         .map(|&row| observations.scaled_target(row))
@@ -171,13 +233,13 @@ fn score(observations: &Observations, held_out: usize, mut random: SplitMix64) -
     if constant(&targets) {
         return None;
     }
-    let forest = Forest::fit(observations, fitted, TREES, random.next_u64());
+    let forest = Forest::fit(observations, &fitted, draws, TREES, random.next_u64());
 
     // The held-out rows as they are, then with each feature shuffled, all predicted at once.
     let features = observations.features();
     let shuffles = features * SHUFFLES as usize;
     let mut points = Vec::with_capacity((1 + shuffles) * held_out.len() * features);
-    for &row in held_out {
+    for &row in &held_out {
         points.extend((0..features).map(|feature| observations.code(row, feature)));
     }
     let rows = points.len();
@@ -229,17 +291,20 @@ mod tests {
 
     use super::*;
 
+    /// A column of codes for each factor.
+    type Columns = Vec<(Factor, Vec<Option<u16>>)>;
+
     /// A full grid of batch sizes, output lengths and GPUs, and a target of its codes.
-    fn grid(target: impl Fn(f64, f64, f64) -> f64) -> (Vec<(Factor, Vec<u16>)>, Vec<f64>) {
-        let codes = |divisor: u16, levels: u16| -> Vec<u16> {
-            (0..240).map(|row| row / divisor % levels).collect()
+    fn grid(target: impl Fn(f64, f64, f64) -> f64) -> (Columns, Vec<f64>) {
+        let codes = |divisor: u16, levels: u16| -> Vec<Option<u16>> {
+            (0..240).map(|row| Some(row / divisor % levels)).collect()
         };
         let features = vec![
             (Factor::BATCH_SIZE, codes(1, 6)),
             (Factor::OUTPUT_LENGTH, codes(6, 8)),
             (Factor::GPUS, codes(48, 5)),
         ];
-        let at = |feature: usize, row: usize| f64::from(features[feature].1[row]);
+        let at = |feature: usize, row: usize| f64::from(features[feature].1[row].unwrap());
         let y = (0..240)
             .map(|row| target(at(0, row), at(1, row), at(2, row)))
             .collect();
@@ -269,6 +334,66 @@ mod tests {
         }
     }
 
+    /// Engines that differ, one of which has a parameter, as a grid of 4 batch sizes, 4 levels of the parameter, and
+    /// lengths of no influence.
+    #[test]
+    fn an_engine_is_not_told_by_its_parameters() {
+        let mut features = [Factor::ENGINE, Factor::BATCH_SIZE, Factor::OUTPUT_LENGTH]
+            .map(|factor| (factor, Vec::new()))
+            .to_vec();
+        features.push((Factor::Parameter("threads".into()), Vec::new()));
+        let mut target = Vec::new();
+        for engine in 0..2 {
+            for parameter in 0..4 {
+                for of_all in 0..24_u16 {
+                    let (batch, output) = (of_all % 4, of_all / 4);
+                    let level = (engine == 1).then_some(parameter);
+                    if level.is_none() && parameter > 0 {
+                        continue;
+                    }
+                    let codes = [Some(engine), Some(batch), Some(output), level];
+                    for ((_, column), code) in features.iter_mut().zip(codes) {
+                        column.push(code);
+                    }
+                    let of_level = level.map_or(0.0, |level| 4.0 * f64::from(level) - 6.0);
+                    target.push(20.0 * f64::from(engine) + of_level + f64::from(batch));
+                }
+            }
+        }
+        assert_eq!(target.len(), 24 * (1 + 4));
+        let runs: Vec<Importance> = (0..8)
+            .map(|seed| importance(&features, &target, seed))
+            .collect();
+        let of = |at: usize| mean_and_sd(runs.iter().map(|run| run.factors[at].mean)).0;
+        // One combination in five is of the first engine: variances of 20² × 0.16, 5/4, 0, and 4² × 5/4 where there is
+        // a level.
+        let parts = [400.0 * 0.16, 1.25, 0.0, 0.8 * 20.0];
+        let all: f64 = parts.iter().sum();
+        for (at, part) in parts.into_iter().enumerate() {
+            let expected = 2.0 * part / all;
+            assert!(
+                (of(at) - expected).abs() < 0.2,
+                "{at}: {} {expected}",
+                of(at)
+            );
+        }
+        assert!(of(0) > 1.0, "the engine most");
+    }
+
+    #[test]
+    fn levels_that_a_combination_has_not_are_dealt_evenly() {
+        let codes = vec![Some(2), None, Some(0), None];
+        let (copies, columns) = completed(&[(Factor::GPUS, codes)], 3);
+        assert_eq!((copies, columns[0].len()), (COPIES, 4 * COPIES));
+        assert!(columns[0][..COPIES].iter().all(|&code| code == 2));
+        let dealt = [&columns[0][COPIES..2 * COPIES], &columns[0][3 * COPIES..]].concat();
+        let counts = [0, 1, 2].map(|level| dealt.iter().filter(|&&code| code == level).count());
+        assert!(
+            counts.iter().all(|&count| count == 5 || count == 6),
+            "{counts:?}"
+        );
+    }
+
     #[test]
     fn threads_and_magnitudes_do_not_matter() {
         let (features, target) =
@@ -292,7 +417,7 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_refused_in_words() {
         let (features, target) = grid(|batch, _, _| batch);
-        let refused = |features: &[(Factor, Vec<u16>)], target: &[f64]| {
+        let refused = |features: &[(Factor, Vec<Option<u16>>)], target: &[f64]| {
             let found = importance(features, target, 1);
             assert!(found.factors.is_empty());
             (found.refused.unwrap(), found.held_out_r2, found.seeds)
@@ -314,7 +439,7 @@ mod tests {
             "the target is the same for all 240 combinations"
         );
         assert_eq!(
-            refused(&[(Factor::GPUS, vec![1; 240])], &target).0,
+            refused(&[(Factor::GPUS, vec![Some(1); 240])], &target).0,
             "no factor varies over the 240 combinations"
         );
         assert_eq!(
@@ -354,10 +479,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn figures_are_finite_whatever_the_target(
-            target in prop::collection::vec(prop::num::f64::ANY, 0..40), codes in prop::collection::vec(0..4_u16, 40),
+            target in prop::collection::vec(prop::num::f64::ANY, 0..40), codes in prop::collection::vec(prop::option::weighted(0.9, 0..4_u16), 40),
         ) {
             let rows = target.len();
-            let features = [(Factor::GPUS, codes[..rows].to_vec()), (Factor::MODEL, vec![0; rows])];
+            let features = [(Factor::GPUS, codes[..rows].to_vec()), (Factor::MODEL, vec![Some(0); rows])];
             let found = importance(&features, &target, 1);
             prop_assert_eq!(found.refused.is_some(), found.factors.is_empty());
             prop_assert!(found.held_out_r2.is_none_or(f64::is_finite));
