@@ -129,9 +129,9 @@ table! {
         "ms" normalized_latency_ms: Option<f64>,
         /// output_throughput / gpus; empty on CPU.
         "tokens/s" output_throughput_per_gpu: Option<f64>,
-        /// Requests that ended well in the timed window / its length; of a server's batches, b / mean(ttlt). With the columns after it, of servers and endpoints alone.
+        /// Requests that ended well in the timed window / its length; of a server's batches, b / mean(ttlt). With the columns after it but goodput, of servers and endpoints alone.
         "requests/s" request_throughput: Option<f64>,
-        /// Requests that keep to every objective on time, a second of the timed window; empty without such objectives.
+        /// Requests that keep to every objective on time, a second of the timed window; of batches, sequences; empty without such objectives.
         "requests/s" goodput: Option<f64>,
         /// Requests that were meant to be sent in the timed window; of a server's batches, sequences.
         "" requests: Option<u32>,

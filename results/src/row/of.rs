@@ -78,8 +78,10 @@ impl Row {
             }
             None => {
                 row.set_metrics(&record.iterations);
+                let answers = Answer::of_batches(&record.iterations);
+                row.set_goodput(&answers, objectives);
                 if record.client.is_some() {
-                    row.set_answers(&record.iterations, objectives);
+                    row.set_answers(&answers);
                 }
                 let iterations = row.iterations.unwrap_or_default();
                 f64::from(iterations) * f64::from(row.batch_size) * f64::from(row.output_len)
@@ -202,20 +204,26 @@ impl Row {
     }
 
     /// The metrics of each sequence of a server's batches.
-    fn set_answers(&mut self, iterations: &[Iteration], objectives: &Objectives) {
-        let answers = Answer::of_batches(iterations);
+    fn set_answers(&mut self, answers: &[Answer]) {
         self.requests = u32::try_from(answers.len()).ok();
-        self.set_quantiles(&AnswerTimes::of(&answers));
-        let rate = self
-            .mean_ttlt_ms
-            .map(|ttlt| f64::from(self.batch_size) / ttlt * 1e3);
-        self.request_throughput = finite(rate);
+        self.set_quantiles(&AnswerTimes::of(answers));
+        self.request_throughput = finite(self.sequence_rate());
         self.max_in_flight = Some(self.batch_size);
+    }
+
+    /// Goodput of batches, whose sequences are requests that came together; nothing without objectives.
+    fn set_goodput(&mut self, answers: &[Answer], objectives: &Objectives) {
         if objectives.limit_times() {
             let good = answers.iter().filter(|answer| answer.keeps_to(objectives));
             let share = good.count() as f64 / answers.len() as f64;
-            self.goodput = finite(rate.map(|rate| rate * share));
+            self.goodput = finite(self.sequence_rate().map(|rate| rate * share));
         }
+    }
+
+    /// Sequences of batches that end a second.
+    fn sequence_rate(&self) -> Option<f64> {
+        self.mean_ttlt_ms
+            .map(|ttlt| f64::from(self.batch_size) / ttlt * 1e3)
     }
 
     fn set_times(&mut self, ttft: Option<Stats>, ttlt: Option<Stats>, tpot: Option<Stats>) {

@@ -251,6 +251,17 @@ fn sequences_of_a_servers_batch_are_requests() {
     assert_eq!(row.goodput, Some(rate));
     assert!(row.p50_ttft_ms.is_some() && row.p90_ttft_ms.is_none());
     assert!(row.normalized_latency_ms.is_some());
+
+    // An engine in the trial's own process has no client, and the same goodput.
+    record.client = None;
+    let row = Row::under(&record, &objectives);
+    assert_eq!((row.goodput, row.requests), (Some(rate), None));
+    assert_eq!(Row::of(&record).goodput, None, "without objectives");
+    let strict = Objectives {
+        max_ttft: Some(inferbench_crds::Duration::from_secs(0)),
+        ..objectives
+    };
+    assert_eq!(Row::under(&record, &strict).goodput, Some(0.0));
 }
 
 #[test]
