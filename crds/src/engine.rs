@@ -78,7 +78,8 @@ pub struct Candle {}
 
 /// A server that is started for trials, in their own pod. In `command`, `args` and the values of `env`, `$(NAME)` stands
 /// for `model`, `gpus`, `tensorParallel`, `pipelineParallel`, `dataParallel`, `dtype`, `port`, `maxLength`,
-/// `maxConcurrency`, `totalLength` (both of these multiplied), `cpus` or a parameter; `$$(NAME)` is kept as `$(NAME)`.
+/// `maxConcurrency`, `totalLength` (both of these multiplied), `cpus`, `serverThreads` (all but one of them where there is
+/// no GPU) or a parameter; `$$(NAME)` is kept as `$(NAME)`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Server {

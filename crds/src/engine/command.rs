@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Names that `$(NAME)` may have beside parameters.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
     "model",
     "gpus",
     "tensorParallel",
@@ -28,6 +28,7 @@ pub const NAMES: [&str; 11] = [
     "maxConcurrency",
     "totalLength",
     "cpus",
+    "serverThreads",
 ];
 
 /// Names that a text in a request's body may be, as `$(NAME)`, beside parameters.
@@ -188,11 +189,24 @@ fn values(combination: &Combination, place: &Place, dtype: &str) -> BTreeMap<Str
                 .to_string(),
         ),
         ("cpus", place.cpus.to_string()),
+        (
+            "serverThreads",
+            server_threads(place.cpus, combination.gpus).to_string(),
+        ),
     ];
     let own = own.map(|(name, value)| (name.to_owned(), value));
     let parameters = combination.parameters.iter();
     let parameters = parameters.map(|(name, setting)| (name.clone(), setting.level.to_string()));
     parameters.chain(own).collect()
+}
+
+/// The threads that a server's arithmetic may have: as many as there are CPUs, but for one where they do the work. The
+/// client reads on that one; where it has none it stamps late, and its trials are invalid.
+fn server_threads(cpus: u32, gpus: u32) -> u32 {
+    match gpus {
+        0 => cpus.saturating_sub(1).max(1),
+        _ => cpus,
+    }
 }
 
 /// The spec's arguments and the parameters that are flags.

@@ -361,7 +361,7 @@ pub const TABLE: &[PresetRow] = &[
             option(&["--port"], "$(port)"),
             option(&["--parallel", "-np"], "$(maxConcurrency)"),
             option(&["--ctx-size", "-c"], "$(totalLength)"),
-            option(&["--threads", "-t"], "$(cpus)"),
+            option(&["--threads", "-t"], "$(serverThreads)"),
             Argument {
                 names: &["--n-gpu-layers", "-ngl", "--gpu-layers"],
                 value: Some("999"),

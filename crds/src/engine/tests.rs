@@ -103,6 +103,24 @@ fn a_preset_is_started_as_its_documentation_has_it() {
 }
 
 #[test]
+fn on_the_cpu_a_server_leaves_one_to_the_client() {
+    let threads = |cpus: u32, gpus: u32| {
+        let combination = Combination {
+            gpus,
+            ..Combination::default()
+        };
+        let server = server(json!({"preset": "llamaCpp"}));
+        let line = command_line(&server, &combination, &Place { cpus, ..place() }).unwrap();
+        let at = line.argv.iter().position(|of| of == "--threads").unwrap();
+        line.argv[at + 1].clone()
+    };
+    assert_eq!(
+        [(1, 0), (2, 0), (16, 0), (16, 1)].map(|(cpus, gpus)| threads(cpus, gpus)),
+        ["1", "1", "15", "16"]
+    );
+}
+
+#[test]
 fn an_argument_of_the_user_stands_in_place_of_the_presets() {
     let line = command(
         json!({

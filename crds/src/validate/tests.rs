@@ -523,7 +523,7 @@ fn engines_are_one_of_three_and_say_what_they_need() {
             json!({ "name": "a", "server": { "preset": "vllm", "args": ["--x=$(maxNumSeq)", "$$(y)"] } }),
             format!(
                 "{path}.server.args[0]: $(maxNumSeq) is not one of model, gpus, tensorParallel, pipelineParallel, \
-                 dataParallel, dtype, port, maxLength, maxConcurrency, totalLength, cpus"
+                 dataParallel, dtype, port, maxLength, maxConcurrency, totalLength, cpus, serverThreads"
             ),
         ),
         (
