@@ -78,6 +78,35 @@ impl Class {
     }
 }
 
+/// A start of a server that several trials share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SharedStart {
+    /// The block.
+    pub block: u32,
+    /// The number of its levels, among those of scope start.
+    pub start: u32,
+}
+
+/// The trials of a shared start.
+#[derive(Clone, Debug, Default)]
+struct Sharing {
+    engine: String,
+    /// As many as share a start at most: more of them need several.
+    at_most: u32,
+    expected: u32,
+    left: u32,
+    /// Starts that were made.
+    made: u32,
+}
+
+impl Sharing {
+    /// Starts that are still to be made.
+    fn to_make(&self) -> u32 {
+        let starts = self.expected.div_ceil(self.at_most.max(1));
+        starts.saturating_sub(self.made).min(self.left)
+    }
+}
+
 /// How long the trials still take that are to be measured. The class of each is kept: ceilings that are measured again
 /// later make no other trials of them.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +115,11 @@ pub struct Forecast {
     /// The classes of the trials that are still to be measured, by their indices, and how much of each is expected.
     classes: BTreeMap<u32, (Class, f64)>,
     remaining: BTreeMap<Class, (EffectiveMeasurement, f64)>,
+    /// The starts that trials share, and whose each of these is.
+    starts: BTreeMap<SharedStart, Sharing>,
+    start_of: BTreeMap<u32, SharedStart>,
+    /// Seconds that starts took, by engine.
+    starts_s: BTreeMap<String, Vec<f64>>,
 }
 
 impl Forecast {
@@ -104,10 +138,24 @@ impl Forecast {
         }
     }
 
+    /// The trial with this index, which is expected, shares a start of this engine with others, `at_most` in all.
+    pub fn share_start(&mut self, index: u32, of: SharedStart, engine: &str, at_most: u32) {
+        if let Entry::Vacant(vacant) = self.start_of.entry(index) {
+            vacant.insert(of);
+            let sharing = self.starts.entry(of).or_default();
+            engine.clone_into(&mut sharing.engine);
+            sharing.at_most = at_most;
+            sharing.expected += 1;
+            sharing.left += 1;
+        }
+    }
+
     /// No trials are to be measured, as far as is known now; how long they take is.
     pub fn forget(&mut self) {
         self.classes.clear();
         self.remaining.clear();
+        self.starts.clear();
+        self.start_of.clear();
     }
 
     /// The trial with this index needs nothing more.
@@ -118,6 +166,10 @@ impl Forecast {
         if let Some((_, count)) = self.remaining.get_mut(&class) {
             *count = (*count - share).max(0.0);
         }
+        let start = self.start_of.get(&index);
+        if let Some(sharing) = start.and_then(|start| self.starts.get_mut(start)) {
+            sharing.left = sharing.left.saturating_sub(1);
+        }
     }
 
     /// Takes up a trial that is to be measured and was, in `total_s` seconds, start and end of its process included.
@@ -125,6 +177,18 @@ impl Forecast {
         let Some(&(class, _)) = self.classes.get(&record.trial_index) else {
             return;
         };
+        let start = self.start_of.get(&record.trial_index);
+        let sharing = start.and_then(|start| self.starts.get_mut(start));
+        let mut total_s = total_s;
+        // The record of the trial that a server was started for has the time of that.
+        let effective = record.effective.as_ref();
+        let start_s = effective.and_then(|effective| effective.engine_start_s);
+        if let (Some(sharing), Some(start_s)) = (sharing, start_s) {
+            sharing.made += 1;
+            let engine = sharing.engine.clone();
+            self.starts_s.entry(engine).or_default().push(start_s);
+            total_s = (total_s - start_s).max(0.0);
+        }
         if record.outcome != Outcome::Succeeded {
             return;
         }
@@ -147,7 +211,23 @@ impl Forecast {
         let seconds = |(class, (measurement, count)): (&Class, &(EffectiveMeasurement, f64))| {
             count * self.estimator.trial_s(*class, measurement)
         };
-        self.remaining.iter().map(seconds).sum()
+        let trials: f64 = self.remaining.iter().map(seconds).sum();
+        trials
+            + self
+                .starts
+                .values()
+                .map(|of| self.starts_left_s(of))
+                .sum::<f64>()
+    }
+
+    /// Seconds of the starts that trials which share one still need: as long as those of this engine took, else as any.
+    fn starts_left_s(&self, of: &Sharing) -> f64 {
+        let of_engine = self.starts_s.get(&of.engine).and_then(|took| median(took));
+        let any = || {
+            let all: Vec<f64> = self.starts_s.values().flatten().copied().collect();
+            median(&all)
+        };
+        f64::from(of.to_make()) * of_engine.or_else(any).unwrap_or(0.0)
     }
 }
 
@@ -221,6 +301,44 @@ mod tests {
         assert!(forecast.remaining_s() < 1e-9);
         forecast.expect(second, class, MEASUREMENT, 1.0);
         assert!((forecast.remaining_s() - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_start_counts_once_for_the_trials_that_share_it() {
+        let mut forecast = Forecast::default();
+        let mut record = fixtures::record();
+        record.iterations.clear();
+        // Two blocks of five trials, of which three share a start at most: two starts each.
+        for index in 0..10 {
+            forecast.expect(index, class(0.0), MEASUREMENT, 1.0);
+            let of = SharedStart {
+                block: index / 5,
+                start: 0,
+            };
+            forecast.share_start(index, of, "vllm", 3);
+        }
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
+        for (index, start_s, left_s) in [
+            // One of four starts is made, and one trial, each of the nine others as long.
+            (0, Some(60.0), 3.0 * 60.0 + 9.0 * 2.0),
+            (1, None, 3.0 * 60.0 + 8.0 * 2.0),
+            (2, None, 3.0 * 60.0 + 7.0 * 2.0),
+            (3, Some(80.0), 2.0 * 80.0 + 6.0 * 2.0),
+            (4, None, 2.0 * 80.0 + 5.0 * 2.0),
+        ] {
+            record.trial_index = index;
+            record.effective.as_mut().unwrap().engine_start_s = start_s;
+            forecast.learn(&record, 2.0 + start_s.unwrap_or(0.0));
+            forecast.done(index);
+            close(forecast.remaining_s(), left_s);
+        }
+        // The last trial of a block needs no more starts than there are trials.
+        for index in 5..9 {
+            forecast.done(index);
+        }
+        close(forecast.remaining_s(), 80.0 + 2.0);
+        forecast.done(9);
+        close(forecast.remaining_s(), 0.0);
     }
 
     fn class(least_s: f64) -> Class {

@@ -11,14 +11,14 @@ use std::{
 use inferbench_crds::{
     design::{Combination, Trial},
     factor::Levels,
-    spec::Dtype,
+    spec::{Dtype, Isolation},
 };
 use inferbench_engine::ceilings::Ceilings;
 use inferbench_results::{confirm::Confirming, looks::Looks, numbers::counted, record::Outcome};
 
 use super::{
     ceilings::{self, describe},
-    estimate::{Class, Forecast},
+    estimate::{Class, Forecast, SharedStart},
     executor::Executor,
     levels::Columns,
     prepared::{Fate, Prepared},
@@ -427,13 +427,25 @@ impl<'a> Run<'a> {
     fn expect(&mut self) {
         let expansion = &self.sweep.expansion;
         let share = f64::from(expansion.most_confirmed()) / f64::from(expansion.combinations_len());
+        let at_most = self.sweep.spec.execution.trials_per_job.unsigned_abs();
         for trial in expansion.trials() {
             if !self.is_done(trial.index) {
                 let measurement = self.sweep.measurement(&trial.combination);
                 let class = self.class(&trial);
                 let is_likely = self.chosen.is_some() || !expansion.confirms(trial.index);
                 let share = if is_likely { 1.0 } else { share };
+                let shares = measurement.isolation == Isolation::Pod;
                 self.forecast.expect(trial.index, class, measurement, share);
+                // Nothing is started for an endpoint; candle's loading is a part of its trials.
+                let engine = &trial.combination.engine;
+                if shares && engine.server.is_some() {
+                    let of = SharedStart {
+                        block: trial.replicate,
+                        start: expansion.start(trial.index),
+                    };
+                    self.forecast
+                        .share_start(trial.index, of, &engine.name, at_most);
+                }
             }
         }
     }
