@@ -5,7 +5,7 @@ use inferbench_crds::{InferenceBenchmarkStatus, Outcome, status::Counts};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
-    plan::{Action, Ended, Plan, split_attempt},
+    plan::{Action, Ended, Plan},
     status,
     sweep::Sweep,
 };
@@ -209,7 +209,7 @@ fn stuck(before: &Seen<'_>, after: &Seen<'_>, plan: &Plan) -> Option<Event> {
         _ => "StartPod",
     };
     let is_new = was != is && is.is_some_and(|(reason, _)| reason == problem.reason);
-    is_new.then(|| warning(&problem.reason, action, problem.message.as_str()))
+    is_new.then(|| warning(&problem.reason, action, problem.said(cut)))
 }
 
 /// The conditions of a status.
@@ -240,7 +240,7 @@ fn normal(reason: &str, action: &'static str, note: impl Into<String>) -> Event 
         warning: false,
         reason: reason.into(),
         action,
-        note: cut(note.into()),
+        note: cut(&note.into(), ""),
     }
 }
 
@@ -251,17 +251,15 @@ fn warning(reason: &str, action: &'static str, note: impl Into<String>) -> Event
     }
 }
 
-/// A note within the bound, cut between characters.
-fn cut(note: String) -> String {
+/// A note within the bound, with what stands behind it, cut between characters.
+fn cut(note: &str, behind: &str) -> String {
     const END: &str = "...";
-    if note.len() <= NOTE_BYTES {
-        return note;
+    let most = NOTE_BYTES.saturating_sub(behind.len());
+    if note.len() <= most {
+        return note.to_owned();
     }
-    let (why, attempt) = split_attempt(&note);
-    let most = NOTE_BYTES.saturating_sub(END.len() + attempt.len());
-    let fits = |at: &usize| why.is_char_boundary(*at);
-    let end = (0..=most.min(why.len())).rev().find(fits).unwrap_or(0);
-    why.get(..end).unwrap_or_default().to_owned() + END + attempt
+    let end = note.floor_char_boundary(most.saturating_sub(END.len()));
+    note.get(..end).unwrap_or_default().to_owned() + END
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod collection;
 mod looks;
 mod preflight;
+mod problem;
 mod trials;
 
 use std::time::Duration;
@@ -11,8 +12,9 @@ use std::time::Duration;
 use inferbench_crds::{Outcome, contract::Collected, ledger::Outcomes, status::PinnedModel};
 use k8s_openapi::jiff::Timestamp;
 
+pub use self::problem::{Attempt, Problem};
 use super::{
-    observe::{JobView, NO_IMAGE, PodPhase, PodView},
+    observe::{JobView, PodPhase, PodView},
     sweep::Sweep,
 };
 
@@ -110,37 +112,6 @@ pub enum Phase {
     Collecting,
     /// All is done that could be.
     Finished,
-}
-
-/// Something that keeps a sweep from going on, and that a person may have to see to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// One word, as a condition's reason.
-    pub reason: String,
-    /// The problem, and where to look.
-    pub message: String,
-}
-
-impl Problem {
-    /// A Job of somebody else has the name of one to create.
-    #[must_use]
-    pub fn name_taken(job: &str) -> Self {
-        Self {
-            reason: "NameTaken".into(),
-            message: format!(
-                "Job {job} is not this resource's and has the name of one to create: delete it"
-            ),
-        }
-    }
-
-    /// The API server refuses a Job, and says why.
-    #[must_use]
-    pub fn job_refused(job: &str, why: &str) -> Self {
-        Self {
-            reason: "JobRefused".into(),
-            message: format!("the API server refuses Job {job}: {why}"),
-        }
-    }
 }
 
 /// The actions to take, and all that status, events and logs say about them.
@@ -419,42 +390,42 @@ impl<'a> Planner<'a> {
             && self.passed(started, GRACE)
         {
             let name = &job.name;
-            let problem = Problem {
-                reason: "PodNotCreated".into(),
-                message: format!("Job {name} has no pod: kubectl describe job {name}"),
-            };
-            self.problem.get_or_insert(problem);
+            let message = format!("Job {name} has no pod: kubectl describe job {name}");
+            self.note(Problem::new("PodNotCreated", message));
         }
         if let Some(pod) = pods.last()
             && let Some((reason, message)) = &pod.stuck
         {
-            let problem = problem_of(pod, reason, message);
-            self.problem.get_or_insert(problem);
+            self.note(Problem::of_pod(pod, reason, message));
         }
         if let Some(pod) = pods.last()
             && let (true, Some(scheduled)) = (pod.bare, pod.scheduled)
             && self.passed(scheduled, GRACE)
         {
             let name = &pod.name;
-            let problem = Problem {
-                reason: "PodCannotStart".into(),
-                message: format!(
-                    "pod {name} has no volumes or no network on its node: kubectl describe pod {name}"
-                ),
-            };
-            self.problem.get_or_insert(problem);
+            let message = format!(
+                "pod {name} has no volumes or no network on its node: kubectl describe pod {name}"
+            );
+            self.note(Problem::new("PodCannotStart", message));
         }
     }
 
-    /// The words about an attempt that failed, with when the next one is.
-    fn attempt(&self, job: &JobView, why: &str) -> String {
+    /// Notes a problem; the first that is noted stays.
+    fn note(&mut self, problem: Problem) {
+        self.problem.get_or_insert(problem);
+    }
+
+    /// The problem of an attempt that failed, with when the next one is.
+    fn attempt_failed(&self, job: &JobView, reason: &str, why: String) -> Problem {
         let end = job.end.as_ref().filter(|_| !self.sweep.spec.suspend);
-        let next = end.and_then(|end| end.at.checked_add(backoff(job.attempt)).ok());
-        let next = next.map_or(String::new(), |at| {
-            let seconds = Timestamp::from_second(at.as_second()).unwrap_or(at);
-            format!(", the next at {seconds}")
-        });
-        format!("{why}{ATTEMPT}{}{next})", job.attempt)
+        let attempt = Attempt {
+            number: job.attempt,
+            next: end.and_then(|end| end.at.checked_add(backoff(job.attempt)).ok()),
+        };
+        Problem {
+            attempt: Some(attempt),
+            ..Problem::new(reason, why)
+        }
     }
 
     /// Of several attempts the newest is the only one that matters. Returns the number of the next attempt where one
@@ -469,61 +440,10 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// How the number of an attempt, and the time of the next, begin behind the words about a problem.
-const ATTEMPT: &str = " (attempt ";
-
-/// The words about a problem, and behind them which attempt it was and when the next one is: where there is little room,
-/// these are not what is cut.
-#[must_use]
-pub fn split_attempt(message: &str) -> (&str, &str) {
-    // Words that are longer are somebody else's.
-    const MOST: usize = 64;
-    let at = message.rfind(ATTEMPT);
-    let at = at.filter(|at| message.len() - at <= MOST);
-    message.split_at(at.unwrap_or(message.len()))
-}
-
 /// How long to wait after the nth attempt, from 1.
 fn backoff(attempt: u32) -> Duration {
     let shift = attempt.saturating_sub(1).min(16);
     BACKOFF.0.saturating_mul(1 << shift).min(BACKOFF.1)
-}
-
-/// Whether the scheduler waits for a claim. Where there is one, but no volume for it, it does not say which.
-fn is_of_claim(message: &str) -> bool {
-    [
-        "persistentvolumeclaim ",
-        "unbound immediate PersistentVolumeClaims",
-        "find available persistent volumes to bind",
-        "non-existent pv",
-    ]
-    .iter()
-    .any(|part| message.contains(part))
-}
-
-/// The problem of a pod that does not start, in words that stay the same while it lasts: the kubelet's own change with
-/// every try.
-fn problem_of(pod: &PodView, reason: &str, message: &str) -> Problem {
-    let name = &pod.name;
-    let (reason, message) = match reason {
-        reason if NO_IMAGE.contains(&reason) => (
-            "ImagePullFailed",
-            format!("pod {name} cannot pull {message}: kubectl describe pod {name}"),
-        ),
-        "Unschedulable" if is_of_claim(message) => (
-            "ClaimNotReady",
-            format!("pod {name} cannot be scheduled: {message}"),
-        ),
-        "Unschedulable" => (
-            "Unschedulable",
-            format!("pod {name} cannot be scheduled: {message}"),
-        ),
-        other => ("PodCannotStart", format!("pod {name}: {other}: {message}")),
-    };
-    Problem {
-        reason: reason.into(),
-        message,
-    }
 }
 
 /// Why a pod failed, for people: what it said itself, else what Kubernetes says.

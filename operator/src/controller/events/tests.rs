@@ -13,7 +13,7 @@ use crate::controller::{
     fixtures::{fresh, sweep},
     names::Role,
     observe::{End, JobView, PodPhase, PodView},
-    plan::{Known, Problem, Tally, plan},
+    plan::{Attempt, Known, Problem, Tally, plan},
     status::{rejected, status},
 };
 
@@ -220,10 +220,7 @@ fn what_keeps_it_from_going_on_is_told_when_it_begins_to() {
     story.reconcile(&quiet);
     let with = |reason: &str, message: &str| {
         let mut plan = quiet.clone();
-        plan.problem = Some(Problem {
-            reason: reason.into(),
-            message: message.into(),
-        });
+        plan.problem = Some(Problem::new(reason, message));
         plan
     };
     let refused = with("ImagePullFailed", "pod p cannot pull its image");
@@ -371,20 +368,32 @@ fn broken_rules_are_told_until_they_are_others() {
 
 #[test]
 fn a_note_is_cut_between_characters() {
-    assert_eq!(cut("short".into()), "short");
+    assert_eq!(cut("short", ""), "short");
     for long in ["x".repeat(5_000), "é".repeat(600), "\u{1F600}".repeat(300)] {
-        let note = cut(long);
-        assert!(
-            (NOTE_BYTES - 6..=NOTE_BYTES).contains(&note.len()),
-            "{}",
-            note.len()
-        );
+        let fits = |note: &str| {
+            assert!(
+                (NOTE_BYTES - 6..=NOTE_BYTES).contains(&note.len()),
+                "{}",
+                note.len()
+            );
+        };
+        let note = cut(&long, "");
+        fits(&note);
         assert!(note.ends_with("..."));
-        let attempt = " (attempt 1, the next at 2026-01-01T00:01:00Z)";
-        let tried = cut(note.repeat(2) + attempt);
+        // When it is tried again is not what is cut.
+        let attempt = Attempt {
+            number: 1,
+            next: Some(at(60)),
+        };
+        let problem = Problem {
+            attempt: Some(attempt),
+            ..Problem::new("CollectionFailed", long)
+        };
+        let note = problem.said(cut);
+        fits(&note);
         assert!(
-            tried.len() <= NOTE_BYTES && tried.ends_with(attempt),
-            "{tried}"
+            note.ends_with("... (attempt 1, the next at 2026-01-01T00:01:00Z)"),
+            "{note}"
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use inferbench_crds::{contract::Chunk, handover};
 
-use super::{Create, GRACE, Phase, Planner, Problem, last_ended, why};
+use super::{Create, GRACE, Phase, Planner, last_ended, why};
 use crate::controller::{
     names::Role,
     observe::{JobView, PodView},
@@ -82,10 +82,7 @@ impl Planner<'_> {
             let said: Option<Chunk> = said;
             why(pod, job, said.and_then(|chunk| chunk.message).as_deref())
         };
-        self.problem = Some(Problem {
-            reason: "CollectionFailed".into(),
-            message: self.attempt(job, &message),
-        });
+        self.problem = Some(self.attempt_failed(job, "CollectionFailed", message));
         None
     }
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use inferbench_crds::{Outcome, contract::Chunk, handover};
 
-use super::{Create, GRACE, Planner, Problem, Tally, last_ended, why};
+use super::{Create, GRACE, Planner, Tally, last_ended, why};
 use crate::controller::{
     names::Role,
     observe::{JobView, PodView},
@@ -105,10 +105,7 @@ impl Planner<'_> {
             let said: Option<Chunk> = pod.and_then(|pod| serde_json::from_str(&pod.report).ok());
             why(pod, job, said.and_then(|chunk| chunk.message).as_deref())
         };
-        self.problem = Some(Problem {
-            reason: "LookFailed".into(),
-            message: self.attempt(job, &message),
-        });
+        self.problem = Some(self.attempt_failed(job, "LookFailed", message));
         false
     }
 

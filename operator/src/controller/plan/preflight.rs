@@ -7,7 +7,7 @@ use inferbench_crds::{
     status::PinnedModel,
 };
 
-use super::{Create, GRACE, Planner, Problem, last_ended, why};
+use super::{Create, GRACE, Planner, last_ended, why};
 use crate::controller::{
     names::Role,
     observe::{JobView, PodPhase},
@@ -45,10 +45,7 @@ impl Planner<'_> {
                 // Its pod has not been seen yet.
                 Ok(None) => return,
                 Err(message) => {
-                    self.problem = Some(Problem {
-                        reason: "PreflightFailed".into(),
-                        message: self.attempt(job, &message),
-                    });
+                    self.problem = Some(self.attempt_failed(job, "PreflightFailed", message));
                 }
             }
         }

@@ -13,7 +13,11 @@ use inferbench_crds::contract::TrialReport;
 use k8s_openapi::jiff::SignedDuration;
 
 use super::*;
-use crate::controller::{fixtures::sweep, names::Role, observe::End};
+use crate::controller::{
+    fixtures::sweep,
+    names::Role,
+    observe::{End, NO_IMAGE},
+};
 
 const SPEC: &str = "
 design:
@@ -166,7 +170,7 @@ fn one_shape(execution: &str) -> Sweep {
 #[test]
 fn a_pod_that_does_not_start_has_its_problem_named() {
     let pod = pod(&job(Role::Trial, &[0]), PodPhase::Pending);
-    let reason = |reason: &str, message: &str| problem_of(&pod, reason, message).reason;
+    let reason = |reason: &str, message: &str| Problem::of_pod(&pod, reason, message).reason;
     for message in [
         r#"0/1 nodes are available: persistentvolumeclaim "results" not found."#,
         r#"persistentvolumeclaim "results" is being deleted"#,
@@ -190,7 +194,7 @@ fn a_pod_that_does_not_start_has_its_problem_named() {
         "PodCannotStart"
     );
     for waits in NO_IMAGE {
-        let problem = problem_of(&pod, waits, "runner:1");
+        let problem = Problem::of_pod(&pod, waits, "runner:1");
         assert_eq!(
             (problem.reason.as_str(), problem.message.as_str()),
             (

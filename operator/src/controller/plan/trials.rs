@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use inferbench_crds::{Outcome, contract::TrialReport, factor::Factor};
 
-use super::{
-    Create, GRACE, MOST_EVICTIONS, Planner, Problem, because, last_ended, problem_of, why,
-};
+use super::{Create, GRACE, MOST_EVICTIONS, Planner, Problem, because, last_ended, why};
 use crate::controller::{
     groups::Groups,
     names::Role,
@@ -207,10 +205,7 @@ impl Planner<'_> {
                 let message = format!(
                     "nodes have driven out {evictions} pods of Job {name}: after {MOST_EVICTIONS}, its trial fails"
                 );
-                self.problem.get_or_insert(Problem {
-                    reason: "Evicted".into(),
-                    message,
-                });
+                self.note(Problem::new("Evicted", message));
             }
             return false;
         }
@@ -276,7 +271,7 @@ impl Planner<'_> {
                     "startupTimeout"
                 };
                 let (reason, message) = pod.stuck.clone().unwrap_or_default();
-                let problem = problem_of(pod, &reason, &message);
+                let problem = Problem::of_pod(pod, &reason, &message);
                 let why = format!("not started within {waited}: {}", problem.message);
                 if let Some(&index) = reports.broke_at().and_then(|at| job.trials.get(at)) {
                     self.record(index, Outcome::Failed, &why);

@@ -14,7 +14,7 @@ use k8s_openapi::{
 
 use super::{collected, whole_seconds};
 use crate::controller::{
-    plan::{Action, Phase, Plan, Problem, split_attempt},
+    plan::{Action, Phase, Plan, Problem},
     sweep::Sweep,
 };
 
@@ -282,10 +282,7 @@ fn still_failed<'p>(old: &InferenceBenchmarkStatus, plan: &'p Plan) -> Cow<'p, P
     let said = said.find(|it| it.type_ == "Progressing" && ATTEMPTS.contains(&it.reason.as_str()));
     match said {
         Some(said) if plan.retries && plan.problem.is_none() => Cow::Owned(Plan {
-            problem: Some(Problem {
-                reason: said.reason.clone(),
-                message: said.message.clone(),
-            }),
+            problem: Some(Problem::new(&said.reason, said.message.as_str())),
             ..plan.clone()
         }),
         _ => Cow::Borrowed(plan),
@@ -311,11 +308,11 @@ fn progressing(
             "There is nothing left to do.".into(),
         );
     }
-    if let Some(Problem { reason, message }) = &plan.problem {
+    if let Some(problem) = &plan.problem {
         return (
             if stands(plan) { "False" } else { "True" },
-            reason.clone(),
-            message.clone(),
+            problem.reason.clone(),
+            problem.said(cut),
         );
     }
     if suspended && counts.active == 0 {
@@ -384,21 +381,19 @@ pub(super) fn condition(
         type_: kind.into(),
         status: value.into(),
         reason: reason.into(),
-        message: cut(message),
+        message: cut(message, ""),
         observed_generation: Some(generation),
         last_transition_time: since,
     }
 }
 
-/// A message that is not longer than a condition's may be.
-pub(super) fn cut(message: &str) -> String {
+/// A message that is not longer than a condition's may be, with what stands behind it.
+pub(super) fn cut(message: &str, behind: &str) -> String {
     const END: &str = "...";
-    let most = limits::CONDITION_MESSAGE as usize;
+    let most = (limits::CONDITION_MESSAGE as usize).saturating_sub(behind.chars().count());
     if message.chars().count() <= most {
         return message.to_owned();
     }
-    let (why, attempt) = split_attempt(message);
-    let most = most.saturating_sub(END.len() + attempt.chars().count());
-    let kept: String = why.chars().take(most).collect();
-    kept + END + attempt
+    let kept = most.saturating_sub(END.len());
+    message.chars().take(kept).collect::<String>() + END
 }

@@ -11,10 +11,10 @@ use inferbench_crds::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{conditions::cut, *};
+use super::*;
 use crate::controller::{
     fixtures::{fresh, sweep},
-    plan::{Ended, Known, Phase, Problem, RecordedSums, Tally, plan},
+    plan::{Attempt, Ended, Known, Phase, Problem, RecordedSums, Tally, plan},
 };
 
 const SPEC: &str = "
@@ -248,10 +248,7 @@ fn a_problem_is_told_until_it_has_gone() {
     let sweep = sweep(SPEC);
     let mut plan = quiet(&sweep, ledger(&sweep, &[]));
     let message = "pod p cannot be scheduled: 0/3 nodes are available";
-    plan.problem = Some(Problem {
-        reason: "Unschedulable".into(),
-        message: message.into(),
-    });
+    plan.problem = Some(Problem::new("Unschedulable", message));
     let stuck = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
     assert_eq!(
         said(&stuck, "Progressing"),
@@ -285,10 +282,7 @@ fn what_holds_up_a_preflight_shows_in_the_state_column() {
         "PodNotCreated",
         "NameTaken",
     ] {
-        plan.problem = Some(Problem {
-            reason: reason.into(),
-            message: message.into(),
-        });
+        plan.problem = Some(Problem::new(reason, message));
         let status = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
         assert_eq!(said(&status, "Progressing"), ("False", reason, message));
         assert_eq!(said(&status, "Succeeded").1, reason);
@@ -301,20 +295,14 @@ fn what_failed_stands_until_another_attempt_has_ended() {
     let mut plan = quiet(&sweep, ledger(&sweep, &[]));
     let message =
         "pod p ended with exit code 73: 403 (attempt 1, the next at 2026-01-01T00:01:00Z)";
-    plan.problem = Some(Problem {
-        reason: "PreflightFailed".into(),
-        message: message.into(),
-    });
+    plan.problem = Some(Problem::new("PreflightFailed", message));
     let failed = status(&sweep, &InferenceBenchmarkStatus::default(), &plan, at(0));
     plan.problem = None;
     plan.retries = true;
     let again = status(&sweep, &failed, &plan, at(60));
     assert_eq!(again, failed);
     // A pod that waits for its image says so, and has no failure to go back to.
-    plan.problem = Some(Problem {
-        reason: "ImagePullFailed".into(),
-        message: "pod p cannot pull it".into(),
-    });
+    plan.problem = Some(Problem::new("ImagePullFailed", "pod p cannot pull it"));
     let stuck = status(&sweep, &again, &plan, at(61));
     assert_eq!(said(&stuck, "Succeeded").1, "ImagePullFailed");
     plan.problem = None;
@@ -587,14 +575,37 @@ fn a_resource_that_breaks_rules_is_told_which() {
 
 #[test]
 fn when_it_is_tried_again_is_not_what_is_cut() {
-    let attempt = " (attempt 12, the next at 2026-01-01T00:01:00Z)";
-    let long = cut(&format!("{}{attempt}", "é".repeat(400)));
-    assert_eq!(long.chars().count(), limits::CONDITION_MESSAGE as usize);
-    assert!(long.ends_with(&format!("é...{attempt}")), "{long}");
+    let sweep = fresh(SPEC);
+    let mut plan = quiet(&sweep, ledger(&sweep, &[]));
+    let told = |plan: &Plan| {
+        let status = status(&sweep, &InferenceBenchmarkStatus::default(), plan, at(0));
+        said(&status, "Progressing").2.to_owned()
+    };
+    let message = "they say (attempt 3, the next at 2026-01-01T00:09:00Z)";
+    let attempt = Attempt {
+        number: 12,
+        next: Some(at(60)),
+    };
+    let problem = Problem {
+        attempt: Some(attempt),
+        ..Problem::new("CollectionFailed", message)
+    };
+    plan.problem = Some(problem.clone());
+    let behind = " (attempt 12, the next at 2026-01-01T00:01:00Z)";
+    assert_eq!(told(&plan), format!("{message}{behind}"));
     // Words of somebody else's that look like it are cut as any others.
-    let theirs = cut(&format!("they say (attempt {}", "x".repeat(400)));
-    assert_eq!(theirs.chars().count(), limits::CONDITION_MESSAGE as usize);
-    assert!(theirs.ends_with("x..."));
+    let long = format!("{}{message}", "é".repeat(240));
+    plan.problem = Some(Problem {
+        message: long.clone(),
+        ..problem
+    });
+    let cut = told(&plan);
+    assert_eq!(cut.chars().count(), limits::CONDITION_MESSAGE as usize);
+    assert!(cut.ends_with(&format!("é...{behind}")), "{cut}");
+    plan.problem = Some(Problem::new("CollectionFailed", long));
+    let cut = told(&plan);
+    assert_eq!(cut.chars().count(), limits::CONDITION_MESSAGE as usize);
+    assert!(cut.ends_with("they say (att..."), "{cut}");
 }
 
 /// The API server's record of who wrote which field, as it writes it: lists without keys are one field.
@@ -657,10 +668,7 @@ results: {{store: {{url: 's3://bucket'}}}}",
         ledger.record(index, outcome).expect("new");
     }
     let mut plan = quiet(&sweep, ledger);
-    plan.problem = Some(Problem {
-        reason: "CollectionFailed".into(),
-        message: "x".repeat(9_999),
-    });
+    plan.problem = Some(Problem::new("CollectionFailed", "x".repeat(9_999)));
     plan.measured = RecordedSums {
         reused: 9,
         best: Some(1.234e100),

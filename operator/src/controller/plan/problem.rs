@@ -1,0 +1,113 @@
+//! What keeps a sweep from going on, in words for status and events.
+
+use std::fmt;
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::controller::observe::{NO_IMAGE, PodView};
+
+/// Something that keeps a sweep from going on, and that a person may have to see to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// One word, as a condition's reason.
+    pub reason: String,
+    /// The problem, and where to look.
+    pub message: String,
+    /// The attempt that failed, where it is tried again and again. It stands behind the message, and where there is little
+    /// room the message alone is cut.
+    pub attempt: Option<Attempt>,
+}
+
+/// An attempt at something that is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which one, from 1.
+    pub number: u32,
+    /// When the next one is; none where there is none for now.
+    pub next: Option<Timestamp>,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " (attempt {}", self.number)?;
+        if let Some(at) = self.next {
+            let seconds = Timestamp::from_second(at.as_second()).unwrap_or(at);
+            write!(f, ", the next at {seconds}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl Problem {
+    /// One that is not about an attempt.
+    #[must_use]
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            message: message.into(),
+            attempt: None,
+        }
+    }
+
+    /// A Job of somebody else has the name of one to create.
+    #[must_use]
+    pub fn name_taken(job: &str) -> Self {
+        Self::new(
+            "NameTaken",
+            format!(
+                "Job {job} is not this resource's and has the name of one to create: delete it"
+            ),
+        )
+    }
+
+    /// The API server refuses a Job, and says why.
+    #[must_use]
+    pub fn job_refused(job: &str, why: &str) -> Self {
+        Self::new(
+            "JobRefused",
+            format!("the API server refuses Job {job}: {why}"),
+        )
+    }
+
+    /// The problem of a pod that does not start, in words that stay the same while it lasts: the kubelet's own change with
+    /// every try.
+    #[must_use]
+    pub fn of_pod(pod: &PodView, reason: &str, message: &str) -> Self {
+        let name = &pod.name;
+        match reason {
+            reason if NO_IMAGE.contains(&reason) => Self::new(
+                "ImagePullFailed",
+                format!("pod {name} cannot pull {message}: kubectl describe pod {name}"),
+            ),
+            "Unschedulable" if is_of_claim(message) => Self::new(
+                "ClaimNotReady",
+                format!("pod {name} cannot be scheduled: {message}"),
+            ),
+            "Unschedulable" => Self::new(
+                "Unschedulable",
+                format!("pod {name} cannot be scheduled: {message}"),
+            ),
+            other => Self::new("PodCannotStart", format!("pod {name}: {other}: {message}")),
+        }
+    }
+
+    /// The message with the attempt behind it, if there is one. `cut` shortens a text so that it leaves room for another
+    /// one behind it.
+    #[must_use]
+    pub fn said(&self, cut: impl FnOnce(&str, &str) -> String) -> String {
+        let attempt = self.attempt.map_or(String::new(), |of| of.to_string());
+        cut(&self.message, &attempt) + &attempt
+    }
+}
+
+/// Whether the scheduler waits for a claim. Where there is one, but no volume for it, it does not say which.
+fn is_of_claim(message: &str) -> bool {
+    [
+        "persistentvolumeclaim ",
+        "unbound immediate PersistentVolumeClaims",
+        "find available persistent volumes to bind",
+        "non-existent pv",
+    ]
+    .iter()
+    .any(|part| message.contains(part))
+}
