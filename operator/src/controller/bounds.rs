@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{names::Role, observe::JobView, plan::Problem};
+use super::{names::Role, observe::JobView, plan::NotCreated};
 
 /// How long to wait where all Jobs that may live do: those of other resources end unseen.
 const CROWDED: Duration = Duration::from_secs(5);
@@ -70,8 +70,8 @@ struct Share {
     wants: bool,
     looked: Option<Instant>,
     written: Option<Instant>,
-    /// Why its last reconcile could not create a Job.
-    not_created: Option<Problem>,
+    /// The Job that its last reconcile could not create.
+    not_created: Option<NotCreated>,
 }
 
 impl Share {
@@ -181,19 +181,16 @@ impl Bounds {
         });
     }
 
-    /// A reconcile could not create a Job, and why; or none was in the way. Returns whether that is something new.
-    pub fn found(&self, key: &Key, problem: Option<Problem>) -> bool {
+    /// A reconcile could not create a Job, and why; or none was in the way.
+    pub fn found(&self, key: &Key, not_created: Option<NotCreated>) {
         self.with(|state| {
-            let known = &mut state.shares.entry(key.clone()).or_default().not_created;
-            let is_new = *known != problem;
-            *known = problem;
-            is_new
-        })
+            state.shares.entry(key.clone()).or_default().not_created = not_created;
+        });
     }
 
-    /// Why the last reconcile could not create a Job.
+    /// The Job that the last reconcile could not create.
     #[must_use]
-    pub fn problem(&self, key: &Key) -> Option<Problem> {
+    pub fn found_last(&self, key: &Key) -> Option<NotCreated> {
         self.with(|state| state.shares.get(key)?.not_created.clone())
     }
 

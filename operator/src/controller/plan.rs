@@ -12,7 +12,7 @@ use std::time::Duration;
 use inferbench_crds::{Outcome, contract::Collected, ledger::Outcomes, status::PinnedModel};
 use k8s_openapi::jiff::Timestamp;
 
-pub use self::problem::{Attempt, Problem};
+pub use self::problem::{Attempt, NotCreated, Problem};
 use super::{
     observe::{JobView, PodPhase, PodView},
     sweep::Sweep,
@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(60);
 /// How often nodes may drive out the pods of one Job. Its own retries do not count these, and without a bound a trial
 /// that no node keeps would be begun for ever. Pods that vanish together with their node are not seen, and not counted.
 const MOST_EVICTIONS: usize = 10;
-/// The shortest and longest wait between two attempts at a preflight or a collection.
+/// The shortest and longest wait between two attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1_800));
 
 /// A sweep's record in the status, apart from its plan.
@@ -35,8 +35,8 @@ pub struct Known {
     pub decided: u32,
     /// The hash of the inputs of the results in the status; empty where there are none.
     pub inputs: String,
-    /// Why the last reconcile could not create a Job, where it could not.
-    pub not_created: Option<Problem>,
+    /// The Job that the last reconcile could not create, where there is one.
+    pub not_created: Option<NotCreated>,
 }
 
 /// Something to do. They are carried out in the order in which they stand: what is recorded first, then deletions,
@@ -133,6 +133,8 @@ pub struct Plan {
     pub running: bool,
     /// A problem that keeps it from going on.
     pub problem: Option<Problem>,
+    /// Whether there are Jobs to create, and the last one that was refused has to wait for its next attempt.
+    pub holds: bool,
     /// Whether an attempt is under way that is not the first: until it has ended well, nothing is better than it was.
     pub retries: bool,
     /// Which servers can never read which models, and why, as the preflight has just found.
@@ -247,11 +249,7 @@ pub fn plan(
         planner.preflight();
         phase = Phase::Preflight;
     }
-    if let Some(problem) = &known.not_created
-        && !planner.creates.is_empty()
-    {
-        planner.problem.get_or_insert_with(|| problem.clone());
-    }
+    let holds = planner.hold(known.not_created.as_ref());
     let tally = Tally::of(&planner.ledger);
     Plan {
         tally,
@@ -262,6 +260,7 @@ pub fn plan(
         actions: planner.actions(),
         ledger: planner.ledger,
         problem: planner.problem,
+        holds,
         retries: planner.retries,
         never: planner.never,
         measured: planner.measured,
@@ -408,6 +407,22 @@ impl<'a> Planner<'a> {
             );
             self.note(Problem::new("PodCannotStart", message));
         }
+    }
+
+    /// Notes the problem of a Job that could not be created, where there are Jobs to create. Returns whether these have to
+    /// wait: the API server would refuse them again.
+    fn hold(&mut self, not_created: Option<&NotCreated>) -> bool {
+        let Some(not_created) = not_created.filter(|_| !self.creates.is_empty()) else {
+            return false;
+        };
+        self.note(not_created.problem.clone());
+        let stands = not_created.stands(self.sweep.generation, self.jobs.len());
+        let Some(left) = not_created.left(self.now).filter(|_| stands) else {
+            return false;
+        };
+        self.creates.clear();
+        self.wait(left);
+        true
     }
 
     /// Notes a problem; the first that is noted stays.

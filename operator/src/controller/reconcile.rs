@@ -15,15 +15,13 @@ use super::{
     build, events, log,
     names::Role,
     observe::{JobView, PodView},
-    plan::{Action, Create, Known, Phase, Plan, Problem, plan},
+    plan::{Action, Create, Known, NotCreated, Phase, Plan, Problem, plan},
     status,
     sweep::{Defaults, Sweep},
     validate::validate,
 };
 use crate::metrics::Metrics;
 
-/// How long to wait where the API server refuses a Job.
-const REFUSED: Duration = Duration::from_secs(30);
 /// How soon to look again, so that the status says what has just been found.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// How long an unfinished sweep goes without a look at most: a missed event must not stop it for good.
@@ -96,7 +94,7 @@ pub async fn reconcile(
     }
     match accept(&resource, &context.defaults) {
         Ok((sweep, mut known)) => {
-            known.not_created = context.bounds.problem(key);
+            known.not_created = context.bounds.found_last(key);
             let decided = (sweep, known);
             reconcile_sweep(context, may_write, key, &resource, decided, now).await
         }
@@ -191,13 +189,45 @@ async fn reconcile_sweep(
         cluster.post_events(resource, &events).await;
     }
     delete(context, may_write, namespace, &plan).await?;
+    let seen = Seen {
+        now,
+        jobs: jobs.len(),
+        not_created: known.not_created.as_ref(),
+    };
+    create(context, may_write, key, &sweep, &plan, &seen).await
+}
+
+/// What a reconcile knew before it created anything.
+struct Seen<'a> {
+    now: Timestamp,
+    /// The resource's Jobs.
+    jobs: usize,
+    not_created: Option<&'a NotCreated>,
+}
+
+/// Creates what is to be created, one by one, and remembers what could not be.
+async fn create(
+    context: &Context,
+    may_write: MayWrite<'_>,
+    key: &Key,
+    sweep: &Sweep,
+    plan: &Plan,
+    seen: &Seen<'_>,
+) -> Result<Next, ApplyError> {
+    let Context {
+        cluster, bounds, ..
+    } = context;
     let mut next = match plan.phase {
         Phase::Finished => Next::Changed,
         Phase::Preflight | Phase::Measuring | Phase::Collecting => Next::After(LOOK),
     };
+    let not_created = |problem, created: usize| NotCreated {
+        problem,
+        generation: sweep.generation,
+        jobs: seen.jobs + created,
+    };
     let mut taken = None;
-    let mut refused = None;
-    let mut creations = 0;
+    let (mut creations, mut created) = (0, 0);
     for action in &plan.actions {
         match action {
             Action::Create(_) if creations == CREATIONS => {
@@ -207,46 +237,56 @@ async fn reconcile_sweep(
             }
             Action::Create(create) => {
                 creations += 1;
-                let job = job(&sweep, create, &plan);
+                let job = job(sweep, create, plan);
                 if let Err(wait) = bounds.create(key, role(create), Instant::now()) {
                     next = Next::After(wait);
+                    if creations == 1 {
+                        // Nothing has been tried: all that is remembered stands.
+                        return Ok(next);
+                    }
                     break;
                 }
                 lead(may_write)?;
-                let created = cluster.create_job(namespace, &job, uid).await;
-                if !matches!(created, Ok(Created::There)) {
+                let answer = cluster.create_job(&sweep.namespace, &job, &sweep.uid).await;
+                if !matches!(answer, Ok(Created::There)) {
                     bounds.not_created(key, role(create));
                 }
-                let created = match created {
+                let name = job.metadata.name.unwrap_or_default();
+                match answer {
+                    Ok(Created::There) => {
+                        created += 1;
+                        info!(job = name, "created");
+                    }
+                    Ok(Created::Refused(why)) => {
+                        let before = seen.not_created.filter(|before| {
+                            created == 0 && before.stands(sweep.generation, seen.jobs)
+                        });
+                        let number = before.map_or(1, NotCreated::next_attempt);
+                        debug!(job = name, why, number, "the API server refuses the Job");
+                        let problem = Problem::job_refused(&name, &why, number, seen.now);
+                        bounds.found(key, Some(not_created(problem, created)));
+                        return match taken {
+                            Some(name) => Err(ApplyError::Taken { name }),
+                            // The next reconcile has it in the status.
+                            None => Ok(Next::After(AT_ONCE)),
+                        };
+                    }
                     // Somebody else's Job is in the way of this one, and of no other.
                     Err(ApplyError::Taken { name }) => {
                         taken.get_or_insert(name);
-                        continue;
                     }
-                    created => created?,
-                };
-                let job = job.metadata.name.unwrap_or_default();
-                if let Created::Refused(why) = created {
-                    debug!(job, why, "the API server refuses the Job");
-                    refused = Some(Problem::job_refused(&job, &why));
-                    break;
+                    Err(error) => return Err(error),
                 }
-                info!(job, "created");
             }
             Action::Wait(wait) => next = Next::After((*wait).min(LOOK)),
             _ => {}
         }
     }
-    let is_refused = refused.is_some();
-    let problem = refused.or_else(|| taken.as_deref().map(Problem::name_taken));
-    // The next reconcile has it in the status.
-    let is_new = bounds.found(key, problem);
-    match taken {
-        Some(name) => Err(ApplyError::Taken { name }),
-        None if is_refused && is_new => Ok(Next::After(AT_ONCE)),
-        None if is_refused => Ok(Next::After(REFUSED)),
-        None => Ok(next),
+    if !plan.holds {
+        let problem = taken.as_deref().map(Problem::name_taken);
+        bounds.found(key, problem.map(|problem| not_created(problem, created)));
     }
+    taken.map_or(Ok(next), |name| Err(ApplyError::Taken { name }))
 }
 
 /// Deletes what is to be deleted, some at a time: each deletion is of what is recorded already, and says nothing of the

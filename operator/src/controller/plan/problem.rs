@@ -1,10 +1,15 @@
-//! What keeps a sweep from going on, in words for status and events.
+//! What keeps a sweep from going on, in words for status and events; and a Job that could not be created.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::backoff;
 use crate::controller::observe::{NO_IMAGE, PodView};
+
+/// The longest wait between two attempts at a Job that the API server refuses: Jobs of others, which end unseen, may make
+/// room for it.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// Something that keeps a sweep from going on, and that a person may have to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +21,12 @@ pub struct Problem {
     /// The attempt that failed, where it is tried again and again. It stands behind the message, and where there is little
     /// room the message alone is cut.
     pub attempt: Option<Attempt>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.said(|message, _| message.to_owned()))
+    }
 }
 
 /// An attempt at something that is tried again.
@@ -60,13 +71,17 @@ impl Problem {
         )
     }
 
-    /// The API server refuses a Job, and says why.
+    /// The API server refuses a Job for the nth time, and says why.
     #[must_use]
-    pub fn job_refused(job: &str, why: &str) -> Self {
-        Self::new(
-            "JobRefused",
-            format!("the API server refuses Job {job}: {why}"),
-        )
+    pub fn job_refused(job: &str, why: &str, number: u32, now: Timestamp) -> Self {
+        let next = now.checked_add(backoff(number).min(LONGEST)).ok();
+        Self {
+            attempt: Some(Attempt { number, next }),
+            ..Self::new(
+                "JobRefused",
+                format!("the API server refuses Job {job}: {why}"),
+            )
+        }
     }
 
     /// The problem of a pod that does not start, in words that stay the same while it lasts: the kubelet's own change with
@@ -91,12 +106,47 @@ impl Problem {
         }
     }
 
-    /// The message with the attempt behind it, if there is one. `cut` shortens a text so that it leaves room for another
+    /// The message with the attempt behind it, if there is one: `cut` shortens a text so that it leaves room for another
     /// one behind it.
     #[must_use]
     pub fn said(&self, cut: impl FnOnce(&str, &str) -> String) -> String {
         let attempt = self.attempt.map_or(String::new(), |of| of.to_string());
         cut(&self.message, &attempt) + &attempt
+    }
+}
+
+/// A Job that could not be created, and what there was then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotCreated {
+    /// Why.
+    pub problem: Problem,
+    /// The resource's generation.
+    pub generation: i64,
+    /// The resource's Jobs.
+    pub jobs: usize,
+}
+
+impl NotCreated {
+    /// Whether nothing has changed since that the next attempt may owe its success to: the resource, or that a Job has
+    /// gone, which leaves room.
+    #[must_use]
+    pub const fn stands(&self, generation: i64, jobs: usize) -> bool {
+        self.generation == generation && jobs >= self.jobs
+    }
+
+    /// The number of the next attempt.
+    #[must_use]
+    pub fn next_attempt(&self) -> u32 {
+        let number = self.problem.attempt.map_or(0, |of| of.number);
+        number.saturating_add(1)
+    }
+
+    /// How long the next attempt has to wait; none where it need not.
+    pub(super) fn left(&self, now: Timestamp) -> Option<Duration> {
+        let next = self.problem.attempt?.next?;
+        let millis = next.as_millisecond().saturating_sub(now.as_millisecond());
+        let left = Duration::from_millis(u64::try_from(millis).ok()?);
+        Some(left).filter(|left| !left.is_zero())
     }
 }
 

@@ -230,3 +230,50 @@ fn a_pod_whose_volumes_cannot_be_mounted_is_a_problem_after_a_while() {
     let pulls = pod(&job, PodPhase::Pending);
     assert_eq!(look(&pulls, 61).problem, None, "a large image takes long");
 }
+
+#[test]
+fn a_job_that_was_refused_waits_for_its_next_attempt() {
+    let sweep = one_shape("parallelism: 2");
+    let refused = |number, generation, jobs| NotCreated {
+        problem: Problem::job_refused("thesis-0", "no", number, at(100)),
+        generation,
+        jobs,
+    };
+    let look = |not_created: NotCreated, seconds| {
+        let known = Known {
+            not_created: Some(not_created),
+            ..known(&sweep)
+        };
+        plan(&sweep, &known, &[], &[], at(seconds))
+    };
+    let same = refused(1, sweep.generation, 0);
+    let early = look(same.clone(), 110);
+    assert!(early.holds);
+    assert_eq!(early.actions, [Action::Wait(Duration::from_secs(20))]);
+    assert_eq!(
+        early.problem.map(|it| it.to_string()).as_deref(),
+        Some(
+            "the API server refuses Job thesis-0: no (attempt 1, the next at 2026-01-01T00:02:10Z)"
+        )
+    );
+    // It is one until the Job is there.
+    let due = look(same, 130);
+    assert!(!due.holds && due.problem.is_some() && !creates(&due).is_empty());
+    // It need not wait where the resource has changed since, or a Job has gone.
+    for other in [
+        refused(1, sweep.generation - 1, 0),
+        refused(1, sweep.generation, 1),
+    ] {
+        let plan = look(other, 110);
+        assert!(!plan.holds && !creates(&plan).is_empty());
+    }
+    let waits = (1..=6).map(|number| {
+        let plan = look(refused(number, sweep.generation, 0), 100);
+        plan.actions
+    });
+    let longer = [30, 60, 120, 240, 300, 300].map(|seconds| {
+        let wait = Duration::from_secs(seconds);
+        vec![Action::Wait(wait)]
+    });
+    assert_eq!(waits.collect::<Vec<_>>(), longer);
+}

@@ -13,7 +13,7 @@ use inferbench_crds::{
     InferenceBenchmarkStatus, Outcome, contract::TrialReport, crd::crd, status::CONDITIONS,
 };
 use inferbench_fakekube::{Call, Clock, FakeKube, Fault, Verb};
-use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod};
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod, jiff::SignedDuration};
 use kube::{Api, Client, Resource, api::DeleteParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -200,7 +200,13 @@ impl World {
     }
 
     async fn reconcile_in(&self, context: &Context) -> Result<Next, ApplyError> {
-        reconcile(context, &|| true, &key(), now()).await
+        self.reconcile_at(context, 0).await
+    }
+
+    /// This number of seconds after the first time.
+    async fn reconcile_at(&self, context: &Context, seconds: i64) -> Result<Next, ApplyError> {
+        let now = now() + SignedDuration::from_secs(seconds);
+        reconcile(context, &|| true, &key(), now).await
     }
 
     /// The requests so far, but for events, which nothing waits for.
@@ -388,17 +394,21 @@ async fn a_foreign_job_of_the_same_name_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_refused_waits_and_the_status_says_why() {
+async fn a_job_that_is_refused_waits_and_the_status_says_why_and_how_long() {
     for code in [403, 422] {
         let world = World::pinned();
         for _ in 0..2 {
             world.script().refuse.push_back(("POST jobs", code));
         }
         let context = world.context();
-        let next = world.reconcile_in(&context).await.expect("fine");
+        let tries = |asked: Vec<String>| asked.iter().filter(|it| *it == "POST jobs").count();
+        let after = |seconds| Next::After(Duration::from_secs(seconds));
+        let next = world.reconcile_at(&context, 0).await.expect("fine");
         assert_eq!(next, Next::After(AT_ONCE), "to tell it");
-        let next = world.reconcile_in(&context).await.expect("fine");
-        assert_eq!(next, Next::After(REFUSED), "it is told");
+        assert_eq!(tries(world.asked()), 1);
+        // Whatever it is looked at for meanwhile, the Job has to wait.
+        let next = world.reconcile_at(&context, 1).await.expect("fine");
+        assert_eq!(next, after(29));
         let condition = |kind: &str| {
             let conditions = world.status().conditions.into_iter();
             let mut conditions = conditions.filter(|condition| condition.type_ == kind);
@@ -411,15 +421,50 @@ async fn a_job_that_is_refused_waits_and_the_status_says_why() {
         );
         let message = progressing.message;
         let begins = "the API server refuses Job thesis-0f1e2d3c-0: ";
+        let ends = " (attempt 1, the next at 2026-01-01T00:01:00Z)";
         let why = message.strip_prefix(begins);
+        let why = why.and_then(|why| why.strip_suffix(ends));
         assert!(why.is_some_and(|why| !why.is_empty()), "{message}");
         assert_eq!(condition("Succeeded").reason, "JobRefused", "the column");
+        let next = world.reconcile_at(&context, 29).await.expect("fine");
+        assert_eq!(next, after(1));
+        assert_eq!(tries(world.asked()), 0);
+        // The longer it lasts, the longer the wait.
+        let next = world.reconcile_at(&context, 30).await.expect("fine");
+        assert_eq!(next, Next::After(AT_ONCE));
+        let next = world.reconcile_at(&context, 31).await.expect("fine");
+        assert_eq!(next, after(59));
+        assert_eq!(tries(world.asked()), 1);
+        let message = condition("Progressing").message;
+        let ends = " (attempt 2, the next at 2026-01-01T00:02:00Z)";
+        assert!(message.ends_with(ends), "{message}");
         // Then there is room.
-        world.reconcile_in(&context).await.expect("fine");
+        world.reconcile_at(&context, 90).await.expect("fine");
         assert_eq!(world.jobs(), 1);
-        world.reconcile_in(&context).await.expect("fine");
+        world.reconcile_at(&context, 91).await.expect("fine");
         assert_eq!(condition("Progressing").reason, "Measuring");
     }
+}
+
+#[tokio::test]
+async fn a_job_that_was_refused_need_not_wait_where_there_may_be_room() {
+    let world = World::pinned();
+    world.first_ended();
+    for _ in 0..2 {
+        world.script().refuse.push_back(("POST jobs", 403));
+    }
+    let context = world.context();
+    world.reconcile_at(&context, 0).await.expect("fine");
+    // The Job that was recorded has gone since. A quota may not have noticed yet, and then it has to wait.
+    let next = world.reconcile_at(&context, 1).await.expect("fine");
+    assert_eq!(next, Next::After(AT_ONCE));
+    let next = world.reconcile_at(&context, 2).await.expect("fine");
+    assert_eq!(next, Next::After(Duration::from_secs(29)));
+    assert_eq!(world.jobs(), 0);
+    // The spec may have been what was wrong.
+    world.edit(|resource| resource["metadata"]["generation"] = json!(8));
+    world.reconcile_at(&context, 3).await.expect("fine");
+    assert_eq!(world.jobs(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -149,7 +149,7 @@ fn a_failed_preflight_is_a_problem_and_tried_again_later() {
     let problem = early.problem.expect("a problem");
     assert_eq!(problem.reason, "PreflightFailed");
     assert_eq!(
-        problem.said(|message, _| message.to_owned()),
+        problem.to_string(),
         "pod preflight-0-pod ended with exit code 73: s3://bucket refuses the credentials (attempt 1, the next at \
          2026-01-01T00:02:10Z)"
     );
