@@ -82,13 +82,17 @@ impl ApplyError {
 pub enum Created {
     /// The Job is there: made now, or by an earlier try whose answer was lost.
     There,
-    /// A quota leaves no room for it, an admission rule does not want it, or its namespace is going: wait. In the API
-    /// server's words.
+    /// A quota leaves no room for it, or an admission rule does not want it: wait. In the API server's words.
     Refused(String),
+    /// Its namespace is being deleted, and takes nothing new any more.
+    NamespaceGoes,
 }
 
 /// Codes by which the API server refuses what may be taken another time: once there is room, or a rule has changed.
 const REFUSALS: [u16; 4] = [400, 403, 413, 422];
+
+/// The cause by which it refuses whatever would be new in a namespace that is being deleted.
+const NAMESPACE_GOES: &str = "NamespaceTerminating";
 
 /// The longest that an event may take: nothing depends on it, and the reconcile waits for it.
 const EVENT_LIMIT: Duration = Duration::from_secs(5);
@@ -365,6 +369,7 @@ impl Cluster {
                 }
             }
             Err(error) => match refusal(&error) {
+                Some(why) if is_of_namespace_that_goes(why) => Ok(Created::NamespaceGoes),
                 Some(why) if REFUSALS.contains(&why.code) => {
                     Ok(Created::Refused(why.message.clone()))
                 }
@@ -409,6 +414,14 @@ fn refusal(error: &ApplyError) -> Option<&Status> {
         },
         _ => None,
     }
+}
+
+/// Whether a refusal is that of a namespace that is being deleted. Its message is for people, its cause for programs.
+fn is_of_namespace_that_goes(refusal: &Status) -> bool {
+    let causes = refusal.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == NAMESPACE_GOES)
 }
 
 /// The HTTP code of a refusal.

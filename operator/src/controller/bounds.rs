@@ -72,6 +72,9 @@ struct Share {
     written: Option<Instant>,
     /// The Job that its last reconcile could not create.
     not_created: Option<NotCreated>,
+    /// The uid of the resource, where its namespace is being deleted: that is never taken back, and one that is created anew
+    /// has another uid.
+    goes: Option<String>,
 }
 
 impl Share {
@@ -192,6 +195,18 @@ impl Bounds {
     #[must_use]
     pub fn found_last(&self, key: &Key) -> Option<NotCreated> {
         self.with(|state| state.shares.get(key)?.not_created.clone())
+    }
+
+    /// The namespace of the resource with this uid is being deleted.
+    pub fn namespace_goes(&self, key: &Key, uid: &str) {
+        self.with(|state| state.shares.entry(key.clone()).or_default().goes = Some(uid.to_owned()));
+    }
+
+    /// Whether that is known of it.
+    #[must_use]
+    pub fn goes_with_namespace(&self, key: &Key, uid: &str) -> bool {
+        let goes = |state: &mut State| state.shares.get(key)?.goes.clone();
+        self.with(goes).as_deref() == Some(uid)
     }
 
     /// A resource is gone.

@@ -186,7 +186,10 @@ async fn reconcile_sweep(
         log::recorded(&plan, metrics);
         let events = events::of_reconcile(&sweep, &old, &status, &plan);
         log::transitions(&events);
-        cluster.post_events(resource, &events).await;
+        // A namespace that is being deleted takes no events either.
+        if !bounds.goes_with_namespace(key, uid) {
+            cluster.post_events(resource, &events).await;
+        }
     }
     delete(context, may_write, namespace, &plan).await?;
     let seen = Seen {
@@ -217,10 +220,14 @@ async fn create(
     let Context {
         cluster, bounds, ..
     } = context;
-    let mut next = match plan.phase {
+    let slowly = match plan.phase {
         Phase::Finished => Next::Changed,
         Phase::Preflight | Phase::Measuring | Phase::Collecting => Next::After(LOOK),
     };
+    let mut next = slowly;
+    if bounds.goes_with_namespace(key, &sweep.uid) {
+        return Ok(slowly);
+    }
     let not_created = |problem, created: usize| NotCreated {
         problem,
         generation: sweep.generation,
@@ -270,6 +277,11 @@ async fn create(
                             // The next reconcile has it in the status.
                             None => Ok(Next::After(AT_ONCE)),
                         };
+                    }
+                    Ok(Created::NamespaceGoes) => {
+                        info!("the namespace is being deleted: no Job is created in it any more");
+                        bounds.namespace_goes(key, &sweep.uid);
+                        return Ok(slowly);
                     }
                     // Somebody else's Job is in the way of this one, and of no other.
                     Err(ApplyError::Taken { name }) => {

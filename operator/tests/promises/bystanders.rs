@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use inferbench_crds::splitmix::SplitMix64;
 use inferbench_fakekube::Verb;
-use k8s_openapi::{api::batch::v1::Job, jiff::SignedDuration};
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::Namespace},
+    jiff::SignedDuration,
+};
 use kube::{Api, api::DeleteParams};
 use serde_json::{Value, json};
 
@@ -205,6 +208,31 @@ fn p8_without_an_operator_nothing_is_blocked() {
         lab.kill("operator-a");
         lab.delete("bench", "thesis").await;
         is_gone(&lab, "uninstalled").await;
+    });
+}
+
+#[test]
+fn p8_a_namespace_that_goes_is_not_held_up() {
+    in_paused_time(async {
+        let lab = Lab::new();
+        lab.apply("bench", "thesis", SMALL);
+        lab.until("measuring", Duration::from_secs(600), |lab| {
+            lab.cluster_runs_trials("bench")
+        })
+        .await;
+        let user = lab.kube.client("user");
+        let namespaces: Api<Namespace> = Api::all(user);
+        let deleted = namespaces.delete("bench", &DeleteParams::default()).await;
+        deleted.expect("it is going");
+        lab.kube.reset_counts("operator-a");
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let counts = lab.kube.counts("operator-a");
+        assert!(counts.of(Verb::Create, "jobs") <= 1, "P8: {counts}");
+        assert!(
+            lab.find("bench", "thesis").is_none(),
+            "P8: it is still there"
+        );
+        is_gone(&lab, "with its namespace").await;
     });
 }
 

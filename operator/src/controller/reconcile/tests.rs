@@ -13,7 +13,11 @@ use inferbench_crds::{
     InferenceBenchmarkStatus, Outcome, contract::TrialReport, crd::crd, status::CONDITIONS,
 };
 use inferbench_fakekube::{Call, Clock, FakeKube, Fault, Verb};
-use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod, jiff::SignedDuration};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{Namespace, Pod},
+    jiff::SignedDuration,
+};
 use kube::{Api, Client, Resource, api::DeleteParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -465,6 +469,36 @@ async fn a_job_that_was_refused_need_not_wait_where_there_may_be_room() {
     world.edit(|resource| resource["metadata"]["generation"] = json!(8));
     world.reconcile_at(&context, 3).await.expect("fine");
     assert_eq!(world.jobs(), 1);
+}
+
+#[tokio::test]
+async fn nothing_more_is_created_in_a_namespace_that_goes() {
+    let world = World::pinned();
+    world.first_ended();
+    let namespaces: Api<Namespace> = Api::all(world.kube.client("user"));
+    let deleted = namespaces.delete("bench", &DeleteParams::default()).await;
+    deleted.expect("it is going");
+    let context = world.context();
+    for asked in [
+        &[
+            "PATCH inferencebenchmarks/thesis/status",
+            "DELETE jobs/thesis-0f1e2d3c-0",
+            "POST jobs",
+        ][..],
+        // What is recorded and deleted is no creation, and goes on.
+        &[],
+        &[],
+    ] {
+        let next = world.reconcile_in(&context).await.expect("fine");
+        assert_eq!(next, Next::After(LOOK));
+        assert_eq!(world.asked()[3..], *asked);
+    }
+    let progressing = &world.status().conditions[1];
+    assert_eq!(progressing.reason, "Measuring", "it is no problem");
+    // One of the same name that comes after it is another one.
+    world.edit(|resource| resource["metadata"]["uid"] = json!("another"));
+    world.reconcile_in(&context).await.expect("fine");
+    assert!(world.asked().contains(&"POST jobs".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
