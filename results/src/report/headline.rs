@@ -227,17 +227,24 @@ fn workload_by_workload(
     };
     let same = own().filter(|best| Choice::of(&best.levels) == choice.of.choice);
     let (same, all) = (same.count(), mix.workloads.len());
-    (all > 1).then(|| {
-        if same == all {
-            format!("It is the best choice for each of the {} workloads.", numbers::count(all as u64))
-        } else {
-            format!(
-                "By themselves, {} of the {} workloads have this best choice, and the others another one.",
-                numbers::count(same as u64),
-                numbers::count(all as u64)
-            )
-        }
-    })
+    (all > 1).then(|| how_many_have_it(same, all))
+}
+
+/// How many of all workloads, of which there are several, have the choice for the mix as their own best.
+fn how_many_have_it(same: usize, all: usize) -> String {
+    let [of_these, of_all] = [same, all].map(|count| numbers::count(count as u64));
+    let others = match all.saturating_sub(same) {
+        1 => "the other has another one",
+        _ => "the others have other ones",
+    };
+    match same {
+        0 => "By itself, no workload has this best choice.".into(),
+        _ if same == all => format!("It is the best choice for each of the {of_all} workloads."),
+        1 => format!("By itself, 1 of the {of_all} workloads has this best choice, and {others}."),
+        _ => format!(
+            "By themselves, {of_these} of the {of_all} workloads have this best choice, and {others}."
+        ),
+    }
 }
 
 /// The fastest combination of invalid trials, where none has a valid one.
@@ -431,4 +438,39 @@ pub(super) fn trust(report: &Report<'_>) -> String {
         );
     }
     said + "."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_workload_has_and_several_have() {
+        for (same, all, said) in [
+            (0, 2, "By itself, no workload has this best choice."),
+            (
+                1,
+                2,
+                "By itself, 1 of the 2 workloads has this best choice, and the other has another one.",
+            ),
+            (
+                1,
+                3,
+                "By itself, 1 of the 3 workloads has this best choice, and the others have other ones.",
+            ),
+            (
+                2,
+                3,
+                "By themselves, 2 of the 3 workloads have this best choice, and the other has another one.",
+            ),
+            (
+                2,
+                1_200,
+                "By themselves, 2 of the 1,200 workloads have this best choice, and the others have other ones.",
+            ),
+            (3, 3, "It is the best choice for each of the 3 workloads."),
+        ] {
+            assert_eq!(how_many_have_it(same, all), said);
+        }
+    }
 }
