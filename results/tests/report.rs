@@ -673,6 +673,23 @@ fn figure<'a>(made: &'a Made, name: &str) -> Option<&'a Figure> {
 }
 
 #[test]
+fn panels_by_lengths_stand_side_by_side_however_many_models_there_are() {
+    for (models, columns) in [(1, 2), (2, 2), (3, 3), (4, 2)] {
+        let study = Study {
+            models: (1..=models)
+                .map(|size| (format!("{size}b"), f64::from(size)))
+                .collect(),
+            ..small()
+        };
+        let made = made(&study);
+        let found = figure(&made, "metrics-by-batch-size-and-lengths").expect("it is made");
+        let drawing = found.drawing.as_ref().expect("it is drawn");
+        assert_eq!(drawing.panels.len(), 4 * models as usize);
+        assert_eq!(drawing.columns, columns, "{models} models");
+    }
+}
+
+#[test]
 fn engines_stand_side_by_side_over_the_same_load() {
     let made = Made::of("servers", &Servers::default().rows(), objectives());
     check(&made);

@@ -9,7 +9,7 @@ use super::{
         Context, change, chosen, curve, family_name, gpus_name, metric_heading, metric_title,
         metric_unit, points, scope_name, sentence,
     },
-    panels::{Dot, Lines, Spread, Trace},
+    panels::{Dot, Lines, Spread, Trace, columns},
 };
 use crate::{
     analysis::curves::{Curve, Family},
@@ -275,12 +275,7 @@ fn along(context: &Context<'_>, of: Along<'_>) -> Figure {
     figure.table = table(context, &factors, &metrics, of.drawn);
     figure.drawing = Some(Drawing {
         panels,
-        // Four in a row would be too small to read, and three of four would break the rows.
-        columns: match (factors.len(), metrics.len()) {
-            (1, 4) | (4, _) => 2,
-            (1, metrics) => metrics.min(3),
-            (factors, _) => factors.min(3),
-        },
+        columns: columns(factors.len(), metrics.len()),
         legend: context.legend(match of.drawn {
             Drawn::Deviations => KeyKind::Band,
             _ => KeyKind::Line,

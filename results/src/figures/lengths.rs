@@ -12,7 +12,7 @@ use super::{
         sentence,
     },
     palette,
-    panels::{Dot, Heat, HeatCell, Trace},
+    panels::{Dot, Heat, HeatCell, Trace, columns},
 };
 use crate::{
     analysis::Scope,
@@ -300,8 +300,8 @@ pub(super) fn metrics(context: &Context<'_>) -> Figure {
         return figure;
     }
     figure.drawing = Some(Drawing {
+        columns: columns(found.len(), panels.len()),
         panels,
-        columns: found.len().clamp(1, 3),
         legend: corners
             .iter()
             .enumerate()

@@ -24,6 +24,16 @@ const SMALL: f64 = 11.0;
 const TOP: f64 = 28.0;
 const BOTTOM: f64 = 40.0;
 
+/// How many panels stand in a row where there is one for each of `along` and each metric, metric by metric. Four in a row
+/// would be too small to read, and three of four would break the rows.
+pub(super) fn columns(along: usize, metrics: usize) -> usize {
+    match (along, metrics) {
+        (1, 4) | (4, _) => 2,
+        (1, metrics) => metrics.min(3),
+        (along, _) => along.min(3),
+    }
+}
+
 /// One x and y, with the ends of an interval or a band.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Dot {
