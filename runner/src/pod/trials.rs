@@ -17,8 +17,8 @@ use crate::{
     machine::Machine,
     process::{exit::Exit, print_error, program, signals},
     sweep::{
-        executor::{Executor, Processes},
-        settle::{Unsettled, settle},
+        executor::{Executor, NoCeilings, Processes},
+        settle::{Ready, Unsettled, settle},
         steps::{Step, after},
     },
     trial::{protocol::Measure, roofline},
@@ -163,7 +163,7 @@ impl Pod {
     }
 
     /// Sees to the model's files, and to the ceilings that the trial is judged by.
-    fn prepare(&mut self, ask: &mut Measure, executor: &mut dyn Executor) -> Result<(), Broken> {
+    fn prepare(&mut self, ask: &mut Measure, executor: &mut dyn Executor) -> Result<Ready, Broken> {
         let request = &ask.trial.request;
         if !request.combination.engine.takes_requests() {
             program::for_gpus(request.combination.gpus)
@@ -186,12 +186,21 @@ impl Pod {
             roofline::missing(combination).is_none() && !self.ceilings.contains_key(&dtype);
         if let (Some(config), true) = (&model.config, judged) {
             let shape = roofline::shape(config, dtype, combination.gpus);
-            let ceilings = executor
-                .ceilings(dtype, shape, combination.gpus)
-                .map_err(|message| broken(format!("ceilings: {message}"), Exit::Failed))?;
-            self.ceilings.insert(dtype, ceilings);
+            match executor.ceilings(dtype, shape, combination.gpus) {
+                Ok(ceilings) => {
+                    self.ceilings.insert(dtype, ceilings);
+                }
+                // The next pod would have no more.
+                Err(NoCeilings::OutOfMemory(why)) => {
+                    let why = format!("{why}, while the ceilings of the machine were measured");
+                    return Ok(Ready::OutOfMemory(why));
+                }
+                Err(NoCeilings::Failed(why)) => {
+                    return Err(broken(format!("ceilings: {why}"), Exit::Failed));
+                }
+            }
         }
         ask.ceilings = self.ceilings.get(&dtype).cloned();
-        Ok(())
+        Ok(Ready::Yes)
     }
 }

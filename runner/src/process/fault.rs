@@ -1,4 +1,5 @@
-//! Faults on demand, for tests of what a sweep makes of them: `INFERBENCH_FAULT=abort@trial:3` lets trial 3 end so.
+//! Faults on demand, for tests of what a sweep makes of them: `INFERBENCH_FAULT=abort@trial:3` lets trial 3 end so, and
+//! `oom@ceilings` the measuring of the ceilings.
 //!
 //! The kinds are `abort`, `kill` (as the kernel does for want of memory), `oom` (as the allocator does), `panic`,
 //! `hang`, and `exit:CODE`. Not for anything but tests.
@@ -8,11 +9,20 @@ use std::{io::Write, time::Duration};
 /// The variable.
 pub const VARIABLE: &str = "INFERBENCH_FAULT";
 
-/// A fault in one trial.
+/// A piece of work that a fault may strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// The trial with this index.
+    Trial(u32),
+    /// The ceilings.
+    Ceilings,
+}
+
+/// A fault in one piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fault {
     kind: Kind,
-    trial: u32,
+    at: Work,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +35,10 @@ enum Kind {
     Exit(i32),
 }
 
-/// Does to this process what the variable says of the trial; nothing where it is not set.
-pub fn strike(trial: u32) {
+/// Does to this process what the variable says of the work; nothing where it is not set.
+pub fn strike(work: Work) {
     let fault = std::env::var(VARIABLE).ok().and_then(|text| parse(&text));
-    let Some(fault) = fault.filter(|fault| fault.trial == trial) else {
+    let Some(fault) = fault.filter(|fault| fault.at == work) else {
         return;
     };
     match fault.kind {
@@ -52,7 +62,12 @@ pub fn strike(trial: u32) {
 }
 
 fn parse(text: &str) -> Option<Fault> {
-    let (kind, trial) = text.split_once("@trial:")?;
+    let (kind, at) = text.split_once('@')?;
+    let at = match at.strip_prefix("trial:") {
+        Some(trial) => Work::Trial(trial.parse().ok()?),
+        None if at == "ceilings" => Work::Ceilings,
+        None => return None,
+    };
     let kind = match kind {
         "abort" => Kind::Abort,
         "kill" => Kind::Kill,
@@ -61,10 +76,7 @@ fn parse(text: &str) -> Option<Fault> {
         "hang" => Kind::Hang,
         other => Kind::Exit(other.strip_prefix("exit:")?.parse().ok()?),
     };
-    Some(Fault {
-        kind,
-        trial: trial.parse().ok()?,
-    })
+    Some(Fault { kind, at })
 }
 
 #[cfg(test)]
@@ -77,14 +89,21 @@ mod tests {
             parse("abort@trial:3"),
             Some(Fault {
                 kind: Kind::Abort,
-                trial: 3
+                at: Work::Trial(3)
             })
         );
         assert_eq!(
             parse("exit:64@trial:0"),
             Some(Fault {
                 kind: Kind::Exit(64),
-                trial: 0
+                at: Work::Trial(0)
+            })
+        );
+        assert_eq!(
+            parse("oom@ceilings"),
+            Some(Fault {
+                kind: Kind::Oom,
+                at: Work::Ceilings
             })
         );
         assert_eq!(parse("abort"), None);

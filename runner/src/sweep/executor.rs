@@ -58,6 +58,23 @@ pub enum Ended {
     Interrupted,
 }
 
+/// Why there are no ceilings.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoCeilings {
+    /// Memory did not suffice to measure them.
+    #[error("{0}")]
+    OutOfMemory(String),
+    /// That broke.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for NoCeilings {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
 /// Who measures.
 pub trait Executor {
     /// Measures a trial and stores its record.
@@ -66,7 +83,12 @@ pub trait Executor {
     ///
     /// # Errors
     /// Why that was not possible.
-    fn ceilings(&mut self, dtype: Dtype, shape: ModelShape, gpus: u32) -> Result<Ceilings, String>;
+    fn ceilings(
+        &mut self,
+        dtype: Dtype,
+        shape: ModelShape,
+        gpus: u32,
+    ) -> Result<Ceilings, NoCeilings>;
 }
 
 /// Measures each trial in a process of its own; with `isolation: Pod` up to `trialsPerJob` trials that can share a
@@ -232,7 +254,12 @@ impl Executor for Processes {
         }
     }
 
-    fn ceilings(&mut self, dtype: Dtype, shape: ModelShape, gpus: u32) -> Result<Ceilings, String> {
+    fn ceilings(
+        &mut self,
+        dtype: Dtype,
+        shape: ModelShape,
+        gpus: u32,
+    ) -> Result<Ceilings, NoCeilings> {
         let mut child = start(gpus, &[], "ceilings", &self.machine)?;
         let ask = Ask::Ceilings { dtype, shape, gpus };
         match ask_child(&mut child, &ask, CEILINGS_PATIENCE)? {
@@ -240,18 +267,21 @@ impl Executor for Processes {
                 child.close(GRACE);
                 Ok(ceilings)
             }
-            Reply::Answer(Answer::Failed { message, .. }) => Err(message),
+            Reply::Answer(Answer::Failed { message, .. }) => Err(message.into()),
             Reply::Answer(Answer::Stored { key, .. }) => Err(format!(
                 "{MEASURER} was asked for ceilings and answered with the record of trial {key}"
-            )),
+            )
+            .into()),
             Reply::Exited(status) => Err(match status.cause(MEASURER) {
-                Cause::OutOfMemory(message) | Cause::Failed { message, .. } => message,
+                Cause::OutOfMemory(message) => NoCeilings::OutOfMemory(message),
+                Cause::Failed { message, .. } => message.into(),
             }),
             Reply::Overdue => Err(format!(
                 "{MEASURER} did not answer within {} s",
                 CEILINGS_PATIENCE.as_secs()
-            )),
-            Reply::Interrupted => Err("interrupted".into()),
+            )
+            .into()),
+            Reply::Interrupted => Err(NoCeilings::Failed("interrupted".into())),
         }
     }
 }
@@ -292,9 +322,14 @@ impl Executor for InProcess<'_> {
         }
     }
 
-    fn ceilings(&mut self, dtype: Dtype, shape: ModelShape, gpus: u32) -> Result<Ceilings, String> {
+    fn ceilings(
+        &mut self,
+        dtype: Dtype,
+        shape: ModelShape,
+        gpus: u32,
+    ) -> Result<Ceilings, NoCeilings> {
         self.session
             .ceilings(dtype, &shape, gpus)
-            .map_err(|error| error.to_string())
+            .map_err(|error| NoCeilings::Failed(error.to_string()))
     }
 }

@@ -23,7 +23,7 @@ use super::{
     levels::Columns,
     prepared::{Fate, Prepared},
     progress::{self, Progress},
-    settle::{Settled, Unsettled, settle},
+    settle::{Ready, Settled, Unsettled, settle},
     steps::{Step, step, try_again},
     stored::{Failure, LocalLedger, SweepFile, read_failures, write_failures},
     tables,
@@ -483,7 +483,9 @@ impl<'a> Run<'a> {
         let mut ask = self.sweep.ask(trial, attempt, self.at);
         ask.ceilings = self.ceilings.get(&trial.combination.dtype).cloned();
         let started = Instant::now();
-        match settle(ask, self.store, self.machine, executor, |_, _| Ok(())) {
+        match settle(ask, self.store, self.machine, executor, |_, _| {
+            Ok(Ready::Yes)
+        }) {
             Ok(settled) => self.note_record(trial, settled, started.elapsed(), progress),
             Err(Unsettled::Failed { message, permanent }) => {
                 let key = self.sweep.key(trial, attempt);

@@ -32,6 +32,15 @@ pub struct Settled {
     pub ceilings: Option<Ceilings>,
 }
 
+/// Whether a trial can be measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// It can.
+    Yes,
+    /// Memory did not suffice for what has to come before it, and so not for the trial either: a measurement. Why.
+    OutOfMemory(String),
+}
+
 /// Why an attempt at a trial has no record.
 #[derive(Debug)]
 pub enum Unsettled {
@@ -55,7 +64,7 @@ impl From<StoreError> for Unsettled {
 }
 
 /// Finds the record of an attempt at a trial, or measures it. `prepare` completes the request, where it is to be
-/// measured.
+/// measured, and says whether it can be.
 ///
 /// # Errors
 /// Where there is no record afterwards, and whatever `prepare` returns.
@@ -64,7 +73,7 @@ pub fn settle<E: From<Unsettled>>(
     store: &Store,
     machine: &Machine,
     executor: &mut dyn Executor,
-    prepare: impl FnOnce(&mut Measure, &mut dyn Executor) -> Result<(), E>,
+    prepare: impl FnOnce(&mut Measure, &mut dyn Executor) -> Result<Ready, E>,
 ) -> Result<Settled, E> {
     let key = trial_key(&ask.trial.request, ask.trial.attempt);
     match find_record(store, &key).map_err(Unsettled::Store)? {
@@ -81,8 +90,15 @@ pub fn settle<E: From<Unsettled>>(
     if signals::interrupted() {
         return Err(Unsettled::Interrupted.into());
     }
-    prepare(&mut ask, executor)?;
-    let ceilings = measure(ask, store, machine, executor)?;
+    let ceilings = match prepare(&mut ask, executor)? {
+        Ready::Yes => measure(ask, store, machine, executor)?,
+        Ready::OutOfMemory(why) => {
+            let trial = &ask.trial;
+            let record = without_process(trial, machine, &now(), Outcome::OutOfMemory, why);
+            store_record(store, &record).map_err(failed)?;
+            None
+        }
+    };
     // The record counts as it can be read back, not as it was meant.
     match find_record(store, &key).map_err(Unsettled::Store)? {
         Some(Ok(record)) => Ok(Settled {
@@ -152,7 +168,7 @@ mod tests {
     use inferbench_results::fixtures;
 
     use super::*;
-    use crate::{store::StoreOptions, trial::protocol::StoreAt};
+    use crate::{store::StoreOptions, sweep::executor::NoCeilings, trial::protocol::StoreAt};
 
     /// Ends each trial as it was told to, and stores a record first where that is a record's end.
     struct Ends<'a> {
@@ -169,7 +185,7 @@ mod tests {
             ended
         }
 
-        fn ceilings(&mut self, _: Dtype, _: ModelShape, _: u32) -> Result<Ceilings, String> {
+        fn ceilings(&mut self, _: Dtype, _: ModelShape, _: u32) -> Result<Ceilings, NoCeilings> {
             unreachable!("nobody asks for ceilings")
         }
     }
@@ -200,7 +216,7 @@ mod tests {
     fn settled(store: &Store, ends: Vec<Ended>) -> Result<Settled, Unsettled> {
         let machine = Machine::look();
         settle(ask(), store, &machine, &mut Ends { store, ends }, |_, _| {
-            Ok(())
+            Ok(Ready::Yes)
         })
     }
 

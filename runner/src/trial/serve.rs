@@ -23,7 +23,11 @@ use super::{
     session::{Finder, NoRecord, Session},
 };
 use crate::{
-    process::{exit::Exit, fault, signals},
+    process::{
+        exit::Exit,
+        fault::{self, Work},
+        signals,
+    },
     store::{Store, records::store_record},
 };
 
@@ -43,6 +47,7 @@ pub fn run() -> Exit {
                 return Exit::BadRequest;
             }
             Ok(Ask::Ceilings { dtype, shape, gpus }) => {
+                fault::strike(Work::Ceilings);
                 match session.ceilings(dtype, &shape, gpus) {
                     Ok(ceilings) => Answer::Ceilings(ceilings),
                     Err(error) => Answer::Failed {
@@ -95,7 +100,7 @@ fn serve(session: &mut Session, ask: &Measure) -> (Answer, Exit) {
             std::process::exit(i32::from(exit.code()));
         })
     };
-    fault::strike(ask.trial.trial_index);
+    fault::strike(Work::Trial(ask.trial.trial_index));
     let result = session.run(ask, &clock, &|| false);
     if !clock.settle() {
         // The watchdog was faster; it ends the process.

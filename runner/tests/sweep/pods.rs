@@ -62,11 +62,13 @@ fn ceilings(place: &Place) -> String {
 fn pod(place: &Place, fault: &str) -> (Output, TrialReport) {
     let log = place.path().join("termination-log");
     let _ = fs::remove_file(&log);
+    let is_struck = fault.ends_with("@ceilings");
+    let given = (!is_struck).then(|| (CEILINGS_VARIABLE, ceilings(place)));
     let output = place
         .command(&["trial"])
         .env(REQUESTS_VARIABLE, "requests")
         .env(REPORT_VARIABLE, &log)
-        .env(CEILINGS_VARIABLE, ceilings(place))
+        .envs(given)
         .env(fault::VARIABLE, fault)
         .output()
         .unwrap();
@@ -149,6 +151,25 @@ fn want_of_memory_and_overdue_trials_are_recorded() {
         assert_eq!(output.status.code(), Some(0), "{kind}: {}", stderr(&output));
         assert_eq!(report.outcome(0), Some(outcome), "{kind}: {report:?}");
         assert_eq!(report.outcomes.len(), 8, "{kind}: {report:?}");
+    }
+}
+
+/// The next pod would have no more memory.
+#[test]
+fn want_of_memory_for_the_ceilings_is_a_measurement_and_not_tried_again() {
+    let place = Place::new(SPEC);
+    ask(&place, SPEC);
+    let (output, report) = pod(&place, "oom@ceilings");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(report.outcomes.len(), 8, "{report:?}");
+    for record in place.records() {
+        assert_eq!(record.outcome, Outcome::OutOfMemory);
+        assert_eq!(
+            record.message.as_deref(),
+            Some(
+                "memory allocation of 8796093022208 bytes failed, while the ceilings of the machine were measured"
+            )
+        );
     }
 }
 

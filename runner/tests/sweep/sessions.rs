@@ -14,7 +14,7 @@ use inferbench_runner::{
     models::Need,
     store::{Store, records::store_record},
     sweep::{
-        executor::{Ended, Executor},
+        executor::{Ended, Executor, NoCeilings},
         prepared::Prepared,
         run::{Run, SweepEnding},
         stored::{LocalLedger, SweepFile},
@@ -55,7 +55,7 @@ impl Executor for Made<'_> {
     }
 
     /// The ceilings of no machine.
-    fn ceilings(&mut self, _: Dtype, _: ModelShape, _: u32) -> Result<Ceilings, String> {
+    fn ceilings(&mut self, _: Dtype, _: ModelShape, _: u32) -> Result<Ceilings, NoCeilings> {
         Ok(Ceilings {
             bandwidth: Bandwidth {
                 bytes_per_second: 1e10,
