@@ -46,6 +46,16 @@ impl Product {
     fn flops(self) -> f64 {
         2.0 * self.rows as f64 * self.columns as f64 * self.depth as f64
     }
+
+    /// Bytes of its factors and of the result, in f32.
+    fn bytes(self) -> usize {
+        let Self {
+            rows,
+            columns,
+            depth,
+        } = self;
+        size_of::<f32>() * (rows * depth + columns * depth + rows * columns)
+    }
 }
 
 /// Products worth measuring: two squares and, given a model, what its prefill multiplies.
@@ -88,6 +98,22 @@ fn some_products(squares: [usize; 2], rows: usize, shape: Option<&ModelShape>) -
     products.sort_by(|a, b| a.flops().total_cmp(&b.flops()));
     products.dedup();
     products
+}
+
+/// The products whose factors lie in `room` bytes together, the smallest first and in any case; and the largest of the
+/// others.
+pub(super) fn within(products: &[Product], room: usize) -> (Vec<Product>, Option<Product>) {
+    let mut taken = 0;
+    let (mut fitting, mut beyond) = (Vec::new(), None);
+    for product in products {
+        if fitting.is_empty() || product.bytes() <= room.saturating_sub(taken) {
+            taken += product.bytes();
+            fitting.push(*product);
+        } else {
+            beyond = Some(*product);
+        }
+    }
+    (fitting, beyond)
 }
 
 /// How long a GPU rests before each measurement: kept busy, it lowers its clocks to keep to its limit of power, and what
@@ -151,6 +177,19 @@ pub fn measure(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_memory_has_no_room_for_is_left_out() {
+        let products = products(None);
+        let [small, large] = products[..] else {
+            panic!("{products:?}")
+        };
+        assert_eq!((small.bytes(), large.bytes()), (12 << 20, 48 << 20));
+        assert_eq!(within(&products, 60 << 20), (vec![small, large], None));
+        for room in [59 << 20, 12 << 20, 0] {
+            assert_eq!(within(&products, room), (vec![small], Some(large)));
+        }
+    }
 
     #[test]
     fn a_model_adds_its_feed_forward_products() {

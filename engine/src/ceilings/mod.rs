@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::EngineError;
 use crate::format::Format;
 use crate::gpu::Processor;
+use crate::host;
 
 /// Both ceilings of the CPU, or of a GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ pub struct Ceilings {
     /// How fast matrices can be multiplied.
     pub matrix: matrix::Matrix,
     /// The disturbances each time they were measured, so that they may be too low; empty where it was quiet. For who
-    /// watches the machine to fill in.
+    /// watches the machine to fill in, beside what memory had no room for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disturbed: Vec<String>,
 }
@@ -38,23 +39,27 @@ const BUDGET: Duration = Duration::from_millis(1000);
 
 impl Ceilings {
     /// Measures both, in 2 to 3 seconds on a small machine: products in what `format` computes in, square
-    /// ones and those that a prefill of `shape` makes.
+    /// ones and those that a prefill of `shape` makes, as far as half of the memory that is left has room for them. A
+    /// trial is not to fail for what it is only judged by.
     ///
     /// # Errors
     /// When memory for the measurement cannot be had or its products cannot be made on the CPU.
     pub fn measure(format: Format, shape: Option<&roofline::ModelShape>) -> Result<Self> {
         // A shared machine's memory is slower for seconds at a time: half before and half after.
         let before = bandwidth::measure(BUDGET / 2);
+        let room = host::available_memory().map_or(usize::MAX, |free| free as usize / 2);
+        let (products, beyond) = matrix::within(&matrix::products(shape), room);
         let matrix = matrix::measure(
             &Device::Cpu,
             format.activations(Processor::Cpu),
-            &matrix::products(shape),
+            &products,
             BUDGET,
         )?;
+        let beyond = beyond.map(|of| format!("memory had no room for products of {of}"));
         Ok(Self {
             bandwidth: before.higher(bandwidth::measure(BUDGET / 2)),
             matrix,
-            disturbed: Vec::new(),
+            disturbed: beyond.into_iter().collect(),
         })
     }
 

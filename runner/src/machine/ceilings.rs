@@ -16,7 +16,8 @@ use super::{
 const ATTEMPTS: u32 = 4;
 
 /// Measures the ceilings, again while something else goes on, and keeps the higher ones of all attempts; `threads` is
-/// how many compute. Where it was never quiet, [`Ceilings::disturbed`] says what went on in the end.
+/// how many compute. Where it was never quiet, [`Ceilings::disturbed`] says what went on in the end, and where memory was
+/// short, what it had no room for.
 ///
 /// # Errors
 /// When memory for the measurement cannot be had or its products cannot be made on the CPU.
@@ -29,13 +30,19 @@ pub fn measure(
     let (own, cgroup) = (Processes::of_this_one(), Cgroup::of_this_process());
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let (threads, cpus) = (count(threads), count(machine.cpus.len()));
-    until_quiet(|| {
+    let mut short = Vec::new();
+    let mut ceilings = until_quiet(|| {
         let before = Counters::read(&own, &cgroup, &machine.cpus);
         let mut ceilings = Ceilings::measure(format, Some(shape))?;
         let window = before.until(&Counters::read(&own, &cgroup, &machine.cpus));
-        ceilings.disturbed = disturbances(&window, threads, cpus);
+        short = std::mem::replace(
+            &mut ceilings.disturbed,
+            disturbances(&window, threads, cpus),
+        );
         Ok(ceilings)
-    })
+    })?;
+    ceilings.disturbed.append(&mut short);
+    Ok(ceilings)
 }
 
 fn until_quiet(
