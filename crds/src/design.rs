@@ -5,7 +5,7 @@
 
 mod groups;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -240,10 +240,16 @@ impl Expansion {
         self.replicates - confirming.max(0).unsigned_abs()
     }
 
+    /// The indices of the trials that may measure the best again: the last ones, excluded ones among them.
+    #[must_use]
+    pub fn confirming(&self) -> Range<u32> {
+        self.blocks_of_all() * self.combinations..self.len_before_exclusion()
+    }
+
     /// Whether the trial with this index is one that measures the best again.
     #[must_use]
     pub fn confirms(&self, index: u32) -> bool {
-        index >= self.blocks_of_all() * self.combinations
+        self.confirming().contains(&index)
     }
 
     /// How many combinations are measured again, at most: the best and its rivals of every workload, and of the mix where

@@ -154,6 +154,10 @@ fn what_is_best_is_measured_again_after_all_replicates() {
         }
     }
     assert!(!all.confirms(47));
+    assert_eq!(
+        (all.confirming(), expansion.confirming()),
+        (48..48, 48..120)
+    );
     // Of each workload, and of their mix, the best and one more; all of them at most.
     assert_eq!(expansion.most_confirmed(), 4 * 4);
     assert_eq!(Expansion::new(&confirming(0)).most_confirmed(), 4 * 2);

@@ -237,9 +237,9 @@ impl Left {
             .actions
             .iter()
             .any(|action| matches!(action, Action::Decide(blocks) if is_decided(*blocks)));
-        let confirming = (0..expansion.len_before_exclusion())
-            .filter(|&index| expansion.confirms(index) && !expansion.is_excluded(index))
-            .filter(|&index| plan.ledger.get(index).is_none())
+        let confirming = expansion
+            .confirming()
+            .filter(|&index| !expansion.is_excluded(index) && plan.ledger.get(index).is_none())
             .count();
         let confirming = i32::try_from(confirming).unwrap_or(i32::MAX);
         let most = i32::try_from(expansion.most_confirmed()).unwrap_or(i32::MAX);
