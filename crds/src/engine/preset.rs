@@ -150,6 +150,9 @@ pub struct PresetRow {
     pub gguf: bool,
     /// Whether the model's folder must have a tokenizer.
     pub needs_tokenizer: bool,
+    /// Words of the lines that it writes before it ends, where it cannot read a model: for what is in the file, and not for
+    /// want of memory, of the file itself or of anything else on the machine.
+    pub unreadable: &'static [&'static str],
     /// The path that answers 200 as soon as it is ready.
     pub ready: &'static str,
     /// The path of completions.
@@ -275,6 +278,7 @@ pub const TABLE: &[PresetRow] = &[
         dtypes: PLAIN,
         gguf: false,
         needs_tokenizer: true,
+        unreadable: &["are not supported for now"],
         ready: "/health",
         completions: "/v1/completions",
         version: "/version",
@@ -330,6 +334,7 @@ pub const TABLE: &[PresetRow] = &[
         dtypes: PLAIN,
         gguf: false,
         needs_tokenizer: true,
+        unreadable: &["are not supported for now"],
         ready: "/health_generate",
         completions: "/v1/completions",
         version: "",
@@ -390,6 +395,17 @@ pub const TABLE: &[PresetRow] = &[
         ],
         gguf: true,
         needs_tokenizer: false,
+        unreadable: &[
+            "unknown model architecture",
+            "unsupported model architecture",
+            "error loading model hyperparameters: ",
+            "error loading model vocabulary: ",
+            "error loading model: check_tensor_dims: tensor ",
+            "error loading model: require_tensor_meta: tensor ",
+            "wrong number of tensors; expected ",
+            " has invalid ggml type ",
+            " but this software only supports up to version ",
+        ],
         ready: "/health",
         completions: "/v1/completions",
         version: "",
@@ -433,6 +449,7 @@ pub const TABLE: &[PresetRow] = &[
         dtypes: PLAIN,
         gguf: false,
         needs_tokenizer: true,
+        unreadable: &["Unknown architecture for AutoModelForCausalLM"],
         ready: "/health",
         completions: "/v1/completions",
         version: "/version",
@@ -468,6 +485,13 @@ pub const TABLE: &[PresetRow] = &[
         ],
         gguf: false,
         needs_tokenizer: false,
+        // Whichever of the others it is.
+        unreadable: &[
+            "are not supported for now",
+            "unknown model architecture",
+            "unsupported model architecture",
+            "Unknown architecture for AutoModelForCausalLM",
+        ],
         ready: "/v1/models",
         completions: "/v1/completions",
         version: "",

@@ -104,6 +104,7 @@ impl Server {
         let base = format!("http://127.0.0.1:{port}");
         let mut starting = Starting {
             name: &name,
+            row,
             process,
             http: Http::new(&base, None)?,
             deadline: began + asked.startup_timeout().std(),
@@ -271,7 +272,7 @@ impl Server {
         if let Some(dead) = self.dead() {
             return dead;
         }
-        match of_words(&message) {
+        match of_words(self.row, &message) {
             Some(known) => known,
             None => self.broken(&message),
         }
@@ -304,13 +305,13 @@ impl Server {
 
     /// How the server ended; none while it lives.
     fn dead(&mut self) -> Option<BackendError> {
-        let name = self.name.clone();
+        let (name, row) = (self.name.clone(), self.row);
         let process = self.process.as_mut()?;
         // A connection may be reset a little before its process has ended.
         let patience = Instant::now() + Duration::from_millis(500);
         loop {
             if let Some(status) = process.exited() {
-                return Some(ended(&name, process, &status));
+                return Some(ended(&name, row, process, &status));
             }
             if Instant::now() >= patience {
                 return None;
@@ -428,7 +429,7 @@ impl Backend for Server {
             }
         });
         if let (Some(status), Some(process)) = (exited, self.process.as_ref()) {
-            return Err(ended(&self.name, process, &status));
+            return Err(ended(&self.name, self.row, process, &status));
         }
         let mut run = run.map_err(|error| match error {
             BackendError::Failed { message, .. } => self.broken(&message),

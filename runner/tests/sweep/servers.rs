@@ -135,6 +135,31 @@ fn candle_and_llama_cpp_stand_side_by_side_on_the_same_weights() {
     assert!(revisions.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
+/// Its heads are wider than llama.cpp takes for a model of that kind.
+#[test]
+fn a_model_that_llama_cpp_cannot_read_is_unsupported_in_its_own_words() {
+    let Some(llama) = Llama::find() else { return };
+    let spec = llama.spec(&Sweep::default());
+    let spec = spec.replace(
+        &format!("path: {:?}", llama.model),
+        "random: {preset: tiny-qwen2}",
+    );
+    let place = Place::new(&spec);
+    let said = stderr(&place.run(&[]));
+    let records = place.records();
+    let [record] = &records[..] else {
+        panic!("{said}")
+    };
+    assert_eq!(record.outcome, Outcome::Unsupported, "{said}");
+    let why = record.message.as_deref().unwrap_or_default();
+    let line =
+        "error loading model: check_tensor_dims: tensor 'blk.0.attn_q.weight' has wrong shape";
+    assert!(
+        why.starts_with("llama: ") && why.contains(line) && why.lines().count() == 1,
+        "{why}"
+    );
+}
+
 #[test]
 fn what_prompts_share_is_found_in_the_prefix_cache() {
     let Some(llama) = Llama::find() else { return };

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use inferbench_crds::engine::preset::PresetRow;
 use serde_json::Value;
 
 use super::{http::Http, words::ended};
@@ -22,6 +23,8 @@ const QUESTION: Duration = Duration::from_secs(10);
 pub struct Starting<'a> {
     /// The engine's name.
     pub name: &'a str,
+    /// Its kind.
+    pub row: &'static PresetRow,
     /// Its process.
     pub process: ServerProcess,
     /// Where it is asked.
@@ -41,7 +44,7 @@ impl Starting<'_> {
         let mut last = String::from("it did not listen");
         loop {
             if let Some(status) = self.process.exited() {
-                return Err(ended(self.name, &self.process, &status));
+                return Err(ended(self.name, self.row, &self.process, &status));
             }
             match self.http.get(ready, QUESTION.min(self.left())) {
                 Ok((200, _)) => return Ok(()),
