@@ -137,11 +137,15 @@ impl Widen for Q4_0 {
         // SAFETY: by the caller's promise: 16 bytes lie after the scale.
         let q = unsafe { load(block.add(2)) };
         let (mask, eight) = (_mm_set1_epi8(15), _mm_set1_epi8(8));
-        let [low, high] = [q, _mm_srli_epi16::<4>(q)].map(|q| {
-            let q = _mm_sub_epi8(_mm_and_si128(q, mask), eight);
-            [q, _mm_unpackhi_epi64(q, q)].map(|q| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)))
-        });
-        [low[0], low[1], high[0], high[1]]
+        let low = _mm_sub_epi8(_mm_and_si128(q, mask), eight);
+        let high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16::<4>(q), mask), eight);
+        // One by one: of closures within closures the compiler makes calls.
+        [
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(low, low))),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(high, high))),
+        ]
     }
 
     #[inline]
