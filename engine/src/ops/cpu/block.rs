@@ -28,12 +28,17 @@ thread_local! {
 
 /// Where weights come from.
 pub(super) trait Weights: Copy + Sync {
+    /// Whether rows lie in memory as [`Weights::rows`] gives them.
+    const IN_PLACE: bool;
+
     /// Rows of the matrix, in `space` where they do not lie in memory so.
     fn rows<'a>(&'a self, rows: Range<usize>, k: usize, space: &'a mut Vec<f32>) -> &'a [f32];
 }
 
 /// Plain numbers.
 impl Weights for &[f32] {
+    const IN_PLACE: bool = true;
+
     #[inline(always)]
     fn rows<'a>(&'a self, rows: Range<usize>, k: usize, _: &'a mut Vec<f32>) -> &'a [f32] {
         &self[rows.start * k..rows.end * k]
@@ -41,6 +46,8 @@ impl Weights for &[f32] {
 }
 
 impl<B: Format + Sync> Weights for Matrix<'_, B> {
+    const IN_PLACE: bool = false;
+
     #[inline(always)]
     fn rows<'a>(&'a self, rows: Range<usize>, k: usize, space: &'a mut Vec<f32>) -> &'a [f32] {
         let size = rows.len() * k;

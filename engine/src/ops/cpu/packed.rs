@@ -13,7 +13,7 @@ use std::ops::Range;
 pub(super) use formats::Packed as Format;
 pub(super) use formats::{BF16, BLOCK, F16, Q4_0, Q8_0};
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{OneRow, Widen as Format};
+pub(super) use x86::{FewRows, OneRow, Widen as Format};
 
 /// Rows of blocks, one after the other.
 pub(super) struct Matrix<'a, B> {
@@ -45,14 +45,6 @@ impl<'a, B: Format> Matrix<'a, B> {
     #[inline(always)]
     pub(super) fn rows(&self, rows: Range<usize>) -> &'a [u8] {
         &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes]
-    }
-
-    /// Writes the weights of a row from the `first` on, which begins a block, as many as `out` has room for.
-    #[inline(always)]
-    pub(super) fn unpack(&self, row: usize, first: usize, out: &mut [f32]) {
-        let row = self.rows(row..row + 1);
-        let [start, len] = [first, out.len()].map(|weights| weights / BLOCK * B::BYTES);
-        unpack::<B>(&row[start..start + len], out);
     }
 
     /// Writes the weights of whole rows.

@@ -1,10 +1,12 @@
 //! Products for few rows: the weights stream past once, and each weight row meets up to eight rows
 //! of `x` in registers.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
+use super::block::Weights;
 use super::pool::{Disjoint, share_guided};
 use super::product::{Finish, Product};
 use crate::ops::arch::{Arch, prefetch};
@@ -16,9 +18,14 @@ const WORTH: usize = 16 << 10;
 /// Rows of `x` that share one pass over a weight row.
 const ROW_BLOCK: usize = 8;
 
+thread_local! {
+    /// The weights at hand where they do not lie in memory as they are used, kept from call to call.
+    static SPACE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Product<'_> {
     /// Streams the weights `w` past the rows of `x`, which stay in cache.
-    pub(super) fn stream(self, w: &[f32], out: &mut [f32]) {
+    pub(super) fn stream<W: Weights>(self, w: W, out: &mut [f32]) {
         let out = Disjoint::new(out);
         let arch = Arch::new();
         let packed;
@@ -35,12 +42,18 @@ impl Product<'_> {
         };
         share_guided(self.n.div_ceil(unit), self.n * self.k, |units| {
             let columns = units.start * unit..(units.end * unit).min(self.n);
-            arch.dispatch(Stream {
-                product: self,
-                w,
-                x,
-                columns,
-                out: &out,
+            let chunk = if W::IN_PLACE { columns.len() } else { UNIT };
+            SPACE.with_borrow_mut(|space| {
+                for start in columns.clone().step_by(chunk) {
+                    let columns = start..(start + chunk).min(columns.end);
+                    arch.dispatch(Stream {
+                        product: self,
+                        w: w.rows(columns.clone(), self.k, space),
+                        x,
+                        columns,
+                        out: &out,
+                    });
+                }
             });
         });
     }
@@ -76,6 +89,7 @@ impl WithSimd for Interleave<'_> {
 /// A range of output columns by streaming their weight rows.
 struct Stream<'a> {
     product: Product<'a>,
+    /// The weight rows of these columns.
     w: &'a [f32],
     /// `x` as [`Interleave`] packs it.
     x: &'a [f32],
@@ -171,7 +185,7 @@ impl Stream<'_> {
         let Product { n, k, .. } = self.product;
         let mut rows = [&self.w[..0]; R];
         for (r, row) in rows.iter_mut().enumerate() {
-            let start = (column + r * apart) * k;
+            let start = (column - self.columns.start + r * apart) * k;
             *row = &self.w[start..start + k];
         }
         let lanes = S::F32_LANES;

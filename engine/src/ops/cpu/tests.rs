@@ -52,6 +52,39 @@ fn taken<T>(result: Result<Option<T>>) -> T {
         .expect("the kernel should take these operands")
 }
 
+/// The formats of packed weights.
+const PACKED: [std::result::Result<DType, GgmlDType>; 4] = [
+    Ok(DType::BF16),
+    Ok(DType::F16),
+    Err(GgmlDType::Q8_0),
+    Err(GgmlDType::Q4_0),
+];
+
+/// A matrix in one of [`PACKED`], and the values that it has there.
+fn packed(w: &Tensor, format: std::result::Result<DType, GgmlDType>) -> (Weight, Tensor) {
+    match format {
+        Ok(dtype) => {
+            let w = w.to_dtype(dtype).unwrap();
+            let values = w.to_dtype(DType::F32).unwrap();
+            (Weight::Dense(w), values)
+        }
+        Err(kind) => {
+            let w = QTensor::quantize(w, kind).unwrap();
+            let values = w.dequantize(&Device::Cpu).unwrap();
+            (Weight::Quantized(w.into()), values)
+        }
+    }
+}
+
+/// By the kernel for this format.
+#[track_caller]
+fn product(x: &Tensor, w: &Weight, bias: Option<&Tensor>, epilogue: super::Epilogue) -> Tensor {
+    taken(match w {
+        Weight::Dense(w) => super::linear(x, w, bias, epilogue),
+        Weight::Quantized(w) => super::linear_quantized(x, w, bias, epilogue),
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -78,11 +111,11 @@ proptest! {
     /// As of the same values in f32: nothing but the weights is rounded.
     #[test]
     fn packed_products_are_those_of_the_unpacked_matrix(
-        m in prop_oneof![1usize..=9, 30usize..=70],
+        m in prop_oneof![1usize..=40, 30usize..=70],
         n in 1usize..60,
         blocks in prop_oneof![1usize..5, 31usize..70],
         format in prop::sample::select(
-            vec![Ok(DType::BF16), Ok(DType::F16), Err(GgmlDType::Q8_0), Err(GgmlDType::Q4_0)],
+            PACKED.to_vec(),
         ),
         bias: bool,
         gelu: bool,
@@ -95,24 +128,14 @@ proptest! {
         let w = (tensor(&[n, k], seed ^ 1) * spread).unwrap();
         let b = (tensor(&[n], seed ^ 2) * spread).unwrap();
         let bias = bias.then_some(&b);
-        let w = match format {
-            Ok(dtype) => Weight::Dense(w.to_dtype(dtype).unwrap()),
-            Err(kind) => Weight::Quantized(QTensor::quantize(&w, kind).unwrap().into()),
-        };
-        let values = match &w {
-            Weight::Dense(w) => w.to_dtype(DType::F32).unwrap(),
-            Weight::Quantized(w) => w.dequantize(&Device::Cpu).unwrap(),
-        };
+        let (w, values) = packed(&w, format);
         let mut want = reference::linear(&x, &values, bias).unwrap();
         if gelu {
             want = want.gelu().unwrap();
         }
         let epilogue = if gelu { super::Epilogue::BiasGelu } else { super::Epilogue::Bias };
         everywhere(|| {
-            let got = taken(match &w {
-                Weight::Dense(w) => super::linear(&x, w, bias, epilogue),
-                Weight::Quantized(w) => super::linear_quantized(&x, w, bias, epilogue),
-            });
+            let got = product(&x, &w, bias, epilogue);
             assert_eq!(got.dims(), want.dims());
             // Sums of up to 2,208 products of up to `spread`, rounded in another order; a weight that is one step off
             // would be off by more than ten times as much.
@@ -202,6 +225,48 @@ proptest! {
         let x = ((tensor(&[rows, v], seed) * steps).unwrap().round().unwrap() / steps).unwrap();
         let want = reference::best_last(&x, 5).unwrap().to_vec2::<f32>().unwrap();
         everywhere(|| assert_eq!(taken(super::best_last(&x, 5)).to_vec2::<f32>().unwrap(), want));
+    }
+}
+
+/// Every number of rows up to where blocks begin, and some beyond; columns that no tile divides.
+#[test]
+fn packed_products_hold_for_every_number_of_rows() {
+    for format in PACKED {
+        for (n, k) in [(1, 32), (2, 96), (3, 64), (29, 160), (53, 1056)] {
+            let (w, values) = packed(&tensor(&[n, k], 11), format);
+            for m in 1..=40 {
+                let x = tensor(&[m, k], m as u64);
+                let want = reference::linear(&x, &values, None).unwrap();
+                everywhere(|| {
+                    let got = product(&x, &w, None, super::Epilogue::Bias);
+                    assert_close(&got, &want, 1e-4);
+                });
+            }
+        }
+    }
+}
+
+/// Rows of `x` that are 1 at one place: whatever else a product may round, a weight is not.
+#[test]
+fn weights_meet_any_number_of_rows_with_their_values() {
+    let (n, k) = (5, 64);
+    // With subnormal scales among the others.
+    let spread = tensor(&[n, 1], 3).powf(6.0).unwrap();
+    let w = tensor(&[n, k], 4).broadcast_mul(&spread).unwrap();
+    let places = Tensor::eye(k, DType::F32, &Device::Cpu).unwrap();
+    for format in PACKED {
+        let (w, values) = packed(&w, format);
+        for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 32, 64] {
+            for first in (0..=k - m).step_by(m) {
+                let x = places.narrow(0, first, m).unwrap();
+                let want = values.narrow(1, first, m).unwrap().t().unwrap();
+                let want = want.contiguous().unwrap();
+                everywhere(|| {
+                    let got = product(&x, &w, None, super::Epilogue::Bias);
+                    assert_close(&got, &want, 0.0);
+                });
+            }
+        }
     }
 }
 

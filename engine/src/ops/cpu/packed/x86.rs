@@ -1,19 +1,32 @@
 //! Packed weights in the vector registers of x86-64: inside other loops, the compiler would unpack one weight at a
 //! time.
 
+mod few_rows;
+mod one_row;
+
 use std::arch::x86_64::*;
-use std::borrow::Cow;
-use std::cell::Cell;
+
+pub(in super::super) use few_rows::FewRows;
+pub(in super::super) use one_row::OneRow;
 
 use super::formats::{AHEAD, BF16, BLOCK, F16, Packed, Q4_0, Q8_0};
-use crate::ops::arch::{Arch, prefetch};
+use crate::ops::arch::prefetch;
 
-/// A format in vector registers: its weights in order, and a block's part of a sum.
+/// Vectors of 8 that a block of weights fills.
+const PARTS: usize = BLOCK / 8;
+
+/// A format in vector registers: its weights in order, a block's part of a sum, and its weights one vector at a time.
 pub(in super::super) trait Widen: Packed {
     /// Whether a block begins with a scale.
     const SCALED: bool;
     /// Elements of `x` for a block, as [`Widen::arrange`] lays them out.
     const ARRANGED: usize = BLOCK;
+    /// Whether the parts of a block are, of 16 neighbours, the even ones and then the odd ones: else they are in order.
+    const PAIRED: bool = false;
+    /// What of a block's scale its parts are multiples of: a power of 2.
+    const UNIT: f32 = 1.0;
+    /// What the parts of a block have in common.
+    type Bits: Copy;
 
     /// Lays the elements of `x` that a block meets out for [`Widen::add_avx2`].
     fn arrange(x: &[f32; BLOCK], into: &mut [f32]) {
@@ -39,6 +52,18 @@ pub(in super::super) trait Widen: Packed {
     /// # Safety
     /// As of [`Widen::scale`].
     unsafe fn avx2(block: *const u8) -> [__m256; 4];
+
+    /// What [`Widen::part_avx2`] takes of this block.
+    ///
+    /// # Safety
+    /// As of [`Widen::scale`].
+    unsafe fn bits_avx2(block: *const u8) -> Self::Bits;
+
+    /// One of the [`PARTS`] of a block's weights before its scale, divided by [`Widen::UNIT`].
+    ///
+    /// # Safety
+    /// As of [`Widen::scale`].
+    unsafe fn part_avx2(block: *const u8, bits: Self::Bits, part: usize) -> __m256;
 
     /// As [`Widen::avx2`].
     ///
@@ -77,6 +102,7 @@ pub(in super::super) trait Widen: Packed {
 
 impl Widen for Q8_0 {
     const SCALED: bool = true;
+    type Bits = ();
 
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -86,6 +112,17 @@ impl Widen for Q8_0 {
             let eight = unsafe { _mm_loadl_epi64(block.add(at).cast()) };
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))
         })
+    }
+
+    #[inline]
+    unsafe fn bits_avx2(_: *const u8) {}
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn part_avx2(block: *const u8, (): (), part: usize) -> __m256 {
+        // SAFETY: by the caller's promise: 32 bytes lie after the scale.
+        let eight = unsafe { _mm_loadl_epi64(block.add(2 + 8 * part).cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))
     }
 
     #[inline]
@@ -117,6 +154,10 @@ impl Widen for Q4_0 {
 
     /// And what the weights' offset of 8 makes of `x`.
     const ARRANGED: usize = BLOCK + 8;
+    const PAIRED: bool = true;
+    const UNIT: f32 = 1.0 / (1 << 28) as f32;
+    /// The bytes of the block, two in the low half of every lane; each half of them less 8, in two's complement.
+    type Bits = __m256i;
 
     /// The weights of each pair of bytes are taken where they lie in 32 bits, which multiplies them by a power of 16:
     /// `x` is divided by it, without loss.
@@ -146,6 +187,28 @@ impl Widen for Q4_0 {
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(high, high))),
         ]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn bits_avx2(block: *const u8) -> __m256i {
+        // SAFETY: by the caller's promise: 16 bytes lie after the scale.
+        let bits = _mm256_cvtepu16_epi32(unsafe { load(block.add(2)) });
+        _mm256_xor_si256(bits, _mm256_set1_epi32(0x8888))
+    }
+
+    /// The weights become the highest bits of their lanes, sign and all.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn part_avx2(_: *const u8, bits: __m256i, part: usize) -> __m256 {
+        let highest = match part {
+            0 => _mm256_slli_epi32::<28>(bits),
+            1 => _mm256_slli_epi32::<20>(bits),
+            2 => _mm256_slli_epi32::<24>(bits),
+            _ => _mm256_slli_epi32::<16>(bits),
+        };
+        let mask = _mm256_set1_epi32((15_u32 << 28).cast_signed());
+        _mm256_cvtepi32_ps(_mm256_and_si256(highest, mask))
     }
 
     #[inline]
@@ -180,6 +243,8 @@ impl Widen for Q4_0 {
 
 impl Widen for BF16 {
     const SCALED: bool = false;
+    const PAIRED: bool = true;
+    type Bits = ();
 
     /// Of 16 neighbours the even ones, then the odd ones: as shifting and masking 32 bits gives the weights.
     fn arrange(x: &[f32; BLOCK], into: &mut [f32]) {
@@ -198,6 +263,21 @@ impl Widen for BF16 {
             // SAFETY: by the caller's promise: 64 bytes are readable.
             let bits = _mm256_cvtepu16_epi32(unsafe { load(block.add(at)) });
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        })
+    }
+
+    #[inline]
+    unsafe fn bits_avx2(_: *const u8) {}
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn part_avx2(block: *const u8, (): (), part: usize) -> __m256 {
+        // SAFETY: by the caller's promise: 64 bytes are readable; the load needs no alignment.
+        let bits = unsafe { _mm256_loadu_si256(block.add(part / 2 * 32).cast()) };
+        let odd = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+        _mm256_castsi256_ps(match part % 2 {
+            0 => _mm256_slli_epi32::<16>(bits),
+            _ => _mm256_and_si256(bits, odd),
         })
     }
 
@@ -234,12 +314,23 @@ impl Widen for BF16 {
 
 impl Widen for F16 {
     const SCALED: bool = false;
+    type Bits = ();
 
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
     unsafe fn avx2(block: *const u8) -> [__m256; 4] {
         // SAFETY: by the caller's promise: 64 bytes are readable.
         [0, 16, 32, 48].map(|at| _mm256_cvtph_ps(unsafe { load(block.add(at)) }))
+    }
+
+    #[inline]
+    unsafe fn bits_avx2(_: *const u8) {}
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn part_avx2(block: *const u8, (): (), part: usize) -> __m256 {
+        // SAFETY: by the caller's promise: 64 bytes are readable.
+        _mm256_cvtph_ps(unsafe { load(block.add(16 * part)) })
     }
 
     #[inline]
@@ -299,6 +390,24 @@ unsafe fn scale(block: *const u8) -> __m256 {
     _mm256_cvtph_ps(_mm_set1_epi16(bits.cast_signed()))
 }
 
+/// Bytes ahead of the block at hand that are asked for.
+const AHEAD_OF_ROWS: usize = 1024;
+
+/// Calls `tile` with every `R` of `count` rows, which lie far apart, so that each is part of a stream that goes on where it
+/// ends; and `single` with those that are left.
+#[inline(always)]
+fn far_apart<const R: usize>(
+    count: usize,
+    mut tile: impl FnMut([usize; R]),
+    single: impl FnMut(usize),
+) {
+    let apart = count / R;
+    for first in 0..apart {
+        tile(std::array::from_fn(|r| first + r * apart));
+    }
+    (R * apart..count).for_each(single);
+}
+
 /// The values of whole blocks.
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn unpack<B: Widen>(packed: &[u8], out: &mut [f32]) {
@@ -312,181 +421,6 @@ pub(super) fn unpack<B: Widen>(packed: &[u8], out: &mut [f32]) {
             unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(values, scale)) };
         }
     }
-}
-
-/// Weight rows that are read at once: one alone would bound the speed by the time that its last sum takes to come out.
-const ROWS: usize = 4;
-/// Bytes ahead of the block at hand that are asked for.
-const AHEAD_OF_ROWS: usize = 1024;
-
-/// See [`OneRow::arrange`].
-type Arrange = fn(&[f32]) -> Cow<'_, [f32]>;
-/// See [`OneRow::products`].
-type Rows = unsafe fn(&[u8], &[f32], &mut [f32]);
-
-/// The products of one row of `x` with packed rows: weights go from their bytes into the sums without a stop in memory.
-#[derive(Clone, Copy)]
-pub(in super::super) struct OneRow {
-    arrange: Arrange,
-    rows: Rows,
-}
-
-impl OneRow {
-    /// For these vector instructions; none where they do not suffice.
-    pub(in super::super) fn new<B: Widen>(arch: Arch) -> Option<Self> {
-        let f16c = is_x86_feature_detected!("f16c");
-        match arch {
-            Arch::Avx2(_) if f16c => Some(Self {
-                arrange: arrange::<B>,
-                rows: rows_avx2::<B>,
-            }),
-            Arch::Detected(pulp::Arch::V4(_)) if f16c => Some(Self {
-                arrange: |x| x.into(),
-                rows: rows_avx512::<B>,
-            }),
-            _ => None,
-        }
-    }
-
-    /// `x` as [`OneRow::products`] takes it.
-    pub(in super::super) fn arrange(self, x: &[f32]) -> Cow<'_, [f32]> {
-        (self.arrange)(x)
-    }
-
-    /// Writes the products of `x`, arranged, with `y.len()` rows.
-    ///
-    /// # Safety
-    /// `rows` are as many rows of the format that this was made for, each as long as `x`.
-    pub(in super::super) unsafe fn products(self, rows: &[u8], x: &[f32], y: &mut [f32]) {
-        // SAFETY: the processor has what it was chosen for, the rest is the caller's.
-        unsafe { (self.rows)(rows, x, y) }
-    }
-}
-
-fn arrange<B: Widen>(x: &[f32]) -> Cow<'_, [f32]> {
-    let blocks = x.as_chunks::<BLOCK>().0;
-    let mut arranged = vec![0.0; blocks.len() * B::ARRANGED];
-    for (x, into) in blocks.iter().zip(arranged.chunks_exact_mut(B::ARRANGED)) {
-        B::arrange(x, into);
-    }
-    arranged.into()
-}
-
-/// Calls `tile` with every [`ROWS`] of `count` rows, which lie far apart, so that each is part of a stream that goes on
-/// where it ends; and `single` with those that are left.
-#[inline(always)]
-fn far_apart(count: usize, mut tile: impl FnMut([usize; ROWS]), single: impl FnMut(usize)) {
-    let apart = count / ROWS;
-    for first in 0..apart {
-        tile(std::array::from_fn(|r| first + r * apart));
-    }
-    (ROWS * apart..count).for_each(single);
-}
-
-/// # Safety
-/// The processor has what this is compiled for; else as of [`OneRow::products`].
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn rows_avx2<B: Widen>(rows: &[u8], x: &[f32], y: &mut [f32]) {
-    let blocks = x.len() / B::ARRANGED;
-    let start = |row: usize| rows[row * blocks * B::BYTES..].as_ptr();
-    let y = Cell::from_mut(y).as_slice_of_cells();
-    far_apart(
-        y.len(),
-        |at| {
-            // SAFETY: the caller's, and these are rows of the matrix.
-            let sums = unsafe { tile_avx2::<B, ROWS>(at.map(start), x, blocks) };
-            let [a, b, c, d] = sums;
-            let sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-            let (low, high) = (
-                _mm256_castps256_ps128(sums),
-                _mm256_extractf128_ps::<1>(sums),
-            );
-            let mut four = [0f32; ROWS];
-            // SAFETY: 4 writable floats; the store needs no alignment.
-            unsafe { _mm_storeu_ps(four.as_mut_ptr(), _mm_add_ps(low, high)) };
-            at.into_iter()
-                .zip(four)
-                .for_each(|(at, sum)| y[at].set(sum));
-        },
-        |at| {
-            // SAFETY: as above.
-            let [sum] = unsafe { tile_avx2::<B, 1>([start(at)], x, blocks) };
-            let mut parts = [0f32; 8];
-            // SAFETY: 8 writable floats; the store needs no alignment.
-            unsafe { _mm256_storeu_ps(parts.as_mut_ptr(), sum) };
-            y[at].set(parts.iter().sum());
-        },
-    );
-}
-
-/// # Safety
-/// As of [`rows_avx2`], each of `rows` the first of as many blocks.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_avx2<B: Widen, const R: usize>(
-    rows: [*const u8; R],
-    x: &[f32],
-    blocks: usize,
-) -> [__m256; R] {
-    let mut sums = [[_mm256_setzero_ps(); 2]; R];
-    for block in 0..blocks {
-        // SAFETY: of as many blocks.
-        let x = unsafe { x.as_ptr().add(block * B::ARRANGED) };
-        for (row, sums) in rows.iter().zip(&mut sums) {
-            let at = row.wrapping_add(block * B::BYTES);
-            prefetch(at.cast(), AHEAD_OF_ROWS);
-            // SAFETY: by the caller's promise the row has a block for every one of x.
-            unsafe { B::add_avx2(at, x, sums) };
-        }
-    }
-    sums.map(|[a, b]| _mm256_add_ps(a, b))
-}
-
-/// # Safety
-/// As of [`rows_avx2`], with `x` in order.
-#[target_feature(enable = "avx512f,avx512bw,f16c")]
-unsafe fn rows_avx512<B: Widen>(rows: &[u8], x: &[f32], y: &mut [f32]) {
-    let blocks = x.len() / BLOCK;
-    let start = |row: usize| rows[row * blocks * B::BYTES..].as_ptr();
-    let y = Cell::from_mut(y).as_slice_of_cells();
-    far_apart(
-        y.len(),
-        |at| {
-            // SAFETY: the caller's, and these are rows of the matrix.
-            let sums = unsafe { tile_avx512::<B, ROWS>(at.map(start), x, blocks) };
-            at.into_iter()
-                .zip(sums)
-                .for_each(|(at, sum)| y[at].set(sum));
-        },
-        |at| {
-            // SAFETY: as above.
-            let [sum] = unsafe { tile_avx512::<B, 1>([start(at)], x, blocks) };
-            y[at].set(sum);
-        },
-    );
-}
-
-/// # Safety
-/// As of [`rows_avx512`], each of `rows` the first of as many blocks.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,f16c")]
-unsafe fn tile_avx512<B: Widen, const R: usize>(
-    rows: [*const u8; R],
-    x: &[f32],
-    blocks: usize,
-) -> [f32; R] {
-    let mut sums = [[_mm512_setzero_ps(); 2]; R];
-    for block in 0..blocks {
-        // SAFETY: of as many blocks.
-        let x = unsafe { x.as_ptr().add(block * BLOCK) };
-        for (row, sums) in rows.iter().zip(&mut sums) {
-            let at = row.wrapping_add(block * B::BYTES);
-            prefetch(at.cast(), AHEAD_OF_ROWS);
-            // SAFETY: by the caller's promise the row has a block for every one of x.
-            unsafe { B::add_avx512(at, x, sums) };
-        }
-    }
-    sums.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
 }
 
 #[cfg(test)]
