@@ -9,6 +9,7 @@ use pulp::{Simd, WithSimd};
 use super::block::Weights;
 use super::pool::{Disjoint, share_guided};
 use super::product::{Finish, Product};
+use super::view::Lines;
 use crate::ops::arch::{Arch, prefetch};
 
 /// Weight rows in the smallest piece of work: a multiple of every tile height below.
@@ -65,14 +66,14 @@ impl Product<'_> {
 struct Interleave<'a>(Product<'a>);
 
 impl WithSimd for Interleave<'_> {
-    type Output = Vec<f32>;
+    type Output = Lines;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
+    fn with_simd<S: Simd>(self, _: S) -> Lines {
         let Product { x, m, k, .. } = self.0;
         let lanes = S::F32_LANES;
         let vectors = k.div_ceil(lanes);
-        let mut packed = vec![0.0; m * vectors * lanes];
+        let mut packed = Lines::zeros(m * vectors * lanes);
         for first in (0..m).step_by(ROW_BLOCK) {
             let rows = (m - first).min(ROW_BLOCK);
             let block = &mut packed[first * vectors * lanes..][..rows * vectors * lanes];

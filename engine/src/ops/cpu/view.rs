@@ -1,5 +1,7 @@
 //! Reading f32 tensors in CPU memory in place, and making new ones.
 
+use std::ops::{Deref, DerefMut};
+
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, StorageRef, Tensor};
 
 /// A read lock on the memory of an f32 CPU tensor, with its layout.
@@ -96,4 +98,39 @@ pub(super) fn uninitialised(len: usize) -> Vec<f32> {
         data.set_len(len);
     }
     data
+}
+
+/// A cache line.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line(#[expect(dead_code, reason = "read as part of a slice")] [f32; 16]);
+
+/// Zeros to write to, from the beginning of a cache line on: of vectors that are read one after the other none crosses one
+/// then, for which a processor would read twice.
+pub(super) struct Lines {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Lines {
+    pub(super) fn zeros(len: usize) -> Self {
+        let lines = vec![Line([0.0; 16]); len.div_ceil(16)];
+        Self { lines, len }
+    }
+}
+
+impl Deref for Lines {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: lines are of nothing but floats, and as many as hold all of these.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
 }

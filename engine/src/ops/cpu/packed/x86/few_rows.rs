@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::super::formats::BLOCK;
 use super::{PARTS, Widen, far_apart};
 use crate::ops::arch::{Arch, prefetch};
+use crate::ops::cpu::view::Lines;
 
 /// Most rows of `x` that share a pass over the weights: as many as leave their sums with two weight rows in registers.
 const GROUP: usize = 6;
@@ -16,7 +17,7 @@ const CHUNK: usize = 24;
 const AHEAD: usize = 2048;
 
 /// See [`FewRows::arrange`].
-type Arrange = fn(&[f32], usize) -> Vec<f32>;
+type Arrange = fn(&[f32], usize) -> Lines;
 /// See [`FewRows::products`].
 type Rows = unsafe fn(&[u8], &[f32], usize, *mut f32, usize);
 
@@ -47,7 +48,7 @@ impl FewRows {
 
     /// The rows of `x`, of `k` elements each, as [`FewRows::products`] takes them: of each group of rows the first vector
     /// of every row, then the second, and so on, so that one pointer serves them all.
-    pub(in super::super::super) fn arrange(self, x: &[f32], k: usize) -> Vec<f32> {
+    pub(in super::super::super) fn arrange(self, x: &[f32], k: usize) -> Lines {
         (self.arrange)(x, k)
     }
 
@@ -77,8 +78,8 @@ fn groups(m: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// `x` group by group, in vectors of `L`.
-fn arrange<const L: usize>(x: &[f32], k: usize) -> Vec<f32> {
-    let mut arranged = vec![0.0; x.len()];
+fn arrange<const L: usize>(x: &[f32], k: usize) -> Lines {
+    let mut arranged = Lines::zeros(x.len());
     for group in groups(x.len() / k) {
         let rows = group.len();
         let span = group.start * k..group.end * k;
@@ -96,11 +97,11 @@ fn arrange<const L: usize>(x: &[f32], k: usize) -> Vec<f32> {
 
 /// As [`arrange`], with elements where [`Widen::part_avx2`] has their weights.
 #[target_feature(enable = "avx2")]
-fn arrange_avx2<B: Widen>(x: &[f32], k: usize) -> Vec<f32> {
+fn arrange_avx2<B: Widen>(x: &[f32], k: usize) -> Lines {
     if !B::PAIRED {
         return arrange::<8>(x, k);
     }
-    let mut arranged = vec![0.0; x.len()];
+    let mut arranged = Lines::zeros(x.len());
     for group in groups(x.len() / k) {
         let rows = group.len();
         let span = group.start * k..group.end * k;
