@@ -14,7 +14,11 @@ use inferbench_crds::{
     status::CollectedResults,
 };
 use inferbench_results::{
-    analysis::Analysis, key::sha256_hex, manifest::Manifest, status, summary::Summary,
+    analysis::Analysis,
+    key::sha256_hex,
+    manifest::{Manifest, TrialEntry},
+    status,
+    summary::Summary,
 };
 use serde::de::DeserializeOwned;
 
@@ -120,13 +124,6 @@ fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Collected, Broken> {
     let manifest: Manifest = document(MANIFEST, &manifest_bytes)?;
     let summary: Summary = document(SUMMARY, &stored(store, SUMMARY)?)?;
     let analysis: Analysis = document(ANALYSIS, &stored(store, ANALYSIS)?)?;
-    let recovered: BTreeMap<u32, Outcome> = manifest
-        .trials
-        .iter()
-        .filter(|trial| trial.record.is_some())
-        .filter_map(|trial| Some((trial.trial_index, trial.outcome?)))
-        .filter(|&(index, outcome)| ledger.get(index).is_some_and(|told| told != outcome))
-        .collect();
     Ok(Collected {
         results: CollectedResults {
             uri: store.location().into(),
@@ -136,8 +133,29 @@ fn handed_over(store: &Store, ledger: &Outcomes) -> Result<Collected, Broken> {
             ..CollectedResults::default()
         },
         summary: status::bounded(&summary, &analysis),
-        recovered: recovered.into_iter().collect(),
+        recovered: recovered(&manifest.trials, ledger),
     })
+}
+
+/// The trials whose stored outcome, that of the latest attempt, is another than the ledger's.
+fn recovered(trials: &[TrialEntry], ledger: &Outcomes) -> Vec<(u32, Outcome)> {
+    let mut latest: BTreeMap<u32, (u32, Outcome)> = BTreeMap::new();
+    for trial in trials.iter().filter(|trial| trial.record.is_some()) {
+        let Some(outcome) = trial.outcome else {
+            continue;
+        };
+        let known = latest.entry(trial.trial_index);
+        let known = known.or_insert((trial.attempt, outcome));
+        if trial.attempt > known.0 {
+            *known = (trial.attempt, outcome);
+        }
+    }
+    let stored = latest
+        .into_iter()
+        .map(|(index, (_, outcome))| (index, outcome));
+    stored
+        .filter(|&(index, outcome)| ledger.get(index).is_some_and(|told| told != outcome))
+        .collect()
 }
 
 fn stored(store: &Store, name: &str) -> Result<Vec<u8>, Broken> {
@@ -154,4 +172,42 @@ fn stored(store: &Store, name: &str) -> Result<Vec<u8>, Broken> {
 
 fn document<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Broken> {
     serde_json::from_slice(bytes).map_err(|error| broken(format!("{name}: {error}"), Exit::Failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use inferbench_results::manifest::FileEntry;
+
+    use super::*;
+
+    #[test]
+    fn a_ledger_is_corrected_by_the_latest_attempt() {
+        let entry = |trial_index, attempt, outcome, stored: bool| TrialEntry {
+            trial_index,
+            attempt,
+            outcome: Some(outcome),
+            record: stored.then(|| FileEntry::of("trials/k.json", b"{}")),
+        };
+        let trials = [
+            // Measured again since it was not valid, and out of memory then: as the ledger says.
+            entry(0, 0, Outcome::Succeeded, true),
+            entry(0, 1, Outcome::OutOfMemory, true),
+            // Its record came after the ledger had called it failed.
+            entry(1, 1, Outcome::Succeeded, true),
+            entry(1, 0, Outcome::TimedOut, true),
+            // Nothing is stored of it.
+            entry(2, 0, Outcome::Failed, false),
+            entry(3, 0, Outcome::Succeeded, true),
+        ];
+        let mut ledger = Outcomes::new(4);
+        for (index, outcome) in [
+            (0, Outcome::OutOfMemory),
+            (1, Outcome::Failed),
+            (2, Outcome::OutOfMemory),
+            (3, Outcome::Succeeded),
+        ] {
+            ledger.record(index, outcome).unwrap();
+        }
+        assert_eq!(recovered(&trials, &ledger), [(1, Outcome::Succeeded)]);
+    }
 }
