@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    analysis::trust::reasons,
+    analysis::trust::{reasons, reasons_of, without_figures},
     numbers,
     row::Row,
     sample::{is_invalid, is_valid, latest_attempts},
@@ -136,17 +136,20 @@ impl Basis {
 
     pub(crate) fn of_latest(latest: &[&Row]) -> Self {
         let count = |holds: fn(&Row) -> bool| latest.iter().filter(|row| holds(row)).count() as u32;
-        // Already the most frequent first; those that are known by one name count as one.
+        // Of each name that a reason is known by, the trials that have any such: the most frequent reasons come first.
         let mut named: Vec<MainReason> = Vec::new();
         for reason in reasons(latest) {
             let (said, remedy) = told(&reason.kind);
-            match named.iter_mut().find(|of| of.reason == said) {
-                Some(of) => of.trials += reason.trials,
-                None => named.push(MainReason {
+            if named.iter().all(|of| of.reason != said) {
+                let has = |row: &&&Row| {
+                    is_invalid(row)
+                        && reasons_of(row).any(|reason| told(&without_figures(reason)).0 == said)
+                };
+                named.push(MainReason {
+                    trials: latest.iter().filter(has).count() as u32,
                     reason: said,
-                    trials: reason.trials,
                     remedy: remedy.into(),
-                }),
+                });
             }
         }
         let invalid = count(is_invalid);
@@ -155,10 +158,7 @@ impl Basis {
         Self {
             valid: count(is_valid),
             invalid,
-            main_reason: main_reason.map(|reason| MainReason {
-                trials: reason.trials.min(invalid),
-                ..reason
-            }),
+            main_reason,
         }
     }
 
@@ -267,6 +267,12 @@ mod tests {
              What to do: end them, or wait until they are done; in a cluster give trials whole CPUs (Guaranteed pods, static \
              CPU manager)."
         );
+        // Two reasons of one name are one reason of a trial.
+        let late = "the client sent late: 1 % of the requests left more than 3.6 ms late; the client read late: 1 %";
+        let both = format!("{busy}; {late}");
+        let basis = Basis::of(&rows(&[&both, busy]));
+        let main = basis.main_reason.unwrap();
+        assert_eq!((main.trials, &main.reason[..15]), (2, "other processes"));
         let other = Basis::of(&rows(&["something of 3 others (at most 2)"]));
         assert_eq!(
             other.headline().unwrap(),

@@ -352,11 +352,7 @@ pub fn spearman_p(rho: f64, count: usize) -> f64 {
 pub(crate) fn reasons(latest: &[&Row]) -> Vec<Reason> {
     let mut kinds: BTreeMap<String, Reason> = BTreeMap::new();
     for row in latest.iter().filter(|row| is_invalid(row)) {
-        let text = row
-            .invalid_reasons
-            .as_deref()
-            .unwrap_or("no reason is given");
-        for reason in text.split("; ") {
+        for reason in reasons_of(row) {
             let kind = without_figures(reason);
             let found = kinds.entry(kind.clone()).or_insert_with(|| Reason {
                 kind,
@@ -372,8 +368,14 @@ pub(crate) fn reasons(latest: &[&Row]) -> Vec<Reason> {
     reasons
 }
 
+/// The reasons of an invalid trial.
+pub(crate) fn reasons_of(row: &Row) -> impl Iterator<Item = &str> {
+    let text = row.invalid_reasons.as_deref();
+    text.unwrap_or("no reason is given").split("; ")
+}
+
 /// Every number replaced by `#`, so that reasons which differ in their figures only count as one.
-fn without_figures(reason: &str) -> String {
+pub(crate) fn without_figures(reason: &str) -> String {
     let mut kind = String::with_capacity(reason.len());
     let mut inside = false;
     for c in reason.chars() {
