@@ -14,7 +14,9 @@ scenarios! {
             format!("Operation cannot be fulfilled on Job.batch \"a\": the UID in the precondition (1) does not match the UID in record ({}). The object might have been deleted and then recreated", text(&created, "/metadata/uid"))
         );
         world.delete(&path, json!({ "preconditions": { "resourceVersion": "1" } })).await.refused(409, "Conflict");
-        let right = json!({ "preconditions": { "uid": created["metadata"]["uid"], "resourceVersion": version(&created) }, "propagationPolicy": "Background" });
+        // A controller may have written to it meanwhile.
+        let current = world.get(&path).await.ok();
+        let right = json!({ "preconditions": { "uid": created["metadata"]["uid"], "resourceVersion": version(&current) }, "propagationPolicy": "Background" });
         let deleted = world.delete(&path, right).await.ok();
         assert_eq!((text(&deleted, "/kind"), text(&deleted, "/status")), ("Status", "Success"));
         assert_eq!(deleted["details"], json!({ "name": "a", "group": "batch", "kind": "jobs", "uid": created["metadata"]["uid"] }));
@@ -62,7 +64,7 @@ scenarios! {
     }
 
     async fn pods_end_gracefully(world) {
-        let pod = |name: &str| json!({ "metadata": { "name": name }, "spec": { "automountServiceAccountToken": false, "containers": [{ "name": "c", "image": "i:1" }] } });
+        let pod = |name: &str| json!({ "metadata": { "name": name }, "spec": { "schedulerName": "nobody", "automountServiceAccountToken": false, "containers": [{ "name": "c", "image": "i:1" }] } });
         let created = world.post(PODS, pod("a")).await.ok();
         assert_eq!((text(&created, "/status/phase"), text(&created, "/status/qosClass")), ("Pending", "BestEffort"));
         let path = format!("{PODS}/a");

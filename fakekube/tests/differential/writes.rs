@@ -242,7 +242,7 @@ scenarios! {
     }
 
     async fn a_pod_is_bound_once(world) {
-        let pod = json!({ "metadata": { "name": "a" }, "spec": { "automountServiceAccountToken": false, "containers": [{ "name": "c", "image": "i:1" }] } });
+        let pod = json!({ "metadata": { "name": "a" }, "spec": { "schedulerName": "nobody", "automountServiceAccountToken": false, "containers": [{ "name": "c", "image": "i:1" }] } });
         let created = world.post(PODS, pod).await.ok();
         let path = format!("{PODS}/a");
         world.patch(&path, json!({ "spec": { "nodeName": "n" } })).await.refused(422, "Invalid");
