@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    cgroup::Cgroup,
-    processes::{Processes, own_cpu_time},
-};
+use inferbench_engine::host::Cgroup;
+
+use super::processes::{Processes, own_cpu_time};
 
 /// The quota may stop the process for this share of the window, in percent.
 pub const MAX_THROTTLED_PCT: f64 = 1.0;

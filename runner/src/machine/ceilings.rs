@@ -3,12 +3,12 @@
 use inferbench_engine::{
     Format,
     ceilings::{Ceilings, roofline::ModelShape},
+    host::Cgroup,
 };
 
 use super::{
     Machine,
     activity::{Counters, disturbances},
-    cgroup::Cgroup,
     processes::Processes,
 };
 

@@ -2,7 +2,6 @@
 
 pub mod activity;
 pub mod ceilings;
-pub mod cgroup;
 pub mod processes;
 pub mod quiet;
 
@@ -14,10 +13,8 @@ use std::{
 };
 
 use inferbench_crds::contract::NODE_VARIABLE;
-use inferbench_engine::gpu::Gpu;
+use inferbench_engine::{gpu::Gpu, host::Cgroup};
 use sha2::{Digest, Sha256};
-
-use self::cgroup::Cgroup;
 
 /// The machine, as far as a record tells of it.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,9 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use inferbench_engine::host::Cgroup;
+
 use super::{
     activity::{Counters, Interval, disturbances},
-    cgroup::Cgroup,
     processes::{Process, Processes, cpu_clock},
 };
 

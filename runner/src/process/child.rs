@@ -17,9 +17,10 @@ use std::{
 };
 
 use inferbench_crds::exit_code;
+use inferbench_engine::host::Cgroup;
 
 use super::{orphans, signals};
-use crate::machine::{cgroup::Cgroup, kib_line};
+use crate::machine::kib_line;
 
 /// Lines of a child's standard error that are kept, and those of them that a message quotes.
 const KEPT_LINES: usize = 200;

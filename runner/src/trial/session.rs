@@ -13,6 +13,7 @@ use inferbench_engine::{
     EngineError,
     ceilings::{Ceilings, roofline::ModelShape},
     gpu::{self, Gpu},
+    host::Cgroup,
     threads::Threads,
     tokenizer::Tokenizer,
 };
@@ -34,7 +35,7 @@ use super::{
 };
 use crate::{
     backend::{self, Access, BackendError, candle},
-    machine::{self, Machine, ceilings, cgroup::Cgroup},
+    machine::{self, Machine, ceilings},
     telemetry::{
         min_samples,
         nvml::{self, WatchedGpus},

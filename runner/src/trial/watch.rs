@@ -1,13 +1,13 @@
 //! The watch over a trial while it is measured: its processes, the machine's counters at the borders of the timed
 //! window, telemetry, and other trials beside it.
 
+use inferbench_engine::host::Cgroup;
 use inferbench_results::record::{CpuTelemetry, Phase, Telemetry};
 
 use crate::{
     machine::{
         Machine,
         activity::{Counters, Interval},
-        cgroup::Cgroup,
         processes::Processes,
     },
     process::lock::Presence,

@@ -1,5 +1,5 @@
-//! The control group that this process is in: its memory limit, kills for memory, and time stopped by its CPU quota.
-//! Versions 1 and 2, with or without a namespace of its own.
+//! The control group that this process is in: what memory it may use and has left, kills for memory, and time stopped by
+//! its CPU quota. Versions 1 and 2, with or without a namespace of its own.
 
 use std::{
     fs,
@@ -43,16 +43,15 @@ impl Cgroup {
     /// The smallest memory limit on the way up, in bytes; none where there is none.
     #[must_use]
     pub fn memory_limit(&self) -> Option<u64> {
-        self.memory
-            .iter()
-            .filter_map(|folder| {
-                first_file(
-                    std::slice::from_ref(folder),
-                    &["memory.max", "memory.limit_in_bytes"],
-                )
-            })
-            .filter_map(|text| parse_limit(&text))
-            .min()
+        let limits = self.memory.iter().filter_map(|folder| limit(folder));
+        limits.min()
+    }
+
+    /// The memory that the limits on the way up leave, in bytes; none where there is no limit.
+    #[must_use]
+    pub fn memory_available(&self) -> Option<u64> {
+        let left = |folder: &PathBuf| Some(limit(folder)?.saturating_sub(used(folder)?));
+        self.memory.iter().filter_map(left).min()
     }
 
     /// How many of the group's processes the kernel has killed for memory so far.
@@ -90,10 +89,29 @@ fn ancestry(mount: &Path, path: &str) -> Vec<PathBuf> {
 }
 
 fn first_file(folders: &[PathBuf], names: &[&str]) -> Option<String> {
-    folders
-        .iter()
-        .flat_map(|folder| names.iter().map(|name| folder.join(name)))
-        .find_map(|path| fs::read_to_string(path).ok())
+    folders.iter().find_map(|folder| file_of(folder, names))
+}
+
+fn file_of(folder: &Path, names: &[&str]) -> Option<String> {
+    let mut paths = names.iter().map(|name| folder.join(name));
+    paths.find_map(|path| fs::read_to_string(path).ok())
+}
+
+/// The memory limit of a group.
+fn limit(folder: &Path) -> Option<u64> {
+    parse_limit(&file_of(folder, &["memory.max", "memory.limit_in_bytes"])?)
+}
+
+/// The memory that a group and those below it use, less the file pages that nobody has touched lately: these can be had
+/// back.
+fn used(folder: &Path) -> Option<u64> {
+    let used = file_of(folder, &["memory.current", "memory.usage_in_bytes"])?;
+    let used: u64 = used.trim().parse().ok()?;
+    let stat = file_of(folder, &["memory.stat"]).unwrap_or_default();
+    // Version 1 has the groups below in a sum of its own.
+    let idle = number_after(&stat, "total_inactive_file");
+    let idle = idle.or_else(|| number_after(&stat, "inactive_file"));
+    Some(used.saturating_sub(idle.unwrap_or(0)))
 }
 
 /// `throttled_usec` (version 2) or `throttled_time` in ns (version 1).
@@ -155,6 +173,63 @@ mod tests {
         assert_eq!(parse_limit("max\n"), None);
         assert_eq!(parse_limit("9223372036854771712\n"), None);
         assert_eq!(parse_limit("536870912\n"), Some(536_870_912));
+    }
+
+    /// The control group whose memory is told by these files, in its own folder and in the one above.
+    fn group(own: &[(&str, &str)], above: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
+        let mount = tempfile::tempdir().unwrap();
+        let folder = mount.path().join("pod");
+        fs::create_dir(&folder).unwrap();
+        for (folder, files) in [(&folder, own), (&mount.path().to_path_buf(), above)] {
+            for (name, text) in files {
+                fs::write(folder.join(name), text).unwrap();
+            }
+        }
+        let cgroup = Cgroup {
+            cpu: Vec::new(),
+            memory: ancestry(mount.path(), "/pod"),
+        };
+        (mount, cgroup)
+    }
+
+    /// The files of a group that has this limit and uses so much.
+    type Files = dyn Fn(&'static str, &'static str) -> [(&'static str, &'static str); 3];
+
+    #[test]
+    fn what_is_left_of_memory_is_told_by_both_versions() {
+        let known = |(_mount, cgroup): (tempfile::TempDir, Cgroup)| {
+            (cgroup.memory_limit(), cgroup.memory_available())
+        };
+        let v1 = |limit: &'static str, used: &'static str| {
+            [
+                ("memory.limit_in_bytes", limit),
+                ("memory.usage_in_bytes", used),
+                (
+                    "memory.stat",
+                    "cache 9\ninactive_file 100\ntotal_inactive_file 200\n",
+                ),
+            ]
+        };
+        let v2 = |limit: &'static str, used: &'static str| {
+            [
+                ("memory.max", limit),
+                ("memory.current", used),
+                ("memory.stat", "anon 700\ninactive_file 200\n"),
+            ]
+        };
+        let (none_1, none_2) = ("9223372036854771712\n", "max\n");
+        for (none, of) in [(none_1, &v1 as &Files), (none_2, &v2 as &Files)] {
+            let one = |limit, used| known(group(&of(limit, used), &[]));
+            assert_eq!(one("1000\n", "900\n"), (Some(1000), Some(300)));
+            assert_eq!(one("1000\n", "5000\n"), (Some(1000), Some(0)));
+            assert_eq!(one(none, "5\n"), (None, None));
+            // The group above has less to give.
+            let both = known(group(&of("1000\n", "900\n"), &of("2000\n", "2100\n")));
+            assert_eq!(both, (Some(1000), Some(100)));
+        }
+        // A limit alone does not say what is left.
+        let files = [("memory.limit_in_bytes", "1000\n")];
+        assert_eq!(known(group(&files, &[])), (Some(1000), None));
     }
 
     #[test]
