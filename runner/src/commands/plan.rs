@@ -24,14 +24,14 @@ use super::{
 };
 use crate::{
     cli::{PlanArgs, PlanOutput},
-    machine::Machine,
+    machine::{Machine, gib, size},
     models::Need,
     process::{exit::Exit, print_error},
     sweep::{
         costs::{Durations, Kin, Work},
         estimate::{Class, Forecast, spoken},
         levels::Columns,
-        prepared::{Fate, Prepared, gib},
+        prepared::{Fate, Prepared},
     },
 };
 
@@ -380,12 +380,11 @@ fn memory(plan: &Plan) -> String {
     }
     let cpu = on_cpu.map(|most| {
         let here = plan.machine_memory_bytes.map_or_else(String::new, |all| {
-            format!("; this machine has {:.2} GiB", gib(all))
+            format!("; this machine has {}", size(all))
         });
-        format!("predicted peak memory {:.2} GiB{here}\n", gib(most))
+        format!("predicted peak memory {}{here}\n", size(most))
     });
-    let gpu =
-        on_gpu.map(|most| format!("predicted peak memory {:.2} GiB of each GPU\n", gib(most)));
+    let gpu = on_gpu.map(|most| format!("predicted peak memory {} of each GPU\n", size(most)));
     cpu.into_iter().chain(gpu).collect()
 }
 

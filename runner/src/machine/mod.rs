@@ -98,6 +98,21 @@ pub fn since_process_start() -> Option<Duration> {
     now.checked_sub(start)
 }
 
+/// Bytes in GiB.
+#[must_use]
+pub fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// An amount of memory for people: `31 MiB`, `1.50 GiB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    match gib(bytes) {
+        gib if gib < 1.0 => format!("{:.0} MiB", gib * 1_024.0),
+        gib => format!("{gib:.2} GiB"),
+    }
+}
+
 /// Nanoseconds since the Unix epoch.
 #[must_use]
 pub fn unix_ns() -> i64 {

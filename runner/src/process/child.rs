@@ -20,7 +20,7 @@ use inferbench_crds::exit_code;
 use inferbench_engine::host::Cgroup;
 
 use super::{orphans, signals};
-use crate::machine::kib_line;
+use crate::machine::{kib_line, size};
 
 /// Lines of a child's standard error that are kept, and those of them that a message quotes.
 const KEPT_LINES: usize = 200;
@@ -117,19 +117,9 @@ impl ExitStatus {
     #[must_use]
     pub fn cause(&self, name: &str) -> Cause {
         let killed = self.signal == Some(libc::SIGKILL) || self.code == Some(exit_code::KILLED);
-        let filled = self
-            .peak_rss
-            .zip(self.memory)
-            .is_some_and(|(rss, all)| rss / 9 >= all / 10);
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        if killed && (self.oom_kill_seen || filled) {
-            let used = self.peak_rss.map_or(String::new(), |rss| {
-                format!(" when it used {:.2} GiB", gib(rss))
-            });
-            let all = self
-                .memory
-                .map_or(String::new(), |all| format!(" of {:.2} GiB", gib(all)));
-            return Cause::OutOfMemory(format!("killed for want of memory{used}{all}"));
+        if killed && (self.oom_kill_seen || self.has_filled_memory()) {
+            let known = self.known_of_memory();
+            return Cause::OutOfMemory(format!("killed for want of memory{known}"));
         }
         if let Some(line) =
             self.stderr.lines().rev().find(|line| {
@@ -153,6 +143,29 @@ impl ExitStatus {
         Cause::Failed {
             message: format!("{how}{why}"),
             permanent,
+        }
+    }
+
+    /// Whether it was seen to use nine tenths of the memory there is.
+    fn has_filled_memory(&self) -> bool {
+        let both = self.peak_rss.zip(self.memory);
+        both.is_some_and(|(rss, all)| rss / 9 >= all / 10)
+    }
+
+    /// What is known of its memory, for the end of a sentence. It is looked at now and then only: a process that grows fast
+    /// is killed long after it was seen with little.
+    fn known_of_memory(&self) -> String {
+        match (self.peak_rss, self.memory) {
+            (Some(rss), Some(all)) if self.has_filled_memory() => {
+                format!(" when it used {} of {}", size(rss), size(all))
+            }
+            (Some(rss), Some(all)) => {
+                let (rss, all) = (size(rss), size(all));
+                format!(": there is {all}, and the most that it was seen to use before is {rss}")
+            }
+            (Some(rss), None) => format!(": the most that it was seen to use is {}", size(rss)),
+            (None, Some(all)) => format!(": there is {}", size(all)),
+            (None, None) => String::new(),
         }
     }
 }
@@ -436,14 +449,20 @@ mod tests {
         assert_eq!(
             seen.cause(MEASURER),
             Cause::OutOfMemory(
-                "killed for want of memory when it used 3.00 GiB of 16.00 GiB".into()
+                "killed for want of memory: there is 16.00 GiB, and the most that it was seen to use before is 3.00 GiB"
+                    .into()
             )
         );
         let full = ExitStatus {
             peak_rss: Some(15 * GIB),
             ..killed()
         };
-        assert!(matches!(full.cause(MEASURER), Cause::OutOfMemory(_)));
+        assert_eq!(
+            full.cause(MEASURER),
+            Cause::OutOfMemory(
+                "killed for want of memory when it used 15.00 GiB of 16.00 GiB".into()
+            )
+        );
         let shell = ExitStatus {
             code: Some(137),
             signal: None,
@@ -451,6 +470,38 @@ mod tests {
             ..killed()
         };
         assert!(matches!(shell.cause(MEASURER), Cause::OutOfMemory(_)));
+    }
+
+    #[test]
+    fn what_is_known_of_memory_is_said_and_no_more() {
+        let said = |peak_rss, memory| {
+            let status = ExitStatus {
+                oom_kill_seen: true,
+                peak_rss,
+                memory,
+                ..killed()
+            };
+            match status.cause(MEASURER) {
+                Cause::OutOfMemory(said) => said.replacen("killed for want of memory", "", 1),
+                other => panic!("{other:?}"),
+            }
+        };
+        let mib = |count: u64| Some(count << 20);
+        assert_eq!(
+            said(mib(31), mib(64)),
+            ": there is 64 MiB, and the most that it was seen to use before is 31 MiB"
+        );
+        assert_eq!(said(mib(60), mib(64)), " when it used 60 MiB of 64 MiB");
+        assert_eq!(
+            said(mib(1_000), mib(1_024)),
+            " when it used 1000 MiB of 1.00 GiB"
+        );
+        assert_eq!(
+            said(mib(31), None),
+            ": the most that it was seen to use is 31 MiB"
+        );
+        assert_eq!(said(None, mib(64)), ": there is 64 MiB");
+        assert_eq!(said(None, None), "");
     }
 
     /// As vLLM's workers do: nothing that a process can be known by is left of its environment.

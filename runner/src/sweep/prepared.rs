@@ -16,6 +16,7 @@ use inferbench_results::{
 
 use crate::{
     backend::{self, candle},
+    machine::size,
     models::{ModelError, Need, Resolved, resolve},
     trial::{
         protocol::{Measure, StoreAt, TrialRequest},
@@ -219,17 +220,11 @@ impl Prepared {
             .map_or(0, |memory| memory.weights + memory.kv_cache);
         match cpu_memory {
             Some(all) if combination.gpus == 0 && least > all => Fate::TooBig(format!(
-                "weights and cache alone need {:.2} GiB, this machine has {:.2} GiB",
-                gib(least),
-                gib(all)
+                "weights and cache alone need {}, this machine has {}",
+                size(least),
+                size(all)
             )),
             _ => Fate::Measure,
         }
     }
-}
-
-/// Bytes in GiB.
-#[must_use]
-pub fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 30)
 }
