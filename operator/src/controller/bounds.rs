@@ -4,11 +4,12 @@
 //! pace.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{names::Role, observe::JobView, plan::NotCreated};
@@ -66,6 +67,10 @@ struct State {
 #[derive(Debug, Default)]
 struct Share {
     live: Live,
+    /// The uids of its Jobs.
+    jobs: BTreeSet<String>,
+    /// When one of them was last found to have gone.
+    gone: Option<Timestamp>,
     /// It was refused a Job in its last reconcile.
     wants: bool,
     looked: Option<Instant>,
@@ -78,7 +83,7 @@ struct Share {
 }
 
 impl Share {
-    fn jobs(&self) -> u64 {
+    fn live_jobs(&self) -> u64 {
         self.live.values().sum()
     }
 }
@@ -141,8 +146,8 @@ impl Bounds {
         });
     }
 
-    /// A reconcile has seen these Jobs of a resource.
-    pub fn seen(&self, key: &Key, jobs: &[JobView]) {
+    /// A reconcile has seen these Jobs of a resource. Returns when one was last found to have gone.
+    pub fn seen(&self, key: &Key, jobs: &[JobView], now: Timestamp) -> Option<Timestamp> {
         let mut live = Live::new();
         for job in jobs.iter().filter(|job| job.end.is_none()) {
             *live.entry(job.role).or_default() += 1;
@@ -150,7 +155,13 @@ impl Bounds {
         self.with(|state| {
             let share = state.shares.entry(key.clone()).or_default();
             (share.live, share.wants) = (live, false);
-        });
+            let jobs: BTreeSet<String> = jobs.iter().map(|job| job.uid.clone()).collect();
+            if !share.jobs.is_subset(&jobs) {
+                share.gone = Some(now);
+            }
+            share.jobs = jobs;
+            share.gone
+        })
     }
 
     /// A Job of a resource is about to be created.
@@ -242,18 +253,18 @@ impl State {
     /// Whether a resource may have another Job. While others are refused theirs and have less than an equal part, one
     /// that has as much gets no more.
     fn has_room(&self, key: &Key, most: u64) -> bool {
-        let own = self.shares.get(key).map_or(0, Share::jobs);
+        let own = self.shares.get(key).map_or(0, Share::live_jobs);
         if own == 0 {
             return true;
         }
         let shares = self.shares.values();
-        if shares.clone().map(Share::jobs).sum::<u64>() >= most {
+        if shares.clone().map(Share::live_jobs).sum::<u64>() >= most {
             return false;
         }
-        let claims = shares.filter(|share| share.wants || share.jobs() > 0);
+        let claims = shares.filter(|share| share.wants || share.live_jobs() > 0);
         let part = (most / claims.count().max(1) as u64).max(1);
         let others = self.shares.iter().filter(|(other, _)| *other != key);
-        let mut poor = others.filter(|(_, share)| share.wants && share.jobs() < part);
+        let mut poor = others.filter(|(_, share)| share.wants && share.live_jobs() < part);
         own < part || poor.next().is_none()
     }
 
@@ -343,13 +354,13 @@ mod tests {
         assert_eq!(bounds.create(&key("b"), Role::Trial, now), Err(CROWDED));
         // A Job of the one that ends makes room for the other, until each has its part.
         for _ in 0..20 {
-            if bounds.with(|state| state.shares[&key("a")].jobs()) > 6 {
+            if bounds.with(|state| state.shares[&key("a")].live_jobs()) > 6 {
                 end(&bounds, "a", 1);
             }
             fill(&bounds, "a", 1, now);
             fill(&bounds, "b", 1, now);
         }
-        let jobs = |name: &str| bounds.with(|state| state.shares[&key(name)].jobs());
+        let jobs = |name: &str| bounds.with(|state| state.shares[&key(name)].live_jobs());
         assert_eq!((jobs("a"), jobs("b")), (6, 6));
         // Without anybody who wants more, one may have all the room there is.
         bounds.forget(&key("b"));
@@ -369,10 +380,41 @@ mod tests {
         );
         bounds.not_created(&key("a"), Role::Trial);
         assert_eq!(bounds.live()[&Role::Trial], 2);
-        bounds.seen(&key("a"), &[]);
+        bounds.seen(&key("a"), &[], Timestamp::UNIX_EPOCH);
         assert_eq!(bounds.live(), [(Role::Preflight, 1)].into());
         bounds.retain(|key| key.1 != "b");
         assert_eq!(bounds.live(), Live::new());
+    }
+
+    #[test]
+    fn a_job_that_has_gone_is_noticed_by_the_next_reconcile() {
+        let (bounds, a) = (Bounds::default(), key("a"));
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let jobs = |uids: &[&str]| -> Vec<JobView> {
+            let jobs = uids.iter().map(|uid| JobView {
+                name: (*uid).into(),
+                uid: (*uid).into(),
+                role: Role::Trial,
+                trials: vec![0],
+                gpus: 1,
+                attempt: 1,
+                inputs: String::new(),
+                created: at(0),
+                started: None,
+                suspended: false,
+                end: None,
+                deleting: false,
+            });
+            jobs.collect()
+        };
+        assert_eq!(bounds.seen(&a, &jobs(&["1", "2"]), at(1)), None);
+        assert_eq!(bounds.seen(&a, &jobs(&["1", "2", "3"]), at(2)), None);
+        // Another has come in its place.
+        let gone = bounds.seen(&a, &jobs(&["1", "3", "4"]), at(3));
+        assert_eq!(gone, Some(at(3)));
+        let gone = bounds.seen(&a, &jobs(&["1", "3", "4"]), at(4));
+        assert_eq!(gone, Some(at(3)));
+        assert_eq!(bounds.seen(&key("b"), &[], at(5)), None);
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use inferbench_crds::{Outcome, contract::Collected, ledger::Outcomes, status::PinnedModel};
 use k8s_openapi::jiff::Timestamp;
 
-pub use self::problem::{Attempt, NotCreated, Problem};
+pub use self::problem::{Attempt, NotCreated, Problem, may_settle};
 use super::{
     observe::{JobView, PodPhase, PodView},
     sweep::Sweep,

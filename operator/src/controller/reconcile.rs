@@ -15,7 +15,7 @@ use super::{
     build, events, log,
     names::Role,
     observe::{JobView, PodView},
-    plan::{Action, Create, Known, NotCreated, Phase, Plan, Problem, plan},
+    plan::{Action, Create, Known, NotCreated, Phase, Plan, Problem, may_settle, plan},
     status,
     sweep::{Defaults, Sweep},
     validate::validate,
@@ -171,7 +171,7 @@ async fn reconcile_sweep(
         .iter()
         .filter_map(|job| JobView::of(job, uid))
         .collect();
-    bounds.seen(key, &jobs);
+    let gone = bounds.seen(key, &jobs, now);
     let plan = plan(&sweep, &known, &jobs, &pods, now);
     let old = resource.status.clone().unwrap_or_default();
     let status = status::status(&sweep, &old, &plan, now);
@@ -192,9 +192,11 @@ async fn reconcile_sweep(
         }
     }
     delete(context, may_write, namespace, &plan).await?;
+    let deletes = |action: &Action| matches!(action, Action::Delete { .. });
     let seen = Seen {
         now,
         jobs: jobs.len(),
+        gone: gone.max(plan.actions.iter().any(deletes).then_some(now)),
         not_created: known.not_created.as_ref(),
     };
     create(context, may_write, key, &sweep, &plan, &seen).await
@@ -205,6 +207,8 @@ struct Seen<'a> {
     now: Timestamp,
     /// The resource's Jobs.
     jobs: usize,
+    /// When one of them has last gone, or was deleted.
+    gone: Option<Timestamp>,
     not_created: Option<&'a NotCreated>,
 }
 
@@ -264,6 +268,11 @@ async fn create(
                         created += 1;
                         info!(job = name, "created");
                     }
+                    Ok(Created::Refused(why)) if may_settle(seen.gone, seen.now) => {
+                        debug!(job = name, why, "refused, and a Job has gone only just");
+                        next = Next::After(AT_ONCE);
+                        return taken.map_or(Ok(next), |name| Err(ApplyError::Taken { name }));
+                    }
                     Ok(Created::Refused(why)) => {
                         let before = seen.not_created.filter(|before| {
                             created == 0 && before.stands(sweep.generation, seen.jobs)
@@ -272,11 +281,9 @@ async fn create(
                         debug!(job = name, why, number, "the API server refuses the Job");
                         let problem = Problem::job_refused(&name, &why, number, seen.now);
                         bounds.found(key, Some(not_created(problem, created)));
-                        return match taken {
-                            Some(name) => Err(ApplyError::Taken { name }),
-                            // The next reconcile has it in the status.
-                            None => Ok(Next::After(AT_ONCE)),
-                        };
+                        // The next reconcile has it in the status.
+                        next = Next::After(AT_ONCE);
+                        return taken.map_or(Ok(next), |name| Err(ApplyError::Taken { name }));
                     }
                     Ok(Created::NamespaceGoes) => {
                         info!("the namespace is being deleted: no Job is created in it any more");

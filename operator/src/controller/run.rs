@@ -133,7 +133,7 @@ pub async fn run(
         namespaces.push(None);
     }
     tokio::select! {
-        () = survey(&shared.context, &namespaces) => {}
+        () = survey(&shared, &namespaces) => {}
         () = shutdown.clone() => return,
     }
     // One for each: with a Role for each namespace, no watch may go over several.
@@ -174,10 +174,10 @@ pub async fn run(
 
 /// Finds out what lives already, so that it counts from the first creation on: a leader that has just come to it has
 /// seen no resource yet.
-async fn survey(context: &Context, namespaces: &[Option<&str>]) {
+async fn survey(shared: &Shared, namespaces: &[Option<&str>]) {
     for namespace in namespaces {
         let jobs = loop {
-            match context.cluster.all_jobs(*namespace).await {
+            match shared.context.cluster.all_jobs(*namespace).await {
                 Ok(jobs) => break jobs,
                 Err(error) => warn!(%error, "the Jobs that live already are not known"),
             }
@@ -198,7 +198,8 @@ async fn survey(context: &Context, namespaces: &[Option<&str>]) {
             }
         }
         for (key, jobs) in found {
-            context.bounds.seen(&key, &jobs);
+            let now = shared.clock.now();
+            shared.context.bounds.seen(&key, &jobs, now);
         }
     }
 }

@@ -1,6 +1,12 @@
 //! P4, P5, P6 and P9: how much the operator does, and how little.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use inferbench_crds::{
     Outcome,
@@ -15,6 +21,7 @@ use inferbench_crds::{
         MetricByLevel, Summary,
     },
 };
+use inferbench_fakekube::{Fault, Verb};
 use k8s_openapi::jiff::SignedDuration;
 use kube::{
     Api,
@@ -64,6 +71,47 @@ fn p4_no_create_exceeds_the_window_and_a_smaller_one_drains() {
         }
         lab.check("bench", "thesis");
         assert!(largest > 1, "the window was never used");
+    });
+}
+
+/// As a ResourceQuota does: a Job that was deleted is counted for a second more.
+#[test]
+fn a_quota_with_room_for_exactly_the_window_is_no_problem() {
+    in_paused_time(async {
+        let mut lab = Build::default().lab();
+        let kube = lab.kube.clone();
+        let deleted = Mutex::new(Vec::new());
+        let refused = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&refused);
+        lab.kube.set_faults("operator-a", move |call| {
+            let is = |verb| call.verb == verb && call.resource == "jobs";
+            let mut deleted = deleted.lock().expect("no panic");
+            if is(Verb::Delete) {
+                deleted.push(kube.now());
+            }
+            let lag = SignedDuration::from_millis(1_200);
+            deleted.retain(|at| kube.now().duration_since(*at) < lag);
+            if !is(Verb::Create) || kube.count("jobs.batch") + deleted.len() < 3 {
+                return Fault::None;
+            }
+            count.fetch_add(1, Ordering::Relaxed);
+            Fault::Refuse {
+                code: 403,
+                reason: "Forbidden",
+                retry_after: None,
+            }
+        });
+        lab.start("operator-a", SignedDuration::ZERO);
+        lab.apply("bench", "thesis", SMALL);
+        lab.finish("bench", "thesis").await;
+        lab.check("bench", "thesis");
+        assert!(
+            refused.load(Ordering::Relaxed) > 3,
+            "the quota was never in the way"
+        );
+        let events = lab.kube.objects("events.events.k8s.io");
+        let told = events.iter().find(|event| event["reason"] == "JobRefused");
+        assert!(told.is_none(), "{told:#?}");
     });
 }
 
@@ -319,7 +367,7 @@ fn p9_suspend_stops_creation_and_resume_repeats_nothing() {
             tokio::time::sleep(Duration::from_secs(5)).await;
             let creates = |lab: &Lab| {
                 let counts = lab.kube.counts("operator-a");
-                counts.of(inferbench_fakekube::Verb::Create, "jobs")
+                counts.of(Verb::Create, "jobs")
             };
             let before = creates(&lab);
             tokio::time::sleep(Duration::from_secs(3_600)).await;

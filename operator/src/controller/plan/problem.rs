@@ -11,6 +11,17 @@ use crate::controller::observe::{NO_IMAGE, PodView};
 /// room for it.
 const LONGEST: Duration = Duration::from_secs(300);
 
+/// How long a quota may go on counting a Job that has gone: Kubernetes brings it up to date about a second later, and
+/// refuses until then what there is room for.
+const SETTLES: Duration = Duration::from_secs(5);
+
+/// Whether a refusal says nothing yet, a Job of the resource having gone only just: then it is tried again at once, and is
+/// no problem.
+#[must_use]
+pub fn may_settle(gone: Option<Timestamp>, now: Timestamp) -> bool {
+    gone.is_some_and(|gone| now.duration_since(gone).unsigned_abs() < SETTLES)
+}
+
 /// Something that keeps a sweep from going on, and that a person may have to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

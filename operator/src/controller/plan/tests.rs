@@ -232,6 +232,14 @@ fn a_pod_whose_volumes_cannot_be_mounted_is_a_problem_after_a_while() {
 }
 
 #[test]
+fn a_refusal_says_nothing_for_some_seconds_after_a_job_has_gone() {
+    assert!(may_settle(Some(at(100)), at(100)));
+    assert!(may_settle(Some(at(100)), at(104)));
+    assert!(!may_settle(Some(at(100)), at(105)));
+    assert!(!may_settle(None, at(100)));
+}
+
+#[test]
 fn a_job_that_was_refused_waits_for_its_next_attempt() {
     let sweep = one_shape("parallelism: 2");
     let refused = |number, generation, jobs| NotCreated {

@@ -453,22 +453,54 @@ async fn a_job_that_is_refused_waits_and_the_status_says_why_and_how_long() {
 #[tokio::test]
 async fn a_job_that_was_refused_need_not_wait_where_there_may_be_room() {
     let world = World::pinned();
+    world.script().refuse.push_back(("POST jobs", 403));
+    let context = world.context();
+    world.reconcile_at(&context, 0).await.expect("fine");
+    let next = world.reconcile_at(&context, 1).await.expect("fine");
+    assert_eq!(next, Next::After(Duration::from_secs(29)));
+    assert_eq!(world.jobs(), 0);
+    // The spec may have been what was wrong.
+    world.edit(|resource| resource["metadata"]["generation"] = json!(8));
+    world.reconcile_at(&context, 2).await.expect("fine");
+    assert_eq!(world.jobs(), 1);
+}
+
+#[tokio::test]
+async fn a_job_that_is_refused_just_after_another_has_gone_is_told_of_only_where_it_lasts() {
+    let reason = |world: &World| {
+        let conditions = world.status().conditions.into_iter();
+        let mut conditions = conditions.filter(|condition| condition.type_ == "Progressing");
+        conditions.next().expect("a condition").reason
+    };
+    // A quota that counts the Job that was deleted for a second more.
+    let world = World::pinned();
     world.first_ended();
     for _ in 0..2 {
         world.script().refuse.push_back(("POST jobs", 403));
     }
     let context = world.context();
-    world.reconcile_at(&context, 0).await.expect("fine");
-    // The Job that was recorded has gone since. A quota may not have noticed yet, and then it has to wait.
-    let next = world.reconcile_at(&context, 1).await.expect("fine");
-    assert_eq!(next, Next::After(AT_ONCE));
-    let next = world.reconcile_at(&context, 2).await.expect("fine");
+    for seconds in [0, 1] {
+        let next = world.reconcile_at(&context, seconds).await.expect("fine");
+        assert_eq!(next, Next::After(AT_ONCE));
+        assert_eq!((reason(&world).as_str(), world.jobs()), ("Measuring", 0));
+    }
+    world.reconcile_at(&context, 2).await.expect("fine");
+    assert_eq!((reason(&world).as_str(), world.jobs()), ("Measuring", 1));
+    // One that has no room.
+    let world = World::pinned();
+    world.first_ended();
+    for _ in 0..10 {
+        world.script().refuse.push_back(("POST jobs", 403));
+    }
+    let context = world.context();
+    for seconds in 0..=6 {
+        let next = world.reconcile_at(&context, seconds).await.expect("fine");
+        assert_eq!(next, Next::After(AT_ONCE));
+        assert_eq!(reason(&world), "Measuring");
+    }
+    let next = world.reconcile_at(&context, 7).await.expect("fine");
     assert_eq!(next, Next::After(Duration::from_secs(29)));
-    assert_eq!(world.jobs(), 0);
-    // The spec may have been what was wrong.
-    world.edit(|resource| resource["metadata"]["generation"] = json!(8));
-    world.reconcile_at(&context, 3).await.expect("fine");
-    assert_eq!(world.jobs(), 1);
+    assert_eq!(reason(&world), "JobRefused");
 }
 
 #[tokio::test]
