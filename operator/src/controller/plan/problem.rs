@@ -82,7 +82,8 @@ impl Problem {
         )
     }
 
-    /// The API server refuses a Job for the nth time, and says why.
+    /// The API server refuses a Job for the nth time, and says why. What it says stands before the Job's name: where there
+    /// is little room, the name is cut.
     #[must_use]
     pub fn job_refused(job: &str, why: &str, number: u32, now: Timestamp) -> Self {
         let next = now.checked_add(backoff(number).min(LONGEST)).ok();
@@ -90,7 +91,10 @@ impl Problem {
             attempt: Some(Attempt { number, next }),
             ..Self::new(
                 "JobRefused",
-                format!("the API server refuses Job {job}: {why}"),
+                format!(
+                    "the API server refuses a Job: {}; it is Job {job}",
+                    without_name(why, job)
+                ),
             )
         }
     }
@@ -158,6 +162,17 @@ impl NotCreated {
         let millis = next.as_millisecond().saturating_sub(now.as_millisecond());
         let left = Duration::from_millis(u64::try_from(millis).ok()?);
         Some(left).filter(|left| !left.is_zero())
+    }
+}
+
+/// The API server's reason without the name that it begins with, as in `jobs.batch "NAME" is forbidden: exceeded quota`.
+fn without_name<'a>(why: &'a str, job: &str) -> &'a str {
+    let named = format!(" \"{job}\" is ");
+    match why.split_once(&named) {
+        Some((kind, rest)) if !kind.contains(' ') => {
+            rest.strip_prefix("forbidden: ").unwrap_or(rest)
+        }
+        _ => why,
     }
 }
 

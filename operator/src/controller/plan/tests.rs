@@ -240,6 +240,28 @@ fn a_refusal_says_nothing_for_some_seconds_after_a_job_has_gone() {
 }
 
 #[test]
+fn the_name_of_a_refused_job_is_said_once_and_last() {
+    let said = |why: &str| Problem::job_refused("thesis-0", why, 1, at(100)).message;
+    let quota = "exceeded quota: jobs, requested: count/jobs.batch=1, used: count/jobs.batch=2, limited: count/jobs.batch=2";
+    let invalid = "spec.template: Invalid value: \"x\" is not allowed";
+    let hook = "admission webhook \"h\" denied the request: Job \"thesis-0\" is too big";
+    for (why, kept) in [
+        (
+            &*format!("jobs.batch \"thesis-0\" is forbidden: {quota}"),
+            quota,
+        ),
+        (
+            &*format!("Job.batch \"thesis-0\" is invalid: {invalid}"),
+            &*format!("invalid: {invalid}"),
+        ),
+        (hook, hook),
+    ] {
+        let wanted = format!("the API server refuses a Job: {kept}; it is Job thesis-0");
+        assert_eq!(said(why), wanted);
+    }
+}
+
+#[test]
 fn a_job_that_was_refused_waits_for_its_next_attempt() {
     let sweep = one_shape("parallelism: 2");
     let refused = |number, generation, jobs| NotCreated {
@@ -261,7 +283,7 @@ fn a_job_that_was_refused_waits_for_its_next_attempt() {
     assert_eq!(
         early.problem.map(|it| it.to_string()).as_deref(),
         Some(
-            "the API server refuses Job thesis-0: no (attempt 1, the next at 2026-01-01T00:02:10Z)"
+            "the API server refuses a Job: no; it is Job thesis-0 (attempt 1, the next at 2026-01-01T00:02:10Z)"
         )
     );
     // It is one until the Job is there.

@@ -424,8 +424,8 @@ async fn a_job_that_is_refused_waits_and_the_status_says_why_and_how_long() {
             ("False", "JobRefused")
         );
         let message = progressing.message;
-        let begins = "the API server refuses Job thesis-0f1e2d3c-0: ";
-        let ends = " (attempt 1, the next at 2026-01-01T00:01:00Z)";
+        let begins = "the API server refuses a Job: ";
+        let ends = "; it is Job thesis-0f1e2d3c-0 (attempt 1, the next at 2026-01-01T00:01:00Z)";
         let why = message.strip_prefix(begins);
         let why = why.and_then(|why| why.strip_suffix(ends));
         assert!(why.is_some_and(|why| !why.is_empty()), "{message}");
@@ -501,6 +501,28 @@ async fn a_job_that_is_refused_just_after_another_has_gone_is_told_of_only_where
     let next = world.reconcile_at(&context, 7).await.expect("fine");
     assert_eq!(next, Next::After(Duration::from_secs(29)));
     assert_eq!(reason(&world), "JobRefused");
+}
+
+#[tokio::test]
+async fn what_a_quota_says_stands_in_the_status_whatever_the_length_of_names() {
+    let world = World::pinned();
+    let quota = "q".repeat(63);
+    world.put(&json!({
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": quota, "namespace": "bench"},
+        "spec": {"hard": {"count/jobs.batch": "0"}},
+    }));
+    let context = world.context();
+    world.reconcile_at(&context, 0).await.expect("fine");
+    world.reconcile_at(&context, 1).await.expect("fine");
+    let progressing = &world.status().conditions[1];
+    let wanted = format!(
+        "the API server refuses a Job: exceeded quota: {quota}, requested: count/jobs.batch=1, used: count/jobs.batch=0, \
+         limited: count/jobs.batch=0"
+    );
+    let message = &progressing.message;
+    assert!(message.starts_with(&wanted), "{message}");
+    assert!(message.ends_with("(attempt 1, the next at 2026-01-01T00:01:00Z)"));
 }
 
 #[tokio::test]
