@@ -110,7 +110,7 @@ impl Default for Metrics {
             trials: registered(
                 &mut registry,
                 "inferbench_operator_trials",
-                "Trials that were recorded, by outcome",
+                "Trials that were recorded, by the outcome that they had first",
                 Family::default(),
             ),
             jobs: registered(

@@ -15,11 +15,16 @@ pub fn recorded(plan: &Plan, metrics: &Metrics) {
         match action {
             Action::Pin(models) => info!(models = models.len(), "models pinned"),
             Action::Record(ended) => {
+                let first: Vec<&Ended> = ended.iter().filter(|of| of.was.is_none()).collect();
                 for trial in ended {
-                    metrics.recorded(trial.outcome);
                     log(trial);
                 }
-                info!(trials = ended.len(), ended = plan.tally.ended(), "recorded");
+                for trial in &first {
+                    metrics.recorded(trial.outcome);
+                }
+                if !first.is_empty() {
+                    info!(trials = first.len(), ended = plan.tally.ended(), "recorded");
+                }
             }
             Action::Decide(blocks) => info!(blocks, "decided which combinations run no further"),
             Action::Collect { collected, .. } => {
@@ -49,14 +54,18 @@ pub fn transitions(events: &[Event]) {
     }
 }
 
-/// A line for a trial that failed, and for one whose end only its pod can tell; thousands of others end as they should.
+/// A line for a trial that failed, for one whose end only its pod can tell, and for one that ended otherwise than was
+/// recorded; thousands of others end as they should.
 fn log(trial: &Ended) {
     let Ended {
         index: trial,
         outcome,
+        was,
         why,
     } = trial;
-    if *outcome == Outcome::Failed {
+    if let Some(was) = was {
+        info!(trial, %was, %outcome, "corrected by what is stored");
+    } else if *outcome == Outcome::Failed {
         warn!(trial, why, "trial failed");
     } else if !why.is_empty() {
         info!(trial, %outcome, why, "trial ended with its pod");
@@ -76,6 +85,7 @@ mod tests {
 
     use super::*;
     use crate::controller::{
+        bounds::Live,
         fixtures::sweep,
         plan::{Known, plan},
     };
@@ -117,8 +127,7 @@ mod tests {
         text.lines().map(|line| line.trim().to_owned()).collect()
     }
 
-    #[test]
-    fn only_trials_that_failed_are_warned_of() {
+    fn some_plan() -> Plan {
         let sweep = sweep(
             "{design: {factors: {model: [{name: a, source: {random: {preset: gpt2}}}]}}, \
              results: {store: {url: 's3://bucket'}}}",
@@ -129,10 +138,16 @@ mod tests {
             inputs: String::new(),
             not_created: None,
         };
-        let mut plan = plan(&sweep, &known, &[], &[], Timestamp::UNIX_EPOCH);
+        plan(&sweep, &known, &[], &[], Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn only_trials_that_failed_are_warned_of() {
+        let mut plan = some_plan();
         let ended = |index, outcome, why: &str| Ended {
             index,
             outcome,
+            was: None,
             why: why.into(),
         };
         plan.actions = vec![Action::Record(vec![
@@ -153,6 +168,39 @@ mod tests {
                 "INFO recorded trials=4 ended=0",
             ]
         );
+    }
+
+    #[test]
+    fn a_correction_is_logged_as_one_and_no_trial_is_counted_twice() {
+        let mut plan = some_plan();
+        let ended = |index, outcome, was| Ended {
+            index,
+            outcome,
+            was,
+            why: String::new(),
+        };
+        let metrics = Metrics::default();
+        let mut logged_of = |trials| {
+            plan.actions = vec![Action::Record(trials)];
+            logged(|| recorded(&plan, &metrics))
+        };
+        logged_of(vec![ended(0, Outcome::OutOfMemory, None)]);
+        assert_eq!(
+            logged_of(vec![ended(
+                0,
+                Outcome::Succeeded,
+                Some(Outcome::OutOfMemory)
+            )]),
+            ["INFO corrected by what is stored trial=0 was=OutOfMemory outcome=Succeeded"]
+        );
+        let text = metrics.text(true, &Live::new());
+        let count = |outcome: &str| {
+            let name = format!("inferbench_operator_trials_total{{outcome=\"{outcome}\"}} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&name));
+            line.map(str::to_owned)
+        };
+        assert_eq!(count("OutOfMemory").as_deref(), Some("1"));
+        assert_eq!(count("Succeeded").as_deref(), Some("0"));
     }
 
     #[test]

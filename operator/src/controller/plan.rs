@@ -97,6 +97,8 @@ pub struct Ended {
     pub index: u32,
     /// How.
     pub outcome: Outcome,
+    /// How it was recorded to have ended before: this corrects it.
+    pub was: Option<Outcome>,
     /// Why, where it failed, or where its pod's end alone tells how it ended.
     pub why: String,
 }
@@ -318,6 +320,7 @@ impl<'a> Planner<'a> {
             return;
         }
         // A trial that is recorded as something else stays; an index beyond the design is none of ours.
+        let was = self.ledger.get(index);
         if !self.sweep.expansion.is_excluded(index)
             && self.ledger.record(index, outcome) == Ok(true)
         {
@@ -325,6 +328,7 @@ impl<'a> Planner<'a> {
             self.ended.push(Ended {
                 index,
                 outcome,
+                was,
                 why,
             });
         }
@@ -332,10 +336,12 @@ impl<'a> Planner<'a> {
 
     /// Records what the store says of a trial whose pod has not said it.
     fn correct(&mut self, index: u32, outcome: Outcome) {
-        if self.ledger.get(index).is_some() && self.ledger.correct(index, outcome) == Ok(true) {
+        let was = self.ledger.get(index);
+        if was.is_some() && self.ledger.correct(index, outcome) == Ok(true) {
             self.ended.push(Ended {
                 index,
                 outcome,
+                was,
                 why: String::new(),
             });
         }

@@ -147,6 +147,7 @@ fn a_sweep_tells_its_story_once() {
     let ended = Ended {
         index: 0,
         outcome: Outcome::Failed,
+        was: None,
         why: "pod p ended with exit code 65".into(),
     };
     failed.actions = vec![Action::Record(vec![ended])];

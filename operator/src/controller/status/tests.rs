@@ -123,6 +123,7 @@ fn what_is_recorded_is_counted_with_progress() {
     let ended = Ended {
         index: 0,
         outcome: Outcome::Succeeded,
+        was: None,
         why: String::new(),
     };
     plan.actions = vec![Action::Record(vec![ended])];
@@ -177,6 +178,7 @@ fn what_a_selection_leaves_out_is_not_waited_for() {
         plan.actions = vec![Action::Record(vec![Ended {
             index,
             outcome: Outcome::Succeeded,
+            was: None,
             why: String::new(),
         }])];
         plan.measured = RecordedSums {
@@ -204,6 +206,7 @@ fn of_what_is_measured_again_no_more_is_expected_than_there_can_be() {
         let ended = |&index: &u32| Ended {
             index,
             outcome,
+            was: None,
             why: String::new(),
         };
         Action::Record(indices.iter().map(ended).collect())
@@ -693,6 +696,7 @@ results: {{store: {{url: 's3://bucket'}}}}",
     let ended = Ended {
         index: 0,
         outcome: Outcome::Succeeded,
+        was: None,
         why: String::new(),
     };
     plan.actions = vec![

@@ -64,6 +64,11 @@ fn a_collection_is_recorded_with_what_it_recovered() {
         .collect();
     let done = plan(&sweep, &memory, &[job.clone()], &pods, at(101));
     assert_eq!(records(&done), [(2, Outcome::Succeeded)]);
+    let Some(Action::Record(corrected)) = done.actions.first() else {
+        panic!("{:?}", done.actions);
+    };
+    assert_eq!(corrected[0].was, memory.ledger.get(2));
+    assert!(corrected[0].was.is_some(), "it was known");
     assert_eq!(deletes(&done), [("collector-0", false)]);
     let Some(Action::Collect { inputs, .. }) = done.actions.get(1) else {
         panic!("{:?}", done.actions);
