@@ -32,7 +32,7 @@ pub const OPEN_CONCURRENCY: u32 = 32;
 pub const REQUEST_RATE: u32 = 100_000;
 /// Characters of the name of an environment variable.
 pub const ENV_NAME: u32 = 253;
-/// Characters of the reason for which trials are invalid.
+/// Characters of the reason for which trials are invalid, or have no measurement, with its remedy.
 pub const SUMMARY_REASON: u32 = 300;
 /// Data types of a design.
 pub const DTYPES: u32 = 5;
@@ -91,7 +91,7 @@ pub const SUMMARY_PARETO: u32 = 12;
 pub const SUMMARY_BYTES: usize = 31 * 1_024;
 /// Characters of a metric's name.
 pub const METRIC_NAME: u32 = 32;
-/// Characters of why trials are invalid, as status and termination messages say it.
+/// Characters of why trials are invalid, or have no measurement, as status and termination messages say it.
 pub const INVALID_REASON: u32 = 100;
 /// Expectations of a spec.
 pub const EXPECTATIONS: u32 = 32;

@@ -196,6 +196,10 @@ pub struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = limits::SUMMARY_REASON))]
     pub invalid_reason: Option<String>,
+    /// The most frequent reason for which trials ended without a measurement, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limits::SUMMARY_REASON))]
+    pub unmeasured_reason: Option<String>,
     /// The observations that the intervals go over: `Replicates`, or `Iterations` where there is one replicate.
     #[schemars(length(max = 16))]
     pub intervals: String,
@@ -431,6 +435,8 @@ mod tests {
             trials: 50_000,
             invalid: 50_000,
             invalid_reason: Some("x".repeat(limits::SUMMARY_REASON as usize)),
+            // Left out where there is no room.
+            unmeasured_reason: None,
             intervals: "Replicates".into(),
             factors: vec![
                 factor("model", 12, text(limits::MODEL_NAME)),

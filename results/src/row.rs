@@ -41,6 +41,8 @@ table! {
         "" valid: Option<bool>,
         /// Why not, joined by `; `.
         "" invalid_reasons: Option<String>,
+        /// Why it has no measurement, in the record's words: in one line, of at most 500 characters; empty where there is no record.
+        "" message: Option<String>,
         /// The model's level.
         "" model: String,
         /// The commit, content hash or `preset@seed` of the weights.

@@ -38,8 +38,8 @@ const METRICS: [(&str, &str); limits::SUMMARY_METRICS as usize] = [
 ];
 
 /// The status' part of a summary and an analysis: at most [`limits::SUMMARY_BYTES`] as JSON. Where it would not fit,
-/// the widths of intervals go first, then the last points of the front, the weakest effects, and metrics from the last
-/// on.
+/// the reason of trials without a measurement goes first, then the widths of intervals, the last points of the front, the
+/// weakest effects, and metrics from the last on.
 #[must_use]
 pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
     let measured = |over: Over| {
@@ -54,7 +54,13 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
         invalid: count(summary.counts.invalid),
         invalid_reason: summary.basis.main_reason.as_ref().map(|main| {
             let said = format!("{}. What to do: {}", main.reason, main.remedy);
-            said.chars().take(limits::SUMMARY_REASON as usize).collect()
+            cut_to(&said, limits::SUMMARY_REASON)
+        }),
+        unmeasured_reason: summary.basis.unmeasured_reason.as_ref().map(|main| {
+            // With its figures it may be long, and the remedy is not to be what is cut.
+            let why = cut_to(&main.reason, limits::INVALID_REASON);
+            let said = format!("{why}. What to do: {}", main.remedy);
+            cut_to(&said, limits::SUMMARY_REASON)
         }),
         intervals: if measured(Over::Replicates) || !measured(Over::Iterations) {
             "Replicates".into()
@@ -73,7 +79,8 @@ pub fn bounded(summary: &Summary, analysis: &Analysis) -> Status {
         pareto: pareto(summary, analysis),
         expectations: expectations(analysis),
     };
-    let cuts: [fn(&mut Status) -> bool; 10] = [
+    let cuts: [fn(&mut Status) -> bool; 11] = [
+        |status| status.unmeasured_reason.take().is_some(),
         half_widths,
         |status| shorten(&mut status.pareto, PARETO),
         |status| shorten(&mut status.best, BEST),

@@ -1,10 +1,11 @@
 //! The basis of a sweep's figures: how many trials are valid, why the others are not, and what to do about it.
 
+use inferbench_crds::outcome::Outcome;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    analysis::trust::{reasons, reasons_of, without_figures},
+    analysis::trust::{reasons, reasons_of, reasons_unmeasured, why_unmeasured, without_figures},
     numbers,
     row::Row,
     sample::{is_invalid, is_valid, latest_attempts},
@@ -24,13 +25,25 @@ pub struct Basis {
     /// The most frequent reason; absent where none is invalid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main_reason: Option<MainReason>,
+    /// Trials that have ended without a measurement: memory or time did not suffice, they can never run, or they failed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unmeasured: u32,
+    /// The most frequent reason of these, with the figures of the first; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmeasured_reason: Option<MainReason>,
 }
 
-/// The most frequent reason for which trials are invalid.
+// The signature is serde's.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// The most frequent reason for which trials are invalid, or have no measurement.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct MainReason {
-    /// The reason, without figures.
+    /// The reason.
     pub reason: String,
     /// Trials that have it.
     pub trials: u32,
@@ -159,6 +172,8 @@ impl Basis {
             valid: count(is_valid),
             invalid,
             main_reason,
+            unmeasured: count(|row| why_unmeasured(row).is_some()),
+            unmeasured_reason: unmeasured_reason(latest),
         }
     }
 
@@ -190,7 +205,68 @@ impl Basis {
         }
         Some(said + ".")
     }
+
+    /// How many trials have ended without a measurement, the most frequent reason and the remedy; none where all have one.
+    #[must_use]
+    pub fn unmeasured_headline(&self) -> Option<String> {
+        let MainReason {
+            reason,
+            trials,
+            remedy,
+        } = self.unmeasured_reason.as_ref()?;
+        let has = if self.unmeasured == 1 { "has" } else { "have" };
+        let mostly = if *trials == self.unmeasured {
+            ""
+        } else {
+            "mostly "
+        };
+        Some(format!(
+            "{} {has} no measurement, {mostly}for this reason: {reason}. What to do: {remedy}.",
+            numbers::counted(self.unmeasured, "trial")
+        ))
+    }
 }
+
+/// The most frequent reason for which trials have ended without a measurement, in the words of the first that has it.
+fn unmeasured_reason(latest: &[&Row]) -> Option<MainReason> {
+    let main = reasons_unmeasured(latest).into_iter().next()?;
+    let mut rows = latest.iter();
+    let first = rows.find(|row| row.trial_index == main.example_trial)?;
+    let reason: String = main.example.chars().take(LONGEST_REASON).collect();
+    Some(MainReason {
+        remedy: remedy_of(first.outcome?, &main.example).into(),
+        reason: reason.trim_end_matches('.').into(),
+        trials: main.trials,
+    })
+}
+
+/// The remedy for a trial that ended so, without a measurement, with this message.
+#[must_use]
+pub fn remedy_of(outcome: Outcome, message: &str) -> &'static str {
+    match outcome {
+        Outcome::OutOfMemory if OF_GPUS.iter().any(|words| message.contains(words)) => {
+            "use more GPUs or larger ones, or lower batchSize, concurrency or lengths"
+        }
+        Outcome::OutOfMemory => {
+            "give it more memory (runner.resources.limits.memory), or lower batchSize, concurrency or lengths"
+        }
+        Outcome::TimedOut => "raise execution.trialTimeout, or measure for a shorter time",
+        Outcome::Unsupported => "leave such combinations out by design.exclude, or let them be",
+        Outcome::Failed => "see the operator's log, or failures.json of a sweep on one machine",
+        Outcome::Succeeded | Outcome::NotNeeded => "nothing",
+    }
+}
+
+/// Words of messages about the memory of GPUs.
+const OF_GPUS: &[&str] = &[
+    "GPU",
+    "CUDA",
+    "cuda",
+    "CUBLAS",
+    "HIP",
+    "KV cache memory",
+    "cache blocks",
+];
 
 /// The remedy for a reason as records have it; none of one that is not known.
 #[must_use]
@@ -281,6 +357,49 @@ mod tests {
         );
         assert_eq!(Basis::of(&rows(&["", ""])).headline(), None);
         assert_eq!(Basis::of(&[]), Basis::default());
+    }
+
+    /// Rows of trials that ended so, each with its message.
+    fn unmeasured(ended: &[(Outcome, Option<&str>)]) -> Vec<Row> {
+        let row = |(at, (outcome, message)): (u32, &(Outcome, Option<&str>))| Row {
+            trial_index: at,
+            outcome: Some(*outcome),
+            message: message.map(str::to_owned),
+            ..Row::of(&fixtures::record())
+        };
+        (0..).zip(ended).map(row).collect()
+    }
+
+    #[test]
+    fn why_trials_have_no_measurement_comes_with_its_remedy() {
+        use Outcome::{NotNeeded, OutOfMemory, Succeeded, Unsupported};
+        let headline =
+            |ended: &[(Outcome, Option<&str>)]| Basis::of(&unmeasured(ended)).unmeasured_headline();
+        assert_eq!(headline(&[(Succeeded, None), (NotNeeded, None)]), None);
+        // What differs in its figures is one reason.
+        assert_eq!(
+            headline(&[
+                (Unsupported, Some("12 heads do not divide by 5")),
+                (OutOfMemory, Some("about 812 MiB needed, 512 MiB available")),
+                (OutOfMemory, Some("about 999 MiB needed, 512 MiB available")),
+                (Succeeded, None),
+            ])
+            .unwrap(),
+            "3 trials have no measurement, mostly for this reason: about 812 MiB needed, 512 MiB available. What to do: give \
+             it more memory (runner.resources.limits.memory), or lower batchSize, concurrency or lengths."
+        );
+        assert_eq!(
+            headline(&[(OutOfMemory, Some("vllm: CUDA out of memory."))]).unwrap(),
+            "1 trial has no measurement, for this reason: vllm: CUDA out of memory. What to do: use more GPUs or larger ones, \
+             or lower batchSize, concurrency or lengths."
+        );
+        // Without a record there is the outcome alone.
+        let said = headline(&[(OutOfMemory, None)]).unwrap();
+        assert!(
+            said.contains("its pod was killed for want of memory"),
+            "{said}"
+        );
+        assert!(said.contains("runner.resources.limits.memory"), "{said}");
     }
 
     #[test]

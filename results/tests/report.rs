@@ -499,6 +499,8 @@ fn hostile_names_do_no_harm() {
         let mut rows = study.rows();
         rows[1].valid = Some(false);
         rows[1].invalid_reasons = Some(name.clone());
+        rows[2].outcome = Some(Outcome::OutOfMemory);
+        rows[2].message = Some(name.clone());
         for row in &mut rows {
             row.dtype.clone_from(&name);
             row.node = Some(name.clone());
@@ -792,6 +794,37 @@ fn numbers_of_invalid_trials_are_shown_and_marked() {
     made.doubtful.clear();
     check(&made);
     assert!(!made.html().contains('†') && !made.markdown().contains('†'));
+}
+
+#[test]
+fn why_trials_have_no_measurement_is_said_the_most_frequent_reason_first() {
+    let mut rows = small().rows();
+    let lacks = |at: usize| format!("about {} MiB needed, 512 MiB available", 800 + at);
+    for (at, row) in rows.iter_mut().enumerate().take(12) {
+        let (outcome, message) = match at {
+            0 => (
+                Outcome::Unsupported,
+                "12 heads do not divide by 5".to_owned(),
+            ),
+            1..=3 => (Outcome::OutOfMemory, "vllm: CUDA out of memory".to_owned()),
+            _ => (Outcome::OutOfMemory, lacks(at)),
+        };
+        (row.outcome, row.message) = (Some(outcome), Some(message));
+    }
+    let made = Made::of("lacking", &rows, Objectives::default());
+    check(&made);
+    let text = words(&made.html());
+    let first = format!(
+        "12 trials have no measurement, mostly for this reason: {}. What to do: give it more memory \
+         (runner.resources.limits.memory)",
+        lacks(4)
+    );
+    assert!(text.contains(&first), "{text}");
+    let (_, table) = text.split_once("Why these have none").expect("a table");
+    let places = [&*lacks(4), "CUDA out of memory", "12 heads"].map(|said| table.find(said));
+    assert!(places.is_sorted() && places[0].is_some(), "{table}");
+    assert!(table.contains("use more GPUs or larger ones"), "{table}");
+    assert!(!table.contains(&lacks(5)), "one of each: {table}");
 }
 
 #[test]

@@ -31,7 +31,16 @@ fn the_tables_are_as_they_were() {
     assert_eq!(stored.len(), 2);
     let read: Vec<Row> = stored
         .iter()
-        .map(|row| Row::of(&TrialRecord::read(&row.trial_key, &document(row)).unwrap()))
+        .map(|row| {
+            let record = TrialRecord::read(&row.trial_key, &document(row)).unwrap();
+            let read = Row::of(&record);
+            assert_eq!(read.message, record.message);
+            // A column that the table did not have yet.
+            Row {
+                message: None,
+                ..read
+            }
+        })
         .collect();
     // By way of the table, which has fewer digits in a time.
     let read = read_trials_csv(&write_csv(&read).unwrap()).unwrap();

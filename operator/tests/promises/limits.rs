@@ -205,6 +205,7 @@ fn widest_summary() -> Summary {
         trials: 50_000,
         invalid: 50_000,
         invalid_reason: Some("x".repeat(limits::SUMMARY_REASON as usize)),
+        unmeasured_reason: Some("x".repeat(limits::SUMMARY_REASON as usize)),
         intervals: "Replicates".into(),
         factors: vec![
             factor("model", 12, "x".repeat(limits::MODEL_NAME as usize)),

@@ -37,7 +37,7 @@ pub struct Trust {
     pub provenance: Vec<Provenance>,
 }
 
-/// Why trials are invalid.
+/// Why trials are invalid, or have no measurement.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Reason {
@@ -60,6 +60,9 @@ pub struct Unmeasured {
     pub outcome: Option<Outcome>,
     /// Trials.
     pub trials: u32,
+    /// Why they have none, the most frequent reasons first, 20 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<Reason>,
     /// The combinations that they belong to, the first 20.
     pub combinations: Vec<Levels>,
 }
@@ -136,7 +139,7 @@ const OUTLYING: f64 = 3.5;
 const DRIFT_P: f64 = 0.01;
 /// Fewer trials say nothing of a drift.
 const MIN_TRIALS: usize = 8;
-/// Combinations that are named per outcome, and outliers in all.
+/// Combinations and reasons that are named per outcome, and outliers in all.
 const MAX_NAMED: usize = 20;
 const MAX_OUTLIERS: usize = 200;
 
@@ -350,18 +353,43 @@ pub fn spearman_p(rho: f64, count: usize) -> f64 {
 
 /// Why trials are invalid, the most frequent reason first.
 pub(crate) fn reasons(latest: &[&Row]) -> Vec<Reason> {
-    let mut kinds: BTreeMap<String, Reason> = BTreeMap::new();
-    for row in latest.iter().filter(|row| is_invalid(row)) {
-        for reason in reasons_of(row) {
-            let kind = without_figures(reason);
-            let found = kinds.entry(kind.clone()).or_insert_with(|| Reason {
-                kind,
-                trials: 0,
-                example: reason.into(),
-                example_trial: row.trial_index,
-            });
-            found.trials += 1;
+    let invalid = latest.iter().filter(|row| is_invalid(row));
+    by_kind(invalid.flat_map(|row| reasons_of(row).map(move |reason| (*row, reason))))
+}
+
+/// Why trials have no measurement, the most frequent reason first.
+pub(crate) fn reasons_unmeasured(latest: &[&Row]) -> Vec<Reason> {
+    let ended = latest.iter();
+    by_kind(ended.filter_map(|row| Some((*row, why_unmeasured(row)?))))
+}
+
+/// Why a trial that has ended has no measurement; none where it has one, or needed none. Without a record the outcome alone
+/// is known: from the end of its pod, or from the preflight.
+pub(crate) fn why_unmeasured(row: &Row) -> Option<&str> {
+    let without_record = match row.outcome? {
+        Outcome::Succeeded | Outcome::NotNeeded => return None,
+        Outcome::OutOfMemory => "its pod was killed for want of memory, and left no record",
+        Outcome::TimedOut => "its pod ran out of time, and left no record",
+        Outcome::Unsupported => {
+            "the preflight found that it can never run: `inferbench plan` says why"
         }
+        Outcome::Failed => "it failed, and left no record",
+    };
+    Some(row.message.as_deref().unwrap_or(without_record))
+}
+
+/// Reasons that differ in their figures only taken together, the most frequent first.
+fn by_kind<'a>(all: impl Iterator<Item = (&'a Row, &'a str)>) -> Vec<Reason> {
+    let mut kinds: BTreeMap<String, Reason> = BTreeMap::new();
+    for (row, reason) in all {
+        let kind = without_figures(reason);
+        let found = kinds.entry(kind.clone()).or_insert_with(|| Reason {
+            kind,
+            trials: 0,
+            example: reason.into(),
+            example_trial: row.trial_index,
+        });
+        found.trials += 1;
     }
     let mut reasons: Vec<Reason> = kinds.into_values().collect();
     reasons.sort_by(|a, b| b.trials.cmp(&a.trials).then_with(|| a.kind.cmp(&b.kind)));
@@ -402,6 +430,7 @@ fn unmeasured(latest: &[&Row]) -> Vec<Unmeasured> {
             found.push(Unmeasured {
                 outcome: row.outcome,
                 trials: 0,
+                reasons: reasons_of_outcome(latest, row.outcome),
                 combinations: Vec::new(),
             });
             found.len() - 1
@@ -414,6 +443,15 @@ fn unmeasured(latest: &[&Row]) -> Vec<Unmeasured> {
         }
     }
     found
+}
+
+/// The most frequent reasons of the trials that ended so.
+fn reasons_of_outcome(latest: &[&Row], outcome: Option<Outcome>) -> Vec<Reason> {
+    let rows = latest.iter().copied();
+    let rows: Vec<&Row> = rows.filter(|row| row.outcome == outcome).collect();
+    let mut reasons = reasons_unmeasured(&rows);
+    reasons.truncate(MAX_NAMED);
+    reasons
 }
 
 fn idle_gpus(combinations: &[Combination<'_>]) -> u32 {

@@ -30,6 +30,7 @@ pub(super) fn sentences(report: &Report<'_>) -> Vec<String> {
     let context = Context::new(report.summary, report.analysis);
     let mut said = Vec::new();
     said.extend(report.summary.basis.headline());
+    said.extend(report.summary.basis.unmeasured_headline());
     said.extend(report.analysis.table_notes.iter().cloned());
     said.extend(best(report));
     said.extend(doubted(report));

@@ -11,6 +11,7 @@ use crate::{
     },
     numbers::{self, NOT_AVAILABLE},
     sample::{Factor, model},
+    validity::remedy_of,
 };
 
 /// Outliers that a report lists at most.
@@ -32,6 +33,7 @@ pub(super) fn section(report: &Report<'_>) -> Markup {
             (page::table("Coverage of the grid of levels", &coverage(&report.analysis.scopes), "analysis.json"))
             (page::table("Invalid trials, left out of all figures, by reason", &invalid(trust), "trials.csv"))
             (page::table("Trials without a measurement", &unmeasured(trust, &report.summary.asked()), "trials.csv"))
+            (page::table("Why these have none, the most frequent reason first", &why_unmeasured(trust), "trials.csv"))
             (outliers(trust, &report.summary.asked()))
             (drift(trust))
             (page::table("Measured with", &provenance(trust), "trials.csv"))
@@ -144,6 +146,27 @@ fn unmeasured(trust: &Trust, asked: &[Factor]) -> Table {
                 .into(),
             numbers::count(group.trials),
             combinations.join("; "),
+        ]);
+    }
+    table
+}
+
+fn why_unmeasured(trust: &Trust) -> Table {
+    let mut table = Table::new(["outcome", "trials", "for example", "trial", "what to do"]);
+    let mut all: Vec<_> = trust
+        .unmeasured
+        .iter()
+        .filter_map(|group| Some((group.outcome?, &group.reasons)))
+        .flat_map(|(outcome, reasons)| reasons.iter().map(move |reason| (outcome, reason)))
+        .collect();
+    all.sort_by_key(|(_, reason)| std::cmp::Reverse(reason.trials));
+    for (outcome, reason) in all {
+        table.push(vec![
+            outcome.as_str().into(),
+            numbers::count(reason.trials),
+            reason.example.clone(),
+            reason.example_trial.to_string(),
+            remedy_of(outcome, &reason.example).into(),
         ]);
     }
     table

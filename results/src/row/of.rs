@@ -47,6 +47,7 @@ impl Row {
             outcome: Some(record.outcome),
             valid: Some(record.valid),
             invalid_reasons: text(&record.invalid_reasons.join("; ")),
+            message: record.message.as_deref().and_then(in_a_line),
             cpu_time_s: finite(cpu.cpu_time_s),
             rss_peak_mib: finite(cpu.rss_peak_mib),
             cpu_throttled_ms: finite(cpu.cpu_throttled_ms),
@@ -382,6 +383,19 @@ impl Row {
             .collect();
         self.roofline_bound = text(&bounds.join("|"));
     }
+}
+
+/// Characters of a message in a table: what a server said before it ended may be long, and the record has all of it.
+const MESSAGE: usize = 500;
+
+/// A message in one line, cut where it is long.
+fn in_a_line(message: &str) -> Option<String> {
+    let words: Vec<&str> = message.split_whitespace().collect();
+    let line = words.join(" ");
+    text(&match line.char_indices().nth(MESSAGE) {
+        Some(_) => line.chars().take(MESSAGE - 1).chain(['…']).collect(),
+        None => line,
+    })
 }
 
 pub(super) fn finite(number: Option<f64>) -> Option<f64> {

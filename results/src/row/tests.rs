@@ -3,7 +3,11 @@
 use inferbench_crds::{factor::Levels, spec::Objectives};
 
 use super::*;
-use crate::{columns::TableRow, fixtures, record::Requests};
+use crate::{
+    columns::TableRow,
+    fixtures,
+    record::{Requests, TrialRecord},
+};
 
 #[test]
 fn devices_are_summed_where_they_add_up() {
@@ -100,7 +104,7 @@ fn nothing_measured_is_empty_and_not_zero() {
     for (row, known) in [
         (
             Row::of(&record),
-            &["process_id", "started_at", "outcome", "valid"][..],
+            &["process_id", "started_at", "outcome", "valid", "message"][..],
         ),
         (Row::without_record("sweep", &planned), &["outcome"][..]),
     ] {
@@ -133,6 +137,22 @@ fn an_invalid_trial_shows_what_ran() {
         (row.batch_size, row.invalid_reasons.as_deref()),
         (1, Some("one; two, with a comma"))
     );
+}
+
+#[test]
+fn a_trial_without_a_measurement_says_why_in_one_line() {
+    let mut record = fixtures::record();
+    assert_eq!(Row::of(&record).message, None);
+    let row = |record: &TrialRecord| Row::of(record).message.unwrap();
+    record.message = Some("vllm exited with 1; it said: Traceback\n  out of memory\n".into());
+    assert_eq!(
+        row(&record),
+        "vllm exited with 1; it said: Traceback out of memory"
+    );
+    record.message = Some("é".repeat(500));
+    assert_eq!(row(&record), "é".repeat(500));
+    record.message = Some("é".repeat(501));
+    assert_eq!(row(&record), format!("{}…", "é".repeat(499)));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
 
 /// The columns and their order.
 const DESIGN: &str = "sweep, trial_index, trial_key, attempt, replicate, run_order, process_id, started_at, \
-        outcome, valid, invalid_reasons, model, model_revision, architecture, model_params, dtype, batch_size, \
+        outcome, valid, invalid_reasons, message, model, model_revision, architecture, model_params, dtype, batch_size, \
         input_len, output_len, gpus, iterations, mean_ttft_ms, median_ttft_ms, std_ttft_ms, min_ttft_ms, max_ttft_ms, \
         mean_ttlt_ms, median_ttlt_ms, std_ttlt_ms, min_ttlt_ms, max_ttlt_ms, mean_tpot_ms, median_tpot_ms, \
         std_tpot_ms, min_tpot_ms, max_tpot_ms, median_itl_ms, p90_itl_ms, max_itl_ms, p50_ttft_ms, p90_ttft_ms, p99_ttft_ms, \
@@ -85,7 +85,7 @@ fn another_csv_is_refused_by_name() {
     for (broken, said) in [
         (
             csv.replace("mean_ttft_ms", "mean_ttft_mss"),
-            "column 22, \"mean_ttft_mss\", is none of docs/columns.md (did you mean `mean_ttft_ms`?)",
+            "column 23, \"mean_ttft_mss\", is none of docs/columns.md (did you mean `mean_ttft_ms`?)",
         ),
         (
             csv.replace("median_ttft_ms", "mean_ttft_ms"),

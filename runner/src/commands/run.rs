@@ -308,6 +308,9 @@ fn conclude(
         not_needed: run.not_needed(),
     };
     eprintln!("\n{}", counts(ledger, &numbers));
+    if let Some(why) = collected.summary.basis.unmeasured_headline() {
+        eprintln!("{why}");
+    }
     for failure in failures.iter().take(3) {
         eprintln!("  trial {}: {}", failure.trial_index, failure.message);
     }

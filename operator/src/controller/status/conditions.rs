@@ -32,7 +32,7 @@ pub(super) fn conditions(
     let progressing = progressing(sweep, plan, counts, suspended);
     let valid = valid(sweep, old, new, plan);
     let succeeded = if finished {
-        ended(sweep, plan, counts, &valid.2)
+        ended(sweep, new, plan, &valid.2)
     } else {
         None
     };
@@ -157,10 +157,14 @@ fn expected(
 /// Whether a sweep that has finished has succeeded, and why; none where some of its trials have not ended.
 fn ended(
     sweep: &Sweep,
+    new: &InferenceBenchmarkStatus,
     plan: &Plan,
-    counts: Counts,
     why_invalid: &str,
 ) -> Option<(&'static str, &'static str, String)> {
+    let counts = new.counts.unwrap_or_default();
+    let why_unmeasured = new.summary.as_ref();
+    let why_unmeasured = why_unmeasured.and_then(|summary| summary.unmeasured_reason.as_deref());
+    let mostly = why_unmeasured.map_or(String::new(), |why| format!(" Mostly: {why}."));
     let total = sweep.plan.trials;
     if plan.over_budget {
         let (failed, most) = (counts.failed, sweep.spec.execution.max_failed_percent);
@@ -176,16 +180,10 @@ fn ended(
         return None;
     }
     if counts.succeeded == 0 {
-        let Counts {
-            out_of_memory,
-            unsupported,
-            timed_out,
-            failed,
-            ..
-        } = counts;
+        let ended = [unmeasured(counts), others(&[(counts.failed, "Failed")])].concat();
         let message = format!(
-            "None of {total} trials has a measurement: {out_of_memory} OutOfMemory, {unsupported} Unsupported, \
-             {timed_out} TimedOut, {failed} Failed."
+            "None of {total} trials has a measurement: {}.{mostly}",
+            ended.join(", ")
         );
         return Some(("False", "NoValidResults", message));
     }
@@ -193,19 +191,35 @@ fn ended(
         let message = format!("No trial is valid. {why_invalid}");
         return Some(("False", "NoValidResults", message));
     }
-    let invalid = match counts.invalid {
-        0 => String::new(),
-        invalid => format!(", {invalid} invalid"),
-    };
-    let not_needed = match counts.not_needed {
-        0 => String::new(),
-        not_needed => format!(", {not_needed} not needed"),
-    };
+    let ended = [
+        vec![format!("{} failed", counts.failed)],
+        unmeasured(counts),
+        others(&[
+            (counts.invalid, "invalid"),
+            (counts.not_needed, "not needed"),
+        ]),
+    ];
     let message = format!(
-        "All {total} trials ended; {} failed{invalid}{not_needed}.",
-        counts.failed
+        "All {total} trials ended; {}.{mostly}",
+        ended.concat().join(", ")
     );
     Some(("True", "Succeeded", message))
+}
+
+/// How many trials ended without a measurement, but for those that failed.
+fn unmeasured(counts: Counts) -> Vec<String> {
+    others(&[
+        (counts.out_of_memory, "OutOfMemory"),
+        (counts.unsupported, "Unsupported"),
+        (counts.timed_out, "TimedOut"),
+    ])
+}
+
+/// Those of these numbers that there are, with what they count.
+fn others(counts: &[(i32, &str)]) -> Vec<String> {
+    let some = counts.iter().filter(|(count, _)| *count > 0);
+    some.map(|(count, what)| format!("{count} {what}"))
+        .collect()
 }
 
 /// Whether the measurements can be vouched for, as far as they are known. A message stays as it is until the number of

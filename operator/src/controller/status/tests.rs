@@ -415,7 +415,33 @@ fn a_sweep_without_a_valid_trial_has_not_succeeded() {
         (
             "False",
             "NoValidResults",
-            "None of 4 trials has a measurement: 4 OutOfMemory, 0 Unsupported, 0 TimedOut, 0 Failed."
+            "None of 4 trials has a measurement: 4 OutOfMemory."
+        )
+    );
+    // Why not, and what to do, is not what is cut.
+    let why = "x".repeat(limits::INVALID_REASON as usize);
+    let remedy = "give it more memory (runner.resources.limits.memory), or lower batchSize, concurrency or lengths";
+    let because = |why: &str, all: &[(u32, Outcome)]| {
+        let mut plan = collects(&quiet(&sweep, ledger(&sweep, all)), 0, None);
+        if let Some(Action::Collect { collected, .. }) = plan.actions.first_mut() {
+            let why = format!("{why}. What to do: {remedy}");
+            collected.summary.unmeasured_reason = Some(why);
+        }
+        let status = status(&sweep, &old, &plan, at(0));
+        said(&status, "Succeeded").2.to_owned()
+    };
+    let message = because(&why, &all);
+    assert!(
+        message.starts_with("None of 4 trials has a measurement: 4 OutOfMemory. Mostly: xx")
+            && message.contains("(runner.resources.limits.memory)"),
+        "{message}"
+    );
+    let mut some = all;
+    some[0].1 = Outcome::Succeeded;
+    assert_eq!(
+        because("512 MiB available", &some),
+        format!(
+            "All 4 trials ended; 0 failed, 3 OutOfMemory. Mostly: 512 MiB available. What to do: {remedy}."
         )
     );
     assert_eq!(said(&nothing, "Valid").0, "Unknown");
