@@ -1,5 +1,7 @@
 //! The basis of a sweep's figures: how many trials are valid, why the others are not, and what to do about it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use inferbench_crds::outcome::Outcome;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -149,28 +151,30 @@ impl Basis {
 
     pub(crate) fn of_latest(latest: &[&Row]) -> Self {
         let count = |holds: fn(&Row) -> bool| latest.iter().filter(|row| holds(row)).count() as u32;
-        // Of each name that a reason is known by, the trials that have any such: the most frequent reasons come first.
-        let mut named: Vec<MainReason> = Vec::new();
+        // Of each name that a reason is known by, the trials that have any such.
+        let mut trials: BTreeMap<String, u32> = BTreeMap::new();
+        for row in latest.iter().filter(|row| is_invalid(row)) {
+            let names = reasons_of(row).map(|reason| told(&without_figures(reason)).0);
+            for name in names.collect::<BTreeSet<String>>() {
+                *trials.entry(name).or_default() += 1;
+            }
+        }
+        // Of equals the one whose reasons come first.
+        let mut main_reason: Option<MainReason> = None;
         for reason in reasons(latest) {
-            let (said, remedy) = told(&reason.kind);
-            if named.iter().all(|of| of.reason != said) {
-                let has = |row: &&&Row| {
-                    is_invalid(row)
-                        && reasons_of(row).any(|reason| told(&without_figures(reason)).0 == said)
-                };
-                named.push(MainReason {
-                    trials: latest.iter().filter(has).count() as u32,
-                    reason: said,
+            let (reason, remedy) = told(&reason.kind);
+            let trials = trials.get(&reason).copied().unwrap_or_default();
+            if main_reason.as_ref().is_none_or(|of| trials > of.trials) {
+                main_reason = Some(MainReason {
+                    reason,
+                    trials,
                     remedy: remedy.into(),
                 });
             }
         }
-        let invalid = count(is_invalid);
-        // Of equals the first.
-        let main_reason = named.into_iter().rev().max_by_key(|of| of.trials);
         Self {
             valid: count(is_valid),
-            invalid,
+            invalid: count(is_invalid),
             main_reason,
             unmeasured: count(|row| why_unmeasured(row).is_some()),
             unmeasured_reason: unmeasured_reason(latest),
@@ -349,6 +353,16 @@ mod tests {
         let basis = Basis::of(&rows(&[&both, busy]));
         let main = basis.main_reason.unwrap();
         assert_eq!((main.trials, &main.reason[..15]), (2, "other processes"));
+        // Of two names that are equally frequent, the one whose reasons come first: the most frequent, then by their words.
+        let cached = "the server's prefix cache was at work";
+        let late = "the client sent late: 1 %";
+        let of = |reasons: &[&str]| Basis::of(&rows(reasons)).main_reason.unwrap().reason;
+        assert_eq!(of(&[cached, late]), "the client was late itself");
+        let read = "the client read late: 1 %";
+        assert_eq!(
+            of(&[late, read, cached, cached]),
+            "the server's prefix cache was at work"
+        );
         let other = Basis::of(&rows(&["something of 3 others (at most 2)"]));
         assert_eq!(
             other.headline().unwrap(),

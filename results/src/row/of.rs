@@ -79,10 +79,13 @@ impl Row {
             }
             None => {
                 row.set_metrics(&record.iterations);
-                let answers = Answer::of_batches(&record.iterations);
-                row.set_goodput(&answers, objectives);
-                if record.client.is_some() {
-                    row.set_answers(&answers);
+                let asked = record.client.is_some();
+                if asked || objectives.limit_times() {
+                    let answers = Answer::of_batches(&record.iterations);
+                    row.set_goodput(&answers, objectives);
+                    if asked {
+                        row.set_answers(&answers);
+                    }
                 }
                 let iterations = row.iterations.unwrap_or_default();
                 f64::from(iterations) * f64::from(row.batch_size) * f64::from(row.output_len)
