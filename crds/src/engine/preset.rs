@@ -150,6 +150,8 @@ pub struct PresetRow {
     pub gguf: bool,
     /// Whether the model's folder must have a tokenizer.
     pub needs_tokenizer: bool,
+    /// Words of the lines that it writes before it ends, and of its answers, where memory does not suffice.
+    pub out_of_memory: &'static [&'static str],
     /// Words of the lines that it writes before it ends, where it cannot read a model: for what is in the file, and not for
     /// want of memory, of the file itself or of anything else on the machine.
     pub unreadable: &'static [&'static str],
@@ -174,6 +176,27 @@ pub struct PresetRow {
 }
 
 impl PresetRow {
+    /// Whether a text of it tells that memory did not suffice.
+    #[must_use]
+    pub fn tells_of_memory(&self, text: &str) -> bool {
+        self.says(text, |row| row.out_of_memory)
+    }
+
+    /// Whether a text of it tells that it cannot read a model.
+    #[must_use]
+    pub fn tells_of_unreadable(&self, text: &str) -> bool {
+        self.says(text, |row| row.unreadable)
+    }
+
+    /// Whether a text has such words of its own or, where it may be any of the others, of any.
+    fn says(&self, text: &str, words: fn(&Self) -> &'static [&'static str]) -> bool {
+        let is_any = self.preset == Preset::Openai;
+        let rows = TABLE
+            .iter()
+            .filter(|row| is_any || row.preset == self.preset);
+        rows.flat_map(words).any(|word| text.contains(word))
+    }
+
     /// The name that it has for a data type.
     ///
     /// # Errors
@@ -278,6 +301,14 @@ pub const TABLE: &[PresetRow] = &[
         dtypes: PLAIN,
         gguf: false,
         needs_tokenizer: true,
+        out_of_memory: &[
+            "out of memory",
+            "OutOfMemoryError",
+            "std::bad_alloc",
+            "Cannot allocate memory",
+            "No available memory for the cache blocks",
+            "larger than the available KV cache memory",
+        ],
         unreadable: &["are not supported for now"],
         ready: "/health",
         completions: "/v1/completions",
@@ -334,6 +365,13 @@ pub const TABLE: &[PresetRow] = &[
         dtypes: PLAIN,
         gguf: false,
         needs_tokenizer: true,
+        out_of_memory: &[
+            "out of memory",
+            "OutOfMemoryError",
+            "std::bad_alloc",
+            "Cannot allocate memory",
+            "Not enough memory",
+        ],
         unreadable: &["are not supported for now"],
         ready: "/health_generate",
         completions: "/v1/completions",
@@ -395,6 +433,12 @@ pub const TABLE: &[PresetRow] = &[
         ],
         gguf: true,
         needs_tokenizer: false,
+        out_of_memory: &[
+            "out of memory",
+            "std::bad_alloc",
+            "Cannot allocate memory",
+            "failed to allocate",
+        ],
         unreadable: &[
             "unknown model architecture",
             "unsupported model architecture",
@@ -449,6 +493,13 @@ pub const TABLE: &[PresetRow] = &[
         dtypes: PLAIN,
         gguf: false,
         needs_tokenizer: true,
+        out_of_memory: &[
+            "out of memory",
+            "OutOfMemoryError",
+            "std::bad_alloc",
+            "Cannot allocate memory",
+            "failed to allocate",
+        ],
         unreadable: &["Unknown architecture for AutoModelForCausalLM"],
         ready: "/health",
         completions: "/v1/completions",
@@ -485,13 +536,9 @@ pub const TABLE: &[PresetRow] = &[
         ],
         gguf: false,
         needs_tokenizer: false,
-        // Whichever of the others it is.
-        unreadable: &[
-            "are not supported for now",
-            "unknown model architecture",
-            "unsupported model architecture",
-            "Unknown architecture for AutoModelForCausalLM",
-        ],
+        // Those of whichever of the others it is: see `PresetRow::says`.
+        out_of_memory: &[],
+        unreadable: &[],
         ready: "/v1/models",
         completions: "/v1/completions",
         version: "",

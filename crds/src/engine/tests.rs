@@ -103,6 +103,26 @@ fn a_preset_is_started_as_its_documentation_has_it() {
 }
 
 #[test]
+fn a_server_that_may_be_any_says_what_any_of_them_does() {
+    for row in TABLE.iter().filter(|row| row.preset != Preset::Openai) {
+        assert!(!row.out_of_memory.is_empty() && !row.unreadable.is_empty());
+        for word in row.out_of_memory {
+            let line = format!("E: {word}!");
+            assert!(row.tells_of_memory(&line) && Preset::Openai.row().tells_of_memory(&line));
+        }
+        for word in row.unreadable {
+            let line = format!("E: {word}!");
+            let any = Preset::Openai.row();
+            assert!(row.tells_of_unreadable(&line) && any.tells_of_unreadable(&line));
+        }
+    }
+    // And each of the others its own alone.
+    let line = "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.";
+    assert!(Preset::Sglang.row().tells_of_memory(line));
+    assert!(!Preset::LlamaCpp.row().tells_of_memory(line));
+}
+
+#[test]
 fn on_the_cpu_a_server_leaves_one_to_the_client() {
     let threads = |cpus: u32, gpus: u32| {
         let combination = Combination {

@@ -7,18 +7,6 @@ use crate::{
     process::{child::ExitStatus, server::ServerProcess},
 };
 
-/// Words of servers that ran out of memory.
-const OUT_OF_MEMORY: [&str; 9] = [
-    "CUDA out of memory",
-    "OutOfMemoryError",
-    "out of memory",
-    "No available memory for the cache blocks",
-    "Not enough memory",
-    "std::bad_alloc",
-    "Cannot allocate memory",
-    "failed to allocate",
-    "larger than the available KV cache memory",
-];
 /// Words of servers that can never run what they were asked to, beside those of each about models.
 const UNSUPPORTED: [&str; 3] = [
     "must be divisible by tensor parallel size",
@@ -26,15 +14,9 @@ const UNSUPPORTED: [&str; 3] = [
     "is greater than the derived max_model_len",
 ];
 
-/// Whether a text tells that memory did not suffice.
-fn tells_of_memory(text: &str) -> bool {
-    OUT_OF_MEMORY.iter().any(|word| text.contains(word))
-}
-
 /// Whether a text of a server of this kind tells that it can never run what it was asked to.
 fn tells_of_limits(row: &PresetRow, text: &str) -> bool {
-    let mut words = UNSUPPORTED.iter().chain(row.unreadable);
-    words.any(|word| text.contains(word))
+    UNSUPPORTED.iter().any(|word| text.contains(word)) || row.tells_of_unreadable(text)
 }
 
 /// The meaning of the end of a server of this kind.
@@ -46,7 +28,7 @@ pub fn ended(
 ) -> BackendError {
     match BackendError::exited(name, status) {
         BackendError::Failed { message, permanent } => {
-            if let Some(line) = process.line(tells_of_memory) {
+            if let Some(line) = process.line(|line| row.tells_of_memory(line)) {
                 BackendError::OutOfMemory(format!("{name}: {line}"))
             } else if let Some(line) = process.line(|line| tells_of_limits(row, line)) {
                 BackendError::Unsupported(format!("{name}: {line}"))
@@ -60,7 +42,7 @@ pub fn ended(
 
 /// The meaning of an answer's words, where they are known.
 pub fn of_words(row: &PresetRow, message: &str) -> Option<BackendError> {
-    if tells_of_memory(message) {
+    if row.tells_of_memory(message) {
         Some(BackendError::OutOfMemory(message.to_owned()))
     } else if tells_of_limits(row, message) {
         Some(BackendError::Unsupported(message.to_owned()))
