@@ -200,11 +200,7 @@ fn p8_deletion_in_the_middle_of_faults_leaves_nothing_behind() {
 fn p8_without_an_operator_nothing_is_blocked() {
     in_paused_time(async {
         let mut lab = Lab::new();
-        lab.apply("bench", "thesis", SMALL);
-        lab.until("measuring", Duration::from_secs(600), |lab| {
-            lab.cluster_runs_trials("bench")
-        })
-        .await;
+        lab.begin("bench", "thesis", SMALL).await;
         lab.kill("operator-a");
         lab.delete("bench", "thesis").await;
         is_gone(&lab, "uninstalled").await;
@@ -215,11 +211,7 @@ fn p8_without_an_operator_nothing_is_blocked() {
 fn p8_a_namespace_that_goes_is_not_held_up() {
     in_paused_time(async {
         let lab = Lab::new();
-        lab.apply("bench", "thesis", SMALL);
-        lab.until("measuring", Duration::from_secs(600), |lab| {
-            lab.cluster_runs_trials("bench")
-        })
-        .await;
+        lab.begin("bench", "thesis", SMALL).await;
         let user = lab.kube.client("user");
         let namespaces: Api<Namespace> = Api::all(user);
         let deleted = namespaces.delete("bench", &DeleteParams::default()).await;
@@ -240,11 +232,7 @@ fn p8_a_namespace_that_goes_is_not_held_up() {
 fn p8_one_that_is_created_anew_begins_anew() {
     in_paused_time(async {
         let lab = Lab::new();
-        lab.apply("bench", "thesis", SMALL);
-        lab.until("measuring", Duration::from_secs(600), |lab| {
-            lab.cluster_runs_trials("bench")
-        })
-        .await;
+        lab.begin("bench", "thesis", SMALL).await;
         let first = lab.folder("bench", "thesis");
         lab.delete("bench", "thesis").await;
         lab.apply("bench", "thesis", SMALL);

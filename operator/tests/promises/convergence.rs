@@ -229,10 +229,7 @@ fn p1_though_its_jobs_expire_before_they_are_recorded() {
     in_paused_time(async {
         let mut lab = Lab::new();
         let spec = format!("{SMALL}retention: {{ttlSecondsAfterFinished: 3600}}\n");
-        lab.apply("bench", "thesis", &spec);
-        let limit = Duration::from_secs(600);
-        lab.until("measuring", limit, |lab| lab.cluster_runs_trials("bench"))
-            .await;
+        lab.begin("bench", "thesis", &spec).await;
         lab.kill("operator-a");
         tokio::time::sleep(Duration::from_secs(2 * 3_600)).await;
         assert!(lab.jobs("bench").is_empty(), "they have expired");
@@ -413,14 +410,4 @@ fn p10_the_summary_depends_only_on_results_ledger_and_objectives() {
     }
     let found = found.into_inner().expect("no panic");
     assert_eq!(found[0], found[1]);
-}
-
-impl Lab {
-    /// Whether a pod that measures runs.
-    pub fn cluster_runs_trials(&self, namespace: &str) -> bool {
-        self.pods(namespace).iter().any(|pod| {
-            pod["metadata"]["labels"]["app.kubernetes.io/component"] == "trial"
-                && pod["status"]["phase"] == "Running"
-        })
-    }
 }

@@ -227,6 +227,25 @@ impl Lab {
         }
     }
 
+    /// Creates a resource from the YAML of its spec, and waits until it measures.
+    pub async fn begin(&self, namespace: &str, name: &str, spec: &str) {
+        self.apply(namespace, name, spec);
+        self.measures(namespace).await;
+    }
+
+    /// Waits until a pod of the namespace measures.
+    pub async fn measures(&self, namespace: &str) {
+        let measures = |pod: &Value| {
+            pod["metadata"]["labels"]["app.kubernetes.io/component"] == "trial"
+                && pod["status"]["phase"] == "Running"
+        };
+        let limit = Duration::from_secs(3_600);
+        self.until("measuring", limit, |lab| {
+            lab.pods(namespace).iter().any(measures)
+        })
+        .await;
+    }
+
     /// Waits until a resource has nothing left to do.
     pub async fn finish(&self, namespace: &str, name: &str) {
         let limit = Duration::from_secs(48 * 3_600);

@@ -145,15 +145,8 @@ fn p5_nothing_changed_nothing_written() {
         };
         let mut lab = slow.lab();
         lab.start("operator-a", SignedDuration::ZERO);
-        lab.apply(
-            "bench",
-            "slow",
-            &SMALL.replace("trialTimeout: 5m", "trialTimeout: 3h"),
-        );
-        lab.until("running", Duration::from_secs(900), |lab| {
-            lab.cluster_runs_trials("bench")
-        })
-        .await;
+        let spec = SMALL.replace("trialTimeout: 5m", "trialTimeout: 3h");
+        lab.begin("bench", "slow", &spec).await;
         lab.is_quiet("operator-a").await;
     });
 }
@@ -282,10 +275,7 @@ suspend: true
         let name = "x".repeat(63);
         lab.apply("bench", &name, &spec);
         lab.edit("bench", &name, json!({"suspend": false})).await;
-        lab.until("measuring", Duration::from_secs(3_600), |lab| {
-            lab.cluster_runs_trials("bench")
-        })
-        .await;
+        lab.measures("bench").await;
         lab.edit("bench", &name, json!({"suspend": true})).await;
         tokio::time::sleep(Duration::from_secs(600)).await;
         // All but a few trials have ended meanwhile, in any way, and most of them have failed.
