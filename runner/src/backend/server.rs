@@ -19,7 +19,7 @@ use bytes::Bytes;
 use inferbench_crds::{
     design::Combination,
     engine::{
-        Counting, Endpoint, Interface, Prompt, Server as Asked,
+        Counting, Endpoint, Interface, Preset, Prompt, Server as Asked,
         command::{self, Place},
         preset::PresetRow,
     },
@@ -540,6 +540,12 @@ fn client(
 pub fn unsupported(weights: &Weights, combination: &Combination) -> Option<String> {
     let server = combination.engine.server.as_ref()?;
     model::unreadable(server.preset.row(), weights, combination.dtype)
+}
+
+/// The data type in which a server computes with such a model, where the model's file decides that and not the level.
+#[must_use]
+pub fn stored_dtype(preset: Preset, weights: &Weights) -> Option<String> {
+    model::stored_dtype(preset.row(), weights)
 }
 
 /// Members of a map that are worth a record.

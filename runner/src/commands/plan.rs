@@ -295,7 +295,7 @@ fn line(
     let all = memory.filter(|_| combination.gpus == 0);
     Line {
         index,
-        levels: Levels::of(combination),
+        levels: sweep.levels(combination),
         status,
         reason,
         weights_bytes: needs.map(|needs| needs.weights),

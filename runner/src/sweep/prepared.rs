@@ -1,10 +1,12 @@
 //! A sweep that is ready to run: its spec, its models and its design, and what they make of each combination.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use inferbench_crds::{
     InferenceBenchmark, InferenceBenchmarkSpec,
     design::{Combination, Expansion, Trial},
+    engine::Preset,
+    factor::{Factor, Level, Levels},
     spec::Isolation,
 };
 use inferbench_engine::{config::ModelConfig, size::Memory};
@@ -15,7 +17,7 @@ use inferbench_results::{
 };
 
 use crate::{
-    backend::{self, candle},
+    backend::{self, candle, server},
     machine::size,
     models::{ModelError, Need, Resolved, resolve},
     trial::{
@@ -34,7 +36,26 @@ pub struct Prepared {
     /// The design.
     pub expansion: Expansion,
     models: Vec<Resolved>,
+    /// The data types of models whose files decide them, where an engine of this kind takes them as they are stored.
+    stored: BTreeMap<(Preset, String), Level>,
     runner: String,
+}
+
+/// The data types that are those of the models' files, for each server that takes them as they are stored.
+fn stored(spec: &InferenceBenchmarkSpec, models: &[Resolved]) -> BTreeMap<(Preset, String), Level> {
+    let engines = spec.design.factors.engines();
+    let servers = engines.iter().filter_map(|engine| engine.server.as_ref());
+    let presets: BTreeSet<Preset> = servers.map(|server| server.preset).collect();
+    let pairs = presets
+        .iter()
+        .flat_map(|preset| models.iter().map(move |model| (*preset, model)));
+    pairs
+        .filter_map(|(preset, model)| {
+            let weights = model.weights.weights().ok()?;
+            let dtype = server::stored_dtype(preset, &weights)?;
+            Some(((preset, model.name.clone()), Level::from(dtype.as_str())))
+        })
+        .collect()
 }
 
 /// The fate of a combination, as far as it is known before it is measured.
@@ -73,7 +94,8 @@ impl Prepared {
                     pinned(&model.name).as_deref(),
                 )
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<Resolved>, _>>()?;
+        let stored = stored(&spec, &models);
         let name = resource
             .metadata
             .name
@@ -84,6 +106,7 @@ impl Prepared {
             expansion: Expansion::new(&spec.design),
             spec,
             models,
+            stored,
             runner: recording::runner_identity(),
         })
     }
@@ -115,6 +138,21 @@ impl Prepared {
     pub fn config(&self, combination: &Combination) -> &ModelConfig {
         let config = self.model(combination).config.as_ref();
         config.expect("the sweep was prepared with its models' configurations")
+    }
+
+    /// The levels of a combination for people: with the data type that it runs in, where the model's file decides that.
+    #[must_use]
+    pub fn levels(&self, combination: &Combination) -> Levels {
+        let mut levels = Levels::of(combination);
+        let server = combination.engine.server.as_ref();
+        let stored = server.and_then(|server| {
+            let of = (server.preset, combination.model.name.clone());
+            self.stored.get(&of)
+        });
+        if let Some(stored) = stored {
+            levels.set(Factor::DTYPE, stored.clone());
+        }
+        levels
     }
 
     /// The measurement of a combination with its defaults filled in.

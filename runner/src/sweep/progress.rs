@@ -47,19 +47,26 @@ impl Progress {
         }
     }
 
-    /// A trial begins.
-    pub fn begin(&self, trial: &Trial, remaining_s: f64) {
+    /// A trial of these levels begins.
+    pub fn begin(&self, trial: &Trial, levels: &Levels, remaining_s: f64) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!(
                 "{}, about {} left",
-                self.name(trial),
+                self.name(trial, levels),
                 spoken(remaining_s)
             ));
         }
     }
 
-    /// A trial has ended, so; `finished` where it needs nothing more.
-    pub fn end(&mut self, trial: &Trial, what: &str, finished: bool, remaining_s: f64) {
+    /// A trial of these levels has ended, so; `finished` where it needs nothing more.
+    pub fn end(
+        &mut self,
+        trial: &Trial,
+        levels: &Levels,
+        what: &str,
+        finished: bool,
+        remaining_s: f64,
+    ) {
         self.done += usize::from(finished);
         let width = self.total.to_string().len();
         let count = format!("[{:>width$}/{}]", self.done, self.total);
@@ -67,7 +74,10 @@ impl Progress {
             None => format!("  ({} left)", spoken(remaining_s)),
             Some(_) => String::new(),
         };
-        self.say(&format!("{count} {}: {what}{left}", self.name(trial)));
+        self.say(&format!(
+            "{count} {}: {what}{left}",
+            self.name(trial, levels)
+        ));
         if let Some(bar) = &self.bar {
             bar.set_position(self.done as u64);
         }
@@ -82,9 +92,8 @@ impl Progress {
     }
 
     /// A trial's levels in few words.
-    fn name(&self, trial: &Trial) -> String {
-        let levels = Levels::of(&trial.combination);
-        let levels = self.columns.in_words(&levels, " ");
+    fn name(&self, trial: &Trial, levels: &Levels) -> String {
+        let levels = self.columns.in_words(levels, " ");
         format!("{levels} replicate {}", trial.replicate)
     }
 

@@ -276,7 +276,7 @@ impl<'a> Run<'a> {
         let expansion = &self.sweep.expansion;
         let levels: BTreeSet<Levels> = expansion
             .combinations()
-            .map(|(_, combination)| Levels::of(&combination))
+            .map(|(_, combination)| self.sweep.levels(&combination))
             .collect();
         let (done, total) = self.progress();
         let mut progress = Progress::new(Columns::of(&levels), done, total);
@@ -479,7 +479,8 @@ impl<'a> Run<'a> {
         if signals::interrupted() {
             return Ok(Then::Stop(SweepEnding::Interrupted));
         }
-        progress.begin(trial, self.forecast.remaining_s());
+        let levels = self.sweep.levels(&trial.combination);
+        progress.begin(trial, &levels, self.forecast.remaining_s());
         let mut ask = self.sweep.ask(trial, attempt, self.at);
         ask.ceilings = self.ceilings.get(&trial.combination.dtype).cloned();
         let started = Instant::now();
@@ -541,7 +542,8 @@ impl<'a> Run<'a> {
         if !done {
             result += "; to be measured again";
         }
-        progress.end(trial, &result, done, self.forecast.remaining_s());
+        let levels = self.sweep.levels(&trial.combination);
+        progress.end(trial, &levels, &result, done, self.forecast.remaining_s());
         Ok(if done { Then::Done } else { Then::Again })
     }
 
@@ -576,7 +578,8 @@ impl<'a> Run<'a> {
         if !again {
             self.forecast.done(trial.index);
         }
-        progress.end(trial, &result, !again, self.forecast.remaining_s());
+        let levels = self.sweep.levels(&trial.combination);
+        progress.end(trial, &levels, &result, !again, self.forecast.remaining_s());
         if again {
             return Ok(Then::Again);
         }

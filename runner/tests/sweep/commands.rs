@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path, process::Command};
 
+use inferbench_engine::{Format, Weights, presets, save_gguf};
+
 use crate::place::{Place, SPEC, stderr, stdout};
 
 #[test]
@@ -139,6 +141,34 @@ fn the_plan_says_what_is_left_out_and_why() {
     let json: serde_json::Value = serde_json::from_str(&plan("json")).unwrap();
     assert_eq!(json["trials"], 60);
     assert_eq!(json["lines"].as_array().unwrap().len(), 24);
+}
+
+#[test]
+fn the_plan_names_the_data_type_that_a_models_file_decides() {
+    let place = Place::untouched(SPEC);
+    let file = place.path().join("m.gguf");
+    let config = presets::preset("tiny-mistral").unwrap();
+    let weights = Weights::Random { config, seed: 0 };
+    save_gguf(&weights, Format::F16, |id| id.to_string(), &file).unwrap();
+    let model = "model: [{name: tiny, source: {random: {preset: tiny-gpt2}}}]";
+    let two = format!(
+        "model: [{{name: tiny, source: {{path: {file:?}}}}}]\n      \
+         engine: [{{name: candle, candle: {{}}}}, {{name: llama, server: {{preset: llamaCpp}}}}]"
+    );
+    place.write(&SPEC.replace(model, &two));
+    let output = place
+        .command(&["plan", "spec.yaml", "--output", "csv"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let csv = stdout(&output);
+    let of = |engine: &str, dtype: &str| {
+        let lines = csv.lines().filter(|line| line.contains(engine));
+        let lines: Vec<&str> = lines.collect();
+        assert!(!lines.is_empty(), "{csv}");
+        lines.iter().all(|line| line.contains(dtype))
+    };
+    assert!(of("candle", "f32") && of("llama", "f16"), "{csv}");
 }
 
 #[test]

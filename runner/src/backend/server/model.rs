@@ -121,6 +121,15 @@ pub fn unreadable(row: &PresetRow, weights: &Weights, dtype: Dtype) -> Option<St
     }
 }
 
+/// The data type in which a server of this kind computes with such a model, where the model's file decides that and not the
+/// level; none elsewhere.
+pub fn stored_dtype(row: &PresetRow, weights: &Weights) -> Option<String> {
+    match weights {
+        Weights::Path(path) if row.gguf => dtype_of(&gguf_file(path).ok()??),
+        _ => None,
+    }
+}
+
 /// The data type of most of a GGUF file's weights.
 fn dtype_of(file: &Path) -> Option<String> {
     let content = Content::read(&mut fs::File::open(file).ok()?).ok()?;
