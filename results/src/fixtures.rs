@@ -227,6 +227,7 @@ pub fn measured(request: Request, trial_index: u32) -> TrialRecord {
             decode_bound: (levels.output_length > 1).then(|| "bandwidth".into()),
             prefill_bound: Some("matrix".into()),
             fits_cache: false,
+            cache_share: 0.0,
             ceilings_disturbed: Vec::new(),
         }),
         quality: None,

@@ -535,10 +535,19 @@ pub struct Roofline {
     pub prefill_bound: Option<String>,
     /// The working set fits the last-level cache, so that fractions may exceed 1.
     pub fits_cache: bool,
+    /// How much of the working set the last-level cache can hold, between 0 and 1: so much may be read faster than memory,
+    /// and a fraction that memory's bandwidth bounds may exceed 1 by it. 0 where it is not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_share: f64,
     /// The disturbances each time the ceilings were measured, so that they may be too low and the fractions too high;
     /// empty where it was quiet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ceilings_disturbed: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl Roofline {
@@ -546,11 +555,20 @@ impl Roofline {
     /// medians, and the work they are compared with is counted to a few percent.
     pub const MAX_FRACTION: f64 = 1.05;
 
-    /// Whether decode, then prefill, came out faster than the ceilings allow.
+    /// Whether decode, then prefill, came out faster than the ceilings allow, and than what a cache holds of the work.
     #[must_use]
     pub fn above_ceiling(&self) -> [bool; 2] {
-        [self.decode_fraction, self.prefill_fraction]
-            .map(|f| !self.fits_cache && f.is_some_and(|f| f > Self::MAX_FRACTION))
+        [
+            (self.decode_fraction, &self.decode_bound),
+            (self.prefill_fraction, &self.prefill_bound),
+        ]
+        .map(|(fraction, bound)| {
+            let from_memory = match bound.as_deref() {
+                Some("matrix") => 1.0,
+                _ => 1.0 - self.cache_share,
+            };
+            !self.fits_cache && fraction.is_some_and(|f| f * from_memory > Self::MAX_FRACTION)
+        })
     }
 }
 

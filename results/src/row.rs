@@ -213,7 +213,7 @@ table! {
         "" decode_roofline_fraction: Option<f64>,
         /// The same for prefill.
         "" prefill_roofline_fraction: Option<f64>,
-        /// The binding side: `decode=bandwidth|prefill=matrix`; `fits-cache` where the working set fits the last cache, so that fractions may exceed 1; `decode-above-ceiling`, `prefill-above-ceiling` where a fraction is left out because it cannot be; `ceilings-disturbed` where something else went on whenever the ceilings were measured, or memory had no room for all that they are measured by.
+        /// The binding side: `decode=bandwidth|prefill=matrix`; `fits-cache` where the working set fits the last cache, so that fractions may exceed 1, `partly-cached` where one does by what of it fits; `decode-above-ceiling`, `prefill-above-ceiling` where a fraction is left out because it cannot be; `ceilings-disturbed` where something else went on whenever the ceilings were measured, or memory had no room for all that they are measured by.
         "" roofline_bound: Option<String>,
         /// Mean of ln p(token | all before it) over the continuations of one batch, by the model itself, outside the timed window; with the next three empty unless `measurement.quality` asks for them, and for random weights.
         "nats/token" mean_log_likelihood: Option<f64>,

@@ -25,7 +25,7 @@ pub struct Bandwidth {
     pub kernel: String,
     /// Passes of that kernel over the buffer.
     pub repeats: usize,
-    /// Size of the buffer: at least four times the last cache where memory allows.
+    /// Size of the buffer: 16 times the last cache where memory allows.
     pub buffer_bytes: usize,
     /// Size of the last cache, all instances together, if the system tells.
     pub cache_bytes: Option<usize>,
@@ -43,10 +43,13 @@ impl Bandwidth {
     }
 }
 
+/// Buffers are as many times as large as the last cache. What a cache still holds from the pass before is read faster than
+/// memory: on a machine with 32 MiB, four times as much was read 14 % faster than 16 times, and 8 times as much 3 % faster.
+pub(super) const CACHES: usize = 16;
 /// Bytes of the smallest buffer: without a known cache, a common one is still left behind.
 const MIN_BUFFER: usize = 128 << 20;
 /// Bytes of the largest: enough for any cache, and touching it takes time.
-const MAX_BUFFER: usize = 4 << 30;
+const MAX_BUFFER: usize = 16 << 30;
 /// Bytes that a thread takes at a time.
 const PIECE: usize = 1 << 20;
 
@@ -55,7 +58,7 @@ pub fn measure(budget: Duration) -> Bandwidth {
     let cache_bytes = cache::last_level_bytes();
     let most =
         host::available_memory().map_or(MAX_BUFFER, |free| (free as usize / 4).min(MAX_BUFFER));
-    let bytes = (4 * cache_bytes.unwrap_or(0))
+    let bytes = (CACHES * cache_bytes.unwrap_or(0))
         .max(MIN_BUFFER)
         .min(most)
         .max(PIECE);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::bandwidth::Bandwidth;
+use super::bandwidth::{Bandwidth, CACHES};
 use super::best::best_of;
 use super::matrix::{self, Matrix};
 use super::roofline::ModelShape;
@@ -41,7 +41,10 @@ pub(super) fn measure(
 /// Reads for about `budget` on a GPU with a last cache of `cache` bytes.
 fn bandwidth(device: &Device, cache: usize, budget: Duration) -> Result<Bandwidth, EngineError> {
     let free = crate::gpu::available_memory(device)? as usize;
-    let bytes = BUFFER.max(4 * cache).min(free / 4).next_multiple_of(16);
+    let bytes = BUFFER
+        .max(CACHES * cache)
+        .min(free / 4)
+        .next_multiple_of(16);
     let buffer = Tensor::ones(bytes / size_of::<f32>(), DType::F32, device)?;
     let out = Tensor::zeros(1, DType::U32, device)?;
     // Compiled and loaded before anything is timed.

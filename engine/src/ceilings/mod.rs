@@ -121,12 +121,12 @@ impl Ceilings {
         }
     }
 
-    /// Whether a working set of `working_set` bytes may lie in the last cache, so that the bandwidth ceiling does not
-    /// bind it.
-    pub fn fits_cache(&self, working_set: f64) -> bool {
+    /// How much of a working set of `working_set` bytes the last cache may hold, so that the bandwidth ceiling does not bind
+    /// it: between 0, also where the system does not tell, and 1 for all of it.
+    pub fn cache_share(&self, working_set: f64) -> f64 {
         self.bandwidth
             .cache_bytes
-            .is_some_and(|cache| working_set <= cache as f64)
+            .map_or(0.0, |cache| (cache as f64 / working_set).min(1.0))
     }
 }
 
@@ -205,8 +205,11 @@ mod tests {
             ceilings.matrix.product
         );
         if let Some(cache) = ceilings.bandwidth.cache_bytes {
-            assert!(ceilings.fits_cache(cache as f64));
-            assert!(!ceilings.fits_cache(1.0 + cache as f64));
+            let cache = cache as f64;
+            assert_eq!(
+                [1.0, 2.0, 0.5].map(|sets| ceilings.cache_share(sets * cache)),
+                [1.0, 0.5, 1.0]
+            );
         }
     }
 }

@@ -361,6 +361,15 @@ impl Row {
         self.decode_roofline_fraction = finite(roofline.decode_fraction).filter(|_| !decode_above);
         self.prefill_roofline_fraction =
             finite(roofline.prefill_fraction).filter(|_| !prefill_above);
+        let shown = [
+            self.decode_roofline_fraction,
+            self.prefill_roofline_fraction,
+        ];
+        let partly_cached = !roofline.fits_cache
+            && shown
+                .iter()
+                .flatten()
+                .any(|fraction| *fraction > Roofline::MAX_FRACTION);
         let decode = roofline
             .decode_bound
             .as_ref()
@@ -372,6 +381,7 @@ impl Row {
         let mark = |given: bool, mark: &str| given.then(|| mark.to_owned());
         let marks = [
             mark(roofline.fits_cache, "fits-cache"),
+            mark(partly_cached, "partly-cached"),
             mark(decode_above, "decode-above-ceiling"),
             mark(prefill_above, "prefill-above-ceiling"),
             mark(

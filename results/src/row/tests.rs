@@ -65,7 +65,22 @@ fn fractions_that_cannot_be_are_left_out_and_marked() {
         row.roofline_bound.as_deref(),
         Some("decode=bandwidth|prefill=matrix|decode-above-ceiling|ceilings-disturbed")
     );
-    // The cache explains it.
+    // A cache that holds 28 % explains 1.05 / 0.72 = 1.46 of what memory bounds; one of 31 %, 1.52.
+    for (share, shown) in [(0.28, None), (0.31, Some(1.5))] {
+        record.roofline.as_mut().unwrap().cache_share = share;
+        let row = Row::of(&record);
+        assert_eq!(row.decode_roofline_fraction, shown, "{share}");
+        let bound = row.roofline_bound.unwrap();
+        assert_eq!(
+            bound.contains("|partly-cached|"),
+            shown.is_some(),
+            "{bound}"
+        );
+    }
+    // It explains nothing of what products bound.
+    record.roofline.as_mut().unwrap().prefill_fraction = Some(1.1);
+    let row = Row::of(&record);
+    assert_eq!(row.prefill_roofline_fraction, None);
     record.roofline.as_mut().unwrap().fits_cache = true;
     assert_eq!(Row::of(&record).decode_roofline_fraction, Some(1.5));
 }

@@ -77,6 +77,7 @@ pub fn judge(
         Bound::Bandwidth => "bandwidth".to_owned(),
         Bound::Matrix => "matrix".to_owned(),
     };
+    let cache_share = ceilings.cache_share(roofline::decode_working_set(shape, load));
     Roofline {
         bandwidth_bytes_per_s: bandwidth,
         matrix_flops_per_s: matrix,
@@ -84,7 +85,8 @@ pub fn judge(
         prefill_fraction: Some(prefill.value),
         decode_bound: decode.map(name),
         prefill_bound: Some(name(prefill)),
-        fits_cache: ceilings.fits_cache(roofline::decode_working_set(shape, load)),
+        fits_cache: cache_share >= 1.0,
+        cache_share,
         ceilings_disturbed: ceilings.disturbed.clone(),
     }
 }
