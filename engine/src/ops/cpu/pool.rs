@@ -22,8 +22,8 @@ pub(super) fn share(items: usize, cost: usize, f: impl Fn(Range<usize>) + Sync) 
     }
 }
 
-/// [`share`] where long ranges are worth having and all threads had better end together: each takes
-/// its part of what is left, so that ranges are long at first and single items at the end.
+/// [`share`] where long ranges are worth having and all threads had better end together: each thread first goes over a range
+/// of its own, the same in every call, and then takes its part of what is left, so that ranges are single items at the end.
 pub(super) fn share_guided(items: usize, cost: usize, f: impl Fn(Range<usize>) + Sync) {
     if items <= 1 || cost < WORTH_SHARING {
         if items > 0 {
@@ -31,12 +31,17 @@ pub(super) fn share_guided(items: usize, cost: usize, f: impl Fn(Range<usize>) +
         }
         return;
     }
-    let parts = threads() + 1;
-    let next = AtomicUsize::new(0);
-    barrier_pool().execute(|_| {
+    let threads = threads();
+    // Every range that is taken costs a cache line from another thread's cache, and streams of memory that begin anew.
+    let own = items * 7 / 8 / threads;
+    let next = AtomicUsize::new(own * threads);
+    barrier_pool().execute(|thread| {
+        if own > 0 {
+            f(thread * own..(thread + 1) * own);
+        }
         let take = |start: usize| {
             let left = items.checked_sub(start).filter(|left| *left > 0)?;
-            Some(start + left.div_ceil(parts))
+            Some(start + left.div_ceil(threads + 1))
         };
         while let Ok(start) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             f(start..take(start).unwrap_or(items));

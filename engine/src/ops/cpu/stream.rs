@@ -182,7 +182,7 @@ impl Stream<'_> {
     ) {
         // Bytes of a stream of weights to ask for before they are needed: more where arithmetic
         // keeps them waiting for longer.
-        let ahead = if M <= 4 { 1024 } else { 4096 };
+        let ahead = if M <= 4 { 2048 } else { 4096 };
         let Product { n, k, .. } = self.product;
         let mut rows = [&self.w[..0]; R];
         for (r, row) in rows.iter_mut().enumerate() {

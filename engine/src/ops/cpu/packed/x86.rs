@@ -390,8 +390,46 @@ unsafe fn scale(block: *const u8) -> __m256 {
     _mm256_cvtph_ps(_mm_set1_epi16(bits.cast_signed()))
 }
 
-/// Bytes ahead of the block at hand that are asked for.
-const AHEAD_OF_ROWS: usize = 1024;
+/// Bytes ahead of the block at hand that are asked for: as many as keep one core busy that has a memory channel to itself.
+const AHEAD_OF_ROWS: usize = 2048;
+
+/// The sum of each of four vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums_of_four([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+    let halves = halves(_mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d)));
+    let mut sums = [0f32; 4];
+    // SAFETY: 4 writable floats; the store needs no alignment.
+    unsafe { _mm_storeu_ps(sums.as_mut_ptr(), halves) };
+    sums
+}
+
+/// The sum of a vector.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_of(vector: __m256) -> f32 {
+    let four = halves(vector);
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// The sum of the two halves of a vector.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves(vector: __m256) -> __m128 {
+    _mm_add_ps(
+        _mm256_castps256_ps128(vector),
+        _mm256_extractf128_ps::<1>(vector),
+    )
+}
+
+/// As [`halves`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves_avx512(vector: __m512) -> __m256 {
+    let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(vector));
+    _mm256_add_ps(_mm512_castps512_ps256(vector), _mm256_castpd_ps(high))
+}
 
 /// Calls `tile` with every `R` of `count` rows, which lie far apart, so that each is part of a stream that goes on where it
 /// ends; and `single` with those that are left.

@@ -5,16 +5,16 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use super::super::formats::BLOCK;
-use super::{PARTS, Widen, far_apart};
+use super::{AHEAD_OF_ROWS, PARTS, Widen, far_apart, halves_avx512, sum_of, sums_of_four};
 use crate::ops::arch::{Arch, prefetch};
 use crate::ops::cpu::view::Lines;
 
-/// Most rows of `x` that share a pass over the weights: as many as leave their sums with two weight rows in registers.
-const GROUP: usize = 6;
+/// Most rows of `x` that share a pass over the weights: as many as leave their sums with two weight rows in 16 registers.
+const GROUP_AVX2: usize = 6;
+/// The same, with three weight rows in 32 registers.
+const GROUP_AVX512: usize = 8;
 /// Weight rows that the groups come back to one after the other: few enough to stay in a cache.
 const CHUNK: usize = 24;
-/// Bytes ahead of the block at hand that are asked for: arithmetic keeps them waiting for longer than with one row.
-const AHEAD: usize = 2048;
 
 /// See [`FewRows::arrange`].
 type Arrange = fn(&[f32], usize) -> Lines;
@@ -39,7 +39,7 @@ impl FewRows {
                 rows: rows_avx2::<B>,
             }),
             Arch::Detected(pulp::Arch::V4(_)) if f16c => Some(Self {
-                arrange: |x, k| arrange::<16>(x, k),
+                arrange: |x, k| arrange::<16>(x, k, GROUP_AVX512),
                 rows: rows_avx512::<B>,
             }),
             _ => None,
@@ -71,16 +71,17 @@ impl FewRows {
     }
 }
 
-/// Ranges of `m` rows, about equally long, each at most [`GROUP`]; so none is of one row, where there are more.
-fn groups(m: usize) -> impl Iterator<Item = Range<usize>> {
-    let groups = m.div_ceil(GROUP);
+/// Ranges of `m` rows, about equally long, each of at most `most`, which is more than 2; so none is of one row, where there
+/// are more.
+fn groups(m: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let groups = m.div_ceil(most);
     (0..groups).map(move |i| i * m / groups..(i + 1) * m / groups)
 }
 
-/// `x` group by group, in vectors of `L`.
-fn arrange<const L: usize>(x: &[f32], k: usize) -> Lines {
+/// `x` group by group, of at most `most` rows, in vectors of `L`.
+fn arrange<const L: usize>(x: &[f32], k: usize, most: usize) -> Lines {
     let mut arranged = Lines::zeros(x.len());
-    for group in groups(x.len() / k) {
+    for group in groups(x.len() / k, most) {
         let rows = group.len();
         let span = group.start * k..group.end * k;
         let (x, into) = (&x[span.clone()], &mut arranged[span]);
@@ -99,10 +100,10 @@ fn arrange<const L: usize>(x: &[f32], k: usize) -> Lines {
 #[target_feature(enable = "avx2")]
 fn arrange_avx2<B: Widen>(x: &[f32], k: usize) -> Lines {
     if !B::PAIRED {
-        return arrange::<8>(x, k);
+        return arrange::<8>(x, k, GROUP_AVX2);
     }
     let mut arranged = Lines::zeros(x.len());
-    for group in groups(x.len() / k) {
+    for group in groups(x.len() / k, GROUP_AVX2) {
         let rows = group.len();
         let span = group.start * k..group.end * k;
         let (x, into) = (&x[span.clone()], &mut arranged[span]);
@@ -132,12 +133,12 @@ fn arrange_avx2<B: Widen>(x: &[f32], k: usize) -> Lines {
     arranged
 }
 
-/// Calls `part` with some weight rows and some rows of `x`, until all have met.
+/// Calls `part` with some weight rows and at most `most` rows of `x`, until all have met.
 #[inline(always)]
-fn meet(columns: usize, m: usize, mut part: impl FnMut(Range<usize>, Range<usize>)) {
-    let chunk = if m <= GROUP { columns } else { CHUNK };
+fn meet(columns: usize, m: usize, most: usize, mut part: impl FnMut(Range<usize>, Range<usize>)) {
+    let chunk = if m <= most { columns } else { CHUNK };
     for start in (0..columns).step_by(chunk) {
-        for group in groups(m) {
+        for group in groups(m, most) {
             part(start..(start + chunk).min(columns), group);
         }
     }
@@ -148,22 +149,27 @@ fn meet(columns: usize, m: usize, mut part: impl FnMut(Range<usize>, Range<usize
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn rows_avx2<B: Widen>(rows: &[u8], x: &[f32], k: usize, y: *mut f32, stride: usize) {
     let row_bytes = k / BLOCK * B::BYTES;
-    meet(rows.len() / row_bytes, x.len() / k, |columns, group| {
-        let rows = &rows[columns.start * row_bytes..columns.end * row_bytes];
-        let x = &x[group.start * k..group.end * k];
-        // SAFETY: the caller's, of some of the rows.
-        unsafe {
-            let y = y.add(group.start * stride + columns.start);
-            match group.len() {
-                2 => group_avx2::<B, 3, 2>(rows, x, y, stride),
-                3 => group_avx2::<B, 2, 3>(rows, x, y, stride),
-                4 => group_avx2::<B, 2, 4>(rows, x, y, stride),
-                5 => group_avx2::<B, 2, 5>(rows, x, y, stride),
-                6 => group_avx2::<B, 2, 6>(rows, x, y, stride),
-                m => unreachable!("groups of 2 to {GROUP} rows have none of {m}"),
+    meet(
+        rows.len() / row_bytes,
+        x.len() / k,
+        GROUP_AVX2,
+        |columns, group| {
+            let rows = &rows[columns.start * row_bytes..columns.end * row_bytes];
+            let x = &x[group.start * k..group.end * k];
+            // SAFETY: the caller's, of some of the rows.
+            unsafe {
+                let y = y.add(group.start * stride + columns.start);
+                match group.len() {
+                    2 => group_avx2::<B, 3, 2>(rows, x, y, stride),
+                    3 => group_avx2::<B, 2, 3>(rows, x, y, stride),
+                    4 => group_avx2::<B, 2, 4>(rows, x, y, stride),
+                    5 => group_avx2::<B, 2, 5>(rows, x, y, stride),
+                    6 => group_avx2::<B, 2, 6>(rows, x, y, stride),
+                    m => unreachable!("groups of 2 to {GROUP_AVX2} rows have none of {m}"),
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// The products of `M` rows of `x` with all of `rows`, `R` at a time.
@@ -205,7 +211,7 @@ unsafe fn tile_avx2<B: Widen, const R: usize, const M: usize>(
         let mut at = rows;
         for at in &mut at {
             *at = at.wrapping_add(block * B::BYTES);
-            prefetch(at.cast(), AHEAD);
+            prefetch(at.cast(), AHEAD_OF_ROWS);
         }
         // SAFETY: by the caller's promise each row has a block for every one of x.
         let bits = at.map(|at| unsafe { B::bits_avx2(at) });
@@ -244,34 +250,34 @@ unsafe fn tile_avx2<B: Widen, const R: usize, const M: usize>(
     // Opaque to the compiler, which would else keep the sums in memory throughout the loop above for the sake of those
     // below.
     let sums = black_box(sums);
-    let sums = sums.as_flattened();
-    let (fours, rest) = sums.as_chunks::<4>();
+    // SAFETY: the caller's.
+    unsafe { put(&sums, y, stride) };
+}
+
+/// Writes the sum of each vector to where the product that it is the sum of goes.
+///
+/// # Safety
+/// As of [`tile_avx2`].
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn put<const R: usize, const M: usize>(
+    sums: &[[__m256; M]; R],
+    y: [*mut f32; R],
+    stride: usize,
+) {
     let put = |i: usize, sum: f32| {
         // SAFETY: the caller's.
         unsafe { *y[i / M].add(i % M * stride) = sum };
     };
-    for (i, &[a, b, c, d]) in fours.iter().enumerate() {
-        let sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-        let mut four = [0f32; 4];
-        // SAFETY: 4 writable floats; the store needs no alignment.
-        unsafe { _mm_storeu_ps(four.as_mut_ptr(), halves(sums)) };
-        for (j, sum) in four.into_iter().enumerate() {
+    let (fours, rest) = sums.as_flattened().as_chunks::<4>();
+    for (i, &four) in fours.iter().enumerate() {
+        for (j, sum) in sums_of_four(four).into_iter().enumerate() {
             put(4 * i + j, sum);
         }
     }
-    for (i, &sum) in rest.iter().enumerate() {
-        let four = halves(sum);
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        let one = _mm_add_ss(two, _mm_movehdup_ps(two));
-        put(4 * fours.len() + i, _mm_cvtss_f32(one));
+    for (i, &vector) in rest.iter().enumerate() {
+        put(4 * fours.len() + i, sum_of(vector));
     }
-}
-
-/// The sum of the two halves of a vector.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn halves(sum: __m256) -> __m128 {
-    _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum))
 }
 
 /// # Safety
@@ -279,22 +285,29 @@ fn halves(sum: __m256) -> __m128 {
 #[target_feature(enable = "avx512f,avx512bw,f16c")]
 unsafe fn rows_avx512<B: Widen>(rows: &[u8], x: &[f32], k: usize, y: *mut f32, stride: usize) {
     let row_bytes = k / BLOCK * B::BYTES;
-    meet(rows.len() / row_bytes, x.len() / k, |columns, group| {
-        let rows = &rows[columns.start * row_bytes..columns.end * row_bytes];
-        let x = &x[group.start * k..group.end * k];
-        // SAFETY: the caller's, of some of the rows.
-        unsafe {
-            let y = y.add(group.start * stride + columns.start);
-            match group.len() {
-                2 => group_avx512::<B, 4, 2>(rows, x, y, stride),
-                3 => group_avx512::<B, 4, 3>(rows, x, y, stride),
-                4 => group_avx512::<B, 4, 4>(rows, x, y, stride),
-                5 => group_avx512::<B, 4, 5>(rows, x, y, stride),
-                6 => group_avx512::<B, 3, 6>(rows, x, y, stride),
-                m => unreachable!("groups of 2 to {GROUP} rows have none of {m}"),
+    meet(
+        rows.len() / row_bytes,
+        x.len() / k,
+        GROUP_AVX512,
+        |columns, group| {
+            let rows = &rows[columns.start * row_bytes..columns.end * row_bytes];
+            let x = &x[group.start * k..group.end * k];
+            // SAFETY: the caller's, of some of the rows.
+            unsafe {
+                let y = y.add(group.start * stride + columns.start);
+                match group.len() {
+                    2 => group_avx512::<B, 4, 2>(rows, x, y, stride),
+                    3 => group_avx512::<B, 4, 3>(rows, x, y, stride),
+                    4 => group_avx512::<B, 4, 4>(rows, x, y, stride),
+                    5 => group_avx512::<B, 4, 5>(rows, x, y, stride),
+                    6 => group_avx512::<B, 3, 6>(rows, x, y, stride),
+                    7 => group_avx512::<B, 3, 7>(rows, x, y, stride),
+                    8 => group_avx512::<B, 3, 8>(rows, x, y, stride),
+                    m => unreachable!("groups of 2 to {GROUP_AVX512} rows have none of {m}"),
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// As [`group_avx2`].
@@ -337,7 +350,7 @@ unsafe fn tile_avx512<B: Widen, const R: usize, const M: usize>(
         let mut weights = [[_mm512_setzero_ps(); R]; 2];
         for r in 0..R {
             let at = rows[r].wrapping_add(block * B::BYTES);
-            prefetch(at.cast(), AHEAD);
+            prefetch(at.cast(), AHEAD_OF_ROWS);
             // SAFETY: by the caller's promise each row has a block for every one of x.
             let [low, high] = unsafe { B::avx512(at) };
             [weights[0][r], weights[1][r]] = match B::SCALED {
@@ -368,12 +381,14 @@ unsafe fn tile_avx512<B: Widen, const R: usize, const M: usize>(
     }
     // As above.
     let sums = black_box(sums);
-    for (sums, y) in sums.iter().zip(y) {
-        for (j, &sum) in sums.iter().enumerate() {
-            // SAFETY: the caller's.
-            unsafe { *y.add(j * stride) = _mm512_reduce_add_ps(sum) };
+    let mut folded = [[_mm256_setzero_ps(); M]; R];
+    for (sums, folded) in sums.iter().zip(&mut folded) {
+        for (sum, folded) in sums.iter().zip(folded) {
+            *folded = halves_avx512(*sum);
         }
     }
+    // SAFETY: the caller's.
+    unsafe { put(&folded, y, stride) };
 }
 
 #[cfg(test)]
@@ -382,13 +397,15 @@ mod tests {
 
     #[test]
     fn groups_hold_every_row_once_and_more_than_one_each() {
-        for m in 2..200 {
-            let all: Vec<usize> = groups(m).flatten().collect();
-            assert_eq!(all, (0..m).collect::<Vec<_>>());
-            assert!(
-                groups(m).all(|group| (2..=GROUP).contains(&group.len())),
-                "{m}"
-            );
+        for most in [GROUP_AVX2, GROUP_AVX512] {
+            for m in 2..200 {
+                let all: Vec<usize> = groups(m, most).flatten().collect();
+                assert_eq!(all, (0..m).collect::<Vec<_>>());
+                assert!(
+                    groups(m, most).all(|group| (2..=most).contains(&group.len())),
+                    "{m}"
+                );
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 
 use super::super::formats::BLOCK;
-use super::{AHEAD_OF_ROWS, Widen, far_apart};
+use super::{AHEAD_OF_ROWS, Widen, far_apart, halves_avx512, sum_of, sums_of_four};
 use crate::ops::arch::{Arch, prefetch};
 
 /// Weight rows that are read at once: one alone would bound the speed by the time that its last sum takes to come out.
@@ -76,26 +76,14 @@ unsafe fn rows_avx2<B: Widen>(rows: &[u8], x: &[f32], y: &mut [f32]) {
         |at| {
             // SAFETY: the caller's, and these are rows of the matrix.
             let sums = unsafe { tile_avx2::<B, ROWS>(at.map(start), x, blocks) };
-            let [a, b, c, d] = sums;
-            let sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-            let (low, high) = (
-                _mm256_castps256_ps128(sums),
-                _mm256_extractf128_ps::<1>(sums),
-            );
-            let mut four = [0f32; ROWS];
-            // SAFETY: 4 writable floats; the store needs no alignment.
-            unsafe { _mm_storeu_ps(four.as_mut_ptr(), _mm_add_ps(low, high)) };
             at.into_iter()
-                .zip(four)
+                .zip(sums_of_four(sums))
                 .for_each(|(at, sum)| y[at].set(sum));
         },
         |at| {
             // SAFETY: as above.
             let [sum] = unsafe { tile_avx2::<B, 1>([start(at)], x, blocks) };
-            let mut parts = [0f32; 8];
-            // SAFETY: 8 writable floats; the store needs no alignment.
-            unsafe { _mm256_storeu_ps(parts.as_mut_ptr(), sum) };
-            y[at].set(parts.iter().sum());
+            y[at].set(sum_of(sum));
         },
     );
 }
@@ -136,13 +124,13 @@ unsafe fn rows_avx512<B: Widen>(rows: &[u8], x: &[f32], y: &mut [f32]) {
             // SAFETY: the caller's, and these are rows of the matrix.
             let sums = unsafe { tile_avx512::<B, ROWS>(at.map(start), x, blocks) };
             at.into_iter()
-                .zip(sums)
+                .zip(sums_of_four(sums))
                 .for_each(|(at, sum)| y[at].set(sum));
         },
         |at| {
             // SAFETY: as above.
             let [sum] = unsafe { tile_avx512::<B, 1>([start(at)], x, blocks) };
-            y[at].set(sum);
+            y[at].set(sum_of(sum));
         },
     );
 }
@@ -155,7 +143,7 @@ unsafe fn tile_avx512<B: Widen, const R: usize>(
     rows: [*const u8; R],
     x: &[f32],
     blocks: usize,
-) -> [f32; R] {
+) -> [__m256; R] {
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
     for block in 0..blocks {
         // SAFETY: of as many blocks.
@@ -167,5 +155,5 @@ unsafe fn tile_avx512<B: Widen, const R: usize>(
             unsafe { B::add_avx512(at, x, sums) };
         }
     }
-    sums.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
+    sums.map(|[a, b]| halves_avx512(_mm512_add_ps(a, b)))
 }
