@@ -113,10 +113,17 @@ impl Problem {
                 "ClaimNotReady",
                 format!("pod {name} cannot be scheduled: {message}"),
             ),
-            "Unschedulable" => Self::new(
-                "Unschedulable",
-                format!("pod {name} cannot be scheduled: {message}"),
-            ),
+            "Unschedulable" => {
+                let apart = if message.contains("pod anti-affinity rules") {
+                    ", as trials do not share a node (execution.colocation)"
+                } else {
+                    ""
+                };
+                Self::new(
+                    "Unschedulable",
+                    format!("pod {name} cannot be scheduled{apart}: {message}"),
+                )
+            }
             other => Self::new("PodCannotStart", format!("pod {name}: {other}: {message}")),
         }
     }

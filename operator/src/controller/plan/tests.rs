@@ -188,6 +188,11 @@ fn a_pod_that_does_not_start_has_its_problem_named() {
     assert_eq!(reason("Unschedulable", crowded), "Unschedulable");
     let elsewhere = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match PersistentVolume's node affinity.";
     assert_eq!(reason("Unschedulable", elsewhere), "Unschedulable");
+    let taken = "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.";
+    let why =
+        "cannot be scheduled, as trials do not share a node (execution.colocation): 0/1 nodes";
+    let problem = Problem::of_pod(&pod, "Unschedulable", taken);
+    assert!(problem.message.contains(why), "{}", problem.message);
     let secret = r#"secret "keys" not found"#;
     assert_eq!(
         reason("CreateContainerConfigError", secret),
