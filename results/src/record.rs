@@ -554,6 +554,8 @@ impl Roofline {
     /// A fraction beyond this was held against a ceiling that is too low, unless the cache explains it: ceilings are
     /// medians, and the work they are compared with is counted to a few percent.
     pub const MAX_FRACTION: f64 = 1.05;
+    /// How many times as fast as memory a cache is taken to be at most, where it holds a part of what is read.
+    const CACHE_SPEEDUP: f64 = 4.0;
 
     /// Whether decode, then prefill, came out faster than the ceilings allow, and than what a cache holds of the work.
     #[must_use]
@@ -565,7 +567,7 @@ impl Roofline {
         .map(|(fraction, bound)| {
             let from_memory = match bound.as_deref() {
                 Some("matrix") => 1.0,
-                _ => 1.0 - self.cache_share,
+                _ => (1.0 - self.cache_share).max(1.0 / Self::CACHE_SPEEDUP),
             };
             !self.fits_cache && fraction.is_some_and(|f| f * from_memory > Self::MAX_FRACTION)
         })

@@ -32,6 +32,13 @@ pub struct Bandwidth {
 }
 
 impl Bandwidth {
+    /// Whether so little was read that much of it may have come out of the last cache: the ceiling may be too high then.
+    #[must_use]
+    pub fn may_be_cached(&self) -> bool {
+        self.cache_bytes
+            .is_some_and(|cache| self.buffer_bytes < 4 * cache)
+    }
+
     /// The one of two measurements that is.
     #[must_use]
     pub fn higher(self, other: Self) -> Self {
@@ -49,7 +56,7 @@ pub(super) const CACHES: usize = 16;
 /// Bytes of the smallest buffer: without a known cache, a common one is still left behind.
 const MIN_BUFFER: usize = 128 << 20;
 /// Bytes of the largest: enough for any cache, and touching it takes time.
-const MAX_BUFFER: usize = 16 << 30;
+const MAX_BUFFER: usize = 8 << 30;
 /// Bytes that a thread takes at a time.
 const PIECE: usize = 1 << 20;
 

@@ -56,10 +56,14 @@ impl Ceilings {
             BUDGET,
         )?;
         let beyond = beyond.map(|of| format!("memory had no room for products of {of}"));
+        let bandwidth = before.higher(bandwidth::measure(BUDGET / 2));
+        let cached = bandwidth
+            .may_be_cached()
+            .then(|| "memory had no room to read four times the last cache".to_owned());
         Ok(Self {
-            bandwidth: before.higher(bandwidth::measure(BUDGET / 2)),
+            bandwidth,
             matrix,
-            disturbed: beyond.into_iter().collect(),
+            disturbed: beyond.into_iter().chain(cached).collect(),
         })
     }
 
@@ -205,6 +209,11 @@ mod tests {
             ceilings.matrix.product
         );
         if let Some(cache) = ceilings.bandwidth.cache_bytes {
+            let of = |times| bandwidth::Bandwidth {
+                buffer_bytes: times * cache,
+                ..ceilings.bandwidth.clone()
+            };
+            assert!(of(3).may_be_cached() && !of(4).may_be_cached());
             let cache = cache as f64;
             assert_eq!(
                 [1.0, 2.0, 0.5].map(|sets| ceilings.cache_share(sets * cache)),

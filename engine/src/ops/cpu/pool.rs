@@ -35,7 +35,9 @@ pub(super) fn share_guided(items: usize, cost: usize, f: impl Fn(Range<usize>) +
     // Every range that is taken costs a cache line from another thread's cache, and streams of memory that begin anew.
     let own = items * 7 / 8 / threads;
     let next = AtomicUsize::new(own * threads);
+    // candle's pool calls this once for every number below `threads`: what a thread writes rests on it.
     barrier_pool().execute(|thread| {
+        debug_assert!(thread < threads);
         if own > 0 {
             f(thread * own..(thread + 1) * own);
         }
