@@ -71,6 +71,8 @@ struct Share {
     jobs: BTreeSet<String>,
     /// When one of them was last found to have gone.
     gone: Option<Timestamp>,
+    /// When the API server first refused one since it last let one be created.
+    refused: Option<Timestamp>,
     /// It was refused a Job in its last reconcile.
     wants: bool,
     looked: Option<Instant>,
@@ -161,6 +163,23 @@ impl Bounds {
             }
             share.jobs = jobs;
             share.gone
+        })
+    }
+
+    /// The API server has let a Job of a resource be created.
+    pub fn created(&self, key: &Key) {
+        self.with(|state| {
+            if let Some(share) = state.shares.get_mut(key) {
+                share.refused = None;
+            }
+        });
+    }
+
+    /// The API server refuses a Job of a resource. Returns since when it lets none be created.
+    pub fn refused(&self, key: &Key, now: Timestamp) -> Timestamp {
+        self.with(|state| {
+            let share = state.shares.entry(key.clone()).or_default();
+            *share.refused.get_or_insert(now)
         })
     }
 
@@ -415,6 +434,18 @@ mod tests {
         let gone = bounds.seen(&a, &jobs(&["1", "3", "4"]), at(4));
         assert_eq!(gone, Some(at(3)));
         assert_eq!(bounds.seen(&key("b"), &[], at(5)), None);
+    }
+
+    #[test]
+    fn refusals_are_in_a_row_until_a_job_is_created() {
+        let (bounds, a) = (Bounds::default(), key("a"));
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        assert_eq!(bounds.refused(&a, at(1)), at(1));
+        assert_eq!(bounds.refused(&a, at(2)), at(1));
+        bounds.created(&key("b"));
+        assert_eq!(bounds.refused(&a, at(3)), at(1));
+        bounds.created(&a);
+        assert_eq!(bounds.refused(&a, at(4)), at(4));
     }
 
     #[tokio::test]

@@ -266,9 +266,12 @@ async fn create(
                 match answer {
                     Ok(Created::There) => {
                         created += 1;
+                        bounds.created(key);
                         info!(job = name, "created");
                     }
-                    Ok(Created::Refused(why)) if may_settle(seen.gone, seen.now) => {
+                    Ok(Created::Refused(why))
+                        if may_settle(seen.gone, bounds.refused(key, seen.now), seen.now) =>
+                    {
                         debug!(job = name, why, "refused, and a Job has gone only just");
                         next = Next::After(AT_ONCE);
                         return taken.map_or(Ok(next), |name| Err(ApplyError::Taken { name }));

@@ -238,10 +238,12 @@ fn a_pod_whose_volumes_cannot_be_mounted_is_a_problem_after_a_while() {
 
 #[test]
 fn a_refusal_says_nothing_for_some_seconds_after_a_job_has_gone() {
-    assert!(may_settle(Some(at(100)), at(100)));
-    assert!(may_settle(Some(at(100)), at(104)));
-    assert!(!may_settle(Some(at(100)), at(105)));
-    assert!(!may_settle(None, at(100)));
+    assert!(may_settle(Some(at(100)), at(100), at(100)));
+    assert!(may_settle(Some(at(100)), at(102), at(104)));
+    assert!(!may_settle(Some(at(100)), at(102), at(105)));
+    assert!(!may_settle(None, at(100), at(100)));
+    // Jobs go now and then, and none can be created.
+    assert!(!may_settle(Some(at(104)), at(100), at(105)));
 }
 
 #[test]

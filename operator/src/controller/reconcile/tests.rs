@@ -493,12 +493,12 @@ async fn a_job_that_is_refused_just_after_another_has_gone_is_told_of_only_where
         world.script().refuse.push_back(("POST jobs", 403));
     }
     let context = world.context();
-    for seconds in 0..=6 {
+    for seconds in 0..=5 {
         let next = world.reconcile_at(&context, seconds).await.expect("fine");
         assert_eq!(next, Next::After(AT_ONCE));
         assert_eq!(reason(&world), "Measuring");
     }
-    let next = world.reconcile_at(&context, 7).await.expect("fine");
+    let next = world.reconcile_at(&context, 6).await.expect("fine");
     assert_eq!(next, Next::After(Duration::from_secs(29)));
     assert_eq!(reason(&world), "JobRefused");
 }
