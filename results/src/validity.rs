@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    analysis::trust::{reasons, reasons_of, reasons_unmeasured, why_unmeasured, without_figures},
+    analysis::trust::{
+        Reason, reasons, reasons_of, reasons_unmeasured, why_unmeasured, without_figures,
+    },
     numbers,
     row::Row,
     sample::{is_invalid, is_valid, latest_attempts},
@@ -219,23 +221,32 @@ impl Basis {
             remedy,
         } = self.unmeasured_reason.as_ref()?;
         let has = if self.unmeasured == 1 { "has" } else { "have" };
-        let mostly = if *trials == self.unmeasured {
-            ""
+        let these = if *trials == self.unmeasured {
+            String::new()
         } else {
-            "mostly "
+            format!("{trials} of them ")
         };
         Some(format!(
-            "{} {has} no measurement, {mostly}for this reason: {reason}. What to do: {remedy}.",
+            "{} {has} no measurement, {these}for this reason: {reason}. What to do: {remedy}.",
             numbers::counted(self.unmeasured, "trial")
         ))
     }
 }
 
-/// The most frequent reason for which trials have ended without a measurement, in the words of the first that has it.
+/// The most frequent reason for which trials have ended without a measurement, in the words of the first that has it. Of
+/// failures, each of which is told where it happens, only where there is no other.
 fn unmeasured_reason(latest: &[&Row]) -> Option<MainReason> {
-    let main = reasons_unmeasured(latest).into_iter().next()?;
-    let mut rows = latest.iter();
-    let first = rows.find(|row| row.trial_index == main.example_trial)?;
+    let mut found: Vec<(Reason, &Row)> = reasons_unmeasured(latest)
+        .into_iter()
+        .filter_map(|reason| {
+            let first = latest
+                .iter()
+                .find(|row| row.trial_index == reason.example_trial)?;
+            Some((reason, *first))
+        })
+        .collect();
+    found.sort_by_key(|(_, first)| first.outcome == Some(Outcome::Failed));
+    let (main, first) = found.into_iter().next()?;
     let reason: String = main.example.chars().take(LONGEST_REASON).collect();
     Some(MainReason {
         remedy: remedy_of(first.outcome?, &main.example).into(),
@@ -379,6 +390,8 @@ mod tests {
             trial_index: at,
             outcome: Some(*outcome),
             message: message.map(str::to_owned),
+            started_at: None,
+            process_id: None,
             ..Row::of(&fixtures::record())
         };
         (0..).zip(ended).map(row).collect()
@@ -399,7 +412,7 @@ mod tests {
                 (Succeeded, None),
             ])
             .unwrap(),
-            "3 trials have no measurement, mostly for this reason: about 812 MiB needed, 512 MiB available. What to do: give \
+            "3 trials have no measurement, 2 of them for this reason: about 812 MiB needed, 512 MiB available. What to do: give \
              it more memory (runner.resources.limits.memory), or lower batchSize, concurrency or lengths."
         );
         assert_eq!(
@@ -414,6 +427,23 @@ mod tests {
             "{said}"
         );
         assert!(said.contains("runner.resources.limits.memory"), "{said}");
+        // With one, in a table that has no messages yet, nothing is known.
+        let mut rows = unmeasured(&[(OutOfMemory, None)]);
+        rows[0].process_id = Some("p".into());
+        let said = Basis::of(&rows).unmeasured_headline().unwrap();
+        assert!(said.contains("the table does not say why"), "{said}");
+        // What failed was told already.
+        let said = headline(&[
+            (Outcome::Failed, Some("a")),
+            (Outcome::Failed, Some("a")),
+            (Unsupported, Some("12 heads")),
+        ]);
+        assert!(
+            said.unwrap()
+                .contains("1 of them for this reason: 12 heads.")
+        );
+        let said = headline(&[(Outcome::Failed, Some("it broke"))]).unwrap();
+        assert!(said.contains("it broke"), "{said}");
     }
 
     #[test]

@@ -815,7 +815,7 @@ fn why_trials_have_no_measurement_is_said_the_most_frequent_reason_first() {
     check(&made);
     let text = words(&made.html());
     let first = format!(
-        "12 trials have no measurement, mostly for this reason: {}. What to do: give it more memory \
+        "12 trials have no measurement, 8 of them for this reason: {}. What to do: give it more memory \
          (runner.resources.limits.memory)",
         lacks(4)
     );

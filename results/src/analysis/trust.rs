@@ -364,10 +364,12 @@ pub(crate) fn reasons_unmeasured(latest: &[&Row]) -> Vec<Reason> {
 }
 
 /// Why a trial that has ended has no measurement; none where it has one, or needed none. Without a record the outcome alone
-/// is known: from the end of its pod, or from the preflight.
+/// is known: from the end of its pod, or from the preflight. Tables of earlier versions have no messages.
 pub(crate) fn why_unmeasured(row: &Row) -> Option<&str> {
+    let has_record = row.started_at.is_some() || row.process_id.is_some();
     let without_record = match row.outcome? {
         Outcome::Succeeded | Outcome::NotNeeded => return None,
+        _ if has_record => "the table does not say why",
         Outcome::OutOfMemory => "its pod was killed for want of memory, and left no record",
         Outcome::TimedOut => "its pod ran out of time, and left no record",
         Outcome::Unsupported => {

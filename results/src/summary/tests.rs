@@ -37,6 +37,8 @@ fn a_summary() {
     let mut rows = rows(2);
     rows[7].valid = Some(false);
     rows[6].outcome = Some(Outcome::TimedOut);
+    rows[6].started_at = None;
+    rows[6].process_id = None;
     let summary = summarize(
         "sweep",
         &rows,

@@ -164,7 +164,15 @@ fn ended(
     let counts = new.counts.unwrap_or_default();
     let why_unmeasured = new.summary.as_ref();
     let why_unmeasured = why_unmeasured.and_then(|summary| summary.unmeasured_reason.as_deref());
-    let mostly = why_unmeasured.map_or(String::new(), |why| format!(" Mostly: {why}."));
+    // Of a reason that is too long, what to do about it stays.
+    let mostly = |said: String| match why_unmeasured {
+        None => said,
+        Some(why) => {
+            let (reason, to_do) = why.split_at(why.find(". What to do: ").unwrap_or(why.len()));
+            let to_do = format!("{to_do}.");
+            cut(&format!("{said} Mostly: {reason}"), &to_do) + &to_do
+        }
+    };
     let total = sweep.plan.trials;
     if plan.over_budget {
         let (failed, most) = (counts.failed, sweep.spec.execution.max_failed_percent);
@@ -181,10 +189,10 @@ fn ended(
     }
     if counts.succeeded == 0 {
         let ended = [unmeasured(counts), others(&[(counts.failed, "Failed")])].concat();
-        let message = format!(
-            "None of {total} trials has a measurement: {}.{mostly}",
-            ended.join(", ")
-        );
+        let ended = ended.join(", ");
+        let message = mostly(format!(
+            "None of {total} trials has a measurement: {ended}."
+        ));
         return Some(("False", "NoValidResults", message));
     }
     if counts.invalid >= counts.succeeded {
@@ -199,10 +207,8 @@ fn ended(
             (counts.not_needed, "not needed"),
         ]),
     ];
-    let message = format!(
-        "All {total} trials ended; {}.{mostly}",
-        ended.concat().join(", ")
-    );
+    let ended = ended.concat().join(", ");
+    let message = mostly(format!("All {total} trials ended; {ended}."));
     Some(("True", "Succeeded", message))
 }
 

@@ -433,11 +433,17 @@ fn a_sweep_without_a_valid_trial_has_not_succeeded() {
     let message = because(&why, &all);
     assert!(
         message.starts_with("None of 4 trials has a measurement: 4 OutOfMemory. Mostly: xx")
-            && message.contains("(runner.resources.limits.memory)"),
+            && message.ends_with(&format!("... What to do: {remedy}.")),
         "{message}"
     );
     let mut some = all;
     some[0].1 = Outcome::Succeeded;
+    let message = because(&why, &some);
+    assert!(
+        message.starts_with("All 4 trials ended; 0 failed, 3 OutOfMemory. Mostly: xx")
+            && message.ends_with(&format!("... What to do: {remedy}.")),
+        "{message}"
+    );
     assert_eq!(
         because("512 MiB available", &some),
         format!(
