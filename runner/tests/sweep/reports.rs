@@ -24,7 +24,8 @@ fn a_sweep_is_reported_on_at_its_end_and_again_at_any_time() {
         .filter(|path| path.extension() == Some(OsStr::new("svg")))
         .filter_map(|path| path.file_stem()?.to_str())
         .collect();
-    if place.rows().iter().all(|row| row.valid == Some(true)) {
+    let all_valid = place.rows().iter().all(|row| row.valid == Some(true));
+    if all_valid {
         assert!(figures.contains(&"factors"), "{figures:?}");
     }
     let manifest = fs::read_to_string(place.out().join("manifest.json")).unwrap();
@@ -67,7 +68,9 @@ fn a_sweep_is_reported_on_at_its_end_and_again_at_any_time() {
         "{}",
         stdout(&output)
     );
-    assert!(stdout(&output).contains("TTFT ≤ 0"), "{}", stdout(&output));
+    if all_valid {
+        assert!(stdout(&output).contains("TTFT ≤ 0"), "{}", stdout(&output));
+    }
 
     // Twice the same sweep, side by side.
     let output = place
