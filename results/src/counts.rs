@@ -52,6 +52,7 @@ impl Counts {
     }
 }
 
-fn is_zero(count: &u32) -> bool {
-    *count == 0
+/// Whether a number is left out of what is written, as its absence is read as zero.
+pub(crate) fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
 }

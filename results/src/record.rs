@@ -537,17 +537,12 @@ pub struct Roofline {
     pub fits_cache: bool,
     /// How much of the working set the last-level cache can hold, between 0 and 1: so much may be read faster than memory,
     /// and a fraction that memory's bandwidth bounds may exceed 1 by it. 0 where it is not known.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::counts::is_zero")]
     pub cache_share: f64,
     /// The disturbances each time the ceilings were measured, so that they may be too low and the fractions too high;
     /// empty where it was quiet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ceilings_disturbed: Vec<String>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
-fn is_zero(x: &f64) -> bool {
-    *x == 0.0
 }
 
 impl Roofline {

@@ -64,7 +64,7 @@ pub struct Summary {
     #[serde(default)]
     pub workloads: u32,
     /// Those of them that `best` leaves out.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::counts::is_zero")]
     pub workloads_left_out: u32,
     /// The best choices for a mix of workloads, of each model that has one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -127,16 +127,10 @@ pub struct CombinationSummary {
     /// Trials left out because they cannot be vouched for.
     pub invalid: u32,
     /// Valid trials in which requests came faster than they were served.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::counts::is_zero")]
     pub saturated: u32,
     /// The metrics.
     pub metrics: Estimates,
-}
-
-// The signature is serde's.
-#[expect(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 /// Summarizes a sweep's rows.

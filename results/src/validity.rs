@@ -7,9 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    analysis::trust::{
-        Reason, reasons, reasons_of, reasons_unmeasured, why_unmeasured, without_figures,
-    },
+    analysis::trust::{reasons, reasons_of, reasons_unmeasured, why_unmeasured, without_figures},
     numbers,
     row::Row,
     sample::{is_invalid, is_valid, latest_attempts},
@@ -30,17 +28,11 @@ pub struct Basis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main_reason: Option<MainReason>,
     /// Trials that have ended without a measurement: memory or time did not suffice, they can never run, or they failed.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::counts::is_zero")]
     pub unmeasured: u32,
     /// The most frequent reason of these, with the figures of the first; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmeasured_reason: Option<MainReason>,
-}
-
-// The signature is serde's.
-#[expect(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(count: &u32) -> bool {
-    *count == 0
 }
 
 /// The most frequent reason for which trials are invalid, or have no measurement.
@@ -236,17 +228,14 @@ impl Basis {
 /// The most frequent reason for which trials have ended without a measurement, in the words of the first that has it. Of
 /// failures, each of which is told where it happens, only where there is no other.
 fn unmeasured_reason(latest: &[&Row]) -> Option<MainReason> {
-    let mut found: Vec<(Reason, &Row)> = reasons_unmeasured(latest)
-        .into_iter()
-        .filter_map(|reason| {
-            let first = latest
-                .iter()
-                .find(|row| row.trial_index == reason.example_trial)?;
-            Some((reason, *first))
-        })
+    let first_of = |rows: &[&Row]| reasons_unmeasured(rows).into_iter().next();
+    let others = latest.iter().copied();
+    let others: Vec<&Row> = others
+        .filter(|row| row.outcome != Some(Outcome::Failed))
         .collect();
-    found.sort_by_key(|(_, first)| first.outcome == Some(Outcome::Failed));
-    let (main, first) = found.into_iter().next()?;
+    let main = first_of(&others).or_else(|| first_of(latest))?;
+    let mut rows = latest.iter();
+    let first = rows.find(|row| row.trial_index == main.example_trial)?;
     let reason: String = main.example.chars().take(LONGEST_REASON).collect();
     Some(MainReason {
         remedy: remedy_of(first.outcome?, &main.example).into(),

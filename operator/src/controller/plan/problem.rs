@@ -15,8 +15,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// refuses until then what there is room for.
 const SETTLES: Duration = Duration::from_secs(5);
 
-/// Whether a refusal says nothing yet, a Job of the resource having gone only just, and none having been refused since
-/// `refused` without one that was created: then it is tried again at once, and is no problem.
+/// Whether a refusal says nothing yet: a Job of the resource has gone only just, and refusals began only just, at `refused`,
+/// after the last Job that was created. Then it is tried again at once, and is no problem.
 #[must_use]
 pub fn may_settle(gone: Option<Timestamp>, refused: Timestamp, now: Timestamp) -> bool {
     let lately = |then| now.duration_since(then).unsigned_abs() < SETTLES;
